@@ -1,0 +1,145 @@
+"""Files that are whole or absent: atomic writes, append-only lines, run folders with one owner."""
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from personavec.errors import UserError
+
+
+def write_atomic(path: Path | str, data: bytes | str) -> None:
+    """Write a file so that a reader, now or after a crash, sees the old bytes or the new ones, never a part."""
+    path = Path(path)
+    blob = data.encode() if isinstance(data, str) else data
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(descriptor, "wb") as handle:
+                handle.write(blob)
+                handle.flush()
+                os.fsync(handle.fileno())
+            Path(temporary).chmod(0o644)
+            Path(temporary).replace(path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise cannot_write(path, error) from error
+
+
+def write_json(path: Path | str, value: Any) -> None:
+    """Write `value` as indented JSON, atomically. NaN and infinity are refused: they are not JSON."""
+    write_atomic(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def cannot_write(path: Path, error: OSError) -> UserError:
+    """The message for a disk that is full, a folder that may not be written, and their like."""
+    return UserError(
+        f"Cannot write {path}: {error.strerror or error}.",
+        "Free some space, or choose another folder with --out.",
+    )
+
+
+class JsonLines:
+    """An append-only file of one JSON object a line; a torn last line (a killed writer) is cut off on opening.
+
+    Example:
+        >>> log = JsonLines("rollouts.jsonl")
+        >>> log.append({"id": 1})
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        if not self.path.exists():
+            return
+        good = 0
+        with self.path.open("rb") as handle:
+            for number, line in enumerate(handle, 1):
+                if not line.endswith(b"\n"):
+                    break
+                try:
+                    record = json.loads(line)
+                except ValueError as error:
+                    raise UserError(
+                        f"{self.path}, line {number}: not JSON ({error}).",
+                        "The file was changed by hand; delete it or the run folder and start again.",
+                    ) from error
+                good += len(line)
+                yield record
+        if good < self.path.stat().st_size:
+            with self.path.open("rb+") as handle:
+                handle.truncate(good)
+
+    def append(self, *records: dict[str, Any]) -> None:
+        """Append records and flush them to the disk."""
+        lines = "".join(json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n" for record in records)
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self.path.open("ab") as handle:
+                handle.write(lines.encode())
+                handle.flush()
+                os.fsync(handle.fileno())
+        except OSError as error:
+            raise cannot_write(self.path, error) from error
+
+
+class RunFolder:
+    """A folder that holds one run: its arguments, its data, its report. One process owns it at a time.
+
+    Opening a folder that holds another run (other arguments) is refused, so that resuming never mixes two runs.
+
+    Args:
+        path: The folder; made if it is missing.
+        arguments: What decides the result (JSON values); compared with what the folder was begun with.
+
+    Raises:
+        UserError: The folder is in use, holds a run with other arguments, or cannot be written.
+    """
+
+    def __init__(self, path: Path | str, arguments: dict[str, Any]) -> None:
+        self.path = Path(path)
+        self.arguments = json.loads(json.dumps(arguments))
+        self._lock = FileLock(self.path / ".lock", timeout=0)
+
+    def __truediv__(self, name: str) -> Path:
+        return self.path / name
+
+    def __enter__(self) -> "RunFolder":
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock.acquire()
+        except Timeout as error:
+            raise UserError(
+                f"Another process is writing {self.path}.", "Wait for it, or choose another folder with --out."
+            ) from error
+        except OSError as error:
+            raise cannot_write(self.path, error) from error
+        begun = self.path / "arguments.json"
+        try:
+            if begun.exists():
+                before = json.loads(begun.read_text())
+                changed = sorted(
+                    key for key in before.keys() | self.arguments.keys() if before.get(key) != self.arguments.get(key)
+                )
+                if changed:
+                    raise UserError(
+                        f"{self.path} holds a run with another {', '.join(changed)}.",
+                        "Choose another folder with --out, or delete this one.",
+                    )
+            else:
+                write_json(begun, self.arguments)
+        except BaseException:
+            self._lock.release()
+            raise
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._lock.release()
