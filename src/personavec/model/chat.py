@@ -1,0 +1,209 @@
+"""ChatModel: a causal language model with its tokenizer, chat template and blocks."""
+
+import hashlib
+import struct
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from personavec.errors import UserError
+from personavec.model.blocks import find_blocks
+from personavec.model.generate import Generator, Request, Response
+from personavec.model.template import Message, Template
+
+
+class ChatModel:
+    """A chat model ready to be read and steered.
+
+    Args:
+        model: A transformers causal language model (PEFT-wrapped or quantised ones too).
+        tokenizer: Its tokenizer.
+        id: What the user calls it.
+        thinking: See `Template`.
+
+    Attributes:
+        blocks: The decoder blocks, checked against a real forward.
+        n_layers: Number of blocks; layers count from 1.
+        hidden_size: Width d of the residual stream.
+        context_length: Most tokens of prompt and response together.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any, id: str, *, thinking: bool = False) -> None:
+        self.model = model.eval()
+        self.tokenizer = tokenizer
+        self.id = id
+        self.blocks = find_blocks(model)
+        self.template = Template(tokenizer, thinking=thinking)
+        config = model.config.get_text_config()
+        self.n_layers = len(self.blocks)
+        self.hidden_size: int = config.hidden_size
+        self.context_length: int = getattr(config, "max_position_embeddings", None) or 1 << 30
+        self.device: torch.device = model.get_input_embeddings().weight.device
+        self.dtype: torch.dtype = model.dtype
+
+    @property
+    def has_system_role(self) -> bool:
+        return self.template.has_system_role
+
+    @cached_property
+    def weights_hash(self) -> str:
+        """Short hash of the weights' names, shapes and a sample of their values (adapters included).
+
+        Sixty-four numbers spread over every parameter: enough to tell any fine-tune from its base, fast for any size.
+        """
+        digest = hashlib.sha256()
+        for name, parameter in sorted(self.model.named_parameters()):
+            digest.update(f"{name}{tuple(parameter.shape)}".encode())
+            flat = parameter.detach().flatten()
+            at = torch.linspace(0, flat.numel() - 1, min(64, flat.numel()), device=flat.device).long()
+            digest.update(struct.pack(f"{len(at)}d", *flat[at].double().cpu().tolist()))
+        return digest.hexdigest()[:16]
+
+    @cached_property
+    def stop_ids(self) -> frozenset[int]:
+        """Token ids that end the assistant's turn."""
+        found: set[int] = set()
+        for source in (getattr(self.model, "generation_config", None), self.model.config, self.tokenizer):
+            value = getattr(source, "eos_token_id", None)
+            found |= {value} if isinstance(value, int) else set(value or ())
+        opening = self.template.prompt_ids([{"role": "user", "content": "x"}])
+        # Chat markers that some checkpoints forget to list; a template's own end-of-turn mark must stop its answers.
+        for mark in ("<|im_end|>", "<|eot_id|>", "<end_of_turn>", "<|end|>"):
+            token = self.tokenizer.get_vocab().get(mark)
+            if token is not None and token in opening:
+                found.add(token)
+        return frozenset(found)
+
+    def head(self, hidden: Tensor) -> Tensor:
+        """Logits (n, vocabulary) from hidden states after the final norm (n, d)."""
+        logits: Tensor = self.model.get_output_embeddings()(hidden)
+        config = self.model.config.get_text_config()
+        scale = getattr(config, "logit_scale", None)
+        divisor = getattr(config, "logits_scaling", None)
+        cap = getattr(config, "final_logit_softcapping", None)
+        if scale:
+            logits = logits * scale
+        if divisor:
+            logits = logits / divisor
+        return cap * torch.tanh(logits / cap) if cap else logits
+
+    @cached_property
+    def packs(self) -> bool:
+        """Whether several answers may share one prefix in one sequence: attention is full at every layer.
+
+        Decided from the config, then proved: a packed forward and two plain ones must give the same hidden states.
+        """
+        config = self.model.config.get_text_config()
+        kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
+        if kinds - {"full_attention"} or (
+            getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True)
+        ):
+            return False
+        return self._packed_equals_plain()
+
+    @torch.inference_mode()
+    def _packed_equals_plain(self) -> bool:
+        ids = torch.tensor([[5, 6, 7, 8, 9]], device=self.device) % self.tokenizer.vocab_size
+        allowed = torch.ones(5, 5, dtype=torch.bool, device=self.device).tril()
+        allowed[3:, 2] = False  # tokens 0, 1 are the prefix; 2 the first answer; 3, 4 the second
+        mask = torch.zeros(1, 1, 5, 5, dtype=self.dtype, device=self.device)
+        mask.masked_fill_(~allowed, torch.finfo(self.dtype).min)
+        positions = torch.tensor([[0, 1, 2, 2, 3]], device=self.device)
+        try:
+            packed = self._trunk(input_ids=ids, attention_mask=mask, position_ids=positions)
+            plain = self._trunk(input_ids=ids[:, [0, 1, 3, 4]])
+        except (TypeError, ValueError, RuntimeError):
+            return False
+        a, b = packed[0, 3:].float(), plain[0, 2:].float()
+        return bool(((a - b).norm() / b.norm()) < (1e-3 if self.dtype == torch.float32 else 0.05))
+
+    def _trunk(self, **inputs: Any) -> Tensor:
+        hidden: Tensor = self.blocks.trunk(use_cache=False, **inputs).last_hidden_state
+        return hidden
+
+    @cached_property
+    def places(self) -> int:
+        """How many responses are generated side by side by default."""
+        return 64 if self.device.type == "cpu" else 256
+
+    def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
+        """Token ids of a prompt: the messages and the opening of the assistant's turn."""
+        return self.template.prompt_ids(messages)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of response token ids."""
+        text: str = self.tokenizer.decode(list(ids), skip_special_tokens=True)
+        return text
+
+    def generate(
+        self,
+        requests: Sequence[Request],
+        finished: Callable[[int, Response], None] | None = None,
+        *,
+        token: Callable[[int, int], None] | None = None,
+        places: int | None = None,
+    ) -> list[Response]:
+        """Generate responses, batched; see `Request` for seeds and steering of each.
+
+        Args:
+            finished: Called with (index, response) as soon as each is done.
+            token: Called with (index, token id) as each token is drawn (streaming).
+            places: How many run side by side.
+
+        Returns:
+            One response per request, in their order.
+
+        Raises:
+            UserError: A prompt and its longest response do not fit the context.
+        """
+        for request in requests:
+            self.check_fits(len(request.prompt_ids), request.max_new_tokens)
+        responses: dict[int, Response] = {}
+
+        def collect(index: int, response: Response) -> None:
+            responses[index] = response
+            if finished is not None:
+                finished(index, response)
+
+        generator = Generator(self.blocks, self.head, self.stop_ids, places=places or self.places, paged=self.packs)
+        generator.run(requests, collect, token)
+        return [responses[i] for i in range(len(requests))]
+
+    def check_fits(self, prompt_tokens: int, new_tokens: int) -> None:
+        """Refuse a prompt that leaves no room for its response.
+
+        Raises:
+            UserError: With the numbers, and what to shorten.
+        """
+        if prompt_tokens == 0:
+            raise UserError("The prompt is empty.", "Write at least one word.")
+        if prompt_tokens + new_tokens > self.context_length:
+            raise UserError(
+                f"A prompt of {prompt_tokens} tokens and a response of up to {new_tokens} exceed the model's context "
+                f"of {self.context_length} tokens.",
+                "Shorten the prompt or lower --max-new-tokens.",
+            )
+
+    @torch.inference_mode()
+    def next_token_logprobs(self, prompts: Sequence[Sequence[int]]) -> Tensor:
+        """Log-probabilities (n, vocabulary), float32 on the CPU, of the token after each prompt."""
+        result: list[Tensor] = [torch.empty(0)] * len(prompts)
+        order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+        while order:
+            batch = [order.pop()]
+            width = len(prompts[batch[0]])
+            while order and width * (len(batch) + 1) <= 2048:
+                batch.append(order.pop())
+            ids = torch.zeros(len(batch), width, dtype=torch.long)
+            mask = torch.zeros(len(batch), width, dtype=torch.long)
+            for j, i in enumerate(batch):
+                ids[j, : len(prompts[i])] = torch.tensor(prompts[i])
+                mask[j, : len(prompts[i])] = 1
+            hidden = self._trunk(input_ids=ids.to(self.device), attention_mask=mask.to(self.device))
+            last = hidden[torch.arange(len(batch)), mask.sum(1) - 1]
+            for i, row in zip(batch, self.head(last).float().log_softmax(-1).cpu(), strict=True):
+                result[i] = row
+        return torch.stack(result)

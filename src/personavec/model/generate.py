@@ -1,0 +1,327 @@
+"""Batched generation: lengths mixed, every rollout with its own seed and interventions, freed places filled at once."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import Cache, DynamicCache
+from transformers.cache_utils import DynamicLayer
+
+from personavec.interventions import Intervention, Steering
+from personavec.model.blocks import Blocks
+
+
+@dataclass(frozen=True)
+class Request:
+    """One response to be generated.
+
+    Attributes:
+        prompt_ids: Token ids of the prompt, at least one.
+        max_new_tokens: Longest response.
+        temperature: 0 is greedy.
+        seed: Decides the draw of every token of this response, whatever else is in the batch.
+        interventions: Steering of this response alone.
+    """
+
+    prompt_ids: Sequence[int]
+    max_new_tokens: int
+    temperature: float = 1.0
+    seed: int = 0
+    interventions: Sequence[Intervention] = ()
+
+
+@dataclass(frozen=True)
+class Response:
+    """A generated response: its token ids without the end-of-turn marker, and whether the model ended it."""
+
+    ids: list[int]
+    finished: bool
+
+
+@dataclass(eq=False)
+class _Row:
+    """A request in a place of the batch."""
+
+    index: int
+    request: Request
+    draws: np.ndarray[Any, np.dtype[np.float64]]
+    ids: list[int] = field(default_factory=list)
+
+
+class _PlaceLayer(DynamicLayer):
+    """Keys and values of one block, in places allotted beforehand: nothing is copied as sequences grow."""
+
+    def __init__(self, places: "_Places") -> None:
+        super().__init__()
+        self.places = places
+        self.is_initialized = True
+
+    def reserve(self, like_keys: Tensor, like_values: Tensor) -> None:
+        size = (self.places.count, like_keys.shape[1], self.places.length)
+        self.keys = like_keys.new_zeros(*size, like_keys.shape[3])
+        self.values = like_values.new_zeros(*size, like_values.shape[3])
+
+    def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+        rows, at, reach = self.places.rows, self.places.at, self.places.reach
+        self.keys[rows, :, at] = key_states[:, :, 0]
+        self.values[rows, :, at] = value_states[:, :, 0]
+        return self.keys[: len(rows), :, :reach], self.values[: len(rows), :, :reach]
+
+
+@dataclass(eq=False)
+class _Places:
+    """Which places of the batch the next decoding step fills, and where in each."""
+
+    count: int
+    length: int
+    rows: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.long))
+    at: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.long))
+    reach: int = 0
+
+
+class Generator:
+    """Generates responses of a batch of places that are refilled as responses end.
+
+    The prompt without its last token goes through the blocks once per distinct prompt (and per distinct steering of the
+    prompt); the last token is the first decoding step, so a step always sees one token a row and the LM head never runs
+    on prompts.
+
+    Args:
+        blocks: The model's blocks.
+        head: Hidden states after the final norm (n, d) to logits (n, vocabulary).
+        stop_ids: Token ids that end a response.
+        places: How many responses run side by side.
+        paged: Whether the model's attention is full at every layer, so that keys and values can live in places. Other
+            models run in plain left-padded batches that keep their own cache.
+        prompt_tokens: Upper limit of prompt tokens (padding included) in one prefill.
+    """
+
+    def __init__(
+        self,
+        blocks: Blocks,
+        head: Callable[[Tensor], Tensor],
+        stop_ids: frozenset[int],
+        *,
+        places: int,
+        paged: bool,
+        prompt_tokens: int = 2048,
+    ) -> None:
+        self.blocks, self.head, self.stop_ids = blocks, head, stop_ids
+        self.places, self.paged, self.prompt_tokens = places, paged, prompt_tokens
+        self.device = next(blocks.trunk.parameters()).device
+
+    @torch.inference_mode()
+    def run(
+        self,
+        requests: Sequence[Request],
+        finished: Callable[[int, Response], None],
+        token: Callable[[int, int], None] | None = None,
+    ) -> None:
+        """Generate every request.
+
+        Args:
+            finished: Called with (index of the request, response) as each ends, in the order in which they end.
+            token: Called with (index, token id) for every response token as it is drawn.
+        """
+        if not requests:
+            return
+        order = sorted(range(len(requests)), key=lambda i: (len(requests[i].prompt_ids), list(requests[i].prompt_ids)))
+        waiting = [
+            _Row(
+                i,
+                requests[i],
+                np.random.Generator(np.random.Philox(requests[i].seed)).random(requests[i].max_new_tokens),
+            )
+            for i in order
+        ]
+        if self.paged:
+            self._run_in_places(waiting, finished, token)
+        else:
+            for start in range(0, len(waiting), self.places):
+                self._run_batch(waiting[start : start + self.places], finished, token)
+
+    def _run_in_places(
+        self,
+        waiting: list[_Row],
+        finished: Callable[[int, Response], None],
+        token: Callable[[int, int], None] | None,
+    ) -> None:
+        places = _Places(
+            min(self.places, len(waiting)),
+            max(len(row.request.prompt_ids) + row.request.max_new_tokens for row in waiting),
+        )
+        layers = [_PlaceLayer(places) for _ in range(len(self.blocks))]
+        cache = Cache(layers=layers)
+        active: list[_Row] = []
+        lengths = torch.zeros(places.count, dtype=torch.long, device=self.device)  # tokens held in each place
+        next_ids = torch.zeros(places.count, dtype=torch.long, device=self.device)
+        steering = Steering([[]])
+        while waiting or active:
+            # A prefill of a few rows costs nearly as much as one of many: wait until an eighth of the places is free.
+            free = places.count - len(active)
+            if waiting and (not active or free >= max(1, places.count // 8)):
+                new, waiting = waiting[:free], waiting[free:]
+                self._prefill(new, len(active), layers, lengths)
+                for i, row in enumerate(new, len(active)):
+                    next_ids[i] = row.request.prompt_ids[-1]
+                active += new
+                steering = Steering([row.request.interventions for row in active])
+            count = len(active)
+            places.rows = torch.arange(count, device=self.device)
+            places.at = lengths[:count].clone()
+            places.reach = int(lengths[:count].max()) + 1
+            reach = torch.arange(places.reach, device=self.device)
+            mask = _additive(reach[None, None, None] <= places.at[:, None, None, None], self.blocks)
+            first = torch.tensor([not row.ids for row in active], device=self.device).view(-1, 1, 1)
+            steering.phase = {"all": True, "response": True, "prompt": first}
+            with self.blocks.watching(steering.edits(), first=True):
+                hidden = self.blocks.trunk(
+                    input_ids=next_ids[:count, None],
+                    attention_mask=mask,
+                    position_ids=places.at[:, None],
+                    past_key_values=cache,
+                    use_cache=True,
+                ).last_hidden_state
+            lengths[:count] += 1
+            drawn = _draw(self.head(hidden[:, -1]), active)
+            next_ids[:count] = torch.tensor(drawn, device=self.device)
+            done = self._collect(active, drawn, finished, token)
+            for i in reversed(done):
+                last = len(active) - 1
+                if i != last:
+                    for layer in layers:
+                        layer.keys[i, :, : places.reach] = layer.keys[last, :, : places.reach]
+                        layer.values[i, :, : places.reach] = layer.values[last, :, : places.reach]
+                    lengths[i], next_ids[i] = lengths[last], next_ids[last]
+                    active[i] = active[last]
+                active.pop()
+            if done and active:
+                steering = Steering([row.request.interventions for row in active])
+
+    def _prefill(self, new: list[_Row], start: int, layers: list[_PlaceLayer], lengths: Tensor) -> None:
+        """Write the keys and values of all but the last prompt token of each new row into places from `start`."""
+        groups: dict[Any, list[int]] = {}
+        for i, row in enumerate(new):
+            on_prompt = tuple(id(item) for item in row.request.interventions if item.positions != "response")
+            groups.setdefault((tuple(row.request.prompt_ids[:-1]), on_prompt), []).append(i)
+            lengths[start + i] = len(row.request.prompt_ids) - 1
+        distinct = [(list(ids), members) for (ids, _), members in groups.items() if ids]
+        while distinct:
+            longest = max(len(ids) for ids, _ in distinct[:1])
+            batch: list[tuple[list[int], list[int]]] = []
+            while distinct:
+                longest = max(longest, len(distinct[0][0]))
+                if batch and longest * (len(batch) + 1) > self.prompt_tokens:
+                    break
+                batch.append(distinct.pop(0))
+            width = max(len(ids) for ids, _ in batch)
+            ids = torch.zeros(len(batch), width, dtype=torch.long)
+            mask = torch.zeros(len(batch), width, dtype=torch.long)
+            for j, (prompt, _) in enumerate(batch):
+                ids[j, : len(prompt)] = torch.tensor(prompt)
+                mask[j, : len(prompt)] = 1
+            steering = Steering([new[members[0]].request.interventions for _, members in batch])
+            steering.phase = {"all": True, "prompt": True, "response": False}
+            cache = DynamicCache()
+            with self.blocks.watching(steering.edits(), first=True):
+                self.blocks.trunk(
+                    input_ids=ids.to(self.device),
+                    attention_mask=mask.to(self.device),
+                    past_key_values=cache,
+                    use_cache=True,
+                )
+            for layer, filled in zip(layers, cache.layers, strict=True):
+                if not hasattr(layer, "keys") or layer.keys is None:
+                    layer.reserve(filled.keys, filled.values)
+                for j, (prompt, members) in enumerate(batch):
+                    for i in members:
+                        layer.keys[start + i, :, : len(prompt)] = filled.keys[j, :, : len(prompt)]
+                        layer.values[start + i, :, : len(prompt)] = filled.values[j, :, : len(prompt)]
+
+    def _run_batch(
+        self,
+        rows: list[_Row],
+        finished: Callable[[int, Response], None],
+        token: Callable[[int, int], None] | None,
+    ) -> None:
+        width = max(len(row.request.prompt_ids) for row in rows)
+        ids = torch.zeros(len(rows), width, dtype=torch.long, device=self.device)
+        mask = torch.zeros(len(rows), width, dtype=torch.long, device=self.device)
+        for i, row in enumerate(rows):
+            prompt = torch.tensor(row.request.prompt_ids)
+            ids[i, width - len(prompt) :] = prompt
+            mask[i, width - len(prompt) :] = 1
+        positions = (mask.cumsum(1) - 1).clamp_min(0)
+        steering = Steering([row.request.interventions for row in rows])
+        cache: Any = None
+        running = list(rows)
+        step_ids = ids
+        while running:
+            steering.phase = None
+            with self.blocks.watching(steering.edits(), first=True):
+                output = self.blocks.trunk(
+                    input_ids=step_ids,
+                    attention_mask=mask,
+                    position_ids=positions,
+                    past_key_values=cache,
+                    use_cache=True,
+                )
+            cache = output.past_key_values
+            drawn = _draw(self.head(output.last_hidden_state[:, -1]), rows)
+            live = [row in running for row in rows]
+            done = self._collect(
+                [row for row in rows if row in running],
+                [d for d, on in zip(drawn, live, strict=True) if on],
+                finished,
+                token,
+            )
+            gone = {id(running[i]) for i in done}
+            running = [row for row in running if id(row) not in gone]
+            step_ids = torch.tensor(drawn, device=self.device)[:, None]
+            mask = torch.cat([mask, mask.new_ones(len(rows), 1)], 1)
+            positions = positions[:, -1:] + 1
+
+    def _collect(
+        self,
+        rows: list[_Row],
+        drawn: list[int],
+        finished: Callable[[int, Response], None],
+        token: Callable[[int, int], None] | None,
+    ) -> list[int]:
+        """Book one drawn token per row; the positions of the rows that ended."""
+        done = []
+        for i, (row, chosen) in enumerate(zip(rows, drawn, strict=True)):
+            stopped = chosen in self.stop_ids
+            if not stopped:
+                row.ids.append(chosen)
+                if token is not None:
+                    token(row.index, chosen)
+            if stopped or len(row.ids) == row.request.max_new_tokens:
+                finished(row.index, Response(row.ids, stopped))
+                done.append(i)
+        return done
+
+
+def _draw(logits: Tensor, rows: Sequence[_Row]) -> list[int]:
+    """One token per row: greedy at temperature 0, else the inverse of the cumulative distribution at the row's draw."""
+    temperature = torch.tensor([row.request.temperature for row in rows], device=logits.device)
+    greedy = temperature == 0
+    best = logits.argmax(-1)
+    if bool(greedy.all()):
+        return list(map(int, best.tolist()))
+    scaled = logits.float() / torch.where(greedy, 1.0, temperature)[:, None]
+    cumulative = scaled.softmax(-1).cumsum(-1)
+    draws = [row.draws[min(len(row.ids), len(row.draws) - 1)] for row in rows]
+    target = torch.tensor(draws, dtype=torch.float32, device=logits.device)[:, None] * cumulative[:, -1:]
+    chosen = torch.searchsorted(cumulative, target, right=True)[:, 0].clamp_max(logits.shape[-1] - 1)
+    return list(map(int, torch.where(greedy, best, chosen).tolist()))
+
+
+def _additive(allowed: Tensor, blocks: Blocks) -> Tensor:
+    """A mask to add to attention scores: 0 where allowed, the dtype's lowest number elsewhere."""
+    dtype = blocks.dtype
+    lowest = torch.finfo(dtype).min
+    return torch.zeros(allowed.shape, dtype=dtype, device=allowed.device).masked_fill(~allowed, lowest)

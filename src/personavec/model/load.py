@@ -1,0 +1,122 @@
+"""Load a chat model by what the user calls it: the bundled default, a hub id, a local folder or a GGUF file."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from personavec.errors import UserError
+from personavec.model.chat import ChatModel
+
+log = logging.getLogger(__name__)
+
+DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
+
+
+def load_model(
+    name: str | None = None,
+    *,
+    device: str | None = None,
+    dtype: str | None = None,
+    adapter: str | None = None,
+    thinking: bool = False,
+    trust_remote_code: bool = False,
+) -> ChatModel:
+    """Load a model and its tokenizer.
+
+    Args:
+        name: None or "default" for the bundled model, "default-1.5b" for its bigger sister, a hub id, a folder, or a
+            `.gguf` file.
+        device: "cpu", "cuda", "cuda:1", "mps", or "auto" to spread the model over all devices. None: a GPU if there is
+            one.
+        dtype: "bfloat16", "float16" or "float32". None: the checkpoint's on a GPU; on a CPU bfloat16 where the processor
+            multiplies it natively, else float32.
+        adapter: Folder or hub id of a PEFT adapter to load on top.
+        thinking: Let a reasoning model think, and count its thoughts as part of the response.
+        trust_remote_code: Run code that comes with the model. Off unless asked for.
+
+    Raises:
+        UserError: The model, device or dtype does not exist, or cannot be read.
+    """
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from personavec.model.default import BUNDLED, prepare_bundled
+
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    chosen = _dtype(dtype, device)
+    label = name or "default"
+    source: str = label
+    options: dict[str, Any] = {"dtype": chosen, "trust_remote_code": trust_remote_code}
+    tokenizer_options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
+    if label in BUNDLED:
+        source = str(prepare_bundled(BUNDLED[label]))
+        label = BUNDLED[label].hub_id
+        options["local_files_only"] = tokenizer_options["local_files_only"] = True
+    elif label.endswith(".gguf"):
+        path = Path(label)
+        if not path.is_file():
+            raise UserError(f"There is no file {label}.", "Give the path of a GGUF file.")
+        source = str(path.parent)
+        options["gguf_file"] = tokenizer_options["gguf_file"] = path.name
+    elif Path(label).exists() or label.startswith((".", "/", "~")):
+        if not (Path(label).expanduser() / "config.json").is_file():
+            raise UserError(
+                f"{label} is not a model folder (no config.json in it).", "Give a folder, a hub id or a .gguf file."
+            )
+        source = str(Path(label).expanduser())
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source, **tokenizer_options)
+        if device == "auto":
+            options["device_map"] = "auto"
+        elif device != "cpu":
+            options["device_map"] = device
+        model = AutoModelForCausalLM.from_pretrained(source, **options)
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise UserError(
+            f"Cannot load the model {label!r}: {_first_line(error)}",
+            "Give a hub id, a local folder, a .gguf file, or leave --model out for the bundled default.",
+        ) from error
+    if adapter is not None:
+        model = _with_adapter(model, adapter)
+        label = f"{label}+{adapter}"
+    chat = ChatModel(model, tokenizer, label, thinking=thinking)
+    for note in chat.template.notes:
+        log.warning(note)
+    return chat
+
+
+def _with_adapter(model: Any, adapter: str) -> Any:
+    from peft import PeftModel
+
+    try:
+        return PeftModel.from_pretrained(model, adapter)
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        raise UserError(
+            f"Cannot load the adapter {adapter!r}: {_first_line(error)}",
+            "Give a folder with adapter_config.json made for this base model.",
+        ) from error
+
+
+def _dtype(name: str | None, device: str) -> Any:
+    if device.split(":")[0] not in ("cpu", "cuda", "mps", "xpu", "auto"):
+        raise UserError(f"Unknown device {device!r}.", "Choose cpu, cuda, cuda:N, mps or auto.")
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise UserError("No CUDA device is there.", "Choose --device cpu, or install a CUDA build of PyTorch.")
+    if name is None:
+        if device == "cpu":
+            return torch.bfloat16 if _cpu_multiplies_bfloat16() else torch.float32
+        return "auto"
+    if name not in DTYPES:
+        raise UserError(f"Unknown dtype {name!r}.", f"Choose {', '.join(DTYPES)}.")
+    return DTYPES[name]
+
+
+def _cpu_multiplies_bfloat16() -> bool:
+    """AVX512-BF16 or AMX; without them bfloat16 is emulated and slower than float32."""
+    flags = Path("/proc/cpuinfo")
+    return flags.exists() and any(flag in flags.read_text() for flag in ("avx512_bf16", "amx_bf16"))
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,197 @@
+"""From chat messages to token ids, with the exact span of every response."""
+
+import hashlib
+import logging
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from personavec.errors import UserError
+
+log = logging.getLogger(__name__)
+
+Message = Mapping[str, str]
+
+PLACEHOLDER = "\ue0f3{}\ue0f4"
+
+# For models without a chat template.
+PLAIN_TEMPLATE = (
+    "{% for m in messages %}{{ m['role'].capitalize() + ': ' + m['content'] + '\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ 'Assistant:' }}{% endif %}"
+)
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """One token sequence and the spans that are read in it.
+
+    Attributes:
+        ids: Token ids.
+        spans: Half-open token ranges, one per response; without end-of-turn markers.
+    """
+
+    ids: list[int]
+    spans: list[tuple[int, int]]
+
+
+class Template:
+    """The chat template of one tokenizer.
+
+    Args:
+        tokenizer: A transformers tokenizer.
+        thinking: Let a reasoning model think and keep its thoughts in the response span. Off: the template is asked not
+            to open a thought, and what stands up to the closing mark of one is left out of the span.
+
+    Attributes:
+        has_system_role: Whether the template takes a system message; if not, the instruction is put before the first
+            user message.
+        notes: What had to be assumed, in sentences for the user.
+        hash: Short hash of the template's text.
+    """
+
+    def __init__(self, tokenizer: Any, *, thinking: bool = False) -> None:
+        self.tokenizer = tokenizer
+        self.thinking = thinking
+        self.notes: list[str] = []
+        text = getattr(tokenizer, "chat_template", None)
+        self._own = text if isinstance(text, str) and text else None
+        if self._own is None and not isinstance(text, dict):
+            self.notes.append("The model has no chat template: turns are written as 'User: ...' and 'Assistant: ...'.")
+        self.hash = hashlib.sha256(repr(text or PLAIN_TEMPLATE).encode()).hexdigest()[:16]
+        added = getattr(tokenizer, "added_tokens_decoder", {}).values()
+        self._marks = {*tokenizer.all_special_tokens, *(token.content for token in added)} - {""}
+        vocabulary = tokenizer.get_vocab()
+        self._thought_end: int | None = vocabulary.get("</think>")
+        self.has_system_role = self._takes_system()
+        if not self.has_system_role:
+            self.notes.append(
+                "The chat template has no system role: the instruction is put before the first user message."
+            )
+
+    def _takes_system(self) -> bool:
+        try:
+            text = self._render([{"role": "system", "content": "Qx7"}, {"role": "user", "content": "Zk4"}], True)
+        except UserError:
+            return False
+        return "Qx7" in text and "Zk4" in text
+
+    def _render(self, messages: Sequence[Message], prompt: bool) -> str:
+        options: dict[str, Any] = {"tokenize": False, "add_generation_prompt": prompt, "enable_thinking": self.thinking}
+        if self._own is None and not isinstance(self.tokenizer.chat_template, dict):
+            options["chat_template"] = PLAIN_TEMPLATE
+        try:
+            text: str = self.tokenizer.apply_chat_template([dict(m) for m in messages], **options)
+        except Exception as error:  # Jinja templates raise whatever their author chose.
+            raise UserError(
+                f"The chat template refuses these messages: {error}.",
+                "Roles must alternate between user and assistant, with at most one system message first.",
+            ) from error
+        return text
+
+    def _arranged(self, messages: Sequence[Message]) -> list[Message]:
+        """The messages as the template can take them: a system message it has no role for goes into the user turn."""
+        for message in messages:
+            if not isinstance(message.get("role"), str) or not isinstance(message.get("content"), str):
+                raise UserError(
+                    "A message needs a 'role' and a 'content', both text.", f"Found: {dict(message)!r:.200}"
+                )
+        if not messages or messages[0]["role"] != "system" or self.has_system_role:
+            return list(messages)
+        system, *rest = messages
+        if not rest or rest[0]["role"] != "user":
+            return [{"role": "user", "content": system["content"]}, *rest]
+        joined = f"{system['content']}\n\n{rest[0]['content']}"
+        return [{"role": "user", "content": joined}, *rest[1:]]
+
+    def _disarmed(self, messages: Sequence[Message]) -> tuple[list[Message], list[str]]:
+        """Messages whose content spells a special token get a placeholder instead; with the contents it stands for."""
+        safe: list[Message] = []
+        held: list[str] = []
+        for message in messages:
+            if any(mark in message["content"] for mark in self._marks):
+                safe.append({**message, "content": PLACEHOLDER.format(len(held))})
+                held.append(message["content"])
+            else:
+                safe.append(message)
+        return safe, held
+
+    def _tokens(self, text: str, held: Sequence[str], *, start: bool) -> list[int]:
+        """Token ids of rendered text; a placeholder becomes its content as plain text, special tokens spelt out."""
+        ids: list[int] = []
+        for i, piece in enumerate(re.split(PLACEHOLDER.format(r"(\d+)"), text)):
+            if i % 2:
+                ids += self._plain(held[int(piece)])
+            elif piece:
+                ids += self.tokenizer(piece, add_special_tokens=False)["input_ids"]
+        bos = getattr(self.tokenizer, "bos_token_id", None)
+        if start and self._own is None and bos is not None and getattr(self.tokenizer, "add_bos_token", False):
+            ids = [bos, *ids]
+        return ids
+
+    def _plain(self, text: str) -> list[int]:
+        """Token ids of text in which special tokens are only characters."""
+        ids: list[int] = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+        return ids
+
+    def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
+        """Token ids of a prompt: the messages and the opening of the assistant's turn."""
+        safe, held = self._disarmed(self._arranged(messages))
+        return self._tokens(self._render(safe, True), held, start=True)
+
+    def answer_ids(self, text: str) -> list[int]:
+        """Token ids of a response as the model would have written it after a prompt (no end-of-turn marker)."""
+        if self._thought_end is not None and "</think>" in text:
+            thought, _, answer = text.rpartition("</think>")
+            return [*self._plain(thought), self._thought_end, *self._plain(answer)]
+        return self._plain(text) if text else []
+
+    def response_start(self, ids: Sequence[int]) -> int:
+        """Index of the first token of a response that is not thought (0 when nothing was thought or it is kept)."""
+        if self.thinking or self._thought_end is None or self._thought_end not in ids:
+            return 0
+        start = len(ids) - list(ids)[::-1].index(self._thought_end)
+        while start < len(ids) and not self.tokenizer.decode([ids[start]]).strip():
+            start += 1
+        return start
+
+    def conversations(self, messages: Sequence[Message]) -> list[Conversation]:
+        """Every assistant turn of a conversation, with its span.
+
+        The prompt of a turn is tokenised as `prompt_ids` does and the answer on its own, so the ids are those of a
+        generation. Usually one sequence holds all turns; a template that rewrites earlier turns (drops their thoughts,
+        say) gets one sequence per turn.
+
+        Raises:
+            UserError: No assistant turn, or a message without role and content.
+        """
+        arranged = self._arranged(messages)
+        safe, held = self._disarmed(arranged)
+        turns = [i for i, message in enumerate(arranged) if message["role"] == "assistant"]
+        if not turns:
+            raise UserError("The conversation has no assistant turn.", "At least one message must be the assistant's.")
+        openings = [self._render(safe[:turn], True) for turn in turns]
+        last = self._render(safe[: turns[-1] + 1], False)
+        whole = Conversation([], [])
+        position = 0
+        for turn, opening in zip(turns, openings, strict=True):
+            written = opening + safe[turn]["content"]
+            if not last.startswith(written):
+                break
+            whole.ids.extend(self._tokens(opening[position:], held, start=position == 0))
+            whole.spans.append(self._answer(whole.ids, arranged[turn]["content"]))
+            position = len(written)
+        if len(whole.spans) == len(turns):
+            return [whole]
+        separate = []
+        for turn, opening in zip(turns, openings, strict=True):
+            ids = self._tokens(opening, held, start=True)
+            separate.append(Conversation(ids, [self._answer(ids, arranged[turn]["content"])]))
+        return separate
+
+    def _answer(self, ids: list[int], content: str) -> tuple[int, int]:
+        """Append a response to `ids`; its span without the thought."""
+        answer = self.answer_ids(content)
+        start = len(ids) + self.response_start(answer)
+        ids.extend(answer)
+        return start, len(ids)
