@@ -405,6 +405,17 @@ def test_a_damaged_folder_is_made_anew(tiny: BundledModel) -> None:
     assert weights.read_bytes() == whole
 
 
+def test_a_disk_that_fills_up_while_unpacking(tiny: BundledModel, cache: Path) -> None:
+    gguf_file = fetch_bundled(tiny)
+    limit = "import resource; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); size = 100_000"
+    process = start("prepare_bundled", tiny, f"{limit}; resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))")
+    _, said = process.communicate()
+    assert "UserError: Cannot write the cache folder" in said
+    assert "File too large" in said
+    assert gguf_file.exists()
+    assert not (cache / "fake").exists()
+
+
 @pytest.mark.parametrize("damage", ["truncated", "missing", "older", "no marker", "nonsense"])
 def test_damage_is_noticed(tiny: BundledModel, cache: Path, damage: str) -> None:
     folder = cache / "fake"

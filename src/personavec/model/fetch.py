@@ -124,10 +124,10 @@ def fetch(model: BundledModel, target: Path) -> Path:
     return target
 
 
-def cannot_cache(folder: Path, error: OSError) -> UserError:
+def cannot_cache(folder: Path, error: Exception) -> UserError:
     """The message for a cache folder that is full or may not be written."""
     return UserError(
-        f"Cannot write the cache folder {folder}: {error.strerror or error}.",
+        f"Cannot write the cache folder {folder}: {getattr(error, 'strerror', None) or error}.",
         "Free some space (the default model needs 2 GB), or set PERSONAVEC_CACHE to another folder.",
     )
 
