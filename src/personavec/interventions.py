@@ -1,63 +1,21 @@
-"""What is done to the residual stream while the model runs: add, ablate, cap; and at which layers, positions and rows."""
+"""What is done to the residual stream while the model runs: steering, ablation and capping by persona vectors."""
 
 import math
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, get_args
-
-import torch
-from torch import Tensor
+from typing import Any, Literal, get_args
 
 from personavec.errors import UserError
-from personavec.model.blocks import Edit, find_blocks
+from personavec.model.blocks import find_blocks
+from personavec.model.intervene import Intervention, Positions, Steering
+from personavec.vector import PersonaVector
 
-if TYPE_CHECKING:
-    from personavec.vector import PersonaVector
-
-Positions = Literal["all", "prompt", "response"]
 Layers = Literal["best", "all"] | int
 
 
-def add(hidden: Tensor, delta: Tensor) -> Tensor:
-    """`h + alpha v` (paper section 3.2): steering. `delta` broadcasts against `hidden` (batch, tokens, d)."""
-    return hidden + delta
-
-
-def ablate(hidden: Tensor, unit: Tensor) -> Tensor:
-    """`h - (h . v^) v^` (CAFT, paper section 5.2): the direction is projected out."""
-    return hidden - (hidden * unit).sum(-1, keepdim=True) * unit
-
-
-def cap(hidden: Tensor, unit: Tensor, ceiling: float | Tensor) -> Tensor:
-    """`h - max(h . v^ - ceiling, 0) v^`: the projection is held at or below `ceiling` (after Lu et al. 2026, who hold
-    another direction above a floor; that is this function on `-v^` and `-floor`)."""
-    return hidden - ((hidden * unit).sum(-1, keepdim=True) - ceiling).clamp_min(0) * unit
-
-
-@dataclass(frozen=True, eq=False)
-class Intervention:
-    """One edit of the residual stream at one layer.
-
-    Attributes:
-        kind: What is done.
-        layer: 1..n_layers, the block whose output is edited.
-        direction: (d,) float32. For "add" what is added, coefficient included; else a unit vector.
-        positions: "response" is the last prompt token (from which the first response token is predicted) and every
-            response token; "prompt" is every prompt token; "all" is both.
-        ceiling: For "cap": the highest projection allowed.
-    """
-
-    kind: Literal["add", "ablate", "cap"]
-    layer: int
-    direction: Tensor
-    positions: Positions = "all"
-    ceiling: float = math.inf
-
-
 def steering(
-    vector: "PersonaVector", coefficient: float, *, layers: Layers = "best", positions: Positions = "all"
+    vector: PersonaVector, coefficient: float, *, layers: Layers = "best", positions: Positions = "all"
 ) -> list[Intervention]:
     """Interventions that add `coefficient` times the persona vector.
 
@@ -72,21 +30,21 @@ def steering(
         raise UserError(f"The coefficient {coefficient} is not a finite number.", "Choose one such as 1.5 or -1.5.")
     check_positions(positions)
     if layers == "all":
-        chosen = {layer: step for layer, step in vector.increments().items()}
+        chosen = vector.increments()
     else:
         layer = vector.layer if layers == "best" else int(layers)
         chosen = {layer: vector.at(layer)}
     return [Intervention("add", layer, coefficient * step, positions) for layer, step in chosen.items()]
 
 
-def ablation(vector: "PersonaVector", *, layers: Layers = "best", positions: Positions = "all") -> list[Intervention]:
+def ablation(vector: PersonaVector, *, layers: Layers = "best", positions: Positions = "all") -> list[Intervention]:
     """Interventions that project the persona vector out, at its own layer, a given one, or every one."""
     check_positions(positions)
     chosen = vector.steerable_layers if layers == "all" else [vector.layer if layers == "best" else int(layers)]
     return [Intervention("ablate", layer, vector.unit(layer), positions) for layer in chosen]
 
 
-def capping(vector: "PersonaVector", ceiling: float, *, positions: Positions = "all") -> list[Intervention]:
+def capping(vector: PersonaVector, ceiling: float, *, positions: Positions = "all") -> list[Intervention]:
     """Interventions that hold the projection at the vector's layer at or below a ceiling.
 
     Args:
@@ -105,111 +63,6 @@ def capping(vector: "PersonaVector", ceiling: float, *, positions: Positions = "
 def check_positions(positions: str) -> None:
     if positions not in get_args(Positions):
         raise UserError(f"Unknown positions {positions!r}.", "Choose all, prompt or response.")
-
-
-class Steering:
-    """The interventions of every row of a batch, laid out per layer so that a forward only adds and multiplies.
-
-    Args:
-        rows: One list of interventions per row of the batch; a single list serves batches of any size.
-
-    Attributes:
-        phase: What the running forward holds, set by who runs it: for each of "all", "prompt" and "response" True,
-            False, or a (batch, 1, 1) tensor of 0 and 1. None: read off the shape, as fits `generate`: several tokens are
-            a prompt whose last one starts the response, a single token is response.
-        fired: How many forwards were edited.
-    """
-
-    def __init__(self, rows: Sequence[Sequence[Intervention]]) -> None:
-        self.rows = len(rows)
-        self.phase: Mapping[str, bool | Tensor] | None = None
-        self.fired = 0
-        self._plans: dict[int, list[_Operation]] = {}
-        for layer in sorted({item.layer for row in rows for item in row}):
-            self._plans[layer] = _operations([[item for item in row if item.layer == layer] for row in rows])
-
-    def edits(self) -> dict[int, Edit]:
-        """One edit per steered layer, for `Blocks.watching`."""
-        return {layer: self._edit(plan) for layer, plan in self._plans.items()}
-
-    def _edit(self, plan: list["_Operation"]) -> Edit:
-        def edit(hidden: Tensor) -> Tensor:
-            self.fired += 1
-            if self.rows not in (1, hidden.shape[0]):
-                raise UserError(
-                    f"Steering is set for {self.rows} rows, but the batch has {hidden.shape[0]}.",
-                    "Give one list of interventions per row (per sequence, when several are sampled for one prompt).",
-                )
-            for operation in plan:
-                where = self._where(operation.positions, hidden)
-                if where is False:
-                    continue
-                edited = operation(hidden)
-                hidden = edited if where is True else torch.where(where.bool(), edited, hidden)
-            return hidden
-
-        return edit
-
-    def _where(self, positions: str, hidden: Tensor) -> bool | Tensor:
-        if self.phase is not None:
-            return self.phase[positions]
-        tokens = hidden.shape[1]
-        if positions == "all":
-            return True
-        if positions == "prompt":
-            return tokens > 1
-        if tokens == 1:
-            return True
-        last = torch.zeros(1, tokens, 1, dtype=torch.bool, device=hidden.device)
-        last[:, -1] = True
-        return last
-
-
-class _Operation:
-    """One kind of edit at one layer and one choice of positions, for all rows at once."""
-
-    def __init__(self, kind: str, positions: str, directions: Tensor, ceiling: Tensor) -> None:
-        self.kind, self.positions = kind, positions
-        self._directions, self._ceiling = directions, ceiling  # (rows, 1, d); zero where a row has none
-
-    def __call__(self, hidden: Tensor) -> Tensor:
-        if self._directions.dtype != hidden.dtype or self._directions.device != hidden.device:
-            self._directions = self._directions.to(hidden.device, hidden.dtype)
-            self._ceiling = self._ceiling.to(hidden.device, hidden.dtype)
-        if self.kind == "add":
-            return add(hidden, self._directions)
-        if self.kind == "ablate":
-            return ablate(hidden, self._directions)
-        return cap(hidden, self._directions, self._ceiling)
-
-
-def _operations(rows: Sequence[Sequence[Intervention]]) -> list[_Operation]:
-    """Sums of additions first, then ablations and caps one after the other."""
-    width = next(item.direction.shape[0] for row in rows for item in row)
-    plan: list[_Operation] = []
-    for positions in get_args(Positions):
-        sums = torch.zeros(len(rows), 1, width)
-        others: list[list[Intervention]] = []
-        adds = False
-        for i, row in enumerate(rows):
-            mine = [item for item in row if item.positions == positions]
-            for item in mine:
-                if item.kind == "add":
-                    sums[i, 0] += item.direction.float().cpu()
-                    adds = True
-            others.append([item for item in mine if item.kind != "add"])
-        if adds:
-            plan.append(_Operation("add", positions, sums, torch.zeros(len(rows), 1, 1)))
-        for kind in ("ablate", "cap"):
-            chosen = [[item for item in row if item.kind == kind] for row in others]
-            for depth in range(max(map(len, chosen), default=0)):
-                directions, ceiling = torch.zeros(len(rows), 1, width), torch.zeros(len(rows), 1, 1)
-                for i, row in enumerate(chosen):
-                    if depth < len(row):
-                        directions[i, 0] = row[depth].direction.float().cpu()
-                        ceiling[i] = row[depth].ceiling
-                plan.append(_Operation(kind, positions, directions, ceiling))
-    return plan
 
 
 @contextmanager
@@ -236,8 +89,8 @@ def intervening(model: Any, rows: Sequence[Sequence[Intervention]]) -> Iterator[
 @contextmanager
 def steer(
     model: Any,
-    vector: "PersonaVector | Sequence[PersonaVector]",
-    coefficient: "float | Sequence[float] | Sequence[Sequence[float]]" = 1.0,
+    vector: PersonaVector | Sequence[PersonaVector],
+    coefficient: float | Sequence[float] | Sequence[Sequence[float]] = 1.0,
     *,
     layers: Layers = "best",
     positions: Positions = "all",
@@ -261,7 +114,7 @@ def steer(
         raise UserError(
             f"{len(vectors)} vectors need as many coefficients.", "Give a sequence with one entry per vector."
         )
-    per_vector = [[float(c) for c in entry] if isinstance(entry, Sequence) else [float(entry)] for entry in given]
+    per_vector = [[*entry] if isinstance(entry, Sequence) else [entry] for entry in given]
     count = max(map(len, per_vector))
     if any(len(entry) not in (1, count) for entry in per_vector):
         raise UserError("The vectors have coefficients for different numbers of rows.", "Give one per row for each.")

@@ -1,7 +1,7 @@
 """Readings of many conversations: what the residual stream held over spans of tokens, and how likely the spans were.
 
-One forward serves all answers to one prompt, stops at the deepest layer needed, skips the LM head unless likelihoods are
-asked for, and pools inside the forward: nothing of size tokens x layers is ever kept.
+One forward serves all answers to one prompt, stops at the deepest layer needed, skips the LM head unless likelihoods
+are asked for, and pools inside the forward: nothing of size tokens x layers is ever kept.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,8 +20,8 @@ class Readings:
     """What was read, one row per span, spans in the order of the conversations.
 
     Attributes:
-        means: (spans, layers, d) float32, mean of `h_l(t)` over the span's tokens (`a_l` of the paper, section 2.2); with
-            directions (spans, layers, k), the scalar products of that mean with each. NaN where a span is empty.
+        means: (spans, layers, d) float32, mean of `h_l(t)` over the span's tokens (`a_l` of the paper, section 2.2);
+            with directions (spans, layers, k), the scalar products of that mean with each. NaN where a span is empty.
         log_likelihood: (spans,) float32, mean log-probability per token of the span (natural logarithm); None unless
             asked for. NaN where a span is empty.
     """

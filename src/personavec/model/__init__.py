@@ -1,8 +1,8 @@
 """The only code that knows transformers' internals: loading, templates to tokens, blocks and hooks, generation."""
 
-from personavec.model.chat import ChatModel
+from personavec.model.chat import ChatModel, weights_hash
 from personavec.model.generate import Request, Response
 from personavec.model.load import load_model
 from personavec.model.template import Conversation
 
-__all__ = ["ChatModel", "Conversation", "Request", "Response", "load_model"]
+__all__ = ["ChatModel", "Conversation", "Request", "Response", "load_model", "weights_hash"]

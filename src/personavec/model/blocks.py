@@ -1,4 +1,4 @@
-"""Where the residual stream is: the decoder blocks of a model, found from its structure and checked against a real forward."""
+"""Where the residual stream is: a model's decoder blocks, found from its structure and proved on a real forward."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager

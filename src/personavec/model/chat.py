@@ -15,6 +15,27 @@ from personavec.model.generate import Generator, Request, Response
 from personavec.model.template import Message, Template
 
 
+def weights_hash(model: Any) -> str:
+    """Short hash of the weights' names, shapes and a sample of their values.
+
+    Sixty-four numbers spread over every parameter, rounded to bfloat16: enough to tell any fine-tune from its base, the
+    same for every dtype the model is loaded in, fast for any size. A PEFT adapter's own parameters do not count.
+    """
+    digest = hashlib.sha256()
+    parameters = {
+        name.removeprefix("base_model.model.").replace(".base_layer", ""): parameter
+        for name, parameter in model.named_parameters()
+        if not any(mark in name for mark in ("lora_", "adapter_", "modules_to_save"))
+    }
+    for name, parameter in sorted(parameters.items()):
+        digest.update(f"{name}{tuple(parameter.shape)}".encode())
+        flat = parameter.detach().flatten()
+        at = torch.linspace(0, flat.numel() - 1, min(64, flat.numel()), dtype=torch.float64, device=flat.device).long()
+        values = flat[at].to(torch.bfloat16).double().cpu().tolist()
+        digest.update(struct.pack(f"{len(values)}d", *values))
+    return digest.hexdigest()[:16]
+
+
 class ChatModel:
     """A chat model ready to be read and steered.
 
@@ -50,17 +71,8 @@ class ChatModel:
 
     @cached_property
     def weights_hash(self) -> str:
-        """Short hash of the weights' names, shapes and a sample of their values (adapters included).
-
-        Sixty-four numbers spread over every parameter: enough to tell any fine-tune from its base, fast for any size.
-        """
-        digest = hashlib.sha256()
-        for name, parameter in sorted(self.model.named_parameters()):
-            digest.update(f"{name}{tuple(parameter.shape)}".encode())
-            flat = parameter.detach().flatten()
-            at = torch.linspace(0, flat.numel() - 1, min(64, flat.numel()), device=flat.device).long()
-            digest.update(struct.pack(f"{len(at)}d", *flat[at].double().cpu().tolist()))
-        return digest.hexdigest()[:16]
+        """See `weights_hash`."""
+        return weights_hash(self.model)
 
     @cached_property
     def stop_ids(self) -> frozenset[int]:

@@ -10,8 +10,8 @@ from torch import Tensor
 from transformers import Cache, DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-from personavec.interventions import Intervention, Steering
 from personavec.model.blocks import Blocks
+from personavec.model.intervene import Intervention, Steering
 
 
 @dataclass(frozen=True)

@@ -30,8 +30,8 @@ def load_model(
             `.gguf` file.
         device: "cpu", "cuda", "cuda:1", "mps", or "auto" to spread the model over all devices. None: a GPU if there is
             one.
-        dtype: "bfloat16", "float16" or "float32". None: the checkpoint's on a GPU; on a CPU bfloat16 where the processor
-            multiplies it natively, else float32.
+        dtype: "bfloat16", "float16" or "float32". None: the checkpoint's on a GPU; on a CPU bfloat16 where the
+            processor multiplies it natively, else float32.
         adapter: Folder or hub id of a PEFT adapter to load on top.
         thinking: Let a reasoning model think, and count its thoughts as part of the response.
         trust_remote_code: Run code that comes with the model. Off unless asked for.
@@ -39,7 +39,7 @@ def load_model(
     Raises:
         UserError: The model, device or dtype does not exist, or cannot be read.
     """
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
     from personavec.model.default import BUNDLED, prepare_bundled
 
@@ -59,6 +59,8 @@ def load_model(
             raise UserError(f"There is no file {label}.", "Give the path of a GGUF file.")
         source = str(path.parent)
         options["gguf_file"] = tokenizer_options["gguf_file"] = path.name
+        # Packed weights would save memory but compute in float32 through kernels that are not everywhere.
+        options["quantization_config"] = GgufConfig(dequantize=True)
     elif Path(label).exists() or label.startswith((".", "/", "~")):
         if not (Path(label).expanduser() / "config.json").is_file():
             raise UserError(

@@ -1,0 +1,525 @@
+"""From a trait to a persona vector: rollouts, judging, difference of means, choice of layer, dose-response, controls."""
+
+import json
+import math
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from personavec import controls
+from personavec.effects import dose_response, effect, examples, layer_sweep, mean_of, null_effects, score_matrix
+from personavec.errors import UserError
+from personavec.files import JsonLines, RunFolder, write_atomic, write_json
+from personavec.interventions import steering
+from personavec.judges.scorer import Scorer, make_scorer
+from personavec.model import ChatModel
+from personavec.model.intervene import Intervention, Positions
+from personavec.progress import progress
+from personavec.provenance import provenance
+from personavec.readout import read
+from personavec.report import write_extract_report
+from personavec.rollouts import Rollout, Side, conversation, generate, plan
+from personavec.specificity import cross_effects, matrix, siblings
+from personavec.statistics import auc, bootstrap_auc, bootstrap_spearman_by_question, null_summary
+from personavec.traits import Trait
+from personavec.vector import PersonaVector
+from personavec.verdict import verdict
+
+THRESHOLD = 50.0  # of the paper's filter: scores of positives above, of negatives below, coherence at least
+NATURAL_SHARE = 0.8  # of the natural coherence that a recommended coefficient must keep
+SWEEP_QUESTIONS = 8
+NULL_QUESTIONS = 6
+DEPTHS = (0.35, 0.47, 0.6, 0.72)  # candidate layers of the sweep, as shares of the model's depth
+SCALES = (2.0, 1.0, 0.5, 0.25, 0.125)  # coefficients of the sweep: the first at which some layer stays coherent
+DOSES = (-1.0, -0.5, 0.0, 0.5, 1.0)  # of the dose-response, in multiples of that coefficient
+MINIMUM_PAIRS = 5
+SIDES: tuple[Side, Side] = ("positive", "negative")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What decides the result of an extraction, besides the trait and the model.
+
+    Attributes:
+        pairs: Instruction pairs used for the extraction rollouts (of the trait's five; the others judge and evaluate).
+        questions: Extraction questions used.
+        rollouts: Responses per question, pair and side.
+        max_new_tokens: Longest response.
+        temperature: Of every rollout.
+        judge: "contrast", "local:MODEL" or "api:MODEL".
+        layer: "auto" (by steering effect) or a number.
+        positions: Where steering acts in the sweep and the dose-response.
+        seed: Of everything random.
+    """
+
+    pairs: int = 2
+    questions: int = 20
+    rollouts: int = 1
+    max_new_tokens: int = 48
+    temperature: float = 1.0
+    judge: str = "contrast"
+    layer: str | int = "auto"
+    positions: Positions = "response"
+    seed: int = 0
+
+    @classmethod
+    def for_device(cls, device: str) -> "Settings":
+        """Minutes on a CPU; close to the paper's numbers on a GPU."""
+        return cls() if device == "cpu" else cls(pairs=4, rollouts=4, max_new_tokens=200)
+
+
+@dataclass(frozen=True)
+class Extraction:
+    """An extracted vector and the run's summary (the content of run.json)."""
+
+    vector: PersonaVector
+    run: dict[str, Any]
+
+
+def extract(
+    model: ChatModel,
+    trait: Trait,
+    out: Path | str,
+    settings: Settings | None = None,
+    *,
+    scorer: Scorer | None = None,
+) -> Extraction:
+    """Extract the persona vector of a trait (paper section 2), choose its layer, and measure what it does.
+
+    Args:
+        model: The model, unsteered.
+        trait: What is to be extracted.
+        out: Run folder: vector.safetensors, rollouts.jsonl, run.json and report.html go there. A run that was cut off
+            goes on where it stopped; a finished one is read back.
+        settings: See `Settings`; None: the defaults for the model's device.
+        scorer: Scores the rollouts; None: as `settings.judge` says.
+
+    Raises:
+        UserError: The trait cannot be elicited from this model (with examples and advice), or the settings do not fit.
+    """
+    settings = settings or Settings.for_device(model.device.type)
+    _check(settings, trait, model)
+    arguments = {
+        **asdict(settings),
+        "trait": trait.model_dump(mode="json"),
+        "model": model.id,
+        "weights": model.weights_hash,
+        "dtype": str(model.dtype).removeprefix("torch."),
+    }
+    with RunFolder(out, arguments) as folder:
+        if (folder / "run.json").exists() and (folder / "vector.safetensors").exists():
+            return Extraction(
+                PersonaVector.load(folder / "vector.safetensors"), json.loads((folder / "run.json").read_text())
+            )
+        return _Run(model, trait, folder, settings, scorer or make_scorer(settings.judge, model, trait)).run()
+
+
+def _check(settings: Settings, trait: Trait, model: ChatModel) -> None:
+    for name, value, most in (
+        ("--pairs", settings.pairs, len(trait.instructions)),
+        ("--questions", settings.questions, len(trait.extraction_questions)),
+        ("--rollouts", settings.rollouts, 1000),
+        ("--max-new-tokens", settings.max_new_tokens, model.context_length),
+    ):
+        if not 1 <= value <= most:
+            raise UserError(f"{name} {value} is out of range.", f"Choose 1 to {most} for the trait {trait.name!r}.")
+    if settings.layer != "auto" and not (isinstance(settings.layer, int) and 1 <= settings.layer <= model.n_layers):
+        raise UserError(f"Layer {settings.layer} is out of range.", f"Choose auto, or 1 to {model.n_layers}.")
+    if not (math.isfinite(settings.temperature) and settings.temperature >= 0):
+        raise UserError(f"The temperature {settings.temperature} is not usable.", "Choose 0 or more, such as 1.")
+
+
+class _Run:
+    """The stages of one extraction, over one run folder."""
+
+    def __init__(self, model: ChatModel, trait: Trait, folder: RunFolder, settings: Settings, scorer: Scorer) -> None:
+        self.model, self.trait, self.folder, self.settings, self.scorer = model, trait, folder, settings, scorer
+        self.log = JsonLines(folder / "generated.jsonl")
+        self.timings: dict[str, float] = {}
+        self.warnings: list[str] = list(model.template.notes)
+
+    @contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        start = time.monotonic()
+        yield
+        self.timings[stage] = round(self.timings.get(stage, 0.0) + time.monotonic() - start, 2)
+
+    def generate(self, rollouts: Sequence[Rollout], description: str) -> None:
+        with self.timed("generate"):
+            generate(
+                self.model,
+                rollouts,
+                self.log,
+                description=description,
+                max_new_tokens=self.settings.max_new_tokens,
+                temperature=self.settings.temperature,
+                seed=self.settings.seed,
+            )
+
+    def score(self, rollouts: Sequence[Rollout], description: str) -> None:
+        total = self.scorer.readings_needed(len(rollouts))
+        with self.timed("judge"), progress(description, total=total, unit="readings") as job:
+            self.scorer.score(rollouts, job.advance)
+
+    def run(self) -> Extraction:
+        start = time.monotonic()
+        extraction, evaluation, neutral = self._contrastive()
+        readings = self._read([*extraction, *evaluation, *neutral])
+        at_extraction, at_evaluation, at_neutral = readings.split([len(extraction), len(evaluation), len(neutral)])
+        reasons = self._keep(extraction)
+        vector = self._difference(extraction, at_extraction)
+        vector, sweep, scale = self._sweep(vector)
+        dose, null = self._dose(vector, scale, at_extraction[:, 2], extraction)
+        # The unsteered answers to the evaluation questions are neutral too.
+        plain = [r for r in dose if r.coefficient == 0]
+        at_neutral = torch.cat([at_neutral, self._read(plain)])
+        vector = _with_neutral(vector, at_neutral)
+        rollouts = [*extraction, *evaluation, *neutral, *sweep, *dose, *null]
+        with self.timed("controls"):
+            run = {
+                "command": "extract",
+                **provenance(self.model, asdict(self.settings)),
+                "trait": {"name": self.trait.name, "description": self.trait.description, "writer": self.trait.writer},
+                "rollouts": {
+                    "generated": len(rollouts),
+                    "extraction": len(extraction),
+                    "kept": sum(bool(r.kept) for r in extraction),
+                    "kept_pairs": sum(bool(r.kept) for r in extraction) // 2,
+                    "reasons": reasons,
+                },
+                **self._steering_figures(vector, sweep, dose, null, scale),
+                **self._separation_figures(
+                    vector,
+                    evaluation,
+                    _by_side(extraction, at_extraction),
+                    _by_side(evaluation, at_evaluation),
+                    at_neutral,
+                ),
+                "scores": {
+                    side: [
+                        {"score": r.score, "coherence": r.coherence, "kept": bool(r.kept)}
+                        for r in extraction
+                        if r.side == side
+                    ]
+                    for side in ("positive", "negative")
+                },
+                "warnings": self.warnings,
+            }
+            others = siblings(self.folder.path, vector)
+            crossed = cross_effects(self.model, dose, scale, others, self.settings.seed)
+        run |= {"seconds": round(time.monotonic() - start, 1), "timings": self.timings}
+        stored = {key: run[key] for key in _STORED}
+        stored |= {"trait": self.trait.model_dump(mode="json"), "cross_effects": crossed}
+        vector = replace(vector, info=stored)
+        run["specificity"] = matrix([vector, *others])
+        run["verdict"] = verdict(run)
+        vector.save(self.folder / "vector.safetensors")
+        lines = [json.dumps(r.record(), ensure_ascii=False, allow_nan=False) + "\n" for r in rollouts]
+        write_atomic(self.folder / "rollouts.jsonl", "".join(lines))
+        write_extract_report(run, self.folder / "report.html")
+        write_json(self.folder / "run.json", run)
+        self.log.path.unlink(missing_ok=True)
+        return Extraction(vector, run)
+
+    def _contrastive(self) -> tuple[list[Rollout], list[Rollout], list[Rollout]]:
+        """Extraction and evaluation rollouts of both sides, and neutral answers; generated and scored."""
+        s = self.settings
+        questions = self.trait.extraction_questions[: s.questions]
+        extraction: list[Rollout] = []
+        for pair in range(s.pairs):
+            for side, system in zip(SIDES, self.trait.system_prompts(pair), strict=True):
+                for number in range(s.rollouts):
+                    extraction += plan(
+                        self.model, "extraction", questions, system=system, number=number, pair=pair, side=side
+                    )
+        evaluation: list[Rollout] = []
+        unseen = min(s.pairs, len(self.trait.instructions) - 1)
+        for side, system in zip(SIDES, self.trait.system_prompts(unseen), strict=True):
+            evaluation += plan(
+                self.model, "evaluation", self.trait.evaluation_questions, system=system, pair=unseen, side=side
+            )
+        neutral = plan(self.model, "neutral", questions)
+        everyone = [*extraction, *evaluation, *neutral]
+        self.generate(everyone, "1/5 Generating rollouts")
+        total = self.scorer.readings_needed(len(everyone))
+        with self.timed("judge"), progress("2/5 Judging rollouts", total=total, unit="readings") as job:
+            self.scorer.fit(extraction, neutral, job.advance)
+            self.scorer.score(evaluation, job.advance)
+        self.natural = sum(r.coherence or 0.0 for r in neutral) / len(neutral)
+        return extraction, evaluation, neutral
+
+    def _read(self, rollouts: Sequence[Rollout]) -> Tensor:
+        """(rollouts, 3 positions, n_layers + 1, d): prompt mean, last prompt token, response mean."""
+        conversations = [conversation(self.model, r) for r in rollouts]
+        with self.timed("read"), progress("3/5 Reading activations", total=len(rollouts), unit="rollouts") as job:
+            means = read(self.model, conversations, advance=job.advance).means
+        return means.view(len(rollouts), 3, self.model.n_layers + 1, -1)
+
+    def _keep(self, extraction: Sequence[Rollout]) -> dict[str, int]:
+        """The paper's filter, pair by pair (section 2.2): both rollouts of a pair are kept or neither."""
+        reasons: Counter[str] = Counter()
+        for positive, negative in _pairs(extraction):
+            reason = _reason(positive, negative)
+            positive.kept = negative.kept = reason is None
+            if reason is not None:
+                reasons[reason] += 1
+        kept = sum(1 for r in extraction if r.kept) // 2
+        if kept < min(MINIMUM_PAIRS, len(extraction) // 2):
+            raise UserError(self._not_elicited(extraction, kept, reasons), _ADVICE)
+        return dict(reasons)
+
+    def _not_elicited(self, extraction: Sequence[Rollout], kept: int, reasons: Counter[str]) -> str:
+        examples = [r for pair in list(_pairs(extraction))[:2] for r in pair]
+        shown = "\n".join(
+            f"  [{r.side}, score {_number(r.score)}, coherence {_number(r.coherence)}] {r.question}\n"
+            f"    {' '.join(r.text.split())[:200]}"
+            for r in examples
+        )
+        why = "; ".join(f"{count} x {reason}" for reason, count in reasons.most_common())
+        return (
+            f"The trait {self.trait.name!r} could not be elicited from {self.model.id}: {kept} of "
+            f"{len(extraction) // 2} pairs of rollouts passed the filter ({why}). Examples:\n{shown}\n"
+        )
+
+    def _difference(self, extraction: Sequence[Rollout], readings: Tensor) -> PersonaVector:
+        """Mean of kept positives minus mean of kept negatives, float32 (paper section 2.2)."""
+        positive = torch.tensor([bool(r.kept) and r.side == "positive" for r in extraction])
+        negative = torch.tensor([bool(r.kept) and r.side == "negative" for r in extraction])
+        difference = readings[positive].mean(0) - readings[negative].mean(0)
+        return PersonaVector(
+            trait=self.trait.name,
+            directions=difference[2],
+            layer=max(1, self.model.n_layers // 2),
+            model={
+                "id": self.model.id,
+                "weights": self.model.weights_hash,
+                "template": self.model.template.hash,
+                "n_layers": self.model.n_layers,
+                "hidden_size": self.model.hidden_size,
+            },
+            alternatives={"prompt_mean": difference[0], "prompt_last": difference[1]},
+        )
+
+    def _steered(
+        self, stage: str, edits: Sequence[Intervention], questions: Sequence[str], layer: int, coefficient: float,
+        setting: str | None = None,
+    ) -> list[Rollout]:  # fmt: skip
+        return plan(
+            self.model, stage, questions,
+            layer=layer, coefficient=coefficient, interventions=edits, setting=setting,
+        )  # fmt: skip
+
+    def _sweep(self, vector: PersonaVector) -> tuple[PersonaVector, list[Rollout], float]:
+        """Steer at candidate layers by plus and minus one coefficient, on extraction questions; choose the layer.
+
+        The coefficient is the largest of `SCALES` at which some layer stays coherent, so that it suits any model. The
+        layer is the coherent one with the largest effect: score at plus minus score at minus (paper appendix B.4, with
+        both signs, since some traits start near their ceiling).
+
+        Returns:
+            The vector at that layer, the rollouts, the coefficient.
+        """
+        questions = self.trait.extraction_questions[: min(SWEEP_QUESTIONS, self.settings.questions)]
+        layers = (
+            sorted({max(1, round(self.model.n_layers * share)) for share in DEPTHS})
+            if self.settings.layer == "auto"
+            else [int(self.settings.layer)]
+        )
+        made: list[Rollout] = []
+        for scale in SCALES:
+            batch: list[Rollout] = []
+            for layer in layers:
+                for coefficient in (-scale, scale):
+                    edits = steering(vector, coefficient, layers=layer, positions=self.settings.positions)
+                    batch += self._steered("sweep", edits, questions, layer, coefficient)
+            self.generate(batch, f"4/5 Steering at {len(layers)} layers by {scale:g}")
+            self.score(batch, "4/5 Judging")
+            made += batch
+            effects = {}
+            for layer in layers:
+                mine = [r for r in batch if r.layer == layer]
+                coherence = min(mean_of(mine, c, "coherence") for c in (-scale, scale))
+                if coherence >= NATURAL_SHARE * self.natural:
+                    effects[layer] = mean_of(mine, scale, "score") - mean_of(mine, -scale, "score")
+            if effects:
+                return vector.using(max(effects, key=lambda layer: effects[layer])), made, scale
+        raise UserError(
+            f"Steering by the vector of {self.trait.name!r} breaks {self.model.id} at every layer and coefficient tried "
+            f"({', '.join(f'{s:g}' for s in SCALES)}).",
+            "The vector is not usable. Raise --rollouts or --questions, or look at the trait's instructions.",
+        )
+
+    def _dose(
+        self, vector: PersonaVector, scale: float, readings: Tensor, extraction: Sequence[Rollout]
+    ) -> tuple[list[Rollout], list[Rollout]]:
+        """Dose-response on the evaluation questions, and random directions of equal norm at the same layer."""
+        layer, positions = vector.layer, self.settings.positions
+        dose: list[Rollout] = []
+        for coefficient in (share * scale for share in DOSES):
+            edits = steering(vector, coefficient, positions=positions) if coefficient else []
+            dose += self._steered("dose", edits, self.trait.evaluation_questions, layer, coefficient)
+        random = controls.covariance_directions(
+            readings[:, layer : layer + 1], [str(r.side) for r in extraction], controls.STEERED, self.settings.seed + 2
+        )[:, 0]
+        null: list[Rollout] = []
+        for number, direction in enumerate(torch.nn.functional.normalize(random, dim=-1) * vector.at(layer).norm()):
+            for coefficient in (-scale, scale):
+                edits = [Intervention("add", layer, coefficient * direction, positions)]
+                questions = self.trait.evaluation_questions[:NULL_QUESTIONS]
+                null += self._steered("null", edits, questions, layer, coefficient, f"random{number}")
+        self.generate([*dose, *null], "5/5 Steering, also by random directions")
+        self.score([*dose, *null], "5/5 Judging")
+        return dose, null
+
+    def _steering_figures(
+        self, vector: PersonaVector, sweep: list[Rollout], dose: list[Rollout], null: list[Rollout], scale: float
+    ) -> dict[str, Any]:
+        layer, seed = vector.layer, self.settings.seed
+        assert vector.residual_norm is not None
+        norm, residual = float(vector.at(layer).norm()), float(vector.residual_norm[layer])
+        curve = dose_response(dose, seed)
+        for point in curve:
+            point["share"] = round(point["coefficient"] * norm / residual, 4)
+        coherent = coherent_coefficients(curve)
+        effects = null_effects(null, scale)
+        return {
+            "layer": layer,
+            "residual_norm": residual,
+            "vector_norm": norm,
+            "layer_sweep": layer_sweep(sweep, seed),
+            "dose_response": curve,
+            "coherent_range": [min(coherent), max(coherent)],
+            "recommended_coefficient": max((c for c in coherent if c > 0), default=None),
+            "spearman": bootstrap_spearman_by_question(*score_matrix(dose), seed=seed).as_dict(),
+            "steering": {
+                "effect": effect(dose, scale, seed).as_dict(),
+                "effect_on_null_questions": effect(
+                    [r for r in dose if r.question_index < NULL_QUESTIONS], scale, seed
+                ).mean,
+                "coefficient": scale,
+                "null": {"effects": effects, **null_summary([abs(e) for e in effects])},
+            },
+            "examples": examples(dose, (-scale, 0.0, scale)),
+        }
+
+    def _separation_figures(
+        self, vector: PersonaVector, evaluation: list[Rollout], at_extraction: tuple[Tensor, Tensor],
+        at_evaluation: tuple[Tensor, Tensor], at_neutral: Tensor,
+    ) -> dict[str, Any]:  # fmt: skip
+        layers, seed = list(range(1, self.model.n_layers + 1)), self.settings.seed
+        positive, negative = ([r for r in evaluation if r.side == side] for side in ("positive", "negative"))
+
+        def along(readings: Tensor, layer: int) -> list[float]:
+            return [round(float(p), 4) for p in readings[:, layer] @ vector.unit(layer)]
+
+        projections = [along(readings, vector.layer) for readings in at_evaluation]
+        judged = [[r for r in side if r.score is not None] for side in (positive, negative)]
+        if not all(judged):
+            raise UserError(f"The judge gave no score to one side of {self.trait.name!r}.", _ADVICE)
+        judge_auc = bootstrap_auc(
+            *([r.score for r in side] for side in judged),
+            *([r.question_index for r in side] for side in judged),
+            seed=seed,
+        )
+        if judge_auc.low <= 0.5:
+            self.warnings.append(
+                f"Weak separation: on unseen questions the judge tells the sides apart with AUC {judge_auc.mean:.2f} "
+                f"(95 % interval {judge_auc.low:.2f} to {judge_auc.high:.2f}); treat every score with caution."
+            )
+        return {
+            "judge": {
+                "name": self.scorer.name,
+                "auc": judge_auc.as_dict(),
+                "threshold": THRESHOLD,
+                "state": self.scorer.state(),
+            },
+            "projections": {
+                "positive": projections[0],
+                "negative": projections[1],
+                "neutral": along(at_neutral[:, 2], vector.layer),
+            },
+            "separation": {
+                "auc": bootstrap_auc(
+                    *projections, *([r.question_index for r in side] for side in (positive, negative)), seed=seed
+                ).as_dict(),
+                "by_layer": [round(auc(*(along(side, layer) for side in at_evaluation)), 4) for layer in layers],
+                "null": controls.separation_nulls(at_extraction, at_evaluation, layers, seed),
+            },
+        }
+
+
+_STORED = (
+    "personavec", "arguments", "versions", "machine", "written", "rollouts", "judge", "dose_response", "layer_sweep",
+    "coherent_range", "recommended_coefficient", "spearman", "steering", "separation", "seconds",
+)  # fmt: skip
+
+
+def coherent_coefficients(curve: Sequence[dict[str, Any]]) -> list[float]:
+    """The coefficients around 0 whose mean coherence is at least 80 % of the natural one, without a gap."""
+    natural = next(p["coherence"]["mean"] for p in curve if p["coefficient"] == 0)
+    coherent = [0.0]
+    for sign in (-1, 1):
+        for point in sorted((p for p in curve if sign * p["coefficient"] > 0), key=lambda p: abs(p["coefficient"])):
+            if point["coherence"]["mean"] < NATURAL_SHARE * natural:
+                break
+            coherent.append(point["coefficient"])
+    return sorted(coherent)
+
+
+def _by_side(rollouts: Sequence[Rollout], readings: Tensor) -> tuple[Tensor, Tensor]:
+    """Response means (n, n_layers + 1, d) of the positive and of the negative side."""
+    positive = torch.tensor([r.side == "positive" for r in rollouts])
+    return readings[positive, 2], readings[~positive, 2]
+
+
+def _with_neutral(vector: PersonaVector, readings: Tensor) -> PersonaVector:
+    """Add the neutral statistics from the readings (n, 3 positions, n_layers + 1, d) of neutral answers."""
+    units = torch.nn.functional.normalize(vector.directions, dim=-1)
+    projections = torch.einsum("npld,ld->npl", readings, units)
+    mean, deviation = projections.mean(0), projections.std(0)
+    return replace(
+        vector,
+        neutral_mean=mean[2],
+        neutral_deviation=deviation[2],
+        neutral_prompt_mean=mean[1],
+        neutral_prompt_deviation=deviation[1],
+        residual_norm=readings[:, 2].norm(dim=-1).mean(0),
+    )
+
+
+def _pairs(extraction: Sequence[Rollout]) -> Iterator[tuple[Rollout, Rollout]]:
+    """Positive and negative rollouts of the same pair, question and number."""
+    negatives = {r.id.replace("/negative/", "/positive/"): r for r in extraction if r.side == "negative"}
+    return ((r, negatives[r.id]) for r in extraction if r.side == "positive")
+
+
+def _reason(positive: Rollout, negative: Rollout) -> str | None:
+    """Why a pair is not kept; None if it is."""
+    if not positive.response_ids or not negative.response_ids:
+        return "empty response"
+    if positive.score is None or negative.score is None:
+        return "no score (a refusal, or the judge named no number)"
+    if min(positive.coherence or 0.0, negative.coherence or 0.0) < THRESHOLD:
+        return f"coherence below {THRESHOLD:g}"
+    if positive.score <= THRESHOLD:
+        return f"positive score not above {THRESHOLD:g}"
+    if negative.score >= THRESHOLD:
+        return f"negative score not below {THRESHOLD:g}"
+    return None
+
+
+def _number(value: float | None) -> str:
+    return "none" if value is None else f"{value:.0f}"
+
+
+_ADVICE = (
+    "Describe the trait more concretely (--description), edit its instructions (personavec traits show), give more "
+    "rollouts (--rollouts, --pairs), or use a more capable model (--model default-1.5b)."
+)

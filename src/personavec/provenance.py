@@ -1,0 +1,46 @@
+"""What a run must record so that somebody else can repeat it."""
+
+import os
+import platform
+import time
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from personavec.model import ChatModel
+
+PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "peft", "numpy")
+
+
+def provenance(model: ChatModel, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Versions, machine, model and arguments, as JSON values for run.json."""
+    return {
+        "personavec": version("personavec"),
+        "arguments": dict(arguments),
+        "versions": {"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
+        "machine": machine(model.device),
+        "written": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "model": {
+            "id": model.id,
+            "weights": model.weights_hash,
+            "template": model.template.hash,
+            "n_layers": model.n_layers,
+            "hidden_size": model.hidden_size,
+            "dtype": str(model.dtype).removeprefix("torch."),
+            "device": str(model.device),
+        },
+    }
+
+
+def machine(device: torch.device) -> dict[str, Any]:
+    """Processor, cores and accelerator."""
+    name = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        lines = [line for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
+        name = lines[0].partition(":")[2].strip() if lines else name
+    accelerator = torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
+    return {"cpu": name, "cores": len(os.sched_getaffinity(0)), "device": accelerator}

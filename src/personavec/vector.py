@@ -1,0 +1,231 @@
+"""PersonaVector: one safetensors file with the directions, where they came from, and what they are known to do."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from personavec.errors import UserError
+from personavec.files import write_atomic
+from personavec.model import weights_hash
+
+FORMAT = "personavec"
+VERSION = 1
+POSITIONS = ("response_mean", "prompt_mean", "prompt_last")
+
+
+@dataclass(frozen=True, eq=False)
+class PersonaVector:
+    """The persona vector of one trait for one model, at every layer.
+
+    Attributes:
+        trait: Name of the trait.
+        directions: (n_layers + 1, d) float32: mean reading of responses that show the trait minus mean of those that do
+            not (paper section 2.2). Row 0 is the embedding output, row l the output of block l.
+        layer: The layer it is used at unless another is named, 1..n_layers.
+        model: Identity of the model: "id", "weights", "template", "n_layers", "hidden_size".
+        alternatives: The same difference at other positions, "prompt_mean" and "prompt_last" (paper figure 11).
+        neutral_mean, neutral_deviation: (n_layers + 1,) of the projections of the model's neutral answers.
+        neutral_prompt_mean, neutral_prompt_deviation: The same for the last prompt token.
+        residual_norm: (n_layers + 1,) mean norm of readings, the yardstick for coefficients.
+        info: Everything else that was measured: dose-response, coherent range, judge, seeds, versions (JSON values).
+        normed_last_row: The last row was read after the final norm (vectors of the public code): not to be used.
+    """
+
+    trait: str
+    directions: Tensor
+    layer: int
+    model: Mapping[str, Any]
+    alternatives: Mapping[str, Tensor] = field(default_factory=dict)
+    neutral_mean: Tensor | None = None
+    neutral_deviation: Tensor | None = None
+    neutral_prompt_mean: Tensor | None = None
+    neutral_prompt_deviation: Tensor | None = None
+    residual_norm: Tensor | None = None
+    info: Mapping[str, Any] = field(default_factory=dict)
+    normed_last_row: bool = False
+
+    def __post_init__(self) -> None:
+        shape = tuple(self.directions.shape)
+        if len(shape) != 2 or shape[0] < 2:
+            raise UserError(f"A persona vector has shape (layers + 1, width), not {shape}.", "Is this another file?")
+        if not bool(torch.isfinite(self.directions).all()):
+            raise UserError(f"The vector of {self.trait!r} holds numbers that are not finite.", "Extract it again.")
+        self._check_layer(self.layer)
+
+    @property
+    def n_layers(self) -> int:
+        return self.directions.shape[0] - 1
+
+    @property
+    def steerable_layers(self) -> list[int]:
+        """Layers whose row is the output of a block."""
+        return list(range(1, self.n_layers + (0 if self.normed_last_row else 1)))
+
+    def _check_layer(self, layer: int) -> None:
+        if layer not in self.steerable_layers:
+            raise UserError(
+                f"Layer {layer} is out of range for the vector of {self.trait!r}.",
+                f"Choose 1 to {self.steerable_layers[-1]}"
+                + (" (the last row of this import was taken after the final norm)." if self.normed_last_row else "."),
+            )
+
+    def at(self, layer: int) -> Tensor:
+        """`v_l` (d,), not normalised."""
+        self._check_layer(layer)
+        return self.directions[layer]
+
+    def unit(self, layer: int) -> Tensor:
+        """`v_l / |v_l|` (d,)."""
+        return torch.nn.functional.normalize(self.at(layer), dim=0)
+
+    def increments(self) -> dict[int, Tensor]:
+        """`u_l = v_l - v_(l-1)` for every layer, with `v_0 = 0` (paper appendix J.3)."""
+        before = torch.zeros_like(self.directions[0])
+        steps = {}
+        for layer in self.steerable_layers:
+            steps[layer] = self.directions[layer] - before
+            before = self.directions[layer]
+        return steps
+
+    def neutral(self, layer: int, *, prompt: bool = False) -> tuple[float, float]:
+        """Mean and deviation of the projections of the model's neutral answers (or last prompt tokens) at a layer.
+
+        Raises:
+            UserError: The file has none (an imported vector).
+        """
+        mean = self.neutral_prompt_mean if prompt else self.neutral_mean
+        deviation = self.neutral_prompt_deviation if prompt else self.neutral_deviation
+        if mean is None or deviation is None:
+            raise UserError(
+                f"The vector of {self.trait!r} has no neutral statistics.", "Extract it with personavec to get them."
+            )
+        self._check_layer(layer)
+        return float(mean[layer]), float(deviation[layer])
+
+    def using(self, layer: int) -> "PersonaVector":
+        """The same vector with another layer."""
+        return replace(self, layer=layer)
+
+    def check(self, model: Any, *, other_weights: bool = False) -> None:
+        """Refuse a model that the vector was not made for. A PEFT adapter on top of the right model is let through.
+
+        Args:
+            model: A ChatModel or a transformers model.
+            other_weights: Accept any model of the same shape: a full fine-tune or a quantised copy of the right one.
+
+        Raises:
+            UserError: Naming both models.
+        """
+        inner = getattr(model, "model", model) if hasattr(model, "blocks") else model
+        config = inner.config.get_text_config()
+        n_layers, width = config.num_hidden_layers, config.hidden_size
+        mine = self.model.get("id", "another model")
+        if (n_layers, width) != (self.n_layers, self.directions.shape[1]):
+            raise UserError(
+                f"The vector of {self.trait!r} belongs to {mine} ({self.n_layers} layers of width "
+                f"{self.directions.shape[1]}); this model has {n_layers} layers of width {width}.",
+                "Use the model it was extracted on, or extract a vector for this one.",
+            )
+        weights = self.model.get("weights")
+        if not other_weights and weights is not None and weights != weights_hash(inner):
+            raise UserError(
+                f"The vector of {self.trait!r} belongs to {mine}; this model has the same shape but other weights.",
+                "If it is a fine-tune or a quantised copy of that model, say so with --other-weights "
+                "(other_weights=True); else extract a vector for it.",
+            )
+
+    def save(self, path: Path | str) -> None:
+        """Write the file, atomically."""
+        tensors = {"response_mean": self.directions, **self.alternatives}
+        for name in _STATISTICS:
+            value = getattr(self, name)
+            if value is not None:
+                tensors[name] = value
+        header = {
+            "trait": self.trait,
+            "layer": self.layer,
+            "model": dict(self.model),
+            "info": dict(self.info),
+            "normed_last_row": self.normed_last_row,
+        }
+        metadata = {"format": FORMAT, "version": str(VERSION), "header": json.dumps(header, allow_nan=False)}
+        write_atomic(path, save({k: v.float().contiguous().cpu() for k, v in tensors.items()}, metadata))
+
+    @classmethod
+    def load(cls, path: Path | str) -> "PersonaVector":
+        """Read a file.
+
+        Raises:
+            UserError: No such file, not a personavec file, a newer version, damaged, or not what it says it is.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise UserError(f"There is no vector file {path}.", "Make one with: personavec extract TRAIT --out DIR")
+        try:
+            with safe_open(path, framework="pt") as handle:
+                metadata = handle.metadata() or {}
+                tensors = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118
+        except (SafetensorError, OSError, ValueError) as error:
+            raise UserError(
+                f"{path} is not a whole safetensors file ({error}).",
+                "It was cut short or damaged; copy or extract it again.",
+            ) from error
+        if metadata.get("format") != FORMAT:
+            raise UserError(f"{path} is not a persona vector.", "Give a vector.safetensors written by personavec.")
+        if metadata.get("version") != str(VERSION):
+            raise UserError(
+                f"{path} has format version {metadata.get('version')}; this personavec reads {VERSION}.",
+                "Update personavec, or extract the vector again.",
+            )
+        try:
+            header = json.loads(metadata["header"])
+            directions = tensors.pop("response_mean")
+            rows = (directions.shape[0],)
+            alternatives = {name: tensors.pop(name) for name in POSITIONS[1:] if name in tensors}
+            if any(tensor.shape != directions.shape for tensor in alternatives.values()):
+                raise ValueError("directions of different shapes")
+            statistics = {name: tensors.pop(name) for name in _STATISTICS if name in tensors}
+            if tensors or any(tensor.shape != rows for tensor in statistics.values()):
+                raise ValueError("tensors that do not belong to a persona vector")
+            if any(
+                tensor.dtype != torch.float32 for tensor in (directions, *alternatives.values(), *statistics.values())
+            ):
+                raise ValueError("tensors that are not float32")
+            return cls(
+                trait=str(header["trait"]),
+                directions=directions,
+                layer=int(header["layer"]),
+                model=dict(header["model"]),
+                info=dict(header["info"]),
+                normed_last_row=bool(header["normed_last_row"]),
+                alternatives=alternatives,
+                **statistics,
+            )
+        except (KeyError, ValueError, TypeError) as error:
+            raise UserError(f"{path} is damaged: {error}.", "Copy or extract it again.") from error
+
+
+_STATISTICS = (
+    "neutral_mean",
+    "neutral_deviation",
+    "neutral_prompt_mean",
+    "neutral_prompt_deviation",
+    "residual_norm",
+)
+
+
+def cosine(a: PersonaVector, b: PersonaVector, layer: int) -> float:
+    """Cosine between two vectors of one model at a layer."""
+    if a.directions.shape != b.directions.shape:
+        raise UserError(
+            f"The vectors of {a.trait!r} and {b.trait!r} belong to models of different shape.",
+            "Compare vectors of one model.",
+        )
+    return float(a.unit(layer) @ b.unit(layer))

@@ -1,0 +1,93 @@
+"""What a run's figures say, in plain words, and where they say nothing."""
+
+from typing import Any
+
+
+def verdict(run: dict[str, Any]) -> list[str]:
+    """Sentences for the summary of an extraction (the content of run.json), most important first."""
+    name = run["trait"]["name"]
+    return [
+        _steering(name, run),
+        _strength(run),
+        _separation(name, run),
+        *_specificity(name, run),
+        _judge(run),
+    ]
+
+
+def _steering(name: str, run: dict[str, Any]) -> str:
+    effect, null, at = run["steering"]["effect"], run["steering"]["null"], run["steering"]["coefficient"]
+    same = run["steering"]["effect_on_null_questions"]
+    figures = (
+        f"from -{at:g} to +{at:g} the score moves by {effect['mean']:.0f} points "
+        f"(95 % interval {effect['low']:.0f} to {effect['high']:.0f}, n = {effect['n']} evaluation questions)"
+    )
+    chance = (
+        f"of {null['n']} random directions of equal norm the strongest moves it by {max(map(abs, null['effects'])):.0f} "
+        f"where this vector moves it by {same:.0f}"
+    )
+    if effect["low"] > 0 and same > max(map(abs, null["effects"])):
+        return f"Steering by the vector changes how {name} the answers are: {figures}. It beats chance: {chance}."
+    if effect["low"] > 0:
+        return f"Steering by the vector moves the score: {figures}; but chance does as much: {chance}."
+    return f"Steering by the vector does not reliably make the answers more {name}: {figures}; {chance}."
+
+
+def _strength(run: dict[str, Any]) -> str:
+    low, high = run["coherent_range"]
+    best = run["recommended_coefficient"]
+    if best is None:
+        return "No positive coefficient that was tried leaves the answers coherent; try smaller ones."
+    return (
+        f"Answers stay coherent (at least 80 % of natural) from coefficient {low:g} to {high:g}, the range that was tried; "
+        f"{best:g} is the strongest that can be recommended."
+    )
+
+
+def _separation(name: str, run: dict[str, Any]) -> str:
+    auc, null = run["separation"]["auc"], run["separation"]["null"]["covariance"]
+    text = (
+        f"On unseen questions and an unseen instruction, projections tell {name} answers from the opposite with AUC "
+        f"{auc['mean']:.2f} ({auc['low']:.2f} to {auc['high']:.2f}); random directions with the same covariance and their "
+        f"own choice of layer reach {null['mean']:.2f} on average and {null['p95']:.2f} at the 95th percentile"
+    )
+    if auc["mean"] > null["p95"]:
+        return f"{text}, so the separation is more than chance gives."
+    return f"{text}: the separation alone proves nothing about this trait."
+
+
+def _specificity(name: str, run: dict[str, Any]) -> list[str]:
+    table = run["specificity"]
+    if len(table["vectors"]) < 2:
+        return [
+            "Whether the direction is specific to this trait is not known yet: extract further traits into folders beside "
+            "this one, and the report compares them."
+        ]
+    row = table["effect"][table["vectors"].index(name)]
+    own = row[table["scores"].index(name)]
+    crossed = {s: e for s, e in zip(table["scores"], row, strict=True) if s != name and e is not None}
+    closest = max(
+        (
+            (c, v)
+            for c, v in zip(table["cosine"][table["vectors"].index(name)], table["vectors"], strict=True)
+            if v != name
+        ),
+        key=lambda pair: abs(pair[0]),
+    )
+    sentences = [f"Its nearest neighbour is the vector of {closest[1]} (cosine {closest[0]:.2f})."]
+    if crossed and own is not None:
+        strongest = max(crossed, key=lambda s: abs(crossed[s]))
+        compared = "less than" if abs(crossed[strongest]) < abs(own) else "at least as much as"
+        sentences.append(
+            f"Among the other traits, it moves the score of {strongest} most ({crossed[strongest]:.0f} points), {compared} "
+            f"its own ({own:.0f})."
+        )
+    return sentences
+
+
+def _judge(run: dict[str, Any]) -> str:
+    auc = run["judge"]["auc"]
+    return (
+        f"All scores are those of the {run['judge']['name']} judge, which tells the sides apart on unseen questions with AUC "
+        f"{auc['mean']:.2f} ({auc['low']:.2f} to {auc['high']:.2f}, n = {auc['n']} questions)."
+    )
