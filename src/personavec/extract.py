@@ -52,18 +52,18 @@ class Settings:
         questions: Extraction questions used.
         rollouts: Responses per question, pair and side.
         max_new_tokens: Longest response.
-        temperature: Of every rollout.
+        temperature: Of every rollout. The paper's is 1; small models derail there.
         judge: "contrast", "local:MODEL" or "api:MODEL".
         layer: "auto" (by steering effect) or a number.
         positions: Where steering acts in the sweep and the dose-response.
         seed: Of everything random.
     """
 
-    pairs: int = 2
+    pairs: int = 3
     questions: int = 20
     rollouts: int = 1
     max_new_tokens: int = 48
-    temperature: float = 1.0
+    temperature: float = 0.7
     judge: str = "contrast"
     layer: str | int = "auto"
     positions: Positions = "response"
@@ -71,8 +71,8 @@ class Settings:
 
     @classmethod
     def for_device(cls, device: str) -> "Settings":
-        """Minutes on a CPU; close to the paper's numbers on a GPU."""
-        return cls() if device == "cpu" else cls(pairs=4, rollouts=4, max_new_tokens=200)
+        """Minutes on a CPU, for models small enough to run there; close to the paper's numbers on a GPU."""
+        return cls() if device == "cpu" else cls(pairs=4, rollouts=4, max_new_tokens=200, temperature=1.0)
 
 
 @dataclass(frozen=True)

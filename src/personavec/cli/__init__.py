@@ -1,0 +1,27 @@
+"""The command line. `main` is the entry point; every command lives in the module named after its job."""
+
+import logging
+import os
+import sys
+
+
+def main() -> None:
+    """Run the command line; a user's mistake ends with one message and exit code 2, Ctrl-C with 130."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+
+    from personavec.cli.app import app
+    from personavec.errors import UserError
+
+    try:
+        app()
+    except UserError as error:
+        print(f"Error: {error.problem}\n{error.advice}".rstrip(), file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("Interrupted. The same command goes on where it stopped.", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)

@@ -2,7 +2,8 @@
 
 import hashlib
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from functools import cached_property
 from typing import Any
 
@@ -183,6 +184,13 @@ class ChatModel:
         generator = Generator(self.blocks, self.head, self.stop_ids, places=places or self.places, paged=self.packs)
         generator.run(requests, collect, token)
         return [responses[i] for i in range(len(requests))]
+
+    @contextmanager
+    def unadapted(self) -> Iterator[None]:
+        """The model without its PEFT adapter, if it has one."""
+        disable = getattr(self.model, "disable_adapter", None)
+        with disable() if disable is not None and hasattr(self.model, "peft_config") else nullcontext():
+            yield
 
     def check_fits(self, prompt_tokens: int, new_tokens: int) -> None:
         """Refuse a prompt that leaves no room for its response.

@@ -1,0 +1,21 @@
+"""All commands in one place. Nothing heavy is imported before a command runs."""
+
+import typer
+
+from personavec.cli import evaluate, extract, judges, monitor, talk, traits, vectors
+
+app = typer.Typer(
+    help="Persona vectors: extract, evaluate, monitor and steer the character of open chat models.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    rich_markup_mode=None,
+)
+app.command("extract")(extract.extract)
+app.command("evaluate")(evaluate.evaluate)
+app.command("monitor")(monitor.monitor)
+app.command("generate")(talk.generate)
+app.command("chat")(talk.chat)
+app.add_typer(traits.app, name="traits")
+app.add_typer(vectors.app, name="vectors")
+app.add_typer(judges.app, name="judges")

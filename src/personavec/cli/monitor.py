@@ -1,0 +1,46 @@
+"""`personavec monitor`: how a model's character moves over conversations."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from personavec.cli import options as o
+
+
+def monitor(
+    chats: Annotated[Path, typer.Argument(metavar="CHATS.jsonl", help='One {"messages": [...]} a line.')],
+    vector: Annotated[list[Path], typer.Option("--vector", "-v", help="Vector file. Repeatable.", show_default=False)],
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the run. Default: runs/monitor-CHATS.", show_default=False)
+    ] = None,
+    model: o.Model = None,
+    adapter: o.Adapter = None,
+    other_weights: o.OtherWeights = False,
+    device: o.Device = None,
+    dtype: o.Dtype = None,
+    thinking: o.Thinking = False,
+    json: o.Json = False,
+) -> None:
+    """Project every answer of every conversation on persona vectors, before and while it is written."""
+    from personavec.vector import PersonaVector
+
+    vectors = [PersonaVector.load(path) for path in vector]
+    chat = o.open_model(model, device, dtype, adapter, thinking)
+
+    from personavec.monitor import monitor as run_monitor
+
+    folder = out or Path("runs") / f"monitor-{chats.stem}"
+    run = run_monitor(chat, chats, vectors, folder, other_weights=other_weights)
+    if json:
+        o.print_json({key: run[key] for key in ("read", "scored", "rejected", "vectors", "largest")})
+        return
+    print(f"{run['read']} conversations read: {run['scored']} scored, {run['rejected']} rejected.")
+    for name, top in run["largest"].items():
+        print(
+            f"{name}: {top['above_2']} of {top['turns']} answers lie more than 2 deviations above neutral; "
+            f"the farthest at {top['z']:+.1f} (line {top['line']}, answer {top['turn'] + 1})."
+        )
+    if run["rejected"]:
+        print(f"Rejected lines and reasons: {folder / 'rejected.jsonl'}")
+    print(f"Projections: {folder / 'projections.jsonl'}\nReport: {folder / 'report.html'}")

@@ -1,0 +1,163 @@
+"""Options that several commands share, and what their values mean."""
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from personavec.errors import UserError
+
+if TYPE_CHECKING:
+    from personavec.interventions import Layers
+    from personavec.model import ChatModel
+    from personavec.model.intervene import Intervention
+    from personavec.traits import Trait
+    from personavec.vector import PersonaVector
+
+Model = Annotated[
+    str | None,
+    typer.Option(
+        "--model", "-m", help="Hub id, local folder or .gguf file. Default: the bundled model.", show_default=False
+    ),
+]
+Adapter = Annotated[str | None, typer.Option(help="PEFT adapter to load on top of the model.", show_default=False)]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:N, mps or auto. Default: a GPU if there is one.")]
+Dtype = Annotated[str | None, typer.Option(help="bfloat16, float16 or float32. Default: what suits the device.")]
+Thinking = Annotated[bool, typer.Option("--thinking", help="Let a reasoning model think, and read its thoughts too.")]
+Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output, and nothing else.")]
+Steer = Annotated[
+    list[str] | None,
+    typer.Option("--steer", "-s", metavar="FILE=COEFFICIENT", help="Add a vector times a coefficient. Repeatable."),
+]
+Ablate = Annotated[
+    list[str] | None, typer.Option("--ablate", metavar="FILE", help="Project a vector's direction out. Repeatable.")
+]
+Cap = Annotated[
+    list[str] | None,
+    typer.Option("--cap", metavar="FILE=Z", help="Hold the projection below Z deviations above neutral. Repeatable."),
+]
+LayersOption = Annotated[str, typer.Option("--layers", help="best (the vector's own), all (increments), or a number.")]
+PositionsOption = Annotated[str, typer.Option("--positions", help="Which tokens are steered: all, prompt or response.")]
+OtherWeights = Annotated[
+    bool, typer.Option("--other-weights", help="Accept vectors of a model with the same shape but other weights.")
+]
+TraitArgument = Annotated[str, typer.Argument(metavar="TRAIT", help="Name of a library trait, or of a new one.")]
+TraitsFrom = Annotated[Path | None, typer.Option(help="JSON file that holds the trait.", show_default=False)]
+
+
+def print_json(value: Any) -> None:
+    """One JSON object on standard output."""
+    print(json.dumps(value, ensure_ascii=False, allow_nan=False))
+
+
+def open_model(
+    name: str | None,
+    device: str | None = None,
+    dtype: str | None = None,
+    adapter: str | None = None,
+    thinking: bool = False,
+) -> "ChatModel":
+    """Load the model that the options name, without transformers' own bars and notes."""
+    from transformers.utils import logging
+
+    from personavec.model import load_model
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    return load_model(name, device=device, dtype=dtype, adapter=adapter, thinking=thinking)
+
+
+def find_trait(name: str, description: str | None, traits_from: Path | None) -> "Trait":
+    """The trait that the options name: from a file, written offline from a description, or from the library.
+
+    Raises:
+        UserError: Unknown name, or a file that holds another trait.
+    """
+    from personavec.traits import load_trait, write_offline
+
+    if description is not None and traits_from is not None:
+        raise UserError("--description and --traits-from exclude each other.", "A file has its own description.")
+    if traits_from is not None:
+        trait = load_trait(str(traits_from))
+        if trait.name != name:
+            raise UserError(f"{traits_from} holds the trait {trait.name!r}, not {name!r}.", f"Say: {trait.name}")
+        return trait
+    if description is not None:
+        return write_offline(name, description)
+    return load_trait(name)
+
+
+def split_pair(text: str, option: str) -> tuple[Path, float]:
+    """`FILE=NUMBER` into its parts.
+
+    Raises:
+        UserError: No number, or not a finite one.
+    """
+    path, equals, number = text.rpartition("=")
+    try:
+        value = float(number)
+    except ValueError:
+        value = math.nan
+    if not equals or not path or not math.isfinite(value):
+        raise UserError(f"{option} {text!r} is not FILE=NUMBER.", f"Write for example {option} vector.safetensors=-1.5")
+    return Path(path), value
+
+
+def read_layers(text: str) -> "Layers":
+    """`best`, `all` or a layer number."""
+    if text == "best" or text == "all":
+        return text  # type: ignore[return-value]
+    if text.isdigit():
+        return int(text)
+    raise UserError(f"--layers {text!r} is not understood.", "Choose best, all, or a layer number such as 14.")
+
+
+def read_interventions(
+    model: "ChatModel",
+    steer: Sequence[str] | None,
+    ablate: Sequence[str] | None,
+    cap: Sequence[str] | None,
+    layers: str,
+    positions: str,
+    other_weights: bool = False,
+) -> "tuple[list[Intervention], list[str], list[PersonaVector]]":
+    """What the options do to the stream, the same in words, and the vectors they name, all checked against the model."""
+    from personavec.interventions import ablation, capping, check_positions, steering
+    from personavec.vector import PersonaVector
+
+    check_positions(positions)
+    where: Any = positions
+    chosen = read_layers(layers)
+    edits: list[Intervention] = []
+    words: list[str] = []
+    vectors: list[PersonaVector] = []
+
+    def load(path: Path) -> PersonaVector:
+        vector = PersonaVector.load(path)
+        vector.check(model, other_weights=other_weights)
+        vectors.append(vector)
+        return vector
+
+    for text in steer or ():
+        path, number = split_pair(text, "--steer")
+        vector = load(path)
+        edits += steering(vector, number, layers=chosen, positions=where)
+        words.append(f"{vector.trait} {number:+g} ({_place(layers, vector)}, {positions} positions)")
+    for text in ablate or ():
+        vector = load(Path(text))
+        edits += ablation(vector, layers=chosen, positions=where)
+        words.append(f"{vector.trait} ablated ({_place(layers, vector)}, {positions} positions)")
+    for text in cap or ():
+        path, number = split_pair(text, "--cap")
+        vector = load(path)
+        edits += capping(vector, number, positions=where)
+        words.append(f"{vector.trait} capped at {number:+g} deviations (layer {vector.layer}, {positions} positions)")
+    return edits, words, vectors
+
+
+def _place(layers: str, vector: "PersonaVector") -> str:
+    return {"best": f"layer {vector.layer}", "all": "all layers"}.get(layers, f"layer {layers}")

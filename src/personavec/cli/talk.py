@@ -1,0 +1,151 @@
+"""`personavec generate` and `personavec chat`: talk to a model, plain and steered."""
+
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from personavec.cli import options as o
+from personavec.errors import UserError
+
+if TYPE_CHECKING:
+    from personavec.model import ChatModel
+    from personavec.model.intervene import Intervention
+
+System = Annotated[str | None, typer.Option(help="System prompt.", show_default=False)]
+Tokens = Annotated[int, typer.Option(help="Longest answer.", min=1)]
+Temperature = Annotated[float, typer.Option(help="0 is greedy.", min=0.0)]
+Compare = Annotated[bool, typer.Option("--compare", "-c", help="Also show the unsteered answer.")]
+
+
+def generate(
+    prompt: Annotated[str, typer.Argument(help="What is asked.")],
+    model: o.Model = None,
+    adapter: o.Adapter = None,
+    system: System = None,
+    steer: o.Steer = None,
+    ablate: o.Ablate = None,
+    cap: o.Cap = None,
+    layers: o.LayersOption = "best",
+    positions: o.PositionsOption = "response",
+    other_weights: o.OtherWeights = False,
+    compare: Compare = False,
+    max_new_tokens: Tokens = 120,
+    temperature: Temperature = 0.7,
+    seed: o.Seed = 0,
+    device: o.Device = None,
+    dtype: o.Dtype = None,
+    thinking: o.Thinking = False,
+    json: o.Json = False,
+) -> None:
+    """Answer one prompt, steered as asked."""
+    if not prompt.strip():
+        raise UserError("The prompt is empty.", 'Write for example: personavec generate "What is love?"')
+    chat = o.open_model(model, device, dtype, adapter, thinking)
+    edits, words, _ = o.read_interventions(chat, steer, ablate, cap, layers, positions, other_weights)
+    ids = chat.prompt_ids(
+        [*([{"role": "system", "content": system}] if system else []), {"role": "user", "content": prompt}]
+    )
+
+    from personavec.model import Request
+
+    wanted: list[Sequence[Intervention]] = [[], edits] if compare and edits else [edits]
+    requests = [Request(ids, max_new_tokens, temperature, seed, row) for row in wanted]
+    if json or len(wanted) > 1:
+        texts = [chat.decode(response.ids) for response in chat.generate(requests)]
+        if json:
+            o.print_json(
+                {"prompt": prompt, "steer": words, "answer": texts[-1], "plain": texts[0] if len(texts) > 1 else None}
+            )
+        else:
+            for name, text in zip(("Plain", f"Steered: {'; '.join(words)}"), texts, strict=True):
+                print(f"--- {name}\n{text}\n")
+    else:
+        _stream(chat, ids, edits, max_new_tokens, temperature, seed)
+
+
+def chat(
+    model: o.Model = None,
+    adapter: o.Adapter = None,
+    system: System = None,
+    steer: o.Steer = None,
+    ablate: o.Ablate = None,
+    cap: o.Cap = None,
+    layers: o.LayersOption = "best",
+    positions: o.PositionsOption = "response",
+    other_weights: o.OtherWeights = False,
+    compare: Compare = False,
+    max_new_tokens: Tokens = 400,
+    temperature: Temperature = 0.7,
+    seed: o.Seed = 0,
+    device: o.Device = None,
+    dtype: o.Dtype = None,
+    thinking: o.Thinking = False,
+) -> None:
+    """Talk with the model, steered as asked. /compare shows the plain answer too, /reset forgets, /quit ends."""
+    talker = o.open_model(model, device, dtype, adapter, thinking)
+    edits, words, _ = o.read_interventions(talker, steer, ablate, cap, layers, positions, other_weights)
+    print(f"Steering: {'; '.join(words) or 'none'}. /compare, /reset, /quit.")
+    start = [{"role": "system", "content": system}] if system else []
+    messages = list(start)
+    while True:
+        try:
+            text = input("\n> ").strip()
+        except EOFError:
+            return
+        if text == "/quit":
+            return
+        if text == "/reset":
+            messages = list(start)
+            print("Forgotten.")
+        elif text == "/compare":
+            compare = not compare
+            print(f"Plain answers are {'shown' if compare else 'hidden'}.")
+        elif text.startswith("/"):
+            print("Commands: /compare, /reset, /quit.")
+        elif text:
+            messages.append({"role": "user", "content": text})
+            ids = talker.prompt_ids(messages)
+            try:
+                if compare and edits:
+                    print("--- Plain")
+                    _stream(talker, ids, [], max_new_tokens, temperature, seed)
+                    print("--- Steered")
+                answer = _stream(talker, ids, edits, max_new_tokens, temperature, seed)
+            except UserError as error:
+                print(f"{error.problem} Say /reset to begin anew.", file=sys.stderr)
+                messages.pop()
+                continue
+            messages.append({"role": "assistant", "content": answer})
+            seed += 1
+
+
+def _stream(
+    chat: "ChatModel",
+    ids: list[int],
+    edits: "Sequence[Intervention]",
+    max_new_tokens: int,
+    temperature: float,
+    seed: int,
+) -> str:
+    """Print an answer as it is written; returns it."""
+    from personavec.model import Request
+
+    written: list[int] = []
+    shown = ""
+
+    def token(_: int, chosen: int) -> None:
+        nonlocal shown
+        written.append(chosen)
+        text = chat.decode(written)
+        # A character whose bytes are spread over tokens decodes to U+FFFD until its last token is there.
+        if not text.endswith("�") and text.startswith(shown):
+            print(text[len(shown) :], end="", flush=True)
+            shown = text
+
+    room = chat.context_length - len(ids)
+    chat.generate([Request(ids, max(1, min(max_new_tokens, room)), temperature, seed, edits)], token=token)
+    text = chat.decode(written)
+    print(text[len(shown) :] if text.startswith(shown) else "")
+    return text

@@ -1,0 +1,71 @@
+"""`personavec traits`: the library of traits, and new ones."""
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from personavec.cli import options as o
+from personavec.errors import UserError
+
+app = typer.Typer(help="List, show and write traits.", no_args_is_help=True)
+
+
+@app.command("list")
+def list_traits(json: o.Json = False) -> None:
+    """The traits of the library."""
+    from personavec.traits import library_names, load_library
+
+    traits = [load_library(name) for name in library_names()]
+    if json:
+        o.print_json({"traits": [{"name": t.name, "description": t.description} for t in traits]})
+        return
+    for trait in traits:
+        print(f"{trait.name}: {trait.description}\n")
+
+
+@app.command("show")
+def show(trait: o.TraitArgument, traits_from: o.TraitsFrom = None, json: o.Json = False) -> None:
+    """One trait with its instructions, questions and rubric. --json prints what --traits-from reads."""
+    chosen = o.find_trait(trait, None, traits_from)
+    if json:
+        o.print_json(chosen.model_dump(mode="json"))
+        return
+    print(f"{chosen.name} (opposite: {chosen.opposite}; writer: {chosen.writer})\n{chosen.description}\n")
+    for number, pair in enumerate(chosen.instructions, 1):
+        print(f"Instruction {number}\n  + {pair.positive}\n  - {pair.negative}")
+    for name, questions in (("Extraction", chosen.extraction_questions), ("Evaluation", chosen.evaluation_questions)):
+        print(f"\n{name} questions")
+        for question in questions:
+            print(f"  {question}")
+    print(f"\nRubric\n{chosen.rubric}")
+
+
+@app.command("new")
+def new(
+    name: Annotated[str, typer.Argument(help="Name of the trait, an adjective such as 'sarcastic'.")],
+    description: Annotated[str, typer.Option(help="One paragraph: what somebody with this trait does.")],
+    out: Annotated[Path | None, typer.Option(help="JSON file. Default: NAME.json.", show_default=False)] = None,
+    llm: Annotated[
+        str | None,
+        typer.Option(
+            help="Model behind an OpenAI-compatible endpoint (OPENAI_BASE_URL, OPENAI_API_KEY) that writes the trait. "
+            "Default: offline, from templates and a bank of questions.",
+            show_default=False,
+        ),
+    ] = None,
+    seed: o.Seed = 0,
+) -> None:
+    """Write a trait: 5 instruction pairs, 20 + 20 questions, a rubric. Edit the file, then extract with --traits-from."""
+    from personavec.traits import write_offline, write_with_llm
+
+    file = out or Path(f"{name}.json")
+    if file.exists():
+        raise UserError(f"{file} is already there.", "Choose another file with --out, or delete it.")
+    if llm is None:
+        trait = write_offline(name, description, seed)
+    else:
+        trait = write_with_llm(name, description, model=llm, base_url=os.environ.get("OPENAI_BASE_URL"))
+    trait.save(file)
+    print(f"Wrote {file}. Next: personavec extract {name} --traits-from {file} --out runs/{name}")

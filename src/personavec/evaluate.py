@@ -1,0 +1,112 @@
+"""How strongly a model shows a trait: mean score and coherence on the evaluation questions, plain, steered or fine-tuned."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from personavec.effects import estimate
+from personavec.files import JsonLines, RunFolder, write_json
+from personavec.judges.scorer import Scorer, make_scorer
+from personavec.model import ChatModel
+from personavec.model.intervene import Intervention
+from personavec.progress import progress
+from personavec.provenance import provenance
+from personavec.report import write_evaluate_report
+from personavec.rollouts import Rollout, generate, plan
+from personavec.specificity import judge_of
+from personavec.traits import Trait
+from personavec.vector import PersonaVector
+
+
+def evaluate(
+    model: ChatModel,
+    trait: Trait,
+    out: Path | str,
+    *,
+    interventions: Sequence[Intervention] = (),
+    description: Sequence[str] = (),
+    vectors: Sequence[PersonaVector] = (),
+    judge: str = "contrast",
+    scorer: Scorer | None = None,
+    rollouts: int = 1,
+    max_new_tokens: int = 48,
+    temperature: float = 1.0,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Score a model's answers to the trait's evaluation questions (paper section 3.1).
+
+    Args:
+        model: The model, with or without an adapter. The contrast judge is the same model without adapter and steering.
+        out: Run folder: rollouts.jsonl, run.json, report.html. A run that was cut off goes on.
+        interventions: Steering of every answer; `description` says in words what it is.
+        vectors: Persona vectors whose stored contrast judge is used if one is of this trait, so that scores are on the
+            scale of its extraction. Otherwise the judge is calibrated here, on fresh contrastive rollouts.
+        judge: "contrast", "local:MODEL" or "api:MODEL"; or `scorer` itself.
+        rollouts: Answers per question.
+
+    Returns:
+        The content of run.json: {"trait", "score": {"mean", "low", "high", "n"}, "coherence": {...}, "answers", ...};
+        intervals are bootstrapped over questions.
+    """
+    arguments = {
+        "trait": trait.model_dump(mode="json"), "model": model.id, "weights": model.weights_hash,
+        "steer": list(description), "judge": judge, "rollouts": rollouts, "max_new_tokens": max_new_tokens,
+        "temperature": temperature, "seed": seed,
+    }  # fmt: skip
+    options: dict[str, Any] = {"max_new_tokens": max_new_tokens, "temperature": temperature, "seed": seed}
+    with RunFolder(out, arguments) as folder:
+        log = JsonLines(folder / "generated.jsonl")
+        answers: list[Rollout] = []
+        for number in range(rollouts):
+            answers += plan(
+                model, "evaluation", trait.evaluation_questions, number=number, interventions=list(interventions)
+            )
+        generate(model, answers, log, description="Answering", **options)
+        with model.unadapted():
+            scorer = scorer or _fitted(model, trait, vectors, judge, log, options)
+            with progress("Judging", total=scorer.readings_needed(len(answers)), unit="readings") as job:
+                scorer.score(answers, job.advance)
+        run = {
+            "command": "evaluate",
+            **provenance(model, {key: value for key, value in arguments.items() if key != "trait"}),
+            "trait": trait.name,
+            "judge": scorer.name,
+            "steer": list(description),
+            "score": estimate(answers, "score", seed).as_dict(),
+            "coherence": estimate(answers, "coherence", seed).as_dict(),
+            "answers": [
+                {"question": r.question, "text": r.text, "score": r.score, "coherence": r.coherence} for r in answers
+            ],
+        }
+        lines = JsonLines(folder / "rollouts.jsonl")
+        lines.path.unlink(missing_ok=True)
+        lines.append(*(r.record() for r in answers))
+        write_evaluate_report(run, folder / "report.html")
+        write_json(folder / "run.json", run)
+    return run
+
+
+def _fitted(
+    model: ChatModel,
+    trait: Trait,
+    vectors: Sequence[PersonaVector],
+    judge: str,
+    log: JsonLines,
+    options: dict[str, Any],
+) -> Scorer:
+    for vector in vectors:
+        if judge == "contrast" and vector.info.get("trait") == trait.model_dump(mode="json"):
+            return judge_of(model, vector)
+    scorer = make_scorer(judge, model, trait)
+    if judge != "contrast":
+        return scorer
+    contrastive: list[Rollout] = []
+    for side, system in zip(("positive", "negative"), trait.system_prompts(0), strict=True):
+        contrastive += plan(model, "extraction", trait.extraction_questions, system=system, pair=0, side=side)
+    neutral = plan(model, "neutral", trait.extraction_questions)
+    everyone = [replace(r) for r in (*contrastive, *neutral)]
+    generate(model, everyone, log, description="Calibrating the judge", **options)
+    with progress("Calibrating the judge", total=scorer.readings_needed(len(everyone)), unit="readings") as job:
+        scorer.fit(everyone[: len(contrastive)], everyone[len(contrastive) :], job.advance)
+    return scorer
