@@ -1,1 +1,75 @@
-"""Persona vectors: extract, evaluate, monitor and steer the character of open chat models."""
+"""Persona vectors: extract, evaluate, monitor and steer the character of open chat models.
+
+Example:
+    >>> import personavec as pv
+    >>> model = pv.load_model()
+    >>> vector = pv.extract(model, pv.load_trait("humorous"), "runs/humorous").vector
+    >>> model.answer("What is love?", pv.steering(vector, 1.5))
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from personavec.errors import UserError
+    from personavec.evaluation import evaluate
+    from personavec.extraction import Extraction, Settings, extract
+    from personavec.interventions import ablation, capping, intervening, steer, steering
+    from personavec.model import ChatModel, Conversation, Request, Response, load_model
+    from personavec.monitoring import monitor, project
+    from personavec.readout import Readings, read
+    from personavec.traits import Trait, load_trait, write_offline, write_with_llm
+    from personavec.vector import PersonaVector
+
+_HOME = {
+    "errors": ["UserError"],
+    "evaluation": ["evaluate"],
+    "extraction": ["Extraction", "Settings", "extract"],
+    "interventions": ["ablation", "capping", "intervening", "steer", "steering"],
+    "model": ["ChatModel", "Conversation", "Request", "Response", "load_model"],
+    "monitoring": ["monitor", "project"],
+    "readout": ["Readings", "read"],
+    "traits": ["Trait", "load_trait", "write_offline", "write_with_llm"],
+    "vector": ["PersonaVector"],
+}
+_MODULE = {name: module for module, names in _HOME.items() for name in names}
+
+__all__ = [
+    "ChatModel",
+    "Conversation",
+    "Extraction",
+    "PersonaVector",
+    "Readings",
+    "Request",
+    "Response",
+    "Settings",
+    "Trait",
+    "UserError",
+    "ablation",
+    "capping",
+    "evaluate",
+    "extract",
+    "intervening",
+    "load_model",
+    "load_trait",
+    "monitor",
+    "project",
+    "read",
+    "steer",
+    "steering",
+    "write_offline",
+    "write_with_llm",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import what is asked for when it is asked for: `import personavec` alone loads no PyTorch."""
+    if name not in _MODULE:
+        raise AttributeError(f"module 'personavec' has no attribute {name!r}")
+    value = getattr(import_module(f"personavec.{_MODULE[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

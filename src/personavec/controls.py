@@ -1,4 +1,4 @@
-"""What chance gives: the nulls that stand beside every figure (../method: random directions, same layer choice)."""
+"""What chance gives: the nulls that stand beside every figure (random directions, with the same choice of layer)."""
 
 from collections.abc import Sequence
 
@@ -27,7 +27,8 @@ def covariance_directions(readings: Tensor, sides: Sequence[str], count: int, se
         mine = torch.tensor([s == side for s in sides])
         centred[mine] -= readings[mine].mean(0)
     weights = torch.from_numpy(np.random.default_rng(seed).standard_normal((count, len(readings)))).float()
-    return torch.einsum("kn,nld->kld", weights, centred) / len(readings) ** 0.5
+    mixed: Tensor = torch.einsum("kn,nld->kld", weights, centred) / len(readings) ** 0.5
+    return mixed
 
 
 def isotropic_directions(shape: tuple[int, int], count: int, seed: int) -> Tensor:
@@ -42,8 +43,8 @@ def separation(
 
     Args:
         directions: (k, layers, d).
-        chosen_on, reported_on: Readings (n, layers, d) of the positive and the negative side; the layer and the sign are
-            chosen on the first, the AUC is that of the second.
+        chosen_on, reported_on: Readings (n, layers, d) of the positive and the negative side; the layer and the sign
+            are chosen on the first, the AUC is that of the second.
         layers: Which layers may be chosen.
 
     Returns:

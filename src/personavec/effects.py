@@ -76,7 +76,7 @@ def layer_sweep(rollouts: Sequence[Rollout], seed: int) -> list[dict[str, Any]]:
 
 
 def examples(rollouts: Sequence[Rollout], coefficients: Sequence[float], count: int = 3) -> list[dict[str, Any]]:
-    """Answers to one question side by side: the questions whose effect is nearest the median, so that they are typical."""
+    """Answers to one question side by side; the questions whose effect is nearest the median, so typical ones."""
     _, scores = score_matrix([r for r in rollouts if r.coefficient in (min(coefficients), max(coefficients))])
     spread = np.nan_to_num(scores[:, -1] - scores[:, 0])
     typical = np.argsort(np.abs(spread - np.median(spread)))[:count]

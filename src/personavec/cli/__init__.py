@@ -11,15 +11,20 @@ def main() -> None:
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
 
+    import click
+
     from personavec.cli.app import app
     from personavec.errors import UserError
 
     try:
-        app()
+        sys.exit(app(standalone_mode=False))
     except UserError as error:
         print(f"Error: {error.problem}\n{error.advice}".rstrip(), file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (KeyboardInterrupt, click.Abort):
         print("Interrupted. The same command goes on where it stopped.", file=sys.stderr)
         sys.exit(130)
     except BrokenPipeError:

@@ -39,7 +39,7 @@ def evaluate(
     chat = o.open_model(model, device, dtype, adapter, thinking)
     edits, words, vectors = o.read_interventions(chat, steer, ablate, cap, layers, positions, other_weights)
 
-    from personavec.evaluate import evaluate as run_evaluation
+    from personavec.evaluation import evaluate as run_evaluation
 
     folder = out or Path("runs") / f"evaluate-{chosen.name}"
     run = run_evaluation(

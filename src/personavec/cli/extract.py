@@ -36,10 +36,15 @@ def extract(
         raise UserError(f"--layer {layer!r} is not understood.", "Choose auto, or a layer number such as 14.")
     chat = o.open_model(model, device, dtype, thinking=thinking)
 
-    from personavec.extract import Settings
-    from personavec.extract import extract as run_extraction
+    from personavec.extraction import Settings
+    from personavec.extraction import extract as run_extraction
 
-    given = {"pairs": pairs, "questions": questions, "rollouts": rollouts, "max_new_tokens": max_new_tokens}
+    given: dict[str, Any] = {
+        "pairs": pairs,
+        "questions": questions,
+        "rollouts": rollouts,
+        "max_new_tokens": max_new_tokens,
+    }
     settings = replace(
         Settings.for_device(chat.device.type),
         **{name: value for name, value in given.items() if value is not None},

@@ -125,7 +125,7 @@ def read_interventions(
     positions: str,
     other_weights: bool = False,
 ) -> "tuple[list[Intervention], list[str], list[PersonaVector]]":
-    """What the options do to the stream, the same in words, and the vectors they name, all checked against the model."""
+    """What the options do to the stream, the same in words, and the vectors they name, checked against the model."""
     from personavec.interventions import ablation, capping, check_positions, steering
     from personavec.vector import PersonaVector
 

@@ -57,7 +57,7 @@ def new(
     ] = None,
     seed: o.Seed = 0,
 ) -> None:
-    """Write a trait: 5 instruction pairs, 20 + 20 questions, a rubric. Edit the file, then extract with --traits-from."""
+    """Write a trait: 5 instruction pairs, 20 + 20 questions, a rubric. Edit it, then extract with --traits-from."""
     from personavec.traits import write_offline, write_with_llm
 
     file = out or Path(f"{name}.json")

@@ -13,6 +13,7 @@ from torch import Tensor
 from personavec.errors import UserError
 from personavec.model.blocks import find_blocks
 from personavec.model.generate import Generator, Request, Response
+from personavec.model.intervene import Intervention
 from personavec.model.template import Message, Template
 
 
@@ -184,6 +185,21 @@ class ChatModel:
         generator = Generator(self.blocks, self.head, self.stop_ids, places=places or self.places, paged=self.packs)
         generator.run(requests, collect, token)
         return [responses[i] for i in range(len(requests))]
+
+    def answer(
+        self,
+        prompt: str,
+        interventions: Sequence[Intervention] = (),
+        *,
+        system: str | None = None,
+        max_new_tokens: int = 120,
+        temperature: float = 0.7,
+        seed: int = 0,
+    ) -> str:
+        """Answer one prompt, steered as asked: `model.answer("What is love?", steering(vector, 1.5))`."""
+        messages = [{"role": "system", "content": system}] if system is not None else []
+        ids = self.prompt_ids([*messages, {"role": "user", "content": prompt}])
+        return self.decode(self.generate([Request(ids, max_new_tokens, temperature, seed, interventions)])[0].ids)
 
     @contextmanager
     def unadapted(self) -> Iterator[None]:

@@ -1,4 +1,4 @@
-"""From a trait to a persona vector: rollouts, judging, difference of means, choice of layer, dose-response, controls."""
+"""From a trait to a persona vector: rollouts, judging, difference of means, layer, dose-response, controls."""
 
 import json
 import math
@@ -172,7 +172,8 @@ class _Run:
         start = time.monotonic()
         extraction, evaluation, neutral = self._contrastive()
         readings = self._read([*extraction, *evaluation, *neutral])
-        at_extraction, at_evaluation, at_neutral = readings.split([len(extraction), len(evaluation), len(neutral)])
+        first, second = len(extraction), len(extraction) + len(evaluation)
+        at_extraction, at_evaluation, at_neutral = readings[:first], readings[first:second], readings[second:]
         reasons = self._keep(extraction)
         vector = self._difference(extraction, at_extraction)
         vector, sweep, scale = self._sweep(vector)
@@ -351,8 +352,8 @@ class _Run:
             if effects:
                 return vector.using(max(effects, key=lambda layer: effects[layer])), made, scale
         raise UserError(
-            f"Steering by the vector of {self.trait.name!r} breaks {self.model.id} at every layer and coefficient tried "
-            f"({', '.join(f'{s:g}' for s in SCALES)}).",
+            f"Steering by the vector of {self.trait.name!r} breaks {self.model.id} at every layer and coefficient "
+            f"tried ({', '.join(f'{s:g}' for s in SCALES)}).",
             "The vector is not usable. Raise --rollouts or --questions, or look at the trait's instructions.",
         )
 
@@ -420,13 +421,15 @@ class _Run:
             return [round(float(p), 4) for p in readings[:, layer] @ vector.unit(layer)]
 
         projections = [along(readings, vector.layer) for readings in at_evaluation]
-        judged = [[r for r in side if r.score is not None] for side in (positive, negative)]
-        if not all(judged):
+        scored = [[(r.score, r.question_index) for r in side if r.score is not None] for side in (positive, negative)]
+        if not all(scored):
             raise UserError(f"The judge gave no score to one side of {self.trait.name!r}.", _ADVICE)
         judge_auc = bootstrap_auc(
-            *([r.score for r in side] for side in judged),
-            *([r.question_index for r in side] for side in judged),
-            seed=seed,
+            [score for score, _ in scored[0]],
+            [score for score, _ in scored[1]],
+            [question for _, question in scored[0]],
+            [question for _, question in scored[1]],
+            seed,
         )
         if judge_auc.low <= 0.5:
             self.warnings.append(
@@ -447,7 +450,11 @@ class _Run:
             },
             "separation": {
                 "auc": bootstrap_auc(
-                    *projections, *([r.question_index for r in side] for side in (positive, negative)), seed=seed
+                    projections[0],
+                    projections[1],
+                    [r.question_index for r in positive],
+                    [r.question_index for r in negative],
+                    seed,
                 ).as_dict(),
                 "by_layer": [round(auc(*(along(side, layer) for side in at_evaluation)), 4) for layer in layers],
                 "null": controls.separation_nulls(at_extraction, at_evaluation, layers, seed),

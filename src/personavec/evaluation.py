@@ -1,4 +1,4 @@
-"""How strongly a model shows a trait: mean score and coherence on the evaluation questions, plain, steered or fine-tuned."""
+"""How strongly a model shows a trait: mean score and coherence on the evaluation questions."""
 
 from collections.abc import Sequence
 from dataclasses import replace
