@@ -20,8 +20,8 @@ class Coherence:
     """What is natural for one model, and from it a score 0..100 for any response.
 
     Likelihood alone would praise loops (they are easy to predict), repetition alone would praise word salad; the score
-    is the product of both. Likelihood is that under the unsteered model, and may be high for reasons of style, so only a
-    lack of it counts.
+    is the product of both. Likelihood is that under the unsteered model, and may be high for reasons of style, so only
+    a lack of it counts.
 
     Attributes:
         likelihood_mean, likelihood_deviation: Of the natural answers' mean log-probability per token.

@@ -47,8 +47,8 @@ class Calibration:
 
 
 class ContrastJudge:
-    """Scores rollouts by the model itself: the evidence for the trait is the mean log-probability per token of a response
-    under positive instructions minus the same under the matching negative ones, averaged over instruction pairs.
+    """Scores rollouts by the model itself: the evidence for the trait is the mean log-probability per token of a
+    response under positive instructions minus the same under the matching negative ones, averaged over pairs.
 
     A response is never judged by the pair it was given under. Scores of the rollouts that the calibration is fitted on
     come from calibrations that did not see their question (five folds).
@@ -132,11 +132,14 @@ class ContrastJudge:
         """
         everyone = [*contrastive, *neutral]
         evidence, likelihood = self.evidence(everyone, advance)
-        natural = [(l, r.response_ids) for l, r in zip(likelihood[len(contrastive) :], neutral, strict=True)]
-        natural = [(l, ids) for l, ids in natural if math.isfinite(l)]
+        natural = [
+            (value, r.response_ids)
+            for value, r in zip(likelihood[len(contrastive) :], neutral, strict=True)
+            if math.isfinite(value)
+        ]
         if not natural:
             raise UserError("The model gave no natural answer that could be judged.", "Raise --max-new-tokens.")
-        self.coherence = Coherence.of_natural([l for l, _ in natural], [ids for _, ids in natural])
+        self.coherence = Coherence.of_natural([value for value, _ in natural], [ids for _, ids in natural])
 
         def sides(leave_out: int | None) -> tuple[list[float], list[float]]:
             chosen = [
@@ -161,17 +164,17 @@ class ContrastJudge:
                     rollout.score = calibration.score(e) if math.isfinite(e) else None
         for rollout, e in zip(neutral, evidence[len(contrastive) :], strict=True):
             rollout.score = self.calibration.score(e) if math.isfinite(e) else None
-        for rollout, l in zip(everyone, likelihood, strict=True):
-            rollout.coherence = self.coherence.score(l, rollout.response_ids)
+        for rollout, value in zip(everyone, likelihood, strict=True):
+            rollout.coherence = self.coherence.score(value, rollout.response_ids)
 
     def score(self, rollouts: Sequence[Rollout], advance: Callable[[int], None] | None = None) -> None:
         """Set score and coherence of further rollouts by the fitted calibration."""
         if self.calibration is None or self.coherence is None:
             raise ValueError("the contrast judge must be fitted first")
         evidence, likelihood = self.evidence(rollouts, advance)
-        for rollout, e, l in zip(rollouts, evidence, likelihood, strict=True):
+        for rollout, e, value in zip(rollouts, evidence, likelihood, strict=True):
             rollout.score = self.calibration.score(e) if math.isfinite(e) else None
-            rollout.coherence = self.coherence.score(l, rollout.response_ids)
+            rollout.coherence = self.coherence.score(value, rollout.response_ids)
 
     def readings_needed(self, rollouts: int) -> int:
         """How many conversations `fit` or `score` reads for so many rollouts (for a progress bar)."""
