@@ -1,4 +1,4 @@
-"""Rollouts: responses to questions under instructions or steering, generated in batches and kept on disk as they end."""
+"""Rollouts: responses to questions under instructions or steering, generated in batches, kept on disk as they end."""
 
 import hashlib
 from collections.abc import Sequence
@@ -49,8 +49,7 @@ class Rollout:
 
     def record(self) -> dict[str, Any]:
         """As a line of `rollouts.jsonl`."""
-        values = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "interventions"}
-        return values
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name != "interventions"}
 
 
 def plan(

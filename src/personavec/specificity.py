@@ -1,4 +1,4 @@
-"""Is it this trait's direction, or any? Cosines and cross-effects with the other traits extracted for the same model."""
+"""Is it this trait's direction, or any? Cosines and cross-effects with the other traits of the same model."""
 
 import json
 from collections.abc import Sequence

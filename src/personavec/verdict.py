@@ -23,8 +23,8 @@ def _steering(name: str, run: dict[str, Any]) -> str:
         f"(95 % interval {effect['low']:.0f} to {effect['high']:.0f}, n = {effect['n']} evaluation questions)"
     )
     chance = (
-        f"of {null['n']} random directions of equal norm the strongest moves it by {max(map(abs, null['effects'])):.0f} "
-        f"where this vector moves it by {same:.0f}"
+        f"of {null['n']} random directions of equal norm the strongest moves it by "
+        f"{max(map(abs, null['effects'])):.0f} where this vector moves it by {same:.0f}"
     )
     if effect["low"] > 0 and same > max(map(abs, null["effects"])):
         return f"Steering by the vector changes how {name} the answers are: {figures}. It beats chance: {chance}."
@@ -39,8 +39,8 @@ def _strength(run: dict[str, Any]) -> str:
     if best is None:
         return "No positive coefficient that was tried leaves the answers coherent; try smaller ones."
     return (
-        f"Answers stay coherent (at least 80 % of natural) from coefficient {low:g} to {high:g}, the range that was tried; "
-        f"{best:g} is the strongest that can be recommended."
+        f"Of the coefficients tried, answers stay coherent (at least 80 % of natural) from {low:g} to {high:g}; {best:g} is "
+        "the strongest that can be recommended."
     )
 
 
@@ -48,8 +48,8 @@ def _separation(name: str, run: dict[str, Any]) -> str:
     auc, null = run["separation"]["auc"], run["separation"]["null"]["covariance"]
     text = (
         f"On unseen questions and an unseen instruction, projections tell {name} answers from the opposite with AUC "
-        f"{auc['mean']:.2f} ({auc['low']:.2f} to {auc['high']:.2f}); random directions with the same covariance and their "
-        f"own choice of layer reach {null['mean']:.2f} on average and {null['p95']:.2f} at the 95th percentile"
+        f"{auc['mean']:.2f} ({auc['low']:.2f} to {auc['high']:.2f}); random directions with the same covariance and "
+        f"their own choice of layer reach {null['mean']:.2f} on average and {null['p95']:.2f} at the 95th percentile"
     )
     if auc["mean"] > null["p95"]:
         return f"{text}, so the separation is more than chance gives."
@@ -60,8 +60,8 @@ def _specificity(name: str, run: dict[str, Any]) -> list[str]:
     table = run["specificity"]
     if len(table["vectors"]) < 2:
         return [
-            "Whether the direction is specific to this trait is not known yet: extract further traits into folders beside "
-            "this one, and the report compares them."
+            "Whether the direction is specific to this trait is not known yet: extract further traits into folders "
+            "beside this one, and the report compares them."
         ]
     row = table["effect"][table["vectors"].index(name)]
     own = row[table["scores"].index(name)]
@@ -79,8 +79,8 @@ def _specificity(name: str, run: dict[str, Any]) -> list[str]:
         strongest = max(crossed, key=lambda s: abs(crossed[s]))
         compared = "less than" if abs(crossed[strongest]) < abs(own) else "at least as much as"
         sentences.append(
-            f"Among the other traits, it moves the score of {strongest} most ({crossed[strongest]:.0f} points), {compared} "
-            f"its own ({own:.0f})."
+            f"Among the other traits, it moves the score of {strongest} most ({crossed[strongest]:.0f} points), "
+            f"{compared} its own ({own:.0f})."
         )
     return sentences
 
@@ -88,6 +88,6 @@ def _specificity(name: str, run: dict[str, Any]) -> list[str]:
 def _judge(run: dict[str, Any]) -> str:
     auc = run["judge"]["auc"]
     return (
-        f"All scores are those of the {run['judge']['name']} judge, which tells the sides apart on unseen questions with AUC "
-        f"{auc['mean']:.2f} ({auc['low']:.2f} to {auc['high']:.2f}, n = {auc['n']} questions)."
+        f"All scores are those of the {run['judge']['name']} judge, which tells the sides apart on unseen questions "
+        f"with AUC {auc['mean']:.2f} ({auc['low']:.2f} to {auc['high']:.2f}, n = {auc['n']} questions)."
     )

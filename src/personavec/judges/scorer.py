@@ -72,8 +72,8 @@ def make_scorer(name: str, model: ChatModel, trait: Trait) -> Scorer:
     """The scorer that the user names.
 
     Args:
-        name: "contrast", "local:MODEL" (any chat model that `load_model` takes) or "api:MODEL" (behind the endpoint that
-            OPENAI_BASE_URL names, with the key in OPENAI_API_KEY).
+        name: "contrast", "local:MODEL" (any chat model that `load_model` takes) or "api:MODEL" (behind the endpoint
+            that OPENAI_BASE_URL names, with the key in OPENAI_API_KEY).
 
     Raises:
         UserError: No such judge.
