@@ -39,8 +39,8 @@ def _strength(run: dict[str, Any]) -> str:
     if best is None:
         return "No positive coefficient that was tried leaves the answers coherent; try smaller ones."
     return (
-        f"Of the coefficients tried, answers stay coherent (at least 80 % of natural) from {low:g} to {high:g}; {best:g} is "
-        "the strongest that can be recommended."
+        f"Of the coefficients tried, answers stay coherent (at least 80 % of natural) from {low:g} to {high:g}; "
+        f"{best:g} is the strongest that can be recommended."
     )
 
 

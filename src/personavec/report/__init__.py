@@ -1,0 +1,2 @@
+def write_extract_report(run, path):
+    pass
