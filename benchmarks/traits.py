@@ -1,0 +1,185 @@
+"""The seven traits of the paper on one model: a table of what their vectors do, and of what chance and other traits do.
+
+    python benchmarks/traits.py --runs runs/seven [--model default-1.5b] [--write docs/results.md]
+
+Runs `extract` for every trait of the library that is not there yet (four minutes each for the default model on 2 cores), scores
+every vector's steered answers by every other trait's judge, and checks one vector against the plain way of computing it.
+"""
+
+import argparse
+import json
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from personavec import ChatModel, PersonaVector, UserError, extract, load_model, load_trait
+from personavec.extraction import Settings
+from personavec.files import write_atomic, write_json
+from personavec.readout import read
+from personavec.rollouts import Rollout, conversation
+from personavec.specificity import cross_effects, matrix
+from personavec.traits import library_names
+
+
+def rollouts_of(folder: Path) -> list[Rollout]:
+    """The rollouts that a run has written."""
+    names = {f.name for f in fields(Rollout)}
+    lines = (folder / "rollouts.jsonl").read_text().splitlines()
+    return [Rollout(**{k: v for k, v in json.loads(line).items() if k in names}) for line in lines]
+
+
+def agreement(model_name: str | None, folder: Path) -> str:
+    """Cosine between our vector and the plain way's, both in float32 from the same kept rollouts."""
+    model = load_model(model_name, dtype="float32")
+    kept = [r for r in rollouts_of(folder) if r.stage == "extraction" and r.kept]
+    ours = read(model, [conversation(model, r) for r in kept]).means.view(len(kept), 3, model.n_layers + 1, -1)[:, 2]
+    plain = torch.stack([plainly(model, r) for r in kept])
+    positive = torch.tensor([r.side == "positive" for r in kept])
+    pair = [x[positive].mean(0) - x[~positive].mean(0) for x in (ours, plain)]
+    # transformers' last hidden state is taken after the final norm: not the last block's output.
+    cosines = torch.cosine_similarity(pair[0][:-1], pair[1][:-1], dim=-1)
+    return (
+        f"The vector of {folder.name} and the one computed the plain way from the same {len(kept)} kept rollouts (one by one, "
+        f"`output_hidden_states`, float32) agree at every layer from 0 to {model.n_layers - 1}: lowest cosine "
+        f"{float(cosines.min()):.7f}."
+    )
+
+
+@torch.no_grad()
+def plainly(model: ChatModel, rollout: Rollout) -> torch.Tensor:
+    """Mean response reading (layers + 1, d) from one full forward of one rollout."""
+    ids = torch.tensor([[*rollout.prompt_ids, *rollout.response_ids]], device=model.device)
+    states = model.model(input_ids=ids, output_hidden_states=True).hidden_states
+    return torch.stack(states)[:, 0, len(rollout.prompt_ids) :].float().mean(1)
+
+
+def cell(e: dict[str, Any], digits: int = 0) -> str:
+    """An estimate with its interval."""
+    return f"{e['mean']:.{digits}f} [{e['low']:.{digits}f}, {e['high']:.{digits}f}]"
+
+
+def table(headings: list[str], rows: list[list[str]]) -> str:
+    """A Markdown table."""
+    return "\n".join("| " + " | ".join(row) + " |" for row in [headings, ["---"] * len(headings), *rows])
+
+
+def main() -> None:
+    """Run what is missing and print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=Path, default=Path("runs/seven"))
+    parser.add_argument("--model")
+    parser.add_argument("--write", type=Path)
+    options = parser.parse_args()
+    model = load_model(options.model)
+    settings = Settings.for_device(model.device.type)
+    runs: dict[str, dict[str, Any]] = {}
+    failures: dict[str, str] = {}
+    for name in library_names():
+        try:
+            runs[name] = extract(model, load_trait(name), options.runs / name, settings).run
+        except UserError as error:
+            failures[name] = error.problem
+    vectors = [PersonaVector.load(options.runs / name / "vector.safetensors") for name in runs]
+    crossed_file = options.runs / "cross_effects.json"
+    crossed: dict[str, Any] = json.loads(crossed_file.read_text()) if crossed_file.exists() else {}
+    for vector in vectors:
+        others = [v for v in vectors if v.trait != vector.trait and v.trait not in crossed.get(vector.trait, {})]
+        if others:
+            scale = runs[vector.trait]["steering"]["coefficient"]
+            dose = [r for r in rollouts_of(options.runs / vector.trait) if r.stage == "dose"]
+            crossed.setdefault(vector.trait, {}).update(cross_effects(model, dose, scale, others, settings.seed))
+            write_json(crossed_file, crossed)
+    text = report(runs, failures, vectors, crossed, model)
+    if "humorous" in runs:
+        text += "\n\n## Agreement with the plain way\n\n" + agreement(options.model, options.runs / "humorous")
+    print(text)
+    if options.write:
+        write_atomic(options.write, text + "\n")
+
+
+def report(
+    runs: dict[str, dict[str, Any]],
+    failures: dict[str, str],
+    vectors: list[PersonaVector],
+    crossed: dict[str, Any],
+    model: ChatModel,
+) -> str:
+    """The tables as Markdown."""
+    first = next(iter(runs.values()))
+    machine = first["machine"]
+    coefficients = [f"{p['coefficient']:+g}" for p in first["dose_response"]]
+    main_rows, null_rows = [], []
+    for name, run in runs.items():
+        r = run["rollouts"]
+        main_rows.append(
+            [
+                name, f"{r['kept']} of {r['extraction']}", cell(run["judge"]["auc"], 2), str(run["layer"]),
+                *(cell(p["score"]) for p in run["dose_response"]), cell(run["spearman"], 2),
+                " / ".join(f"{p['coherence']['mean']:.0f}" for p in run["dose_response"]),
+            ]
+        )  # fmt: skip
+        null, separation = run["steering"]["null"], run["separation"]
+        null_rows.append(
+            [
+                name, cell(run["steering"]["effect"]), f"{run['steering']['effect_on_null_questions']:.0f}",
+                f"{null['mean']:.0f} / {null['max']:.0f} (n = {null['n']})", cell(separation["auc"], 2),
+                *(
+                    f"{separation['null'][kind]['mean']:.2f} / {separation['null'][kind]['p95']:.2f}"
+                    for kind in ("isotropic", "covariance")
+                ),
+            ]
+        )  # fmt: skip
+    grid = matrix(vectors)
+    names = grid["vectors"]
+    effects = [
+        [
+            name,
+            *(
+                f"**{cell(runs[name]['steering']['effect'])}**" if name == other
+                else cell(crossed[name][other]) if other in crossed.get(name, {}) else "-"
+                for other in names
+            ),
+        ]
+        for name in names
+    ]  # fmt: skip
+    cosines = [[name, *(f"{c:+.2f}" for c in row)] for name, row in zip(names, grid["cosine"], strict=True)]
+    sections = [
+        f"# Results: seven traits on {first['model']['id']}",
+        f"Written by `python benchmarks/traits.py`; {machine['cpu']}, {machine['cores']} cores, {machine['device']}, "
+        f"{first['model']['dtype']}, {first['written'][:10]}, personavec {first['personavec']}, transformers "
+        f"{first['versions']['transformers']}, seed {first['arguments']['seed']}. Brackets: 95 % intervals, bootstrapped over "
+        f"the 20 evaluation questions. The judge is the contrast judge, so scores are relative to what the model does when "
+        f"told to (10 and 90 are the means under opposite and positive instructions where these are well apart).",
+        "## What the vectors do",
+        table(
+            ["trait", "rollouts kept", "judge AUC, unseen questions", "layer", *(f"score at {c}" for c in coefficients),
+             "Spearman's rho", f"coherence at {' / '.join(coefficients)}"],
+            main_rows,
+        ),
+        "## What chance does",
+        "Steering effect: score at plus minus score at minus the largest coefficient. Null effects: absolute effects of random "
+        "directions of equal norm with the rollouts' covariance at the same layer, on the first 6 evaluation questions; the "
+        "vector's own effect on these is beside them. Separation: AUC of projections on unseen questions and an unseen "
+        "instruction; 200 random directions of each kind choose their own best layer and sign.",
+        table(
+            ["vector", "effect", "effect on the null's questions", "random directions: mean / largest", "separation AUC",
+             "isotropic null: mean / 95th percentile", "covariance null: mean / 95th percentile"],
+            null_rows,
+        ),
+        "## Effects on other traits' scores",
+        "Rows: the vector that is steered by. Columns: whose judge scores the answers. Score at plus minus score at minus the "
+        "largest coefficient; off the diagonal n = 8 questions.",
+        table(["vector \\ score", *names], effects),
+        "## Cosines between the vectors",
+        "At the layer of the vector in the row.",
+        table(["vector \\ vector", *names], cosines),
+    ]  # fmt: skip
+    if failures:
+        sections += ["## Traits without a vector", *(f"- **{name}**: {why}" for name, why in failures.items())]
+    return "\n\n".join(sections)
+
+
+if __name__ == "__main__":
+    main()
