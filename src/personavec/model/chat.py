@@ -31,6 +31,8 @@ def weights_hash(model: Any) -> str:
     }
     for name, parameter in sorted(parameters.items()):
         digest.update(f"{name}{tuple(parameter.shape)}".encode())
+        if parameter.is_meta:  # offloaded: its values are not at hand
+            continue
         flat = parameter.detach().flatten()
         at = torch.linspace(0, flat.numel() - 1, min(64, flat.numel()), dtype=torch.float64, device=flat.device).long()
         values = flat[at].to(torch.bfloat16).double().cpu().tolist()
@@ -182,9 +184,26 @@ class ChatModel:
             if finished is not None:
                 finished(index, response)
 
-        generator = Generator(self.blocks, self.head, self.stop_ids, places=places or self.places, paged=self.packs)
+        generator = Generator(
+            self.blocks,
+            self.head,
+            self.stop_ids,
+            places=places or self.places,
+            paged=self.packs,
+            prompt_tokens=2048 if self.device.type == "cpu" else 16384,
+            cache_tokens=self._cache_tokens(),
+        )
         generator.run(requests, collect, token)
         return [responses[i] for i in range(len(requests))]
+
+    def _cache_tokens(self) -> int:
+        """How many tokens' keys and values fit: in 60 % of what is free on a GPU, in 4 GB of main memory."""
+        config = self.model.config.get_text_config()
+        heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+        width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        per_token = 2 * self.n_layers * heads * width * torch.finfo(self.blocks.dtype).bits // 8
+        memory = 0.6 * torch.cuda.mem_get_info(self.device)[0] if self.device.type == "cuda" else 4 << 30
+        return int(memory // per_token)
 
     def answer(
         self,

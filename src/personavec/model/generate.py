@@ -65,7 +65,8 @@ class _PlaceLayer(DynamicLayer):
         self.values = like_values.new_zeros(*size, like_values.shape[3])
 
     def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
-        rows, at, reach = self.places.rows, self.places.at, self.places.reach
+        rows, at = self.places.rows.to(key_states.device), self.places.at.to(key_states.device)
+        reach = self.places.reach
         self.keys[rows, :, at] = key_states[:, :, 0]
         self.values[rows, :, at] = value_states[:, :, 0]
         return self.keys[: len(rows), :, :reach], self.values[: len(rows), :, :reach]
@@ -97,6 +98,7 @@ class Generator:
         paged: Whether the model's attention is full at every layer, so that keys and values can live in places. Other
             models run in plain left-padded batches that keep their own cache.
         prompt_tokens: Upper limit of prompt tokens (padding included) in one prefill.
+        cache_tokens: Upper limit of tokens whose keys and values are held at a time; fewer places if need be.
     """
 
     def __init__(
@@ -107,10 +109,12 @@ class Generator:
         *,
         places: int,
         paged: bool,
-        prompt_tokens: int = 2048,
+        prompt_tokens: int,
+        cache_tokens: int,
     ) -> None:
         self.blocks, self.head, self.stop_ids = blocks, head, stop_ids
-        self.places, self.paged, self.prompt_tokens = places, paged, prompt_tokens
+        self.places, self.paged = places, paged
+        self.prompt_tokens, self.cache_tokens = prompt_tokens, cache_tokens
         self.device = next(blocks.trunk.parameters()).device
 
     @torch.inference_mode()
@@ -137,22 +141,21 @@ class Generator:
             )
             for i in order
         ]
+        longest = max(len(row.request.prompt_ids) + row.request.max_new_tokens for row in waiting)
+        count = max(1, min(self.places, len(waiting), self.cache_tokens // longest))
         if self.paged:
-            self._run_in_places(waiting, finished, token)
+            self._run_in_places(waiting, _Places(count, longest), finished, token)
         else:
-            for start in range(0, len(waiting), self.places):
-                self._run_batch(waiting[start : start + self.places], finished, token)
+            for start in range(0, len(waiting), count):
+                self._run_batch(waiting[start : start + count], finished, token)
 
     def _run_in_places(
         self,
         waiting: list[_Row],
+        places: _Places,
         finished: Callable[[int, Response], None],
         token: Callable[[int, int], None] | None,
     ) -> None:
-        places = _Places(
-            min(self.places, len(waiting)),
-            max(len(row.request.prompt_ids) + row.request.max_new_tokens for row in waiting),
-        )
         layers = [_PlaceLayer(places) for _ in range(len(self.blocks))]
         cache = Cache(layers=layers)
         active: list[_Row] = []
