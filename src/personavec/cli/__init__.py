@@ -11,7 +11,7 @@ def main() -> None:
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
 
-    import click
+    import typer
 
     from personavec.cli.app import app
     from personavec.errors import UserError
@@ -21,12 +21,15 @@ def main() -> None:
     except UserError as error:
         print(f"Error: {error.problem}\n{error.advice}".rstrip(), file=sys.stderr)
         sys.exit(2)
-    except click.ClickException as error:
-        error.show()
-        sys.exit(error.exit_code)
-    except (KeyboardInterrupt, click.Abort):
+    except (KeyboardInterrupt, typer.Abort):
         print("Interrupted. The same command goes on where it stopped.", file=sys.stderr)
         sys.exit(130)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
+    except Exception as error:
+        # typer keeps the class of its usage errors to itself; they know how to show themselves.
+        if not hasattr(error, "show") or not hasattr(error, "exit_code"):
+            raise
+        error.show()
+        sys.exit(error.exit_code)
