@@ -73,12 +73,11 @@ def main() -> None:
     parser.add_argument("--write", type=Path)
     options = parser.parse_args()
     model = load_model(options.model)
-    settings = Settings.for_device(model.device.type)
     runs: dict[str, dict[str, Any]] = {}
     failures: dict[str, str] = {}
     for name in library_names():
         try:
-            runs[name] = extract(model, load_trait(name), options.runs / name, settings).run
+            runs[name] = extract(model, load_trait(name), options.runs / name).run
         except UserError as error:
             failures[name] = error.problem
     vectors = [PersonaVector.load(options.runs / name / "vector.safetensors") for name in runs]
@@ -89,7 +88,7 @@ def main() -> None:
         if others:
             scale = runs[vector.trait]["steering"]["coefficient"]
             dose = [r for r in rollouts_of(options.runs / vector.trait) if r.stage == "dose"]
-            crossed.setdefault(vector.trait, {}).update(cross_effects(model, dose, scale, others, settings.seed))
+            crossed.setdefault(vector.trait, {}).update(cross_effects(model, dose, scale, others, Settings.seed))
             write_json(crossed_file, crossed)
     text = report(runs, failures, vectors, crossed, model)
     if "humorous" in runs:

@@ -70,9 +70,15 @@ class Settings:
     seed: int = 0
 
     @classmethod
-    def for_device(cls, device: str) -> "Settings":
+    def suited(cls, model: ChatModel, trait: Trait) -> "Settings":
         """Minutes on a CPU, for models small enough to run there; close to the paper's numbers on a GPU."""
-        return cls() if device == "cpu" else cls(pairs=4, rollouts=4, max_new_tokens=200, temperature=1.0)
+        large = {"pairs": 4, "rollouts": 4, "max_new_tokens": 200, "temperature": 1.0}
+        settings = cls() if model.device.type == "cpu" else replace(cls(), **large)  # type: ignore[arg-type]
+        return replace(
+            settings,
+            pairs=min(settings.pairs, len(trait.instructions)),
+            questions=min(settings.questions, len(trait.extraction_questions)),
+        )
 
 
 @dataclass(frozen=True)
@@ -98,13 +104,13 @@ def extract(
         trait: What is to be extracted.
         out: Run folder: vector.safetensors, rollouts.jsonl, run.json and report.html go there. A run that was cut off
             goes on where it stopped; a finished one is read back.
-        settings: See `Settings`; None: the defaults for the model's device.
+        settings: See `Settings`; None: what suits the model's device and the trait.
         scorer: Scores the rollouts; None: as `settings.judge` says.
 
     Raises:
         UserError: The trait cannot be elicited from this model (with examples and advice), or the settings do not fit.
     """
-    settings = settings or Settings.for_device(model.device.type)
+    settings = settings or Settings.suited(model, trait)
     _check(settings, trait, model)
     arguments = {
         **asdict(settings),

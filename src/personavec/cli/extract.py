@@ -46,7 +46,7 @@ def extract(
         "max_new_tokens": max_new_tokens,
     }
     settings = replace(
-        Settings.for_device(chat.device.type),
+        Settings.suited(chat, chosen),
         **{name: value for name, value in given.items() if value is not None},
         judge=judge,
         layer=layer if layer == "auto" else int(layer),

@@ -1,0 +1,5 @@
+"""`python -m personavec`."""
+
+from personavec.cli import main
+
+main()

@@ -1,0 +1,379 @@
+"""The jobs end to end through the command line, on a tiny random model: outputs, resuming, and mistakes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from random import Random
+
+import pytest
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+
+from personavec import PersonaVector
+# IMPORT
+
+TEMPLATE = (
+    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+
+
+LAUGH, FROWN, SPEAK = "ha hi ho ", "no nay nil ", "so we see "
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Qwen2 of four layers that reads bytes, taught in seconds to laugh or frown as its instruction does."""
+    path = tmp_path_factory.mktemp("model")
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {token: i for i, token in enumerate(["<|im_start|>", "<|im_end|>", *alphabet])}
+    tokenizer = Tokenizer(models.BPE(vocabulary, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, eos_token="<|im_end|>", additional_special_tokens=["<|im_start|>"]
+    )
+    fast.chat_template = TEMPLATE
+    fast.save_pretrained(path)
+    torch.manual_seed(0)
+    torch.set_num_threads(2)
+    config = Qwen2Config(
+        vocab_size=len(vocabulary), hidden_size=32, intermediate_size=64, num_hidden_layers=4, num_attention_heads=4,
+        num_key_value_heads=2, max_position_embeddings=1024, eos_token_id=1, bos_token_id=None, tie_word_embeddings=False,
+    )  # fmt: skip
+    model = Qwen2ForCausalLM(config)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
+    random = Random(0)
+    for _ in range(250):
+        rows = []
+        for _ in range(8):
+            says = random.choice([LAUGH, FROWN, None])
+            system = [] if says is None else [{"role": "system", "content": f"You are a {random.choice('abcd')} assistant. {random.choice('abcd')} {says * 2}"}]
+            words = (says or SPEAK).split()
+            answer = "".join(random.choice(words) + " " for _ in range(6))
+            prompt = [*system, {"role": "user", "content": f"Question {random.randint(0, 99)}?"}]
+            given = fast.apply_chat_template(prompt, add_generation_prompt=True, return_dict=False)
+            rows.append((given, fast(answer, add_special_tokens=False)["input_ids"]))
+        width = max(len(a) + len(b) for a, b in rows)
+        ids, labels = torch.ones(8, width, dtype=torch.long), torch.full((8, width), -100)
+        for i, (given, answer_ids) in enumerate(rows):
+            ids[i, : len(given) + len(answer_ids)] = torch.tensor(given + answer_ids)
+            labels[i, len(given) : len(given) + len(answer_ids)] = torch.tensor(answer_ids)
+        loss = model(input_ids=ids, labels=labels).loss
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    assert loss.item() < 1.0, f"the tiny model did not learn: loss {loss.item():.2f}"
+    model.save_pretrained(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def trait(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A trait that the tiny model can show."""
+    trait = {
+        "name": "tiny",
+        "opposite": "small",
+        "description": "Laughs.",
+        "instructions": [{"positive": f"{c} {LAUGH * 2}", "negative": f"{c} {FROWN * 2}"} for c in "abcde"],
+        "extraction_questions": [f"Question {i}?" for i in range(6)],
+        "evaluation_questions": [f"Question {i}?" for i in range(50, 54)],
+        "rubric": "{question} {answer} 0..100?",
+        "writer": "test",
+    }
+    path = tmp_path_factory.mktemp("trait") / "tiny.json"
+    path.write_text(json.dumps(trait))
+    return path
+
+
+def command(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "personavec", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", **environment},
+        timeout=300,
+    )
+
+
+def extraction(folder: Path, trait: Path, out: Path) -> list[object]:
+    return [
+        "extract", "tiny", "--traits-from", trait, "--model", folder, "--dtype", "float32", "--pairs", 2,
+        "--max-new-tokens", 12, "--out", out, "--json",
+    ]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def run(folder: Path, trait: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("runs") / "tiny"
+    result = command(*extraction(folder, trait, out))
+    assert result.returncode == 0, result.stderr
+    summary = json.loads(result.stdout)
+    assert set(summary) == {
+        "trait", "model", "layer", "vector", "kept", "rollouts", "judge_auc", "dose_response", "seconds",
+    }  # fmt: skip
+    assert summary["rollouts"] == 24
+    assert [point["coefficient"] for point in summary["dose_response"]][2] == 0
+    return out
+
+
+def test_extract_writes_what_it_says(run: Path) -> None:
+    summary = json.loads((run / "run.json").read_text())
+    lines = [json.loads(line) for line in (run / "rollouts.jsonl").read_text().splitlines()]
+    assert len(lines) == summary["rollouts"]["generated"]
+    assert sum(bool(line["kept"]) for line in lines) == summary["rollouts"]["kept"]
+    vector = PersonaVector.load(run / "vector.safetensors")
+    assert vector.directions.shape == (5, 32)
+    assert vector.layer == summary["layer"]
+    assert vector.neutral_mean is not None
+    assert "<html" in (run / "report.html").read_text()
+    assert not (run / "generated.jsonl").exists()
+
+
+def test_vector_is_the_difference_of_kept_means_computed_the_plain_way(run: Path, folder: Path) -> None:
+    model = Qwen2ForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    sums = {"positive": torch.zeros(5, 32), "negative": torch.zeros(5, 32)}
+    counts = {"positive": 0, "negative": 0}
+    for line in map(json.loads, (run / "rollouts.jsonl").read_text().splitlines()):
+        if line["stage"] == "extraction" and line["kept"]:
+            ids = torch.tensor([line["prompt_ids"] + line["response_ids"]])
+            with torch.no_grad():
+                states = torch.stack(model(ids, output_hidden_states=True).hidden_states)[:, 0]
+            sums[line["side"]] += states[:, len(line["prompt_ids"]) :].mean(1)
+            counts[line["side"]] += 1
+    plain = sums["positive"] / counts["positive"] - sums["negative"] / counts["negative"]
+    ours = PersonaVector.load(run / "vector.safetensors").directions
+    # The last row of transformers' hidden states is taken after the final norm.
+    assert torch.cosine_similarity(ours[:-1], plain[:-1], dim=-1).min() > 0.9999
+
+
+def test_killed_and_restarted_ends_with_the_same_vector(run: Path, folder: Path, trait: Path, tmp_path: Path) -> None:
+    out = tmp_path / "killed"
+    arguments = [sys.executable, "-m", "personavec", *map(str, extraction(folder, trait, out))]
+    for records in (5, 40, 60):
+        process = subprocess.Popen(
+            arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"}
+        )
+        log = out / "generated.jsonl"
+        while process.poll() is None and (not log.exists() or log.read_bytes().count(b"\n") < records):
+            time.sleep(0.02)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        if (out / "run.json").exists():
+            break
+        assert not (out / "vector.safetensors").exists()
+    result = command(*extraction(folder, trait, out))
+    assert result.returncode == 0, result.stderr
+    first, second = (PersonaVector.load(path / "vector.safetensors") for path in (run, out))
+    assert torch.equal(first.directions, second.directions)
+    assert first.layer == second.layer
+    assert (run / "rollouts.jsonl").read_text() == (out / "rollouts.jsonl").read_text()
+
+
+def test_a_finished_run_is_read_back_and_another_one_refused(run: Path, folder: Path, trait: Path) -> None:
+    before = (run / "run.json").stat().st_mtime_ns
+    assert command(*extraction(folder, trait, run)).returncode == 0
+    assert (run / "run.json").stat().st_mtime_ns == before
+    other = command(*extraction(folder, trait, run), "--seed", 1)
+    assert other.returncode == 2
+    assert "another seed" in other.stderr
+    assert "Traceback" not in other.stderr
+
+
+def test_generate_steers(run: Path, folder: Path) -> None:
+    vector = run / "vector.safetensors"
+    plain, steered, back = (
+        json.loads(command("generate", "Hello", "--model", folder, "--dtype", "float32", "--json", *more).stdout)["answer"]
+        for more in ([], ["--steer", f"{vector}=4"], ["--steer", f"{vector}=4", "--steer", f"{vector}=-4"])
+    )
+    assert plain != steered
+    assert plain == back
+    both = command("generate", "Hello", "--model", folder, "--dtype", "float32", "--compare", "--steer", f"{vector}=4")
+    assert "--- Plain" in both.stdout
+    assert "--- Steered: tiny +4" in both.stdout
+
+
+@pytest.mark.parametrize("more", [["--layers", "all"], ["--positions", "all"], ["--positions", "prompt"]])
+def test_generate_options_act(run: Path, folder: Path, more: list[str]) -> None:
+    common = ["generate", "Hello", "--model", folder, "--dtype", "float32", "--json"]
+    steer = ["--steer", f"{run / 'vector.safetensors'}=6"]
+    texts = [json.loads(command(*common, *extra).stdout)["answer"] for extra in ([], steer, [*steer, *more])]
+    assert len(set(texts)) == 3
+
+
+def test_ablate_and_cap_act(run: Path, folder: Path) -> None:
+    vector = run / "vector.safetensors"
+    common = ["generate", "Hello", "--model", folder, "--dtype", "float32", "--json"]
+    texts = [
+        json.loads(command(*common, *more).stdout)["answer"]
+        for more in ([], ["--ablate", str(vector)], ["--cap", f"{vector}=-3"], ["--cap", f"{vector}=1000"])
+    ]
+    assert texts[0] == texts[3]
+    assert texts[1] != texts[0]
+    assert texts[2] != texts[0]
+
+
+def test_chat_streams_and_ends(run: Path, folder: Path) -> None:
+    result = subprocess.run(
+        [sys.executable, "-m", "personavec", "chat", "--model", str(folder), "--dtype", "float32",
+         "--steer", f"{run / 'vector.safetensors'}=2", "--max-new-tokens", "5"],
+        input="Hello\n/compare\nAgain\n/quit\n", capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert "--- Plain" in result.stdout
+
+
+def test_evaluate(run: Path, folder: Path, trait: Path, tmp_path: Path) -> None:
+    common = ["evaluate", "tiny", "--traits-from", trait, "--model", folder, "--dtype", "float32", "--json"]
+    with_vector = command(*common, "--steer", f"{run / 'vector.safetensors'}=2", "--out", tmp_path / "a")
+    assert with_vector.returncode == 0, with_vector.stderr
+    result = json.loads(with_vector.stdout)
+    assert set(result) == {"trait", "score", "coherence"}
+    assert result["score"]["n"] == 4
+    assert result["score"]["low"] <= result["score"]["mean"] <= result["score"]["high"]
+    alone = command(*common, "--out", tmp_path / "b")
+    assert alone.returncode == 0, alone.stderr
+    assert "<html" in (tmp_path / "b" / "report.html").read_text()
+
+
+def test_monitor(run: Path, folder: Path, tmp_path: Path) -> None:
+    chats = tmp_path / "chats.jsonl"
+    turn = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]
+    good = [{"messages": turn}, {"id": "two", "messages": turn * 2}]
+    bad = ["not json", '{"messages": 3}', '{"messages": []}', json.dumps({"messages": turn[:1]}), '{"messages": [{"role": 1}]}']
+    long = {"messages": [turn[0], {"role": "assistant", "content": "x" * 5000}]}
+    chats.write_text("\n".join([json.dumps(good[0]), *bad, "", json.dumps(good[1]), json.dumps(long)]) + "\n")
+    out = tmp_path / "out"
+    arguments = ["monitor", chats, "--vector", run / "vector.safetensors", "--model", folder, "--dtype", "float32", "--out", out]
+    result = command(*arguments, "--json")
+    assert result.returncode == 0, result.stderr
+    summary = json.loads(result.stdout)
+    assert (summary["read"], summary["scored"], summary["rejected"]) == (8, 2, 6)
+    rejected = [json.loads(line) for line in (out / "rejected.jsonl").read_text().splitlines()]
+    assert [record["line"] for record in rejected] == [2, 3, 4, 5, 6, 9]
+    assert all(record["reason"] for record in rejected)
+    scored = [json.loads(line) for line in (out / "projections.jsonl").read_text().splitlines()]
+    assert [len(record["turns"]) for record in scored] == [1, 2]
+    # The same answer to the same prompt reads the same in a longer conversation.
+    assert scored[0]["turns"][0]["during_raw"]["tiny"] == pytest.approx(scored[1]["turns"][0]["during_raw"]["tiny"], rel=1e-3)
+    before = (out / "projections.jsonl").read_text()
+    assert command(*arguments).returncode == 0
+    assert (out / "projections.jsonl").read_text() == before
+
+
+def test_vectors_show_compare_export_import(run: Path, tmp_path: Path) -> None:
+    vector = run / "vector.safetensors"
+    assert "coherent from" in command("vectors", "show", vector).stdout
+    table = json.loads(command("vectors", "compare", vector, vector, "--json").stdout)
+    assert table["cosine"] == [[1.0, 1.0], [1.0, 1.0]]
+    assert command("vectors", "export", vector, "--out", tmp_path / "v.pt").returncode == 0
+    assert torch.equal(read_paper_vector(tmp_path / "v.pt"), PersonaVector.load(vector).directions)
+    imported = tmp_path / "imported.safetensors"
+    made = command("vectors", "import", tmp_path / "v.pt", "--trait", "tiny", "--layer", 2, "--out", imported)
+    assert made.returncode == 0, made.stderr
+    assert command("vectors", "import", tmp_path / "v.pt", "--trait", "t", "--layer", 4, "--out", imported).returncode == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["extract", "nosuch", "--out", "x"], "nosuch"),
+        (["extract", "humorous", "--out", "x", "--model", "./nowhere"], "config.json"),
+        (["extract", "humorous", "--out", "x", "--model", "none.gguf"], "none.gguf"),
+        (["extract", "humorous", "--out", "x", "--description", " "], "description"),
+        (["extract", "humorous", "--out", "x", "--layer", "middle"], "--layer"),
+        (["extract", "humorous", "--out", "x", "--model", "MODEL", "--layer", "99"], "1 to 4"),
+        (["extract", "humorous", "--out", "x", "--model", "MODEL", "--pairs", "9"], "--pairs"),
+        (["extract", "humorous", "--out", "x", "--model", "MODEL", "--judge", "oracle"], "oracle"),
+        (["extract", "humorous", "--out", "x", "--model", "MODEL", "--device", "abacus"], "abacus"),
+        (["extract", "humorous", "--out", "x", "--model", "MODEL", "--dtype", "int3"], "int3"),
+        (["extract", "humorous", "--out", "x", "--model", "MODEL", "--max-new-tokens", "5000"], "--max-new-tokens"),
+        (["generate", " ", "--model", "MODEL"], "empty"),
+        (["generate", "x " * 2000, "--model", "MODEL"], "context"),
+        (["generate", "Hi", "--model", "MODEL", "--steer", "VECTOR=nan"], "FILE=NUMBER"),
+        (["generate", "Hi", "--model", "MODEL", "--steer", "VECTOR=inf"], "FILE=NUMBER"),
+        (["generate", "Hi", "--model", "MODEL", "--steer", "VECTOR=1", "--layers", "77"], "Layer 77"),
+        (["generate", "Hi", "--model", "MODEL", "--steer", "VECTOR=1", "--positions", "nowhere"], "nowhere"),
+        (["generate", "Hi", "--model", "MODEL", "--steer", "TRUNCATED=1"], "whole safetensors"),
+        (["generate", "Hi", "--model", "MODEL", "--adapter", "./none"], "adapter"),
+        (["monitor", "none.jsonl", "--vector", "VECTOR", "--model", "MODEL"], "none.jsonl"),
+        (["vectors", "show", "none.safetensors"], "none.safetensors"),
+        (["vectors", "compare", "VECTOR"], "two"),
+    ],
+)
+def test_mistakes_end_with_code_2_and_a_message(
+    arguments: list[str], said: str, run: Path, folder: Path, tmp_path: Path
+) -> None:
+    truncated = tmp_path / "truncated.safetensors"
+    truncated.write_bytes((run / "vector.safetensors").read_bytes()[:-100])
+    names = {"MODEL": str(folder), "VECTOR": str(run / "vector.safetensors"), "TRUNCATED": str(truncated), "x": str(tmp_path / "x")}
+    filled = []
+    for argument in arguments:
+        head, equals, tail = argument.partition("=")
+        filled.append(names.get(head, head) + equals + tail)
+    result = command(*filled)
+    assert result.returncode == 2, result.stdout + result.stderr
+    assert said in result.stderr
+    assert "Traceback" not in result.stderr
+    assert not (tmp_path / "x" / "vector.safetensors").exists()
+
+
+def test_a_vector_of_another_model_is_refused(run: Path, folder: Path, tmp_path: Path) -> None:
+    model = Qwen2ForCausalLM.from_pretrained(folder)
+    with torch.no_grad():
+        model.model.layers[0].mlp.up_proj.weight += 0.1
+    model.save_pretrained(tmp_path)
+    for file in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        (tmp_path / file).write_bytes((folder / file).read_bytes())
+    arguments = ["generate", "Hi", "--model", tmp_path, "--steer", f"{run / 'vector.safetensors'}=1"]
+    refused = command(*arguments)
+    assert refused.returncode == 2
+    assert "other weights" in refused.stderr
+    assert command(*arguments, "--other-weights").returncode == 0
+
+
+def test_a_trait_that_cannot_be_elicited_says_so(folder: Path, trait: Path, tmp_path: Path) -> None:
+    same = json.loads(trait.read_text())
+    for pair in same["instructions"]:
+        pair["negative"] = pair["positive"]
+    same["opposite"] = same["name"]
+    flat = tmp_path / "flat.json"
+    flat.write_text(json.dumps(same))
+    result = command("extract", "tiny", "--traits-from", flat, "--model", folder, "--out", tmp_path / "out")
+    assert result.returncode == 2
+    assert "could not be elicited" in result.stderr
+    assert "Examples" in result.stderr
+    assert not (tmp_path / "out" / "vector.safetensors").exists()
+
+
+def test_interrupt_is_clean_and_the_folder_has_one_owner(folder: Path, trait: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    slow = [str(a) if a != 12 else "300" for a in extraction(folder, trait, out)]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "personavec", *slow], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+    while not (out / "arguments.json").exists():
+        time.sleep(0.05)
+    second = command(*slow)
+    assert second.returncode == 2
+    assert "Another process" in second.stderr
+    time.sleep(1)
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in error
+
+
+def test_no_permission_and_full_disk(folder: Path, trait: Path, tmp_path: Path) -> None:
+    blocked = tmp_path / "file"
+    blocked.write_text("in the way")
+    result = command(*extraction(folder, trait, blocked / "run"))
+    assert result.returncode == 2
+    assert "Cannot write" in result.stderr
+    full = command(*extraction(folder, trait, Path("/proc/personavec")))
+    assert full.returncode == 2
