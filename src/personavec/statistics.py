@@ -1,6 +1,12 @@
-"""Figures with their uncertainty: bootstraps over questions, AUC, correlations. Every interval is 95 %."""
+"""Figures with their uncertainty: bootstraps over questions, AUC, correlations. Every interval is 95 %.
 
-from collections.abc import Sequence
+Answers to one question resemble each other, so the bootstraps draw whole clusters (questions) with replacement. The
+percentiles are widened for few clusters (Hesterberg 2015, "What teachers should know about the bootstrap", the
+expanded percentile interval); plain ones would be too narrow: of 95 promised they keep 93 with 20 questions and 89
+with 8.
+"""
+
+from collections.abc import Hashable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -9,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
 Floats = NDArray[np.float64]
+Codes = NDArray[np.intp]
 DRAWS = 2000
 
 
@@ -29,39 +36,47 @@ class Estimate:
         return f"{self.mean:.1f} [{self.low:.1f}, {self.high:.1f}] n={self.n}"
 
 
-def _resampled(clusters: Sequence[Any] | None, n: int, seed: int, draws: int) -> tuple[NDArray[np.intp], Floats]:
-    """(cluster of each value, (draws, clusters) how often each cluster was drawn)."""
-    labels = np.arange(n) if clusters is None else np.unique(np.asarray(clusters), return_inverse=True)[1]
-    count = int(labels.max()) + 1
-    rng = np.random.default_rng(seed)
-    return labels, rng.multinomial(count, np.full(count, 1 / count), size=draws).astype(np.float64)
-
-
-def _interval(values: Floats) -> tuple[float, float]:
-    low, high = np.nanpercentile(values, [2.5, 97.5])
-    return float(low), float(high)
-
-
 def bootstrap_mean(
-    values: ArrayLike, clusters: Sequence[Any] | None = None, seed: int = 0, draws: int = DRAWS
+    values: ArrayLike, clusters: Sequence[Hashable] | None = None, seed: int = 0, draws: int = DRAWS
 ) -> Estimate:
-    """Mean of values with a percentile interval from resampling clusters (questions) with replacement.
+    """Mean of values (n,) with an interval from resampling clusters (questions); None: each value by itself.
 
     With a single cluster nothing is known of the spread between questions: the interval is the range of the values.
 
     Raises:
-        ValueError: No values.
+        ValueError: No values, values that are not finite, or not one cluster for each value.
     """
-    array = np.asarray(values, dtype=np.float64)
-    if array.size == 0:
-        raise ValueError("no values")
-    labels, weights = _resampled(clusters, len(array), seed, draws)
-    if weights.shape[1] == 1:
-        return Estimate(float(array.mean()), float(array.min()), float(array.max()), 1)
-    sums = np.bincount(labels, array)
-    counts = np.bincount(labels).astype(np.float64)
-    low, high = _interval((weights @ sums) / (weights @ counts))
-    return Estimate(float(array.mean()), low, high, weights.shape[1])
+    array = _finite(values)
+    if clusters is None:
+        codes, count = np.arange(len(array)), len(array)
+    else:
+        (codes,), count = _codes((array, clusters))
+    drawn = _means(array, codes, _weights(count, seed, draws))
+    low, high = _interval(drawn, count, (array.min(), array.max()))
+    return Estimate(float(array.mean()), low, high, count)
+
+
+def bootstrap_difference(
+    first: ArrayLike,
+    second: ArrayLike,
+    first_clusters: Sequence[Hashable],
+    second_clusters: Sequence[Hashable],
+    seed: int = 0,
+    draws: int = DRAWS,
+) -> Estimate:
+    """Mean of `first` minus mean of `second`, paired by cluster: a question is drawn with its answers of both sides.
+
+    With a single cluster the interval is the range of all differences.
+
+    Raises:
+        ValueError: As in `bootstrap_mean`.
+    """
+    a, b = _finite(first), _finite(second)
+    (codes_a, codes_b), count = _codes((a, first_clusters), (b, second_clusters))
+    weights = _weights(count, seed, draws)
+    drawn = _means(a, codes_a, weights) - _means(b, codes_b, weights)
+    low, high = _interval(drawn, count, (a.min() - b.max(), a.max() - b.min()))
+    return Estimate(float(a.mean() - b.mean()), low, high, count)
 
 
 def auc(positive: ArrayLike, negative: ArrayLike) -> Any:
@@ -73,8 +88,13 @@ def auc(positive: ArrayLike, negative: ArrayLike) -> Any:
 
     Returns:
         A float, or (k,) for columns.
+
+    Raises:
+        ValueError: One side is empty.
     """
     a, b = np.asarray(positive, dtype=np.float64), np.asarray(negative, dtype=np.float64)
+    if not (len(a) and len(b)):
+        raise ValueError("no values on one side")
     ranks = stats.rankdata(np.concatenate([a, b]), axis=0)
     value = (ranks[: len(a)].sum(0) - len(a) * (len(a) + 1) / 2) / (len(a) * len(b))
     return float(value) if np.ndim(value) == 0 else value
@@ -83,66 +103,145 @@ def auc(positive: ArrayLike, negative: ArrayLike) -> Any:
 def bootstrap_auc(
     positive: ArrayLike,
     negative: ArrayLike,
-    positive_clusters: Sequence[Any] | None = None,
-    negative_clusters: Sequence[Any] | None = None,
+    positive_clusters: Sequence[Hashable],
+    negative_clusters: Sequence[Hashable],
     seed: int = 0,
     draws: int = DRAWS,
 ) -> Estimate:
-    """AUC with an interval from resampling questions; the answers to one question, of both sides, go together."""
-    a, b = np.asarray(positive, dtype=np.float64), np.asarray(negative, dtype=np.float64)
-    first = list(range(len(a))) if positive_clusters is None else list(positive_clusters)
-    second = list(range(len(b))) if negative_clusters is None else list(negative_clusters)
-    names = sorted(set(first) | set(second), key=str)
-    labels = {name: i for i, name in enumerate(names)}
-    wins = (a[:, None] > b[None]) + 0.5 * (a[:, None] == b[None])
-    rng = np.random.default_rng(seed)
-    weights = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=draws)
-    wa = weights[:, [labels[c] for c in first]].astype(np.float64)
-    wb = weights[:, [labels[c] for c in second]].astype(np.float64)
-    total = wa.sum(1) * wb.sum(1)
-    drawn = np.einsum("di,ij,dj->d", wa, wins, wb, optimize=True)[total > 0] / total[total > 0]
-    low, high = _interval(drawn)
-    return Estimate(float(wins.mean()), low, high, len(names))
+    """AUC with an interval from resampling questions; the answers to one question, of both sides, go together.
 
+    With a single cluster the interval is all of 0..1.
 
-def spearman(x: ArrayLike, y: ArrayLike) -> float:
-    """Rank correlation; 0 where one of the two is constant."""
-    a, b = stats.rankdata(x), stats.rankdata(y)
-    return pearson(a, b)
+    Raises:
+        ValueError: As in `bootstrap_mean`.
+    """
+    a, b = _finite(positive), _finite(negative)
+    (codes_a, codes_b), count = _codes((a, positive_clusters), (b, negative_clusters))
+    wins = np.zeros((count, count))  # pairs won by the positives of one cluster (row) against the negatives of another
+    for cluster in np.unique(codes_b):
+        rivals = np.sort(b[codes_b == cluster])
+        won = (np.searchsorted(rivals, a, "left") + np.searchsorted(rivals, a, "right")) / 2
+        wins[:, cluster] = np.bincount(codes_a, won, count)
+    weights = _weights(count, seed, draws)
+    pairs = (weights @ np.bincount(codes_a, minlength=count)) * (weights @ np.bincount(codes_b, minlength=count))
+    drawn = _ratio(((weights @ wins) * weights).sum(1), pairs)
+    low, high = _interval(drawn, count, (0.0, 1.0))
+    return Estimate(float(wins.sum() / (len(a) * len(b))), low, high, count)
 
 
 def pearson(x: ArrayLike, y: ArrayLike) -> float:
-    """Linear correlation; 0 where one of the two is constant."""
-    a, b = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
-    a, b = a - a.mean(), b - b.mean()
-    scale = np.sqrt((a @ a) * (b @ b))
-    return float(a @ b / scale) if scale > 0 else 0.0
+    """Linear correlation of x and y (n,); 0 where one of the two is constant."""
+    a, b = _finite(x), _finite(y)
+    if len(a) != len(b):
+        raise ValueError(f"{len(a)} values against {len(b)}")
+    if a.min() == a.max() or b.min() == b.max():
+        return 0.0
+    a, b = _centred(a), _centred(b)
+    return float(np.clip(a @ b / np.sqrt((a @ a) * (b @ b)), -1, 1))
 
 
-def bootstrap_spearman_by_question(coefficients: ArrayLike, scores: ArrayLike, seed: int = 0) -> Estimate:
+def spearman(x: ArrayLike, y: ArrayLike) -> float:
+    """Rank correlation of x and y (n,), ties at their mean rank; 0 where one of the two is constant."""
+    return pearson(stats.rankdata(_finite(x)), stats.rankdata(_finite(y)))
+
+
+def bootstrap_spearman_by_question(
+    coefficients: ArrayLike, scores: ArrayLike, seed: int = 0, draws: int = DRAWS
+) -> Estimate:
     """Rank correlation between the coefficient and the mean score, resampling questions.
 
+    Coefficients without any score are left out. With a single question the interval is all of -1..1.
+
     Args:
-        scores: (questions, coefficients); NaN where there is none.
+        coefficients: (k,).
+        scores: (questions, k); NaN where there is none.
+
+    Raises:
+        ValueError: No scores at all.
     """
-    x, table = np.asarray(coefficients, dtype=np.float64), np.asarray(scores, dtype=np.float64)
+    table = np.asarray(scores, dtype=np.float64)
+    x = _finite(coefficients)
+    if table.ndim != 2 or table.shape[1] != len(x):
+        raise ValueError(f"scores of shape {table.shape} for {len(x)} coefficients")
+    table = table[np.isfinite(table).any(1)]
+    scored = np.isfinite(table).any(0)
+    x, table = _finite(x[scored]), table[:, scored]
     known = np.isfinite(table)
-    filled = np.where(known, table, 0.0)
-    rng = np.random.default_rng(seed)
-    weights = rng.multinomial(len(table), np.full(len(table), 1 / len(table)), size=DRAWS).astype(np.float64)
-    with np.errstate(invalid="ignore"):
-        means = (weights @ filled) / (weights @ known)
-    drawn = np.array([spearman(x, row) for row in means if np.isfinite(row).all()])
-    low, high = _interval(drawn)
-    return Estimate(spearman(x, np.nanmean(table, axis=0)), low, high, len(table))
+    weights = np.vstack([np.ones(len(table)), _weights(len(table), seed, draws)])
+    # Rounded, because sums in another order must not break ties between equal means.
+    means = np.round(_ratio(weights @ np.where(known, table, 0.0), weights @ known), 9)
+    whole = means[1:][np.isfinite(means[1:]).all(1)]
+    a, b = _centred(stats.rankdata(x)), stats.rankdata(whole, axis=1) - (len(x) + 1) / 2
+    scale = np.sqrt((a @ a) * (b * b).sum(1))
+    drawn = np.where(scale > 0, b @ a / np.where(scale > 0, scale, 1), 0.0)  # ranks are exact, so constant rows are 0
+    low, high = _interval(drawn, len(table), (-1.0, 1.0))
+    return Estimate(spearman(x, means[0]), low, high, len(table))
 
 
 def null_summary(values: ArrayLike) -> dict[str, float | int]:
-    """Mean, 95th percentile, maximum and number of values of a null."""
-    array = np.asarray(values, dtype=np.float64)
+    """Mean, 95th percentile, maximum and number of values of a null.
+
+    Raises:
+        ValueError: No values, or values that are not finite.
+    """
+    array = _finite(values)
     return {
         "mean": round(float(array.mean()), 4),
         "p95": round(float(np.percentile(array, 95)), 4),
         "max": round(float(array.max()), 4),
         "n": len(array),
     }
+
+
+def _finite(values: ArrayLike) -> Floats:
+    array = np.asarray(values, dtype=np.float64)
+    if array.ndim != 1 or array.size == 0:
+        raise ValueError("no values" if array.size == 0 else f"values of shape {array.shape} where a list is needed")
+    if not np.isfinite(array).all():
+        raise ValueError("values that are not finite")
+    return array
+
+
+def _centred(values: Floats) -> Floats:
+    """Minus the mean, over the largest deviation, so that squares neither overflow nor vanish."""
+    deviations = values / 2 - (values / 2).mean()  # half, because the difference of the largest floats overflows
+    return deviations / np.abs(deviations).max()
+
+
+def _codes(*sides: tuple[Floats, Sequence[Hashable]]) -> tuple[list[Codes], int]:
+    """Clusters numbered across the sides in the order they appear, and how many there are."""
+    numbers: dict[Hashable, int] = {}
+    codes = []
+    for values, clusters in sides:
+        if len(values) != len(clusters):
+            raise ValueError(f"{len(values)} values in {len(clusters)} clusters")
+        codes.append(np.array([numbers.setdefault(name, len(numbers)) for name in clusters], dtype=np.intp))
+    return codes, len(numbers)
+
+
+def _weights(count: int, seed: int, draws: int) -> Floats:
+    """(draws, count) how often each cluster was drawn."""
+    rng = np.random.default_rng(seed)
+    return rng.multinomial(count, np.full(count, 1 / count), size=draws).astype(np.float64)
+
+
+def _means(values: Floats, codes: Codes, weights: Floats) -> Floats:
+    """(draws,) mean of the values under each draw; NaN where none of them was drawn."""
+    count = weights.shape[1]
+    return _ratio(weights @ np.bincount(codes, values, count), weights @ np.bincount(codes, minlength=count))
+
+
+def _ratio(a: Floats, b: Floats) -> Floats:
+    quotient = np.full_like(a, np.nan)
+    np.divide(a, b, out=quotient, where=b > 0)
+    return quotient
+
+
+def _interval(drawn: Floats, clusters: int, widest: tuple[float, float]) -> tuple[float, float]:
+    """The interval from the figure under each draw; `widest` where the draws tell nothing."""
+    drawn = drawn[np.isfinite(drawn)]
+    if clusters < 2 or not len(drawn):
+        return float(widest[0]), float(widest[1])
+    tail = 100 * stats.norm.cdf(np.sqrt(clusters / (clusters - 1)) * stats.t.ppf(0.025, clusters - 1))
+    low, high = np.percentile(drawn, [tail, 100 - tail])
+    return float(low), float(high)
