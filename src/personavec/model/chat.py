@@ -190,7 +190,7 @@ class ChatModel:
             self.stop_ids,
             places=places or self.places,
             paged=self.packs,
-            prompt_tokens=2048 if self.device.type == "cpu" else 16384,
+            prompt_tokens=1024 if self.device.type == "cpu" else 16384,
             cache_tokens=self._cache_tokens(),
         )
         generator.run(requests, collect, token)

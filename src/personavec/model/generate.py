@@ -13,6 +13,8 @@ from transformers.cache_utils import DynamicLayer
 from personavec.model.blocks import Blocks
 from personavec.model.intervene import Intervention, Steering
 
+BLOCK = 512  # tokens of the vocabulary that are drawn from together; about its square root
+
 
 @dataclass(frozen=True)
 class Request:
@@ -312,15 +314,35 @@ def _draw(logits: Tensor, rows: Sequence[_Row]) -> list[int]:
     """One token per row: greedy at temperature 0, else the inverse of the cumulative distribution at the row's draw."""
     temperature = torch.tensor([row.request.temperature for row in rows], device=logits.device)
     greedy = temperature == 0
-    best = logits.argmax(-1)
-    if bool(greedy.all()):
+    best = logits.argmax(-1) if bool(greedy.any()) else None
+    if best is not None and bool(greedy.all()):
         return list(map(int, best.tolist()))
-    scaled = logits.float() / torch.where(greedy, 1.0, temperature)[:, None]
-    cumulative = scaled.softmax(-1).cumsum(-1)
     draws = [row.draws[min(len(row.ids), len(row.draws) - 1)] for row in rows]
-    target = torch.tensor(draws, dtype=torch.float32, device=logits.device)[:, None] * cumulative[:, -1:]
-    chosen = torch.searchsorted(cumulative, target, right=True)[:, 0].clamp_max(logits.shape[-1] - 1)
-    return list(map(int, torch.where(greedy, best, chosen).tolist()))
+    # In two steps, first a block of tokens, then a token in it: a running sum over a whole vocabulary is slow. In
+    # place: a float32 copy of the logits is big enough for its allocation to cost more than the arithmetic.
+    padded = torch.nn.functional.pad(logits, (0, -logits.shape[-1] % BLOCK), value=-torch.inf).float()
+    padded.sub_(padded.amax(-1, keepdim=True)).div_(torch.where(greedy, 1.0, temperature)[:, None])
+    weights = padded.exp_().view(len(rows), -1, BLOCK)
+    blocks = weights.sum(-1)
+    target = torch.tensor(draws, dtype=torch.float32, device=logits.device)[:, None] * blocks.sum(-1, keepdim=True)
+    block, rest = _reach(blocks, target)
+    within, _ = _reach(weights.gather(1, block[:, :, None].expand(-1, -1, BLOCK))[:, 0], rest)
+    chosen = (block * BLOCK + within)[:, 0]
+    if best is not None:
+        chosen = torch.where(greedy, best, chosen)
+    return list(map(int, chosen.tolist()))
+
+
+def _reach(weights: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Where the running sum of each row of weights (n, m) first exceeds its target (n, 1), and the target from there.
+
+    A target that rounding has put at or above the row's sum counts as just below it, so that nothing of weight zero is
+    ever chosen.
+    """
+    sums = weights.cumsum(-1)
+    target = target.minimum(torch.nextafter(sums[:, -1:], torch.zeros_like(target)))
+    index = torch.searchsorted(sums, target, right=True).clamp_max(weights.shape[-1] - 1)
+    return index, (target - (sums.gather(1, index) - weights.gather(1, index))).clamp_min(0)
 
 
 def _additive(allowed: Tensor, blocks: Blocks) -> Tensor:
