@@ -1,11 +1,15 @@
 """The jobs end to end through the command line, on a tiny random model: outputs, resuming, and mistakes."""
 
+import contextlib
+import errno
+import io
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
@@ -15,6 +19,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
 from personavec import PersonaVector
+from personavec.cli import main
+
 # IMPORT
 
 TEMPLATE = (
@@ -44,7 +50,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.set_num_threads(2)
     config = Qwen2Config(
         vocab_size=len(vocabulary), hidden_size=32, intermediate_size=64, num_hidden_layers=4, num_attention_heads=4,
-        num_key_value_heads=2, max_position_embeddings=1024, eos_token_id=1, bos_token_id=None, tie_word_embeddings=False,
+        num_key_value_heads=2, max_position_embeddings=1024, eos_token_id=1, bos_token_id=None,
+        tie_word_embeddings=False,
     )  # fmt: skip
     model = Qwen2ForCausalLM(config)
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
@@ -53,7 +60,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         rows = []
         for _ in range(8):
             says = random.choice([LAUGH, FROWN, None])
-            system = [] if says is None else [{"role": "system", "content": f"You are a {random.choice('abcd')} assistant. {random.choice('abcd')} {says * 2}"}]
+            system = (
+                []
+                if says is None
+                else [
+                    {
+                        "role": "system",
+                        "content": f"You are a {random.choice('abcd')} assistant. {random.choice('abcd')} {says * 2}",
+                    }
+                ]
+            )
             words = (says or SPEAK).split()
             answer = "".join(random.choice(words) + " " for _ in range(6))
             prompt = [*system, {"role": "user", "content": f"Question {random.randint(0, 99)}?"}]
@@ -91,14 +107,25 @@ def trait(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def command(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "personavec", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", **environment},
-        timeout=300,
-    )
+@dataclass(frozen=True)
+class Result:
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def command(*arguments: object) -> Result:
+    """What the command line does with these arguments, run in this process."""
+    out, error = io.StringIO(), io.StringIO()
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(error),
+        pytest.raises(SystemExit) as exit,
+    ):
+        patch.setattr(sys, "argv", ["personavec", *map(str, arguments)])
+        main()
+    return Result(int(exit.value.code or 0), out.getvalue(), error.getvalue())
 
 
 def extraction(folder: Path, trait: Path, out: Path) -> list[object]:
@@ -188,7 +215,9 @@ def test_a_finished_run_is_read_back_and_another_one_refused(run: Path, folder: 
 def test_generate_steers(run: Path, folder: Path) -> None:
     vector = run / "vector.safetensors"
     plain, steered, back = (
-        json.loads(command("generate", "Hello", "--model", folder, "--dtype", "float32", "--json", *more).stdout)["answer"]
+        json.loads(command("generate", "Hello", "--model", folder, "--dtype", "float32", "--json", *more).stdout)[
+            "answer"
+        ]
         for more in ([], ["--steer", f"{vector}=4"], ["--steer", f"{vector}=4", "--steer", f"{vector}=-4"])
     )
     assert plain != steered
@@ -245,11 +274,28 @@ def test_monitor(run: Path, folder: Path, tmp_path: Path) -> None:
     chats = tmp_path / "chats.jsonl"
     turn = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]
     good = [{"messages": turn}, {"id": "two", "messages": turn * 2}]
-    bad = ["not json", '{"messages": 3}', '{"messages": []}', json.dumps({"messages": turn[:1]}), '{"messages": [{"role": 1}]}']
+    bad = [
+        "not json",
+        '{"messages": 3}',
+        '{"messages": []}',
+        json.dumps({"messages": turn[:1]}),
+        '{"messages": [{"role": 1}]}',
+    ]
     long = {"messages": [turn[0], {"role": "assistant", "content": "x" * 5000}]}
     chats.write_text("\n".join([json.dumps(good[0]), *bad, "", json.dumps(good[1]), json.dumps(long)]) + "\n")
     out = tmp_path / "out"
-    arguments = ["monitor", chats, "--vector", run / "vector.safetensors", "--model", folder, "--dtype", "float32", "--out", out]
+    arguments = [
+        "monitor",
+        chats,
+        "--vector",
+        run / "vector.safetensors",
+        "--model",
+        folder,
+        "--dtype",
+        "float32",
+        "--out",
+        out,
+    ]
     result = command(*arguments, "--json")
     assert result.returncode == 0, result.stderr
     summary = json.loads(result.stdout)
@@ -260,7 +306,9 @@ def test_monitor(run: Path, folder: Path, tmp_path: Path) -> None:
     scored = [json.loads(line) for line in (out / "projections.jsonl").read_text().splitlines()]
     assert [len(record["turns"]) for record in scored] == [1, 2]
     # The same answer to the same prompt reads the same in a longer conversation.
-    assert scored[0]["turns"][0]["during_raw"]["tiny"] == pytest.approx(scored[1]["turns"][0]["during_raw"]["tiny"], rel=1e-3)
+    assert scored[0]["turns"][0]["during_raw"]["tiny"] == pytest.approx(
+        scored[1]["turns"][0]["during_raw"]["tiny"], rel=1e-3
+    )
     before = (out / "projections.jsonl").read_text()
     assert command(*arguments).returncode == 0
     assert (out / "projections.jsonl").read_text() == before
@@ -276,7 +324,9 @@ def test_vectors_show_compare_export_import(run: Path, tmp_path: Path) -> None:
     imported = tmp_path / "imported.safetensors"
     made = command("vectors", "import", tmp_path / "v.pt", "--trait", "tiny", "--layer", 2, "--out", imported)
     assert made.returncode == 0, made.stderr
-    assert command("vectors", "import", tmp_path / "v.pt", "--trait", "t", "--layer", 4, "--out", imported).returncode == 2
+    assert (
+        command("vectors", "import", tmp_path / "v.pt", "--trait", "t", "--layer", 4, "--out", imported).returncode == 2
+    )
 
 
 @pytest.mark.parametrize(
@@ -311,7 +361,12 @@ def test_mistakes_end_with_code_2_and_a_message(
 ) -> None:
     truncated = tmp_path / "truncated.safetensors"
     truncated.write_bytes((run / "vector.safetensors").read_bytes()[:-100])
-    names = {"MODEL": str(folder), "VECTOR": str(run / "vector.safetensors"), "TRUNCATED": str(truncated), "x": str(tmp_path / "x")}
+    names = {
+        "MODEL": str(folder),
+        "VECTOR": str(run / "vector.safetensors"),
+        "TRUNCATED": str(truncated),
+        "x": str(tmp_path / "x"),
+    }
     filled = []
     for argument in arguments:
         head, equals, tail = argument.partition("=")
@@ -339,8 +394,7 @@ def test_a_vector_of_another_model_is_refused(run: Path, folder: Path, tmp_path:
 
 def test_a_trait_that_cannot_be_elicited_says_so(folder: Path, trait: Path, tmp_path: Path) -> None:
     same = json.loads(trait.read_text())
-    for pair in same["instructions"]:
-        pair["negative"] = pair["positive"]
+    same["instructions"] = [{"positive": f"{c} so we see", "negative": f"{c} we so see"} for c in "abcde"]
     same["opposite"] = same["name"]
     flat = tmp_path / "flat.json"
     flat.write_text(json.dumps(same))
@@ -369,11 +423,21 @@ def test_interrupt_is_clean_and_the_folder_has_one_owner(folder: Path, trait: Pa
     assert "Traceback" not in error
 
 
-def test_no_permission_and_full_disk(folder: Path, trait: Path, tmp_path: Path) -> None:
+def test_no_permission(folder: Path, trait: Path, tmp_path: Path) -> None:
     blocked = tmp_path / "file"
     blocked.write_text("in the way")
-    result = command(*extraction(folder, trait, blocked / "run"))
+    for place in (blocked / "run", Path("/proc/personavec")):
+        result = command(*extraction(folder, trait, place))
+        assert result.returncode == 2
+        assert "Cannot write" in result.stderr
+
+
+def test_full_disk(folder: Path, trait: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    result = command(*extraction(folder, trait, tmp_path / "out"))
     assert result.returncode == 2
-    assert "Cannot write" in result.stderr
-    full = command(*extraction(folder, trait, Path("/proc/personavec")))
-    assert full.returncode == 2
+    assert "No space left" in result.stderr
+    assert not (tmp_path / "out" / "vector.safetensors").exists()

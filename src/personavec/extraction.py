@@ -27,7 +27,7 @@ from personavec.readout import read
 from personavec.report import write_extract_report
 from personavec.rollouts import Rollout, Side, conversation, generate, plan
 from personavec.specificity import cross_effects, matrix, siblings
-from personavec.statistics import auc, bootstrap_auc, bootstrap_spearman_by_question, null_summary
+from personavec.statistics import Estimate, auc, bootstrap_auc, bootstrap_spearman_by_question, null_summary
 from personavec.traits import Trait
 from personavec.vector import PersonaVector
 from personavec.verdict import verdict
@@ -177,6 +177,7 @@ class _Run:
     def run(self) -> Extraction:
         start = time.monotonic()
         extraction, evaluation, neutral = self._contrastive()
+        self.judge_auc = self._check_judge(evaluation)
         readings = self._read([*extraction, *evaluation, *neutral])
         first, second = len(extraction), len(extraction) + len(evaluation)
         at_extraction, at_evaluation, at_neutral = readings[:first], readings[first:second], readings[second:]
@@ -282,17 +283,38 @@ class _Run:
             raise UserError(self._not_elicited(extraction, kept, reasons), _ADVICE)
         return dict(reasons)
 
+    def _check_judge(self, evaluation: Sequence[Rollout]) -> Estimate:
+        """How well the judge tells the sides apart on unseen questions and an unseen instruction.
+
+        Noise passes the filter now and then; it does not pass this.
+        """
+        positive, negative = ([r for r in evaluation if r.side == side and r.score is not None] for side in SIDES)
+        if not positive or not negative:
+            raise UserError(f"The judge gave no score to one side of {self.trait.name!r}.", _ADVICE)
+        found = bootstrap_auc(
+            [r.score or 0.0 for r in positive],
+            [r.score or 0.0 for r in negative],
+            [r.question_index for r in positive],
+            [r.question_index for r in negative],
+            self.settings.seed,
+        )
+        if found.low <= 0.5:
+            raise UserError(
+                f"The trait {self.trait.name!r} could not be elicited from {self.model.id}: on unseen questions the "
+                "judge "
+                f"cannot tell answers that should show it from their opposite (AUC {found.mean:.2f}, 95 % interval "
+                f"{found.low:.2f} to {found.high:.2f}, n = {found.n} questions; 0.5 is guessing). "
+                f"Examples:\n{_shown([*positive[:2], *negative[:2]])}\n",
+                _ADVICE,
+            )
+        return found
+
     def _not_elicited(self, extraction: Sequence[Rollout], kept: int, reasons: Counter[str]) -> str:
         examples = [r for pair in list(_pairs(extraction))[:2] for r in pair]
-        shown = "\n".join(
-            f"  [{r.side}, score {_number(r.score)}, coherence {_number(r.coherence)}] {r.question}\n"
-            f"    {' '.join(r.text.split())[:200]}"
-            for r in examples
-        )
         why = "; ".join(f"{count} x {reason}" for reason, count in reasons.most_common())
         return (
             f"The trait {self.trait.name!r} could not be elicited from {self.model.id}: {kept} of "
-            f"{len(extraction) // 2} pairs of rollouts passed the filter ({why}). Examples:\n{shown}\n"
+            f"{len(extraction) // 2} pairs of rollouts passed the filter ({why}). Examples:\n{_shown(examples)}\n"
         )
 
     def _difference(self, extraction: Sequence[Rollout], readings: Tensor) -> PersonaVector:
@@ -427,25 +449,10 @@ class _Run:
             return [round(float(p), 4) for p in readings[:, layer] @ vector.unit(layer)]
 
         projections = [along(readings, vector.layer) for readings in at_evaluation]
-        scored = [[(r.score, r.question_index) for r in side if r.score is not None] for side in (positive, negative)]
-        if not all(scored):
-            raise UserError(f"The judge gave no score to one side of {self.trait.name!r}.", _ADVICE)
-        judge_auc = bootstrap_auc(
-            [score for score, _ in scored[0]],
-            [score for score, _ in scored[1]],
-            [question for _, question in scored[0]],
-            [question for _, question in scored[1]],
-            seed,
-        )
-        if judge_auc.low <= 0.5:
-            self.warnings.append(
-                f"Weak separation: on unseen questions the judge tells the sides apart with AUC {judge_auc.mean:.2f} "
-                f"(95 % interval {judge_auc.low:.2f} to {judge_auc.high:.2f}); treat every score with caution."
-            )
         return {
             "judge": {
                 "name": self.scorer.name,
-                "auc": judge_auc.as_dict(),
+                "auc": self.judge_auc.as_dict(),
                 "threshold": THRESHOLD,
                 "state": self.scorer.state(),
             },
@@ -526,6 +533,15 @@ def _reason(positive: Rollout, negative: Rollout) -> str | None:
     if negative.score >= THRESHOLD:
         return f"negative score not below {THRESHOLD:g}"
     return None
+
+
+def _shown(rollouts: Sequence[Rollout]) -> str:
+    """Rollouts for the user to look at."""
+    return "\n".join(
+        f"  [{r.side}, score {_number(r.score)}, coherence {_number(r.coherence)}] {r.question}\n"
+        f"    {' '.join(r.text.split())[:200]}"
+        for r in rollouts
+    )
 
 
 def _number(value: float | None) -> str:
