@@ -1,0 +1,118 @@
+"""What a paid judge has answered, kept on disk so that no question is paid twice."""
+
+import hashlib
+import json
+import re
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from personavec.errors import UserError
+from personavec.files import JsonLines
+from personavec.judges.rubric import LEAST_MASS, expected_score, parse_score, whole_number
+from personavec.model.default import cache_folder
+
+
+class Reply(BaseModel):
+    """What a judge answered.
+
+    Attributes:
+        text: The sampled text.
+        first: Probabilities of its first token that is not white space, the likeliest 20 by text; None where the
+            endpoint gives none.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    text: str
+    first: dict[str, float] | None = None
+
+    @property
+    def score(self) -> float | None:
+        """The expected value over the numbers, or the number in the text where the probabilities do not tell it.
+
+        If all likely numbers have one digit, the tokenizer may write 85 as 8 and 5. What follows the digits that were
+        not sampled is then unknown, and the sampled text is the better witness.
+        """
+        if self.first is None:
+            return parse_score(self.text)
+        numbers = {token: p for token, p in self.first.items() if whole_number(token) is not None}
+        if any(len(token.strip()) > 1 for token in numbers):
+            return expected_score(numbers)
+        return parse_score(self.text) if sum(numbers.values()) >= LEAST_MASS else None
+
+
+class ReplyCache:
+    """The scores of one model behind one endpoint, by prompt. Several threads and processes may share the file.
+
+    On disk: `judges/MODEL-HASH.jsonl` in the cache folder, whole replies, one a line. In memory: scores.
+
+    Raises:
+        UserError: The cache cannot be read or written.
+    """
+
+    def __init__(self, endpoint: str, model: str) -> None:
+        self._identity = (endpoint, model)
+        stem = re.sub(r"[^A-Za-z0-9.]+", "-", model).strip("-.")[:60] or "model"
+        self.path = cache_folder() / "judges" / f"{stem}-{self.key('')[:12]}.jsonl"
+        self._lines = JsonLines(self.path)
+        self._mine = threading.Lock()
+        with self._alone():
+            self._scores = {record["key"]: reply.score for record in self._lines if (reply := _reply(record))}
+
+    def key(self, prompt: str) -> str:
+        """SHA-256 of endpoint, model and prompt."""
+        return hashlib.sha256(json.dumps([*self._identity, prompt]).encode()).hexdigest()
+
+    def __contains__(self, prompt: str) -> bool:
+        return self.key(prompt) in self._scores
+
+    def score(self, prompt: str) -> float | None:
+        """The score that was given.
+
+        Raises:
+            KeyError: The prompt was not answered yet.
+        """
+        return self._scores[self.key(prompt)]
+
+    def add(self, prompt: str, reply: Reply) -> None:
+        """Keep a reply; on return it is on the disk."""
+        record = {"key": self.key(prompt), **reply.model_dump()}
+        with self._alone():
+            self._lines.append(record)
+        self._scores[record["key"]] = reply.score
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        # A reader cuts off a torn last line, which must not be one that somebody else is just writing.
+        with self._mine:
+            try:
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                with FileLock(self.path.with_suffix(".lock")):
+                    yield
+            except OSError as error:
+                raise _unusable(self.path, error) from error
+            except UserError as error:
+                if isinstance(error.__cause__, OSError):
+                    raise _unusable(self.path, error.__cause__) from error
+                raise
+
+
+def _reply(record: Any) -> Reply | None:
+    """The reply on a line; None for a line of another shape, which is asked for again."""
+    try:
+        return Reply(text=record["text"], first=record["first"]) if isinstance(record["key"], str) else None
+    except (ValidationError, KeyError, TypeError):
+        return None
+
+
+def _unusable(path: Path, error: OSError) -> UserError:
+    return UserError(
+        f"Cannot keep the judge's answers in {path}: {error.strerror or error}.",
+        "Free some space, or name another cache folder in PERSONAVEC_CACHE.",
+    )

