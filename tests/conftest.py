@@ -3,6 +3,12 @@
 from pathlib import Path
 
 import pytest
+import torch
+
+from personavec.model import ChatModel
+from tiny import chat_model
+
+torch.set_num_threads(1)  # the models of the tests are too small for more
 
 
 @pytest.fixture(scope="session")
@@ -12,3 +18,9 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip("needs the reference data, which is not part of the project")
     return folder.resolve()
+
+
+@pytest.fixture(scope="session")
+def tiny() -> ChatModel:
+    """A Qwen2 of three layers with random weights; not to be changed."""
+    return chat_model()
