@@ -204,8 +204,10 @@ def _finite(values: ArrayLike) -> Floats:
 
 def _centred(values: Floats) -> Floats:
     """Minus the mean, over the largest deviation, so that squares neither overflow nor vanish."""
-    deviations = values / 2 - (values / 2).mean()  # half, because the difference of the largest floats overflows
-    return deviations / np.abs(deviations).max()
+    halves = values / 2  # because the difference of the largest floats overflows
+    deviations: Floats = halves - halves.mean()
+    scaled: Floats = deviations / np.abs(deviations).max()
+    return scaled
 
 
 def _codes(*sides: tuple[Floats, Sequence[Hashable]]) -> tuple[list[Codes], int]:
@@ -232,7 +234,7 @@ def _means(values: Floats, codes: Codes, weights: Floats) -> Floats:
 
 
 def _ratio(a: Floats, b: Floats) -> Floats:
-    quotient = np.full_like(a, np.nan)
+    quotient: Floats = np.full_like(a, np.nan)
     np.divide(a, b, out=quotient, where=b > 0)
     return quotient
 
