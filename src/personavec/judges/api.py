@@ -201,6 +201,7 @@ class Endpoint:
                     outcomes.put(None)
                 except BaseException as error:  # whatever it is, it is raised again in the caller's thread
                     outcomes.put(error)
+                    stop.set()
 
         with (
             openai.OpenAI(
