@@ -14,7 +14,7 @@ from personavec.readout import read
 from personavec.rollouts import Rollout
 from personavec.traits import Trait
 
-JUDGING_PAIRS = 2
+JUDGING_PAIRS = 3
 FOLDS = 5
 
 
@@ -74,9 +74,9 @@ class ContrastJudge:
         self.calibration, self.coherence = calibration, coherence
 
     def judging_pairs(self, own: int | None) -> list[int]:
-        """The pairs a response given under pair `own` is judged by: the last ones that are not its own."""
+        """The pairs a response given under pair `own` is judged by: the first ones that are not its own."""
         others = [pair for pair in range(len(self.trait.instructions)) if pair != own]
-        return (others or [0])[-JUDGING_PAIRS:]
+        return (others or [0])[:JUDGING_PAIRS]
 
     def evidence(
         self, rollouts: Sequence[Rollout], advance: Callable[[int], None] | None = None
