@@ -125,7 +125,7 @@ class RunFolder:
         begun = self.path / "arguments.json"
         try:
             if begun.exists():
-                before = json.loads(begun.read_text())
+                before = _arguments(begun)
                 changed = sorted(
                     key for key in before.keys() | self.arguments.keys() if before.get(key) != self.arguments.get(key)
                 )
@@ -143,3 +143,13 @@ class RunFolder:
 
     def __exit__(self, *exception: object) -> None:
         self._lock.release()
+
+
+def _arguments(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text())
+    except ValueError as error:
+        raise UserError(f"{path} is damaged ({error}).", "Delete the run folder and start again.") from error
+    if not isinstance(value, dict):
+        raise UserError(f"{path} is damaged (no JSON object).", "Delete the run folder and start again.")
+    return value

@@ -32,7 +32,7 @@ def steering(
     if layers == "all":
         chosen = vector.increments()
     else:
-        layer = vector.layer if layers == "best" else int(layers)
+        layer = _layer(vector, layers)
         chosen = {layer: vector.at(layer)}
     return [Intervention("add", layer, coefficient * step, positions) for layer, step in chosen.items()]
 
@@ -40,7 +40,7 @@ def steering(
 def ablation(vector: PersonaVector, *, layers: Layers = "best", positions: Positions = "all") -> list[Intervention]:
     """Interventions that project the persona vector out, at its own layer, a given one, or every one."""
     check_positions(positions)
-    chosen = vector.steerable_layers if layers == "all" else [vector.layer if layers == "best" else int(layers)]
+    chosen = vector.steerable_layers if layers == "all" else [_layer(vector, layers)]
     return [Intervention("ablate", layer, vector.unit(layer), positions) for layer in chosen]
 
 
@@ -60,6 +60,14 @@ def capping(vector: PersonaVector, ceiling: float, *, positions: Positions = "al
     return [Intervention("cap", vector.layer, vector.unit(vector.layer), positions, ceiling=mean + ceiling * deviation)]
 
 
+def _layer(vector: PersonaVector, layers: str | int) -> int:
+    if layers == "best":
+        return vector.layer
+    if not isinstance(layers, int):
+        raise UserError(f"Unknown layers {layers!r}.", "Choose best, all or a layer number.")
+    return layers
+
+
 def check_positions(positions: str) -> None:
     if positions not in get_args(Positions):
         raise UserError(f"Unknown positions {positions!r}.", "Choose all, prompt or response.")
@@ -76,9 +84,6 @@ def intervening(model: Any, rows: Sequence[Sequence[Intervention]]) -> Iterator[
         UserError: A layer that the model does not have, or a direction of another width.
     """
     blocks = getattr(model, "blocks", None) or find_blocks(model)
-    for item in (item for row in rows for item in row):
-        if not 1 <= item.layer <= len(blocks):
-            raise UserError(f"Layer {item.layer} is out of range.", f"The model has layers 1 to {len(blocks)}.")
     state = Steering(rows)
     with blocks.watching(state.edits(), first=True):
         yield state

@@ -186,7 +186,7 @@ def _forward(
         inputs["attention_mask"] = (segments >= 0).long().to(device)
 
     sums: dict[int, Tensor] = {}
-    token_index, owner_index = torch.tensor(tokens), torch.tensor(owners)
+    token_index, owner_index = torch.tensor(tokens, dtype=torch.long), torch.tensor(owners, dtype=torch.long)
     counts = torch.bincount(owner_index, minlength=len(rows)).clamp_min(1).float()[:, None]
 
     def pool(layer: int) -> Callable[[Tensor], None]:

@@ -55,7 +55,9 @@ class PersonaVector:
         shape = tuple(self.directions.shape)
         if len(shape) != 2 or shape[0] < 2:
             raise UserError(f"A persona vector has shape (layers + 1, width), not {shape}.", "Is this another file?")
-        if not bool(torch.isfinite(self.directions).all()):
+        statistics = (getattr(self, name) for name in _STATISTICS)
+        tensors = (self.directions, *self.alternatives.values(), *statistics)
+        if not all(bool(torch.isfinite(tensor).all()) for tensor in tensors if tensor is not None):
             raise UserError(f"The vector of {self.trait!r} holds numbers that are not finite.", "Extract it again.")
         self._check_layer(self.layer)
 
@@ -156,7 +158,7 @@ class PersonaVector:
             "normed_last_row": self.normed_last_row,
         }
         metadata = {"format": FORMAT, "version": str(VERSION), "header": json.dumps(header, allow_nan=False)}
-        write_atomic(path, save({k: v.float().contiguous().cpu() for k, v in tensors.items()}, metadata))
+        write_atomic(path, save({k: v.detach().float().cpu().clone() for k, v in tensors.items()}, metadata))
 
     @classmethod
     def load(cls, path: Path | str) -> "PersonaVector":
@@ -187,7 +189,7 @@ class PersonaVector:
         try:
             header = json.loads(metadata["header"])
             directions = tensors.pop("response_mean")
-            rows = (directions.shape[0],)
+            rows = directions.shape[:1]
             alternatives = {name: tensors.pop(name) for name in POSITIONS[1:] if name in tensors}
             if any(tensor.shape != directions.shape for tensor in alternatives.values()):
                 raise ValueError("directions of different shapes")
@@ -208,8 +210,10 @@ class PersonaVector:
                 alternatives=alternatives,
                 **statistics,
             )
-        except (KeyError, ValueError, TypeError) as error:
-            raise UserError(f"{path} is damaged: {error}.", "Copy or extract it again.") from error
+        except (KeyError, ValueError, TypeError, OverflowError, RecursionError) as error:
+            raise UserError(
+                f"{path} is damaged: {type(error).__name__}, {error}.", "Copy or extract it again."
+            ) from error
 
 
 _STATISTICS = (

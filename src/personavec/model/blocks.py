@@ -49,7 +49,13 @@ class Blocks:
             edits: One function per layer, 0..n_layers.
             first: Run before the hooks that are already there (for interventions: what is added must be seen by
                 everything that reads at the same layer).
+
+        Raises:
+            UserError: A layer that the model does not have.
         """
+        for layer in edits:
+            if not 0 <= layer <= len(self):
+                raise UserError(f"Layer {layer} is out of range.", f"The model has layers 1 to {len(self)}.")
         with ExitStack() as stack:
             for layer, edit in edits.items():
                 if layer == 0:
@@ -123,10 +129,12 @@ def _trunk(modules: Mapping[str, nn.Module], owner_path: str) -> nn.Module:
 
 @torch.no_grad()
 def _is_chain(blocks: Blocks, width: int) -> bool:
+    order: list[nn.Module] = []
     inputs: list[Tensor] = []
     outputs: list[Tensor] = []
 
     def enter(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        order.append(module)
         hidden = args[0] if args else kwargs.get("hidden_states")
         if isinstance(hidden, Tensor):
             inputs.append(hidden)
@@ -153,7 +161,8 @@ def _is_chain(blocks: Blocks, width: int) -> bool:
     finally:
         blocks.trunk.train(training)
     return (
-        len(inputs) == len(outputs) == len(blocks)
+        order == list(blocks.layers)
+        and len(inputs) == len(outputs) == len(blocks)
         and all(tensor.shape == (1, 3, width) for tensor in (*inputs, *outputs))
         and all(torch.equal(given, taken.to(given.device)) for given, taken in zip(outputs, inputs[1:], strict=False))
     )

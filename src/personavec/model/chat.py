@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import Any
 
 import torch
+from accelerate.utils import align_module_device
 from torch import Tensor
 
 from personavec.errors import UserError
@@ -24,15 +25,17 @@ def weights_hash(model: Any) -> str:
     same for every dtype the model is loaded in, fast for any size. A PEFT adapter's own parameters do not count.
     """
     digest = hashlib.sha256()
-    parameters = {
-        name.removeprefix("base_model.model.").replace(".base_layer", ""): parameter
-        for name, parameter in model.named_parameters()
-        if not any(mark in name for mark in ("lora_", "adapter_", "modules_to_save"))
+    of_adapter = ("adapter_", "modules_to_save", getattr(getattr(model, "base_model", None), "prefix", "lora_"))
+    names = {
+        name.removeprefix("base_model.model.").replace(".base_layer", "").replace(".original_module", ""): name
+        for name, _ in model.named_parameters()
+        if not any(mark in name for mark in of_adapter)
     }
-    for name, parameter in sorted(parameters.items()):
+    for name, full in sorted(names.items()):
+        owner, _, leaf = full.rpartition(".")
+        with align_module_device(model.get_submodule(owner)):  # fetches what is offloaded
+            parameter = getattr(model.get_submodule(owner), leaf)
         digest.update(f"{name}{tuple(parameter.shape)}".encode())
-        if parameter.is_meta:  # offloaded: its values are not at hand
-            continue
         flat = parameter.detach().flatten()
         at = torch.linspace(0, flat.numel() - 1, min(64, flat.numel()), dtype=torch.float64, device=flat.device).long()
         values = flat[at].to(torch.bfloat16).double().cpu().tolist()

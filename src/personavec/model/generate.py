@@ -1,5 +1,6 @@
 """Batched generation: lengths mixed, every rollout with its own seed and interventions, freed places filled at once."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,6 +11,7 @@ from torch import Tensor
 from transformers import Cache, DynamicCache
 from transformers.cache_utils import DynamicLayer
 
+from personavec.errors import UserError
 from personavec.model.blocks import Blocks
 from personavec.model.intervene import Intervention, Steering
 
@@ -33,6 +35,14 @@ class Request:
     temperature: float = 1.0
     seed: int = 0
     interventions: Sequence[Intervention] = ()
+
+    def __post_init__(self) -> None:
+        if self.max_new_tokens < 1:
+            raise UserError(f"A response of up to {self.max_new_tokens} tokens is none.", "Allow at least one token.")
+        if not 0 <= self.temperature < math.inf:
+            raise UserError(f"The temperature {self.temperature} is out of range.", "Choose 0 (greedy) or more.")
+        if self.seed < 0:
+            raise UserError(f"The seed {self.seed} is negative.", "Choose 0 or more.")
 
 
 @dataclass(frozen=True)
@@ -59,16 +69,18 @@ class _PlaceLayer(DynamicLayer):
     def __init__(self, places: "_Places") -> None:
         super().__init__()
         self.places = places
-        self.is_initialized = True
 
     def reserve(self, like_keys: Tensor, like_values: Tensor) -> None:
         size = (self.places.count, like_keys.shape[1], self.places.length)
         self.keys = like_keys.new_zeros(*size, like_keys.shape[3])
         self.values = like_values.new_zeros(*size, like_values.shape[3])
+        self.is_initialized = True
 
     def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
         rows, at = self.places.rows.to(key_states.device), self.places.at.to(key_states.device)
         reach = self.places.reach
+        if not self.is_initialized:  # no prompt so far was longer than the token that starts its response
+            self.reserve(key_states, value_states)
         self.keys[rows, :, at] = key_states[:, :, 0]
         self.values[rows, :, at] = value_states[:, :, 0]
         return self.keys[: len(rows), :, :reach], self.values[: len(rows), :, :reach]
@@ -239,7 +251,7 @@ class Generator:
                     use_cache=True,
                 )
             for layer, filled in zip(layers, cache.layers, strict=True):
-                if not hasattr(layer, "keys") or layer.keys is None:
+                if not layer.is_initialized:
                     layer.reserve(filled.keys, filled.values)
                 for j, (prompt, members) in enumerate(batch):
                     for i in members:
@@ -264,8 +276,10 @@ class Generator:
         cache: Any = None
         running = list(rows)
         step_ids = ids
+        last = torch.zeros(1, width, 1, dtype=torch.bool, device=self.device)
+        last[:, -1] = True
+        steering.phase = {"all": True, "prompt": True, "response": last}
         while running:
-            steering.phase = None
             with self.blocks.watching(steering.edits(), first=True):
                 output = self.blocks.trunk(
                     input_ids=step_ids,
@@ -288,6 +302,7 @@ class Generator:
             step_ids = torch.tensor(drawn, device=self.device)[:, None]
             mask = torch.cat([mask, mask.new_ones(len(rows), 1)], 1)
             positions = positions[:, -1:] + 1
+            steering.phase = {"all": True, "prompt": False, "response": True}
 
     def _collect(
         self,

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Literal, get_args
 
 import torch
@@ -84,6 +85,11 @@ class Steering:
                     "Give one list of interventions per row (per sequence, when several are sampled for one prompt).",
                 )
             for operation in plan:
+                if operation.width != hidden.shape[-1]:
+                    raise UserError(
+                        f"A direction of width {operation.width} does not fit a model of width {hidden.shape[-1]}.",
+                        "Use a vector that was extracted on this model.",
+                    )
                 where = self._where(operation.positions, hidden)
                 if where is False:
                     continue
@@ -112,7 +118,7 @@ class _Operation:
     """One kind of edit at one layer and one choice of positions, for all rows at once."""
 
     def __init__(self, kind: str, positions: str, directions: Tensor, ceiling: Tensor) -> None:
-        self.kind, self.positions = kind, positions
+        self.kind, self.positions, self.width = kind, positions, directions.shape[-1]
         self._directions, self._ceiling = directions, ceiling  # (rows, 1, d); zero where a row has none
 
     def __call__(self, hidden: Tensor) -> Tensor:
@@ -127,29 +133,21 @@ class _Operation:
 
 
 def _operations(rows: Sequence[Sequence[Intervention]]) -> list[_Operation]:
-    """Sums of additions first, then ablations and caps one after the other."""
-    width = next(item.direction.shape[0] for row in rows for item in row)
+    """Sums of additions first, then ablations and caps one after the other, wherever each of them acts."""
+    widths = sorted({item.direction.shape[0] for row in rows for item in row})
+    if len(widths) > 1:
+        raise UserError(f"The directions have different widths {widths}.", "Use vectors of one model.")
     plan: list[_Operation] = []
-    for positions in get_args(Positions):
-        sums = torch.zeros(len(rows), 1, width)
-        others: list[list[Intervention]] = []
-        adds = False
-        for i, row in enumerate(rows):
-            mine = [item for item in row if item.positions == positions]
-            for item in mine:
-                if item.kind == "add":
-                    sums[i, 0] += item.direction.float().cpu()
-                    adds = True
-            others.append([item for item in mine if item.kind != "add"])
-        if adds:
-            plan.append(_Operation("add", positions, sums, torch.zeros(len(rows), 1, 1)))
-        for kind in ("ablate", "cap"):
-            chosen = [[item for item in row if item.kind == kind] for row in others]
-            for depth in range(max(map(len, chosen), default=0)):
-                directions, ceiling = torch.zeros(len(rows), 1, width), torch.zeros(len(rows), 1, 1)
-                for i, row in enumerate(chosen):
-                    if depth < len(row):
-                        directions[i, 0] = row[depth].direction.float().cpu()
-                        ceiling[i] = row[depth].ceiling
-                plan.append(_Operation(kind, positions, directions, ceiling))
+    for kind, positions in product(("add", "ablate", "cap"), get_args(Positions)):
+        chosen = [[item for item in row if (item.kind, item.positions) == (kind, positions)] for row in rows]
+        if kind == "add":
+            together = [chosen] if any(chosen) else []
+        else:
+            together = [[row[depth : depth + 1] for row in chosen] for depth in range(max(map(len, chosen)))]
+        for items in together:
+            directions, ceiling = torch.zeros(len(rows), 1, widths[0]), torch.zeros(len(rows), 1, 1)
+            for i, item in ((i, item) for i, row in enumerate(items) for item in row):
+                directions[i, 0] += item.direction.float().cpu()
+                ceiling[i] = item.ceiling
+            plan.append(_Operation(kind, positions, directions, ceiling))
     return plan

@@ -14,6 +14,7 @@ log = logging.getLogger(__name__)
 Message = Mapping[str, str]
 
 PLACEHOLDER = "\ue0f3{}\ue0f4"
+THOUGHT = ("<think>", "</think>")
 
 # For models without a chat template.
 PLAIN_TEMPLATE = (
@@ -62,7 +63,8 @@ class Template:
         added = getattr(tokenizer, "added_tokens_decoder", {}).values()
         self._marks = {*tokenizer.all_special_tokens, *(token.content for token in added)} - {""}
         vocabulary = tokenizer.get_vocab()
-        self._thought_end: int | None = vocabulary.get("</think>")
+        self._thought = {mark: vocabulary[mark] for mark in THOUGHT if mark in vocabulary}
+        self._thought_end = self._thought.get(THOUGHT[1])
         self.has_system_role = self._takes_system()
         if not self.has_system_role:
             self.notes.append(
@@ -76,8 +78,9 @@ class Template:
             return False
         return "Qx7" in text and "Zk4" in text
 
-    def _render(self, messages: Sequence[Message], prompt: bool) -> str:
-        options: dict[str, Any] = {"tokenize": False, "add_generation_prompt": prompt, "enable_thinking": self.thinking}
+    def _render(self, messages: Sequence[Message], prompt: bool, *, thought: bool = False) -> str:
+        thinking = self.thinking or thought
+        options: dict[str, Any] = {"tokenize": False, "add_generation_prompt": prompt, "enable_thinking": thinking}
         if self._own is None and not isinstance(self.tokenizer.chat_template, dict):
             options["chat_template"] = PLAIN_TEMPLATE
         try:
@@ -105,11 +108,15 @@ class Template:
         return [{"role": "user", "content": joined}, *rest[1:]]
 
     def _disarmed(self, messages: Sequence[Message]) -> tuple[list[Message], list[str]]:
-        """Messages whose content spells a special token get a placeholder instead; with the contents it stands for."""
+        """Messages whose content spells a special token get a placeholder instead; with the contents it stands for.
+
+        The thoughts of an assistant turn stay as they are: templates look for them.
+        """
         safe: list[Message] = []
         held: list[str] = []
         for message in messages:
-            if any(mark in message["content"] for mark in self._marks):
+            marks = {*self._marks, *PLACEHOLDER.split("{}")} - {*(THOUGHT if message["role"] == "assistant" else ())}
+            if any(mark in message["content"] for mark in marks):
                 safe.append({**message, "content": PLACEHOLDER.format(len(held))})
                 held.append(message["content"])
             else:
@@ -141,10 +148,11 @@ class Template:
 
     def answer_ids(self, text: str) -> list[int]:
         """Token ids of a response as the model would have written it after a prompt (no end-of-turn marker)."""
-        if self._thought_end is not None and "</think>" in text:
-            thought, _, answer = text.rpartition("</think>")
-            return [*self._plain(thought), self._thought_end, *self._plain(answer)]
-        return self._plain(text) if text else []
+        ids: list[int] = []
+        for piece in re.split(f"({'|'.join(THOUGHT)})", text):
+            if piece:
+                ids += [self._thought[piece]] if piece in self._thought else self._plain(piece)
+        return ids
 
     def response_start(self, ids: Sequence[int]) -> int:
         """Index of the first token of a response that is not thought (0 when nothing was thought or it is kept)."""
@@ -170,7 +178,7 @@ class Template:
         turns = [i for i, message in enumerate(arranged) if message["role"] == "assistant"]
         if not turns:
             raise UserError("The conversation has no assistant turn.", "At least one message must be the assistant's.")
-        openings = [self._render(safe[:turn], True) for turn in turns]
+        openings = [self._render(safe[:turn], True, thought=THOUGHT[1] in arranged[turn]["content"]) for turn in turns]
         last = self._render(safe[: turns[-1] + 1], False)
         whole = Conversation([], [])
         position = 0

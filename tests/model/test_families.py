@@ -1,0 +1,231 @@
+"""Every family of decoders: blocks found and proved, readings, generation and steering equal to the plain way."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+import torch
+import transformers as tf
+from torch import nn
+
+from personavec.errors import UserError
+from personavec.interventions import intervening, steer, steering
+from personavec.model import ChatModel, Conversation, Request, weights_hash
+from personavec.model.blocks import find_blocks
+from personavec.readout import read
+from tiny import SIZES, causal_model, chat_model, editing, plain_greedy, plain_states, random_ids, tokenizer, vector
+
+WINDOW = 6  # shorter than the prompts below
+
+EXPERTS: dict[str, Any] = {"moe_intermediate_size": 24, "num_experts": 4, "num_experts_per_tok": 2}
+GPT2: dict[str, Any] = {"vocab_size": 320, "n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 512}
+HEAD = {"head_dim": 8}
+
+FAMILIES: dict[str, Callable[[], tf.PreTrainedConfig]] = {
+    "llama": lambda: tf.LlamaConfig(**SIZES),
+    "qwen2": lambda: tf.Qwen2Config(**SIZES),
+    "qwen2-window": lambda: tf.Qwen2Config(
+        **SIZES, use_sliding_window=True, sliding_window=WINDOW, max_window_layers=1
+    ),
+    "qwen3": lambda: tf.Qwen3Config(**SIZES, **HEAD),
+    "qwen3-moe": lambda: tf.Qwen3MoeConfig(**SIZES, **HEAD, **EXPERTS, decoder_sparse_step=1),
+    "mistral": lambda: tf.MistralConfig(**SIZES, sliding_window=None),
+    "mistral-window": lambda: tf.MistralConfig(**SIZES, sliding_window=WINDOW),
+    "mixtral": lambda: tf.MixtralConfig(**SIZES, num_local_experts=4, sliding_window=None),
+    "gemma2": lambda: tf.Gemma2Config(**SIZES, **HEAD, sliding_window=WINDOW, query_pre_attn_scalar=8),
+    "gemma3": lambda: tf.Gemma3TextConfig(
+        **{**SIZES, "num_hidden_layers": 4}, **HEAD, sliding_window=WINDOW, sliding_window_pattern=2
+    ),
+    "phi": lambda: tf.PhiConfig(**SIZES, partial_rotary_factor=0.5),
+    "phi3": lambda: tf.Phi3Config(**SIZES, sliding_window=None),
+    "phi3-window": lambda: tf.Phi3Config(**SIZES, sliding_window=WINDOW),
+    "gpt-neox": lambda: tf.GPTNeoXConfig(**SIZES, rotary_pct=0.5),
+    "gpt2": lambda: tf.GPT2Config(**GPT2, bos_token_id=None, eos_token_id=None),
+    "olmo2": lambda: tf.Olmo2Config(**SIZES),
+    "granite": lambda: tf.GraniteConfig(**SIZES, logits_scaling=3.0, residual_multiplier=0.5),
+    "cohere": lambda: tf.CohereConfig(**SIZES, logit_scale=0.25),
+    "falcon-alibi": lambda: tf.FalconConfig(
+        vocab_size=320, hidden_size=32, num_hidden_layers=3, num_attention_heads=4, alibi=True, eos_token_id=None
+    ),
+}
+PACKED = {"llama", "qwen2", "qwen3", "qwen3-moe", "mistral", "mixtral", "phi", "phi3", "gpt-neox", "gpt2", "olmo2"}
+PACKED |= {"granite", "cohere"}
+
+MODELS: dict[str, ChatModel] = {}
+
+
+@pytest.fixture(params=FAMILIES)
+def family(request: pytest.FixtureRequest) -> tuple[str, ChatModel]:
+    name: str = request.param
+    if name not in MODELS:
+        MODELS[name] = chat_model(FAMILIES[name]())
+    return name, MODELS[name]
+
+
+def prompts(count: int = 4) -> list[list[int]]:
+    """Of mixed lengths; the first and the last are equal."""
+    made = [random_ids(length, length) for length in (9, 17, 1, 23)[: count - 1]]
+    return [*made, list(made[0])]
+
+
+def block_modules(model: Any) -> nn.ModuleList:
+    """Where the blocks are, written out per family."""
+    inner = model.transformer if hasattr(model, "transformer") else getattr(model, "gpt_neox", None) or model.model
+    return inner.h if hasattr(inner, "h") else inner.layers
+
+
+def test_blocks_are_the_decoder_blocks(family: tuple[str, ChatModel]) -> None:
+    _, model = family
+    assert model.blocks.layers is block_modules(model.model)
+    assert model.n_layers == model.model.config.num_hidden_layers
+    assert model.hidden_size == 32
+
+
+def test_packing_only_where_attention_is_full(family: tuple[str, ChatModel]) -> None:
+    name, model = family
+    assert model.packs == (name in PACKED)
+
+
+def test_readings_equal_plain_forwards(family: tuple[str, ChatModel]) -> None:
+    _, model = family
+    conversations = []
+    for i, prompt in enumerate(prompts()):
+        ids = prompt + random_ids(5 + 3 * i, 100 + i)
+        conversations.append(
+            Conversation(ids, [(0, len(prompt)), (len(prompt) - 1, len(prompt)), (len(prompt), len(ids))])
+        )
+    readings = read(model, conversations, log_likelihood=True)
+    row = 0
+    for conversation in conversations:
+        states, logits = plain_states(model.model, block_modules(model.model), conversation.ids)
+        with torch.no_grad():
+            hidden = model.model(input_ids=torch.tensor([conversation.ids]), output_hidden_states=True).hidden_states
+        logprobs = logits.log_softmax(-1)
+        for low, high in conversation.spans:
+            torch.testing.assert_close(readings.means[row], states[:, low:high].mean(1), rtol=1e-4, atol=1e-4)
+            for layer in range(model.n_layers):  # the last of transformers' own rows is taken after the final norm
+                expected = hidden[layer][0, low:high].mean(0)
+                torch.testing.assert_close(readings.means[row, layer], expected, rtol=1e-4, atol=1e-4)
+            picked = [float(logprobs[t - 1, conversation.ids[t]]) for t in range(max(low, 1), high)]
+            if picked:
+                expected_mean = sum(picked) / len(picked)
+                assert float(readings.log_likelihood[row]) == pytest.approx(expected_mean, abs=1e-3)
+            row += 1
+    assert row == len(readings.means)
+
+
+def test_greedy_generation_equals_transformers(family: tuple[str, ChatModel]) -> None:
+    _, model = family
+    requests = [Request(prompt, 12, 0.0) for prompt in prompts()]
+    responses = model.generate(requests, places=3)
+    for request, response in zip(requests, responses, strict=True):
+        stop = min(model.stop_ids)
+        out = model.model.generate(
+            torch.tensor([request.prompt_ids]), max_new_tokens=12, do_sample=False, eos_token_id=stop, pad_token_id=0
+        )[0, len(request.prompt_ids) :].tolist()
+        assert response.ids == [token for token in out if token != stop]
+        assert response.finished == (out[-1] == stop)
+
+
+def test_steering_equals_the_formula(family: tuple[str, ChatModel]) -> None:
+    _, model = family
+    persona = vector(model)
+    ids = torch.tensor([random_ids(11, 1), random_ids(11, 2)])
+    handle = editing(block_modules(model.model)[1], lambda hidden: hidden + 1.5 * persona.directions[2])
+    with torch.no_grad():
+        by_hand = model.model(input_ids=ids).logits
+        handle.remove()
+        with steer(model.model, persona, 1.5):
+            steered = model.model(input_ids=ids).logits
+        plain = model.model(input_ids=ids).logits
+    torch.testing.assert_close(steered, by_hand, rtol=1e-5, atol=1e-5)
+    assert (plain - steered).abs().max() > 0.1
+
+    prompt = ids[0].tolist()
+    edits = steering(persona, 1.5)
+    [response] = model.generate([Request(prompt, 8, 0.0, interventions=edits)])
+    with intervening(model, [edits]):
+        assert response.ids == plain_greedy(model.model, prompt, 8)[: len(response.ids)]
+    assert len(response.ids) == 8 or response.finished
+
+
+def test_steering_before_the_first_block(family: tuple[str, ChatModel]) -> None:
+    """Layer 0 is what goes into the first block: an edit there is seen by everything after it."""
+    _, model = family
+    ids = random_ids(7, 3)
+    states, _ = plain_states(model.model, block_modules(model.model), ids)
+    with model.blocks.watching({0: lambda hidden: hidden * 0.5}):
+        edited, _ = plain_states(model.model, block_modules(model.model), ids)
+    seen: list[torch.Tensor] = []
+    with model.blocks.watching({0: lambda hidden: seen.append(hidden.clone())}):
+        model.model(input_ids=torch.tensor([ids]))
+    torch.testing.assert_close(seen[0][0], states[0])
+    assert (edited[1] - states[1]).abs().max() > 1e-3
+
+
+def test_encoder_decoder_is_refused() -> None:
+    config = tf.T5Config(
+        vocab_size=320, d_model=32, d_kv=8, d_ff=48, num_layers=2, num_heads=4, decoder_start_token_id=0
+    )
+    with pytest.raises(UserError, match="T5ForConditionalGeneration is an encoder-decoder"):
+        find_blocks(tf.T5ForConditionalGeneration(config))
+
+
+def test_model_without_a_list_of_blocks_is_refused() -> None:
+    model = causal_model(tf.LlamaConfig(**SIZES))
+    model.model.layers = nn.ModuleList(model.model.layers[:2])  # not the three that the config counts
+    with pytest.raises(UserError, match="Found 0 lists of 3 decoder blocks in LlamaForCausalLM"):
+        find_blocks(model)
+
+
+class Trunk(nn.Module):
+    """Three blocks that are run in a given order, with something in between."""
+
+    def __init__(self, order: Sequence[int], between: float) -> None:
+        super().__init__()
+        self.order, self.between = order, between
+        self.config = tf.LlamaConfig(**SIZES)
+        self.embeddings = nn.Embedding(320, 32)
+        self.layers = nn.ModuleList(nn.Linear(32, 32) for _ in range(3))
+
+    def get_input_embeddings(self) -> nn.Embedding:
+        return self.embeddings
+
+    def forward(self, input_ids: torch.Tensor, use_cache: bool) -> torch.Tensor:
+        hidden = self.embeddings(input_ids)
+        for index in self.order:
+            hidden = self.layers[index](hidden) * self.between
+        return hidden
+
+
+def test_only_a_chain_is_taken_for_blocks() -> None:
+    trunk = Trunk([0, 1, 2], 1.0)
+    assert find_blocks(trunk).layers is trunk.layers
+    for order, between in (([0, 1, 2], 0.5), ([2, 1, 0], 1.0), ([0, 1], 1.0), ([0, 1, 2, 2], 1.0)):
+        with pytest.raises(UserError, match="Found 0 lists of 3"):
+            find_blocks(Trunk(order, between))
+
+
+def test_what_is_no_transformers_model_is_refused() -> None:
+    with pytest.raises(UserError, match="Linear is not a transformers model"):
+        find_blocks(nn.Linear(2, 2))
+
+
+def test_finding_blocks_leaves_no_trace() -> None:
+    model = causal_model(tf.LlamaConfig(**SIZES))
+    model.train()
+    find_blocks(model)
+    assert model.training and model.model.training
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+
+
+def test_bfloat16_reads_like_float32() -> None:
+    model = MODELS.get("qwen2") or chat_model()
+    half = ChatModel(causal_model(tf.Qwen2Config(**SIZES)).bfloat16(), tokenizer(), "half")
+    ids = random_ids(40, 5)
+    conversation = [Conversation(ids, [(20, 40)])]
+    a, b = read(model, conversation).means, read(half, conversation).means
+    assert b.dtype == torch.float32
+    assert float(torch.cosine_similarity(a, b, dim=-1).min()) > 0.999
+    assert half.weights_hash == model.weights_hash  # one vector serves every dtype
+    assert weights_hash(causal_model(tf.Qwen2Config(**SIZES), seed=1)) != model.weights_hash
