@@ -1,0 +1,111 @@
+"""Imports point down only, so that each part can be read, tested and replaced without what is built on it."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+import personavec
+
+ROOT = Path(personavec.__file__).parent
+LAYERS = [
+    {"files", "errors", "progress"},
+    {"model"},
+    {
+        "controls",
+        "effects",
+        "interchange",
+        "interventions",
+        "judges",
+        "provenance",
+        "readout",
+        "report",
+        "rollouts",
+        "statistics",
+        "traits",
+        "vector",
+    },
+    {"evaluation", "extraction", "monitoring", "specificity", "verdict"},
+    {"cli", "__main__"},
+]
+LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
+MODULES = sorted(path for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py")
+
+
+def part(path: Path) -> str:
+    """The part of the package, a folder or a file right under its root, that a module belongs to."""
+    return path.relative_to(ROOT).parts[0].removesuffix(".py")
+
+
+def imported(source: str, package: str) -> Iterator[str]:
+    """Full names of all that is imported from personavec, wherever in the source it is done, for types only or not."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            above = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+            home = ".".join([*above, *([node.module] if node.module else [])])
+            names = [f"{home}.{alias.name}" for alias in node.names] if home == "personavec" else [home]
+        else:
+            continue
+        yield from (name for name in names if name.split(".")[0] == "personavec")
+
+
+def parts_imported(path: Path) -> set[str]:
+    package = ".".join(["personavec", *path.relative_to(ROOT).parts[:-1]])
+    names = list(imported(path.read_text(encoding="utf-8"), package))
+    assert "personavec" not in names, f"{path} imports the whole package"
+    return {name.split(".")[1] for name in names}
+
+
+def test_every_part_has_a_layer() -> None:
+    found = {part(path) for path in MODULES}
+    assert found == LEVEL.keys(), "add new parts to LAYERS, take out those that are gone"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_point_down(path: Path) -> None:
+    here = part(path)
+    upwards = {there for there in parts_imported(path) if LEVEL.get(there, len(LAYERS)) > LEVEL[here]}
+    assert not upwards, f"{here} is below {upwards}"
+
+
+def test_parts_of_one_layer_form_no_circle() -> None:
+    graph: dict[str, set[str]] = {name: set() for name in LEVEL}
+    for path in MODULES:
+        graph[part(path)] |= parts_imported(path) - {part(path)}
+    TopologicalSorter(graph).prepare()  # names the circle if there is one
+
+
+def test_imports_are_found_in_every_form() -> None:
+    source = """
+import os, personavec.files
+from personavec import report
+from personavec.model.chat import ChatModel
+from . import cache
+from .. import traits
+from ..vector import PersonaVector
+def later():
+    from personavec.cli import main
+"""
+    assert sorted(imported(source, "personavec.judges")) == [
+        "personavec.cli",
+        "personavec.files",
+        "personavec.judges",
+        "personavec.model.chat",
+        "personavec.report",
+        "personavec.traits",
+        "personavec.vector",
+    ]
+
+
+@pytest.mark.parametrize("module", ["personavec", "personavec.cli", "personavec.cli.app"])
+def test_importing_takes_no_torch(module: str) -> None:
+    heavy = {"torch", "transformers", "numpy", "scipy", "pydantic", "matplotlib", "openai"}
+    script = f"import sys, {module}; print(sorted(set(sys.modules) & {heavy}))"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
