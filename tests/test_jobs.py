@@ -20,8 +20,7 @@ from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
 from personavec import PersonaVector
 from personavec.cli import main
-
-# IMPORT
+from personavec.interchange.paper import read_paper_vector
 
 TEMPLATE = (
     "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}{% endfor %}"

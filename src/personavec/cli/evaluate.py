@@ -11,7 +11,7 @@ from personavec.cli import options as o
 def evaluate(
     trait: o.TraitArgument,
     out: Annotated[
-        Path | None, typer.Option(help="Folder of the run. Default: runs/evaluate-TRAIT.", show_default=False)
+        Path | None, typer.Option(help="Folder of the run. Default: a new one in runs.", show_default=False)
     ] = None,
     model: o.Model = None,
     adapter: o.Adapter = None,
@@ -41,7 +41,8 @@ def evaluate(
 
     from personavec.evaluation import evaluate as run_evaluation
 
-    folder = out or Path("runs") / f"evaluate-{chosen.name}"
+    settings = (chosen, chat.id, words, judge, rollouts, max_new_tokens, seed)
+    folder = out or o.default_folder("evaluate", chosen.name, *settings)
     run = run_evaluation(
         chat, chosen, folder, interventions=edits, description=words, vectors=vectors, judge=judge,
         rollouts=rollouts, max_new_tokens=max_new_tokens, seed=seed,

@@ -12,7 +12,7 @@ def monitor(
     chats: Annotated[Path, typer.Argument(metavar="CHATS.jsonl", help='One {"messages": [...]} a line.')],
     vector: Annotated[list[Path], typer.Option("--vector", "-v", help="Vector file. Repeatable.", show_default=False)],
     out: Annotated[
-        Path | None, typer.Option(help="Folder of the run. Default: runs/monitor-CHATS.", show_default=False)
+        Path | None, typer.Option(help="Folder of the run. Default: a new one in runs.", show_default=False)
     ] = None,
     model: o.Model = None,
     adapter: o.Adapter = None,
@@ -30,7 +30,7 @@ def monitor(
 
     from personavec.monitoring import monitor as run_monitor
 
-    folder = out or Path("runs") / f"monitor-{chats.stem}"
+    folder = out or o.default_folder("monitor", chats.stem, chats, vector, chat.id)
     run = run_monitor(chat, chats, vectors, folder, other_weights=other_weights)
     if json:
         o.print_json({key: run[key] for key in ("read", "scored", "rejected", "vectors", "largest")})

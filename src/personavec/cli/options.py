@@ -1,5 +1,6 @@
 """Options that several commands share, and what their values mean."""
 
+import hashlib
 import json
 import math
 from collections.abc import Sequence
@@ -47,6 +48,12 @@ OtherWeights = Annotated[
 ]
 TraitArgument = Annotated[str, typer.Argument(metavar="TRAIT", help="Name of a library trait, or of a new one.")]
 TraitsFrom = Annotated[Path | None, typer.Option(help="JSON file that holds the trait.", show_default=False)]
+
+
+def default_folder(job: str, name: str, *settings: object) -> Path:
+    """Where a run goes that was given no folder: other settings, another folder."""
+    digest = hashlib.sha256(repr(settings).encode()).hexdigest()[:6]
+    return Path("runs") / f"{job}-{name}-{digest}"
 
 
 def print_json(value: Any) -> None:

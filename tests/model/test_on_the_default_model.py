@@ -1,0 +1,97 @@
+"""What only a real model can show; on the bundled default model."""
+
+import random
+
+import pytest
+import torch
+
+from personavec.judges.coherence import Coherence
+from personavec.judges.contrast import ContrastJudge
+from personavec.model import ChatModel, Conversation, Request, load_model
+from personavec.readout import read
+from personavec.rollouts import Rollout
+from personavec.traits import load_trait
+
+pytestmark = pytest.mark.default_model
+
+QUESTIONS = ["How do plants grow?", "What should I cook tonight?", "Why is the sky blue?", "How can I sleep better?"]
+SERIOUS = [
+    "Plants grow by photosynthesis, which turns light, water and carbon dioxide into sugar.",
+    "You could cook a simple vegetable soup with carrots, onions, potatoes and a little salt.",
+    "The sky is blue because air scatters short wavelengths of sunlight more than long ones.",
+    "Go to bed at the same time every night and keep the room dark, quiet and cool.",
+]
+FUNNY = [
+    "Plants grow by sunbathing all day and calling it work. Best union contract in nature, haha!",
+    "Cook whatever the smoke alarm cheers for! My speciality is toast with a side of firefighters, haha.",
+    "Because green was already taken by the grass and they did not want to clash at parties, haha!",
+    "Try counting sheep, but pay them well: mine went on strike and now they count me, haha!",
+]
+
+
+@pytest.fixture(scope="module")
+def model() -> ChatModel:
+    return load_model()
+
+
+def rollouts(model: ChatModel, answers: list[str]) -> list[Rollout]:
+    return [
+        Rollout(
+            str(i), "test", question, i, model.prompt_ids([{"role": "user", "content": question}]),
+            response_ids=model.template.answer_ids(answer), text=answer,
+        )
+        for i, (question, answer) in enumerate(zip(QUESTIONS, answers, strict=True))
+    ]  # fmt: skip
+
+
+def test_contrast_judge_knows_a_joke(model: ChatModel) -> None:
+    judge = ContrastJudge(model, load_trait("humorous"))
+    funny, _ = judge.evidence(rollouts(model, FUNNY))
+    serious, _ = judge.evidence(rollouts(model, SERIOUS))
+    assert all(a > b for a, b in zip(funny, serious, strict=True))
+
+
+def test_coherence_knows_salad_and_loops(model: ChatModel) -> None:
+    judge = ContrastJudge(model, load_trait("humorous"))
+    shuffled = []
+    for answer in SERIOUS:
+        words = answer.split()
+        random.Random(0).shuffle(words)
+        shuffled.append(" ".join(words))
+    loops = [" ".join(answer.split()[:4]) * 1 + " very very very" * 12 for answer in SERIOUS]
+    sets = [rollouts(model, answers) for answers in (SERIOUS, FUNNY, shuffled, loops)]
+    likelihoods = [judge.evidence(one)[1] for one in sets]
+    natural = Coherence.of_natural(likelihoods[0], [r.response_ids for r in sets[0]])
+    scores = [
+        sum(natural.score(value, r.response_ids) for value, r in zip(values, one, strict=True)) / len(one)
+        for values, one in zip(likelihoods, sets, strict=True)
+    ]
+    assert scores[0] > 80
+    assert scores[2] < 50
+    assert scores[3] < 50
+    # Loops are easy to predict: likelihood alone would praise them.
+    assert sum(likelihoods[3]) > sum(likelihoods[0])
+
+
+def test_shared_prefixes_read_as_single_forwards_do(model: ChatModel) -> None:
+    conversations = []
+    for question, *answers in zip(QUESTIONS, SERIOUS, FUNNY, strict=True):
+        prompt = model.prompt_ids([{"role": "user", "content": question}])
+        for answer in answers:
+            ids = model.template.answer_ids(answer)
+            conversations.append(Conversation(prompt + ids, [(len(prompt), len(prompt) + len(ids))]))
+    together = read(model, conversations, layers=[4, 12, 20]).means
+    for conversation, reading in zip(conversations, together, strict=True):
+        with torch.inference_mode():
+            states = model.model(torch.tensor([conversation.ids]), output_hidden_states=True).hidden_states
+        start, end = conversation.spans[0]
+        plain = torch.stack([states[layer][0, start:end].float().mean(0) for layer in (4, 12, 20)])
+        assert torch.cosine_similarity(reading, plain, dim=-1).min() > 0.999
+
+
+def test_greedy_answer_is_that_of_transformers(model: ChatModel) -> None:
+    ids = model.prompt_ids([{"role": "user", "content": "What is the capital of France?"}])
+    ours = model.generate([Request(ids, 12, temperature=0.0)])[0]
+    theirs = model.model.generate(torch.tensor([ids]), max_new_tokens=12, do_sample=False)[0, len(ids) :].tolist()
+    assert theirs[: len(ours.ids)] == ours.ids
+    assert "Paris" in model.decode(ours.ids)
