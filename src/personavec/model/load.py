@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 from personavec.errors import UserError
 from personavec.model.chat import ChatModel
@@ -74,7 +75,7 @@ def load_model(
         elif device != "cpu":
             options["device_map"] = device
         model = AutoModelForCausalLM.from_pretrained(source, **options)
-    except (OSError, ValueError, KeyError, ImportError) as error:
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
         raise UserError(
             f"Cannot load the model {label!r}: {_first_line(error)}",
             "Give a hub id, a local folder, a .gguf file, or leave --model out for the bundled default.",
@@ -93,7 +94,7 @@ def _with_adapter(model: Any, adapter: str) -> Any:
 
     try:
         return PeftModel.from_pretrained(model, adapter)
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise UserError(
             f"Cannot load the adapter {adapter!r}: {_first_line(error)}",
             "Give a folder with adapter_config.json made for this base model.",

@@ -1,0 +1,211 @@
+"""Loading: folders, GGUF files, adapters, offloaded and quantised models; what is not there is said."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import gguf
+import peft
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+from personavec.errors import UserError
+from personavec.interventions import steer, steering
+from personavec.model import ChatModel, Conversation, Request, load_model
+from personavec.readout import read
+from tiny import chat_model, plain_greedy, plain_states, qwen2, random_ids, vector
+
+PROMPT = random_ids(20, 1)
+CONVERSATION = [Conversation(PROMPT, [(10, 20)])]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("model")
+    model = chat_model(qwen2(hidden_size=64, intermediate_size=128))
+    model.model.save_pretrained(path)
+    model.tokenizer.save_pretrained(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def base(folder: Path) -> ChatModel:
+    return load_model(str(folder), device="cpu", dtype="float32")
+
+
+def adapted(model: Any, **options: Any) -> Any:
+    """A LoRA adapter that does something."""
+    torch.manual_seed(3)
+    config = peft.LoraConfig(r=4, target_modules=["q_proj", "down_proj"], init_lora_weights=False, **options)
+    return peft.get_peft_model(model, config)
+
+
+def check_equal_to_plain(model: ChatModel) -> None:
+    """Readings, generation and steering of a model however it is stored."""
+    blocks = model.blocks.layers
+    states, logits = plain_states(model.model, blocks, PROMPT)
+    means = read(model, CONVERSATION).means[0]
+    torch.testing.assert_close(means, states[:, 10:20].mean(1), rtol=1e-4, atol=1e-4)
+    persona = vector(model)
+    assert model.generate([Request(PROMPT, 6, 0.0)])[0].ids == plain_greedy(model.model, PROMPT, 6)
+    [steered] = model.generate([Request(PROMPT, 6, 0.0, interventions=steering(persona, 2.0))])
+    with steer(model.model, persona, 2.0):
+        assert steered.ids == plain_greedy(model.model, PROMPT, 6)
+        moved, after = plain_states(model.model, blocks, PROMPT)
+    torch.testing.assert_close(moved[2], states[2] + 2.0 * persona.directions[2], rtol=1e-4, atol=1e-3)
+    assert (after - logits).abs().max() > 0.01
+
+
+def test_folder(base: ChatModel, folder: Path) -> None:
+    again = load_model(str(folder), device="cpu", dtype="bfloat16")
+    assert again.id == str(folder) and again.dtype == torch.bfloat16 and again.context_length == 512
+    assert again.weights_hash == base.weights_hash and again.template.hash == base.template.hash
+    check_equal_to_plain(base)
+
+
+def test_adapter(base: ChatModel, folder: Path, tmp_path: Path) -> None:
+    """An adapter changes the readings, not the identity: the base's vectors are for it, too."""
+    inner = load_model(str(folder), device="cpu", dtype="float32").model
+    adapted(inner, modules_to_save=["lm_head"]).save_pretrained(tmp_path)
+    model = load_model(str(folder), device="cpu", dtype="float32", adapter=str(tmp_path))
+    assert model.id == f"{folder}+{tmp_path}"
+    assert model.weights_hash == base.weights_hash
+    vector(base).check(model)
+    check_equal_to_plain(model)
+    with_adapter = read(model, CONVERSATION).means
+    plain = read(base, CONVERSATION).means
+    assert (with_adapter - plain).abs().max() > 0.01
+    with model.unadapted():
+        torch.testing.assert_close(read(model, CONVERSATION).means, plain)
+    torch.testing.assert_close(read(model, CONVERSATION).means, with_adapter)
+
+
+def test_other_kind_of_adapter_is_not_part_of_the_identity(base: ChatModel, folder: Path) -> None:
+    inner = load_model(str(folder), device="cpu", dtype="float32").model
+    config = peft.IA3Config(target_modules=["k_proj", "down_proj"], feedforward_modules=["down_proj"])
+    model = ChatModel(peft.get_peft_model(inner, config), base.tokenizer, "ia3")
+    assert model.weights_hash == base.weights_hash
+    merged = adapted(load_model(str(folder), device="cpu", dtype="float32").model).merge_and_unload()
+    assert ChatModel(merged, base.tokenizer, "merged").weights_hash != base.weights_hash
+
+
+def test_model_spread_over_devices(base: ChatModel, folder: Path, tmp_path: Path) -> None:
+    """Two of the blocks wait on the disk, and come when they are needed."""
+    places: dict[str, Any] = {"model.embed_tokens": "cpu", "model.rotary_emb": "cpu", "model.layers.0": "cpu"}
+    places |= {"model.layers.1": "disk", "model.layers.2": "disk", "model.norm": "cpu", "lm_head": "cpu"}
+    model = AutoModelForCausalLM.from_pretrained(
+        folder, device_map=places, offload_folder=tmp_path, dtype=torch.float32
+    )
+    assert model.model.layers[1].mlp.up_proj.weight.is_meta
+    chat = ChatModel(model, base.tokenizer, "spread")
+    assert chat.weights_hash == base.weights_hash
+    assert model.model.layers[1].mlp.up_proj.weight.is_meta
+    check_equal_to_plain(chat)
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.filterwarnings("ignore:MatMul8bitLt")
+def test_quantised_model(base: ChatModel, folder: Path, bits: int) -> None:
+    pytest.importorskip("bitsandbytes")
+    options = {"load_in_8bit": True} if bits == 8 else {"load_in_4bit": True, "bnb_4bit_compute_dtype": torch.float32}
+    model = AutoModelForCausalLM.from_pretrained(
+        folder, quantization_config=BitsAndBytesConfig(**options), dtype=torch.float32, device_map="cpu"
+    )
+    assert not model.model.layers[0].mlp.up_proj.weight.is_floating_point()
+    chat = ChatModel(model, base.tokenizer, f"{bits} bits")
+    near = torch.cosine_similarity(read(chat, CONVERSATION).means, read(base, CONVERSATION).means, dim=-1)
+    assert float(near.min()) > {8: 0.99, 4: 0.85}[bits]
+    with pytest.raises(UserError, match="quantised copy"):
+        vector(base).check(chat)
+    vector(base).check(chat, other_weights=True)
+    if bits == 4:  # 8-bit activations are rounded by what else is in the batch
+        check_equal_to_plain(chat)
+
+
+def test_gguf_file(base: ChatModel, tmp_path: Path) -> None:
+    path = tmp_path / "tiny.gguf"
+    write_gguf(path, base)
+    model = load_model(str(path), device="cpu", dtype="float32")
+    assert model.prompt_ids([{"role": "user", "content": "hello <|im_end|>"}]) == base.prompt_ids(
+        [{"role": "user", "content": "hello <|im_end|>"}]
+    )
+    torch.testing.assert_close(read(model, CONVERSATION).means, read(base, CONVERSATION).means, rtol=1e-4, atol=1e-4)
+    assert model.generate([Request(PROMPT, 6, 0.0)]) == base.generate([Request(PROMPT, 6, 0.0)])
+
+
+def write_gguf(path: Path, model: ChatModel) -> None:
+    """The model as a file in float32, with its tokenizer."""
+    config = model.model.config
+    writer = gguf.GGUFWriter(path, "qwen2")
+    writer.add_context_length(config.max_position_embeddings)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_block_count(config.num_hidden_layers)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_head_count(config.num_attention_heads)
+    writer.add_head_count_kv(config.num_key_value_heads)
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    writer.add_rope_freq_base(10000.0)
+    writer.add_vocab_size(config.vocab_size)
+    words = {index: word for word, index in model.tokenizer.get_vocab().items()}
+    special = set(model.tokenizer.added_tokens_decoder)
+    tokens = [words.get(index, f"<unused{index}>") for index in range(config.vocab_size)]
+    merges = json.loads(model.tokenizer.backend_tokenizer.to_str())["model"]["merges"]
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("qwen2")
+    writer.add_token_list(tokens)
+    writer.add_token_types([3 if index in special else 1 for index in range(config.vocab_size)])
+    writer.add_token_merges([" ".join(pair) for pair in merges])
+    writer.add_eos_token_id(model.tokenizer.eos_token_id)
+    writer.add_chat_template(model.tokenizer.chat_template)
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.QWEN2, config.num_hidden_layers)
+    for name, tensor in model.model.state_dict().items():
+        stem, _, kind = name.rpartition(".")
+        writer.add_tensor(f"{names.get_name(stem)}.{kind}", tensor.float().numpy())
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"name": "./nowhere"}, "is not a model folder"),
+        ({"name": "nowhere.gguf"}, "There is no file nowhere.gguf"),
+        ({"device": "tpu"}, "Unknown device 'tpu'"),
+        ({"dtype": "int7"}, "Unknown dtype 'int7'"),
+        ({"adapter": "./no-adapter"}, "Cannot load the adapter './no-adapter'"),
+    ],
+)
+def test_what_is_not_there(folder: Path, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        load_model(**{"name": str(folder), "device": "cpu", "dtype": "float32", **options})
+
+
+def test_damaged_files(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "broken.gguf").write_bytes(b"GGUF" + b"\xff" * 40)
+    with pytest.raises(UserError, match="Cannot load the model"):
+        load_model(str(tmp_path / "broken.gguf"), device="cpu")
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    for file in folder.iterdir():
+        (copy / file.name).write_bytes(file.read_bytes())
+    weights = copy / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(UserError, match="Cannot load the model"):
+        load_model(str(copy), device="cpu")
+    adapted(load_model(str(folder), device="cpu", dtype="float32").model).save_pretrained(tmp_path / "adapter")
+    adapter = tmp_path / "adapter" / "adapter_model.safetensors"
+    adapter.write_bytes(adapter.read_bytes()[:100])
+    with pytest.raises(UserError, match="Cannot load the adapter"):
+        load_model(str(folder), device="cpu", adapter=str(tmp_path / "adapter"))
+    (copy / "config.json").write_text("{")
+    with pytest.raises(UserError, match="Cannot load the model"):
+        load_model(str(copy), device="cpu")
+
+
+def test_no_cuda(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(UserError, match="No CUDA device"):
+        load_model(str(folder), device="cuda:1")
