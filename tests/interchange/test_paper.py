@@ -14,7 +14,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
+from personavec.cli.app import app
 from personavec.errors import UserError
 from personavec.interchange.paper import (
     paired_filter,
@@ -25,7 +27,7 @@ from personavec.interchange.paper import (
     unpaired_filter,
     write_paper_vector,
 )
-from personavec.traits import library_names
+from personavec.traits import library_names, load_trait
 from personavec.vector import PersonaVector
 
 # Vectors
@@ -313,6 +315,57 @@ def test_missing_trait_files(tmp_path: Path) -> None:
         read_paper_traits(alone)
 
 
+def run(*arguments: str | Path) -> str:
+    """What a command prints; its UserError is raised."""
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+def test_traits_are_imported_by_a_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = paper_trait(tmp_path)
+    with pytest.raises(UserError) as caught:
+        load_trait(path)
+    advice = caught.value.advice.partition("personavec ")[2]
+    assert advice == f"traits import {path}"
+    assert "Next: personavec extract grumpy --traits-from grumpy.json --out runs/grumpy" in run(*advice.split())
+    assert load_trait(tmp_path / "grumpy.json") == read_paper_traits(path)
+    with pytest.raises(UserError, match=r"grumpy\.json is already there.*--out"):
+        run("traits", "import", path)
+
+    both = path.rename(tmp_path / "a.json"), (tmp_path / "trait_data_eval/grumpy.json").rename(tmp_path / "b.json")
+    with pytest.raises(UserError, match=r"a\.json holds one set of a trait's questions"):
+        run("traits", "import", both[0])
+    run("traits", "import", *both, "--name", "sullen", "--description", "Complains.", "--out", tmp_path / "new/c.json")
+    trait = load_trait(tmp_path / "new/c.json")
+    assert (trait.name, trait.description, trait.writer) == ("sullen", "Complains.", "import:a.json")
+
+
+# Vectors, by command
+
+
+def test_vectors_are_imported_and_exported_by_commands(tmp_path: Path) -> None:
+    there, here, back = tmp_path / "a.pt", tmp_path / "a.safetensors", tmp_path / "b.pt"
+    write_paper_vector(torch.randn(5, 8), there)
+    assert "grumpy, layer 3" in run(
+        "vectors", "import", there, "--trait", "grumpy", "--layer", "3", "--out", here, "--model", "some/model"
+    )
+    vector = PersonaVector.load(here)
+    assert (vector.trait, vector.layer, vector.model) == (
+        "grumpy", 3, {"id": "some/model", "n_layers": 4, "hidden_size": 8},
+    )  # fmt: skip
+    assert "last row was taken after the final norm" in run("vectors", "show", here)
+    run("vectors", "export", here, "--out", back)
+    assert torch.equal(read_paper_vector(back), read_paper_vector(there))
+    with pytest.raises(UserError, match="no position 'prompt_last'"):
+        run("vectors", "export", here, "--out", back, "--position", "prompt_last")
+    for layer in ("0", "4", "9", "-1"):
+        with pytest.raises(UserError, match="[Ll]ayer"):
+            run("vectors", "import", there, "--trait", "grumpy", "--layer", layer, "--out", tmp_path / "no.safetensors")
+    assert not (tmp_path / "no.safetensors").exists()
+
+
 # Rollouts
 
 COLUMNS = ("question", "prompt", "answer", "question_id", "grumpy", "coherence")
@@ -349,7 +402,18 @@ def test_published_rollouts(shared_data: Path) -> None:
 
 
 def test_texts_stay_texts_and_empty_scores_are_none(tmp_path: Path) -> None:
-    texts = ["None", "N/A", "null", "", "nan", "1.0", " padded ", 'a "quoted", line\r\nand another\n', "Grüße 🙂"]
+    texts = [
+        "None",
+        "N/A",
+        "null",
+        "",
+        "nan",
+        "1.0",
+        " padded ",
+        'a "quoted", line\r\nand another\n',
+        "Grüße 🙂",
+        "long " * 60_000,
+    ]
     rows = [(text, text, text, f"grumpy_3_pos_{k}", "", "") for k, text in enumerate(texts)]
     records = read_paper_rollouts(rollout_file(tmp_path / "a.csv", *rows), "grumpy")
     assert [(r["text"], r["question"], r["prompt"]) for r in records] == [(text, text, text) for text in texts]
@@ -386,7 +450,6 @@ def test_any_text_survives(tmp_path_factory: pytest.TempPathFactory, texts: list
         (("q", "p", "a", "grumpy_0", 101, 2), "line 3, column grumpy: '101' is not a score"),
         (("q", "p", "a", "grumpy_0", -1, 2), "line 3, column grumpy"),
         (("q", "p", "a"), "line 3: 3 values for 6 columns"),
-        (("q", "p", "a" * 200_000, "grumpy_0", 1, 2), "line 3: not CSV .* quotation mark"),
     ],
 )
 def test_bad_rows_are_refused_with_their_line(tmp_path: Path, row: tuple[Any, ...], reason: str) -> None:

@@ -1,15 +1,19 @@
-"""`personavec traits`: the library of traits, and new ones."""
+"""`personavec traits`: the library of traits, new ones, and those of the public research code."""
 
 import os
+import shlex
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from personavec.cli import options as o
 from personavec.errors import UserError
 
-app = typer.Typer(help="List, show and write traits.", no_args_is_help=True)
+if TYPE_CHECKING:
+    from personavec.traits import Trait
+
+app = typer.Typer(help="List, show, write and import traits.", no_args_is_help=True)
 
 
 @app.command("list")
@@ -60,12 +64,55 @@ def new(
     """Write a trait: 5 instruction pairs, 20 + 20 questions, a rubric. Edit it, then extract with --traits-from."""
     from personavec.traits import write_offline, write_with_llm
 
-    file = out or Path(f"{name}.json")
-    if file.exists():
-        raise UserError(f"{file} is already there.", "Choose another file with --out, or delete it.")
+    file = _new_file(out, name)
     if llm is None:
         trait = write_offline(name, description, seed)
     else:
         trait = write_with_llm(name, description, model=llm, base_url=os.environ.get("OPENAI_BASE_URL"))
+    _save(trait, file)
+
+
+@app.command("import")
+def import_trait(
+    extract_file: Annotated[
+        Path,
+        typer.Argument(help="Trait file of the public research code, with the questions for extraction."),
+    ],
+    eval_file: Annotated[
+        Path | None,
+        typer.Argument(
+            help="Its file with the questions for evaluation. Default: the file of the same name in the folder beside, "
+            "'extract' in the folder's name replaced by 'eval'.",
+            show_default=False,
+        ),
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option(help="Name of the trait. Default: the file's.", show_default=False)
+    ] = None,
+    description: Annotated[
+        str | None,
+        typer.Option(
+            help="What somebody with this trait does. Default: what the file's rubric says.", show_default=False
+        ),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="JSON file. Default: NAME.json.", show_default=False)] = None,
+) -> None:
+    """Make one trait file of the two that the public research code keeps of a trait."""
+    from personavec.interchange.paper import read_paper_traits
+
+    trait = read_paper_traits(extract_file, eval_file, name, description)
+    _save(trait, _new_file(out, trait.name))
+
+
+def _new_file(out: Path | None, name: str) -> Path:
+    """Where a trait is to be written, which must not be there yet: somebody may have edited it."""
+    file = out or Path(f"{name}.json")
+    if file.exists():
+        raise UserError(f"{file} is already there.", "Choose another file with --out, or delete it.")
+    return file
+
+
+def _save(trait: "Trait", file: Path) -> None:
     trait.save(file)
-    print(f"Wrote {file}. Next: personavec extract {name} --traits-from {file} --out runs/{name}")
+    name = shlex.quote(trait.name)
+    print(f"Wrote {file}. Next: personavec extract {name} --traits-from {shlex.quote(str(file))} --out runs/{name}")

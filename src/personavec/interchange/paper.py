@@ -311,7 +311,9 @@ def _passes(rollout: Mapping[str, Any], threshold: float) -> bool:
 
 def _rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
     """(number of its last line, row) of a CSV file; texts stay as they are, line breaks included."""
-    reader = csv.reader(io.StringIO(_read_text(path), newline=""), strict=True)
+    text = _read_text(path)
+    csv.field_size_limit(max(csv.field_size_limit(), len(text)))  # by itself less than a long prompt
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     try:
         header = next(reader, [])
         missing = [column for column in columns if column not in header]

@@ -75,6 +75,6 @@ def _read(path: Path) -> Trait:
     if isinstance(value, dict) and {"instruction", "eval_prompt"} <= value.keys():
         raise UserError(
             f"{path}: this is a trait file of the paper's public code, with fields of other names.",
-            "Import it first (personavec.interchange).",
+            f"Import it first: personavec traits import {path}",
         )
     return Trait.parse(value, str(path))
