@@ -18,7 +18,8 @@ CHATML = (
 )
 CORPUS = [
     "the model answers the question, and then the question answers the model",
-    "hello there\n\nhow are you today? I am well\n",
+    "hello there\n\nhow are you today? I am well\n\n",
+    *4 * ["\n\n"],
     "user assistant system <|im_start|> <think> 0123456789",
 ]
 

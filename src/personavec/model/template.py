@@ -61,7 +61,7 @@ class Template:
             self.notes.append("The model has no chat template: turns are written as 'User: ...' and 'Assistant: ...'.")
         self.hash = hashlib.sha256(repr(text or PLAIN_TEMPLATE).encode()).hexdigest()[:16]
         added = getattr(tokenizer, "added_tokens_decoder", {}).values()
-        self._marks = {*tokenizer.all_special_tokens, *(token.content for token in added)} - {""}
+        self._marks = {*tokenizer.all_special_tokens, *(token.content for token in added if token.special)} - {""}
         vocabulary = tokenizer.get_vocab()
         self._thought = {mark: vocabulary[mark] for mark in THOUGHT if mark in vocabulary}
         self._thought_end = self._thought.get(THOUGHT[1])
@@ -156,8 +156,10 @@ class Template:
 
     def response_start(self, ids: Sequence[int]) -> int:
         """Index of the first token of a response that is not thought (0 when nothing was thought or it is kept)."""
-        if self.thinking or self._thought_end is None or self._thought_end not in ids:
+        if self.thinking or self._thought_end is None:
             return 0
+        if self._thought_end not in ids:  # a thought that was cut short is all there is
+            return len(ids) if ids and ids[0] == self._thought.get(THOUGHT[0]) else 0
         start = len(ids) - list(ids)[::-1].index(self._thought_end)
         while start < len(ids) and not self.tokenizer.decode([ids[start]]).strip():
             start += 1
