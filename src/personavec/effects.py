@@ -5,8 +5,11 @@ from typing import Any
 
 import numpy as np
 
+from personavec.errors import UserError
 from personavec.rollouts import Rollout
 from personavec.statistics import Estimate, bootstrap_mean
+
+_ADVICE = "It refused, or named no number: look at the answers in rollouts.jsonl, or choose another judge."
 
 
 def mean_of(rollouts: Sequence[Rollout], coefficient: float, what: str) -> float:
@@ -16,8 +19,14 @@ def mean_of(rollouts: Sequence[Rollout], coefficient: float, what: str) -> float
 
 
 def estimate(rollouts: Sequence[Rollout], what: str, seed: int = 0) -> Estimate:
-    """Mean score or coherence with its interval, bootstrapped over questions. Rollouts without one are left out."""
+    """Mean score or coherence with its interval, bootstrapped over questions. Rollouts without one are left out.
+
+    Raises:
+        UserError: No rollout has one.
+    """
     chosen = [(v, r.question_index) for r in rollouts if (v := getattr(r, what)) is not None]
+    if not chosen:
+        raise UserError(f"The judge gave no {what} to any of {len(rollouts)} answers.", _ADVICE)
     return bootstrap_mean([v for v, _ in chosen], [q for _, q in chosen], seed=seed)
 
 
@@ -51,7 +60,10 @@ def effect(rollouts: Sequence[Rollout], coefficient: float, seed: int = 0) -> Es
     """Score at plus `coefficient` minus score at minus `coefficient`, question by question."""
     coefficients, scores = score_matrix(rollouts)
     difference = scores[:, coefficients.index(coefficient)] - scores[:, coefficients.index(-coefficient)]
-    return bootstrap_mean(difference[np.isfinite(difference)].tolist(), seed=seed)
+    known = difference[np.isfinite(difference)]
+    if not len(known):
+        raise UserError("The judge scored no question at both coefficients.", _ADVICE)
+    return bootstrap_mean(known.tolist(), seed=seed)
 
 
 def null_effects(rollouts: Sequence[Rollout], coefficient: float) -> list[float]:

@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 
 from personavec import controls
-from personavec.effects import dose_response, effect, examples, layer_sweep, mean_of, null_effects, score_matrix
+from personavec.effects import mean_of
 from personavec.errors import UserError
 from personavec.files import JsonLines, RunFolder, write_atomic, write_json
+from personavec.findings import NATURAL_SHARE, NULL_QUESTIONS, separation_figures, steering_figures
 from personavec.interventions import steering
 from personavec.judges.scorer import Scorer, make_scorer
 from personavec.model import ChatModel
@@ -27,15 +28,13 @@ from personavec.readout import read
 from personavec.report import write_extract_report
 from personavec.rollouts import Rollout, Side, conversation, generate, plan
 from personavec.specificity import cross_effects, matrix, siblings
-from personavec.statistics import Estimate, auc, bootstrap_auc, bootstrap_spearman_by_question, null_summary
+from personavec.statistics import Estimate, bootstrap_auc
 from personavec.traits import Trait
 from personavec.vector import PersonaVector
 from personavec.verdict import verdict
 
 THRESHOLD = 50.0  # of the paper's filter: scores of positives above, of negatives below, coherence at least
-NATURAL_SHARE = 0.8  # of the natural coherence that a recommended coefficient must keep
 SWEEP_QUESTIONS = 8
-NULL_QUESTIONS = 6
 DEPTHS = (0.35, 0.47, 0.6, 0.72)  # candidate layers of the sweep, as shares of the model's depth
 SCALES = (2.0, 1.0, 0.5, 0.25, 0.125)  # coefficients of the sweep: the first at which some layer stays coherent
 DOSES = (-1.0, -0.5, 0.0, 0.5, 1.0)  # of the dose-response, in multiples of that coefficient
@@ -177,7 +176,7 @@ class _Run:
     def run(self) -> Extraction:
         start = time.monotonic()
         extraction, evaluation, neutral = self._contrastive()
-        self.judge_auc = self._check_judge(evaluation)
+        judge_auc = self._check_judge(evaluation)
         readings = self._read([*extraction, *evaluation, *neutral])
         first, second = len(extraction), len(extraction) + len(evaluation)
         at_extraction, at_evaluation, at_neutral = readings[:first], readings[first:second], readings[second:]
@@ -202,13 +201,20 @@ class _Run:
                     "kept_pairs": sum(bool(r.kept) for r in extraction) // 2,
                     "reasons": reasons,
                 },
-                **self._steering_figures(vector, sweep, dose, null, scale),
-                **self._separation_figures(
+                "judge": {
+                    "name": self.scorer.name,
+                    "auc": judge_auc.as_dict(),
+                    "threshold": THRESHOLD,
+                    "state": self.scorer.state(),
+                },
+                **steering_figures(vector, sweep, dose, null, scale, self.settings.seed),
+                **separation_figures(
                     vector,
                     evaluation,
                     _by_side(extraction, at_extraction),
                     _by_side(evaluation, at_evaluation),
-                    at_neutral,
+                    at_neutral[:, 2],
+                    self.settings.seed,
                 ),
                 "scores": {
                     side: [
@@ -407,90 +413,11 @@ class _Run:
         self.score([*dose, *null], "5/5 Judging")
         return dose, null
 
-    def _steering_figures(
-        self, vector: PersonaVector, sweep: list[Rollout], dose: list[Rollout], null: list[Rollout], scale: float
-    ) -> dict[str, Any]:
-        layer, seed = vector.layer, self.settings.seed
-        assert vector.residual_norm is not None
-        norm, residual = float(vector.at(layer).norm()), float(vector.residual_norm[layer])
-        curve = dose_response(dose, seed)
-        for point in curve:
-            point["share"] = round(point["coefficient"] * norm / residual, 4)
-        coherent = coherent_coefficients(curve)
-        effects = null_effects(null, scale)
-        return {
-            "layer": layer,
-            "residual_norm": residual,
-            "vector_norm": norm,
-            "layer_sweep": layer_sweep(sweep, seed),
-            "dose_response": curve,
-            "coherent_range": [min(coherent), max(coherent)],
-            "recommended_coefficient": max((c for c in coherent if c > 0), default=None),
-            "spearman": bootstrap_spearman_by_question(*score_matrix(dose), seed=seed).as_dict(),
-            "steering": {
-                "effect": effect(dose, scale, seed).as_dict(),
-                "effect_on_null_questions": effect(
-                    [r for r in dose if r.question_index < NULL_QUESTIONS], scale, seed
-                ).mean,
-                "coefficient": scale,
-                "null": {"effects": effects, **null_summary([abs(e) for e in effects])},
-            },
-            "examples": examples(dose, (-scale, 0.0, scale)),
-        }
-
-    def _separation_figures(
-        self, vector: PersonaVector, evaluation: list[Rollout], at_extraction: tuple[Tensor, Tensor],
-        at_evaluation: tuple[Tensor, Tensor], at_neutral: Tensor,
-    ) -> dict[str, Any]:  # fmt: skip
-        layers, seed = list(range(1, self.model.n_layers + 1)), self.settings.seed
-        positive, negative = ([r for r in evaluation if r.side == side] for side in ("positive", "negative"))
-
-        def along(readings: Tensor, layer: int) -> list[float]:
-            return [round(float(p), 4) for p in readings[:, layer] @ vector.unit(layer)]
-
-        projections = [along(readings, vector.layer) for readings in at_evaluation]
-        return {
-            "judge": {
-                "name": self.scorer.name,
-                "auc": self.judge_auc.as_dict(),
-                "threshold": THRESHOLD,
-                "state": self.scorer.state(),
-            },
-            "projections": {
-                "positive": projections[0],
-                "negative": projections[1],
-                "neutral": along(at_neutral[:, 2], vector.layer),
-            },
-            "separation": {
-                "auc": bootstrap_auc(
-                    projections[0],
-                    projections[1],
-                    [r.question_index for r in positive],
-                    [r.question_index for r in negative],
-                    seed,
-                ).as_dict(),
-                "by_layer": [round(auc(*(along(side, layer) for side in at_evaluation)), 4) for layer in layers],
-                "null": controls.separation_nulls(at_extraction, at_evaluation, layers, seed),
-            },
-        }
-
 
 _STORED = (
     "personavec", "arguments", "versions", "machine", "written", "rollouts", "judge", "dose_response", "layer_sweep",
     "coherent_range", "recommended_coefficient", "spearman", "steering", "separation", "seconds",
 )  # fmt: skip
-
-
-def coherent_coefficients(curve: Sequence[dict[str, Any]]) -> list[float]:
-    """The coefficients around 0 whose mean coherence is at least 80 % of the natural one, without a gap."""
-    natural = next(p["coherence"]["mean"] for p in curve if p["coefficient"] == 0)
-    coherent = [0.0]
-    for sign in (-1, 1):
-        for point in sorted((p for p in curve if sign * p["coefficient"] > 0), key=lambda p: abs(p["coefficient"])):
-            if point["coherence"]["mean"] < NATURAL_SHARE * natural:
-                break
-            coherent.append(point["coefficient"])
-    return sorted(coherent)
 
 
 def _by_side(rollouts: Sequence[Rollout], readings: Tensor) -> tuple[Tensor, Tensor]:
