@@ -5,11 +5,19 @@ import math
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 Response = tuple[int, Any, dict[str, str]] | None  # status, JSON body (text: sent as it is), headers; None: silence
 Behaviour = Callable[[dict[str, Any], int], Response]  # of the request, and how many came before it
+
+
+@dataclass(frozen=True)
+class Trickle:
+    """A body of one space at a time, until it is over."""
+
+    over: threading.Event
 
 
 class Server(ThreadingHTTPServer):
@@ -56,10 +64,17 @@ class Handler(BaseHTTPRequestHandler):
             with server.lock:
                 server.under_way -= 1
         if response is None:
-            server.over.wait(10)
+            server.over.wait(300)
             self.close_connection = True
             return
         status, body, headers = response
+        if isinstance(body, Trickle):
+            self.send_response(status)
+            self.end_headers()
+            self.close_connection = True
+            while not body.over.wait(0.05):
+                self.wfile.write(b" ")
+            return
         data = (body if isinstance(body, str) else json.dumps(body)).encode()
         self.send_response(status)
         self.send_header("content-type", "text/html" if data.startswith(b"<") else "application/json")

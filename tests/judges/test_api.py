@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from endpoint import Response, Serve, Server, fails, prompt_of, says
+from endpoint import Response, Serve, Server, Trickle, fails, prompt_of, says
 
 from personavec.errors import UserError
 from personavec.judges import Answered
@@ -157,6 +157,27 @@ def test_every_failure_ends_in_one_message_and_paid_answers_are_kept(
     assert len(server.requests) == before
 
 
+@pytest.mark.parametrize("prompts", [["bad"], ["good 1", "good 2", "bad", "bad 2"]], ids=["first", "later"])
+def test_a_reply_that_only_trickles_in_is_given_up(serve: Serve, prompts: list[str]) -> None:
+    over = threading.Event()
+
+    def behaviour(request: dict[str, Any], _: int) -> Response:
+        return says("50") if prompt_of(request).startswith("good") else (200, Trickle(over), {})
+
+    server = serve(behaviour)
+    start = time.monotonic()
+    try:
+        with pytest.raises(UserError, match=r"gave no whole answer within 1\.8 s.*kept"):
+            endpoint(server, timeout=0.2).scores(prompts)
+        assert time.monotonic() - start < 20
+    finally:
+        over.set()
+    good = [prompt for prompt in prompts if prompt.startswith("good")]
+    asked = len(server.requests)
+    assert endpoint(server).scores(good) == [50] * len(good)
+    assert len(server.requests) == asked
+
+
 def test_a_failure_among_many_threads_ends_them_all(serve: Serve) -> None:
     def behaviour(request: dict[str, Any], before: int) -> Response:
         return says("50") if before < 20 else fails(401)
@@ -263,6 +284,16 @@ def test_the_cache_survives_a_torn_line_and_a_strange_one() -> None:
     assert "a" not in ReplyCache("http://y/v1", "org/model name")
 
 
+def test_a_line_that_another_process_left_torn_is_cut_off() -> None:
+    cache = ReplyCache("http://x/v1", "m")
+    cache.add("a", Reply(text="85"))
+    with cache.path.open("ab") as handle:
+        handle.write(b'{"key": "y", "te')
+    cache.add("b", Reply(text="15"))
+    again = ReplyCache("http://x/v1", "m")
+    assert (again.score("a"), again.score("b")) == (85, 15)
+
+
 def test_a_cache_that_cannot_be_written(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv("PERSONAVEC_CACHE", str(tmp_path / "file"))
@@ -273,7 +304,7 @@ def test_a_cache_that_cannot_be_written(monkeypatch: pytest.MonkeyPatch, tmp_pat
 PROGRAM = """
 import sys
 from personavec.judges.api import Endpoint
-print("scores", Endpoint("m", sys.argv[1], timeout=20, concurrency=4).scores([str(n) for n in range(40)]), flush=True)
+print("scores", Endpoint("m", sys.argv[1], timeout=200, concurrency=4).scores([str(n) for n in range(40)]), flush=True)
 """
 
 
@@ -290,12 +321,10 @@ def test_interrupted_with_requests_under_way(serve: Serve, how: signal.Signals) 
     server = serve(behaviour)
     command = [sys.executable, "-c", PROGRAM, server.url]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ)
-    assert hanging.wait(60)
+    assert hanging.wait(120)
     time.sleep(0.2)
-    start = time.monotonic()
     process.send_signal(how)
-    out, err = process.communicate(timeout=20)
-    assert time.monotonic() - start < 5
+    out, err = process.communicate(timeout=120)  # it must not wait for the endpoint, which is silent for longer
     assert out == ""
     if how == signal.SIGINT:
         assert err.rstrip().endswith("KeyboardInterrupt")

@@ -32,6 +32,7 @@ NUMBER_TOKENS = 4  # a number, also one that is written digit by digit
 TEXT_TOKENS = 16  # a number with words around it
 CHARACTERS_PER_TOKEN = 4  # roughly, for the estimate
 GRACE = 1.0  # seconds in which answers that are paid and on their way may still come in when all is over
+PATIENCE = 4  # timeouts (one for each step of a request) until a reply that only trickles in is given up
 FEW_ATTEMPTS = 3  # for failures that waiting seldom mends: silence, no connection, nonsense
 
 
@@ -157,6 +158,7 @@ class Endpoint:
         self.concurrency, self.price = concurrency, price
         self.cache = ReplyCache(self.where, model)
         self._pace = _Pace(requests_per_minute)
+        self._under_way: dict[int, float] = {}  # by thread: when its request began
         self._logprobs: bool | None = None  # whether the endpoint gives them; None until the first answer
 
     def scores(self, prompts: Sequence[str]) -> list[float | None]:
@@ -209,26 +211,39 @@ class Endpoint:
             ) as client,
             progress(f"Asking {self.model}", total=len(prompts), unit="requests") as job,
         ):
-            # The first one alone: a wrong key costs one request, and it shows whether there are logprobs.
-            self.cache.add(prompts[0], self._answer(client, prompts[0], stop))
-            job.advance()
-            for prompt in prompts[1:]:
-                waiting.put(prompt)
             try:
-                for _ in range(min(self.concurrency, len(prompts) - 1)):
-                    # Daemons: a silent endpoint must not hold up the end of an interrupted program.
-                    threads.append(threading.Thread(target=work, daemon=True))
-                    threads[-1].start()
-                for _ in prompts[1:]:
-                    outcome = outcomes.get()
-                    if outcome is not None:
-                        raise outcome
-                    job.advance()
+                # The first one alone: a wrong key costs one request, and it shows whether there are logprobs.
+                for batch in (prompts[:1], prompts[1:]):
+                    for prompt in batch:
+                        waiting.put(prompt)
+                    for _ in range(min(self.concurrency, len(batch))):
+                        # Daemons: a silent endpoint must not hold up the end of an interrupted program.
+                        threads.append(threading.Thread(target=work, daemon=True))
+                        threads[-1].start()
+                    for _ in batch:
+                        outcome = self._outcome(outcomes)
+                        if outcome is not None:
+                            raise outcome
+                        job.advance()
             finally:
                 stop.set()
                 deadline = time.monotonic() + min(GRACE, self.timeout)
                 for thread in threads:
                     thread.join(max(0.0, deadline - time.monotonic()))
+
+    def _outcome(self, outcomes: "queue.SimpleQueue[BaseException | None]") -> BaseException | None:
+        """How the next request ends: None, or what is to be raised."""
+        longest = PATIENCE * self.timeout + 1
+        while True:
+            try:
+                return outcomes.get(timeout=self.timeout)
+            except queue.Empty:
+                # The client's timeout starts anew with every byte: a reply that trickles in would never be cut off.
+                if any(time.monotonic() - begun > longest for begun in list(self._under_way.values())):
+                    return UserError(
+                        f"{self.where} gave no whole answer within {longest:g} s.",
+                        "Check that the endpoint is up and try again; answers so far are kept.",
+                    )
 
     def _answer(self, client: "openai.OpenAI", prompt: str, stop: threading.Event) -> Reply:
         attempt = 0
@@ -276,6 +291,7 @@ class Endpoint:
         import openai
 
         self._pace.wait(stop)
+        self._under_way[threading.get_ident()] = time.monotonic()
         try:
             response = client.chat.completions.with_raw_response.create(
                 model=self.model, messages=[{"role": "user", "content": prompt}], **options
@@ -303,6 +319,8 @@ class Endpoint:
             if error.code == "content_filter":  # the endpoint will not look at this answer: no score
                 return _Choice(message=_Message(), logprobs=_Logprobs(content=[]))
             raise self._failure(error) from error
+        finally:
+            del self._under_way[threading.get_ident()]
 
     def _failure(self, error: "openai.APIStatusError") -> Exception:
         status = error.status_code

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import re
 import threading
 from collections.abc import Iterator
@@ -84,8 +85,18 @@ class ReplyCache:
         """Keep a reply; on return it is on the disk."""
         record = {"key": self.key(prompt), **reply.model_dump()}
         with self._alone():
+            if self._torn():
+                list(self._lines)  # reading cuts it off; ours must not be glued to it
             self._lines.append(record)
         self._scores[record["key"]] = reply.score
+
+    def _torn(self) -> bool:
+        """Whether another process was killed in the middle of a line since the file was read."""
+        if not self.path.exists() or not self.path.stat().st_size:
+            return False
+        with self.path.open("rb") as handle:
+            handle.seek(-1, os.SEEK_END)
+            return handle.read(1) != b"\n"
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
