@@ -1,0 +1,32 @@
+"""Templates to one file: everything inline, everything escaped, nothing executed."""
+
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader
+
+from personavec.files import write_atomic
+from personavec.report import words
+
+_templates = Environment(
+    loader=PackageLoader("personavec.report"),
+    autoescape=True,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+_templates.filters |= {
+    "number": words.number,
+    "signed": words.signed,
+    "interval": words.interval,
+    "minus": words.minus,
+}
+
+
+def write_page(path: Path | str, template: str, **content: Any) -> None:
+    """Render a template of report/templates and write it, whole or not at all.
+
+    Model output is hostile text: it is escaped, characters that UTF-8 cannot carry are replaced, and the page's
+    content security policy allows no script and no request.
+    """
+    html = _templates.get_template(template).render(**content)
+    write_atomic(path, html.encode("utf-8", "replace"))

@@ -1,0 +1,57 @@
+"""How figures are written for people."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+
+def number(value: float | None, digits: int = 0) -> str:
+    """A number with a real minus sign; a dash where there is none."""
+    if value is None:
+        return "–"
+    text = f"{value:.{digits}f}"
+    return ("0" + text[2:] if float(text) == 0 and text.startswith("-") else text).replace("-", "−")
+
+
+def signed(value: float) -> str:
+    """A coefficient: +2, −0.5, 0."""
+    return "0" if value == 0 else f"{value:+g}".replace("-", "−")
+
+
+def interval(given: Mapping[str, Any], digits: int = 0) -> str:
+    """The 95 % interval of an estimate: 56 to 74."""
+    return f"{number(given['low'], digits)} to {number(given['high'], digits)}"
+
+
+def estimate(given: Mapping[str, Any], digits: int = 0) -> str:
+    """An estimate with its interval and n, in one line."""
+    return f"{number(given['mean'], digits)} (95 % interval {interval(given, digits)}, n = {given['n']})"
+
+
+def minus(sentence: str) -> str:
+    """A sentence with real minus signs before its numbers."""
+    return re.sub(r"(?<![\w-])-(?=\d)", "−", sentence)
+
+
+def duration(seconds: float) -> str:
+    """6 min 40 s."""
+    if seconds < 60:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
+
+
+def facts(value: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """Nested settings as flat pairs of name and text, for a table; what is empty is left out."""
+    pairs: list[tuple[str, str]] = []
+    for key, item in value.items():
+        name = f"{prefix}{key}".replace("_", " ")
+        if isinstance(item, Mapping):
+            pairs += facts(item, f"{name}, ")
+        elif isinstance(item, list | tuple):
+            if item:
+                pairs.append((name, ", ".join(map(str, item))))
+        elif item is not None:
+            pairs.append((name, str(item)))
+    return pairs

@@ -1,0 +1,156 @@
+"""Runs as the commands write them, made up."""
+
+from typing import Any
+
+import numpy as np
+
+TRAITS = ["apathetic", "evil", "hallucinating", "humorous", "impolite", "optimistic", "sycophantic"]
+
+
+def estimate(mean: float, half: float = 5.0, n: int = 20) -> dict[str, Any]:
+    return {"mean": mean, "low": mean - half, "high": mean + half, "n": n}
+
+
+def provenance() -> dict[str, Any]:
+    return {
+        "personavec": "0.1.0",
+        "arguments": {"pairs": 3, "questions": 20, "seed": 0, "layer": "auto"},
+        "versions": {"python": "3.11.7", "torch": "2.13.0"},
+        "machine": {"cpu": "A processor", "cores": 2, "device": "cpu"},
+        "written": "2026-01-02T03:04:05+0000",
+        "model": {
+            "id": "example/model-0.5B", "weights": "0123456789abcdef", "n_layers": 24, "hidden_size": 896,
+            "dtype": "bfloat16", "device": "cpu",
+        },
+        "seconds": 301.2,
+        "timings": {"generate": 120.0, "judge": 150.5, "read": 30.7},
+    }  # fmt: skip
+
+
+def extract_run(text: str = "Banks lend what others save.\n\n1. They pay little.") -> dict[str, Any]:
+    """An extraction of a trait that works, beside six other traits."""
+    rng = np.random.default_rng(0)
+
+    def points(**more: Any) -> list[dict[str, Any]]:
+        return [
+            {
+                "coefficient": c, **more,
+                "score": estimate(45 + 15 * c + more.get("layer", 0) * c / 4, 6),
+                "coherence": estimate(97 - 3 * c * c, 3),
+            }
+            for c in (-2.0, -1.0, 0.0, 1.0, 2.0)
+        ]  # fmt: skip
+
+    return {
+        "command": "extract",
+        **provenance(),
+        "trait": {"name": "humorous", "description": "Wants to make people laugh.", "writer": "library"},
+        "rollouts": {
+            "generated": 440, "extraction": 120, "kept": 56, "kept_pairs": 28,
+            "reasons": {"coherence below 50": 6, "positive score not above 50": 26},
+        },
+        "judge": {"name": "contrast", "auc": estimate(0.81, 0.1), "threshold": 50.0},
+        "layer": 14,
+        "residual_norm": 15.07,
+        "vector_norm": 4.0,
+        "layer_sweep": [
+            p for layer in (8, 11, 14, 17) for p in points(layer=layer) if abs(p["coefficient"]) == 2
+        ],
+        "dose_response": [{**p, "share": p["coefficient"] * 0.265} for p in points()],
+        "coherent_range": [-2.0, 1.0],
+        "recommended_coefficient": 1.0,
+        "spearman": estimate(0.9, 0.1),
+        "projections": {
+            "positive": rng.normal(2, 1.5, 20).tolist(),
+            "negative": rng.normal(-2, 1.5, 20).tolist(),
+            "neutral": rng.normal(-1, 1.5, 40).tolist(),
+        },
+        "scores": {
+            side: [
+                {"score": float(s), "coherence": 95.0, "kept": bool((s > 50) == (side == "positive"))}
+                for s in np.clip(rng.normal(middle, 20, 60), 0, 100)
+            ] + [{"score": None, "coherence": 20.0, "kept": False}]
+            for side, middle in (("positive", 65), ("negative", 35))
+        },
+        "separation": {
+            "auc": estimate(0.79, 0.1),
+            "by_layer": np.linspace(0.72, 0.9, 24).tolist(),
+            "null": {
+                "isotropic": {"mean": 0.65, "p95": 0.80, "max": 0.86, "n": 200},
+                "covariance": {"mean": 0.62, "p95": 0.76, "max": 0.82, "n": 200},
+            },
+        },
+        "steering": {
+            "effect": estimate(41, 9), "effect_on_null_questions": 47.0, "coefficient": 2.0,
+            "null": {"effects": [-18.3, 17.0, 18.5, 4.8, -5.7, 18.2, -10.3, -8.9], "mean": 12.7, "p95": 18.4, "n": 8},
+        },
+        "specificity": {
+            "vectors": TRAITS,
+            "scores": TRAITS,
+            "cosine": [[1.0 if a == b else round(float(rng.uniform(-0.5, 0.6)), 2) for b in TRAITS] for a in TRAITS],
+            "effect": [
+                [40.0 if a == b else None if a < "f" else round(float(rng.normal(0, 12)), 1) for b in TRAITS]
+                for a in TRAITS
+            ],
+        },
+        "examples": [
+            {
+                "question": question,
+                "answers": [
+                    {"coefficient": c, "text": text, "score": 45 + 15 * c, "coherence": None if c else 98.2}
+                    for c in (-2.0, 0.0, 2.0)
+                ],
+            }
+            for question in ("How do banks make money?", "What do I need for a long train journey?")
+        ],
+        "warnings": ["The template has no system role; instructions were moved into the user turn."],
+        "verdict": ["Steering by the vector changes how humorous the answers are.", "It beats chance."],
+    }  # fmt: skip
+
+
+def evaluate_run(text: str = "Hello!\nHow can I help?") -> dict[str, Any]:
+    """An evaluation of 20 answers, one of them without scores."""
+    answers = [
+        {"question": f"Question {i}?", "text": text, "score": 30.0 + i, "coherence": 99.0 - i / 3} for i in range(19)
+    ]
+    return {
+        "command": "evaluate",
+        **provenance(),
+        "trait": "humorous",
+        "judge": "contrast",
+        "steer": ["humorous x +1.5 at layer 14"],
+        "score": estimate(39, 4, 19),
+        "coherence": estimate(95, 2, 19),
+        "answers": [*answers, {"question": "Question 19?", "text": "", "score": None, "coherence": None}],
+    }
+
+
+def monitor_run(conversations: int = 8, vectors: int = 3, text: str = "I see what you mean.") -> dict[str, Any]:
+    """Conversations of various lengths whose drift grows with the line number."""
+    rng = np.random.default_rng(0)
+    names = TRAITS[-vectors:]
+
+    def turn(line: int, index: int) -> dict[str, Any]:
+        drift = index * line / conversations / 2
+        z = {name: {m: float(rng.normal(drift * (name == names[0]), 0.7)) for m in "bd"} for name in names}
+        return {
+            "index": index,
+            "role": "assistant",
+            "text": text,
+            "before": {name: z[name]["b"] for name in names},
+            "during": {name: z[name]["d"] for name in names},
+            "before_raw": {name: 3 * z[name]["b"] for name in names},
+            "during_raw": {name: 3 * z[name]["d"] for name in names},
+        }
+
+    return {
+        "command": "monitor",
+        **provenance(),
+        "vectors": [{"name": n, "layer": 14, "neutral_mean": 0.0, "neutral_deviation": 3.0} for n in names],
+        "read": conversations + 2,
+        "rejected": 2,
+        "conversations": [
+            {"id": f"chat-{line}", "line": line, "turns": [turn(line, i) for i in range(1 + line % 12)]}
+            for line in range(1, conversations + 1)
+        ],
+    }

@@ -1,0 +1,318 @@
+"""Reports: self-contained, themed, hostile text inert, whole without the parts a run lacks."""
+
+import re
+from collections import Counter
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+from samples import estimate, evaluate_run, extract_run, monitor_run
+
+from personavec.report import drift, write_evaluate_report, write_extract_report, write_monitor_report
+from personavec.report.drawing import label
+from personavec.report.drift import Scale, largest, overview
+from personavec.report.words import duration, facts, minus, number, signed
+
+HOSTILE = (
+    '<script>alert(1)</script><img src=x onerror="alert(2)">&lt;b&gt; "\'>{{ 7 * 7 }} $\\frac{ \x00\u202e\ud800'
+    "</title></style></svg>"
+)
+Writer = Callable[[dict[str, Any], Path], None]
+PAGES: list[tuple[Writer, dict[str, Any]]] = [
+    (write_extract_report, extract_run()),
+    (write_evaluate_report, evaluate_run()),
+    (write_monitor_report, monitor_run()),
+]
+
+
+class Page(HTMLParser):
+    """Elements, attributes and ids of a page, and its text."""
+
+    VOID = frozenset({"meta", "br", "img", "link", "input", "hr"})
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: Counter[str] = Counter()
+        self.attributes: list[tuple[str, str]] = []
+        self.text, self.open = "", list[str]()
+        self.feed(html)
+        self.close()
+        assert not self.open, f"not closed: {self.open}"
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags[tag] += 1
+        self.attributes += [(name, value or "") for name, value in attrs]
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attrs)
+        self.handle_endtag(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if not self.open or self.open[-1] != "style":
+            self.text += data
+
+    @property
+    def ids(self) -> list[str]:
+        return [value for name, value in self.attributes if name == "id"]
+
+
+@pytest.fixture(scope="module", params=PAGES, ids=["extract", "evaluate", "monitor"])
+def html(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """An ordinary page of each kind."""
+    return written(*request.param, tmp_path_factory.mktemp("report"))
+
+
+def written(writer: Writer, run: dict[str, Any], folder: Path) -> str:
+    writer(run, folder / "report.html")
+    return (folder / "report.html").read_text()
+
+
+def test_page_is_self_contained(html: str) -> None:
+    page = Page(html)
+    assert "://" not in html
+    assert not page.tags.keys() & {"script", "link", "iframe", "object", "embed", "img", "base", "form"}
+    assert "@import" not in html
+    for name, value in page.attributes:
+        assert not name.startswith("on")
+        if name in ("href", "src"):
+            assert value.startswith("#")
+    assert all(target.startswith("#") for target in re.findall(r"url\(([^)]*)\)", html))
+    assert "default-src 'none'" in html
+
+
+def test_ids_are_unique_and_references_lead_somewhere(html: str) -> None:
+    page = Page(html)
+    assert [i for i, count in Counter(page.ids).items() if count > 1] == []
+    referred = {value[1:] for name, value in page.attributes if name == "href"} | set(
+        re.findall(r"url\(#([^)]*)\)", html)
+    )
+    referred |= {i for name, value in page.attributes if name == "aria-labelledby" for i in value.split()}
+    assert referred <= set(page.ids)
+
+
+def test_colours_follow_light_dark_and_print(html: str) -> None:
+    style, body = html.split("</style>", 1)
+    assert "@media screen and (prefers-color-scheme: dark)" in style
+    assert "@media print" in style
+    assert not re.search(r"#[0-9a-f]{6}\b", body), "a plot holds a colour of its own"
+    for variable in set(re.findall(r"var\((--[\w-]+)\)", html)):
+        assert style.count(f"{variable}:") >= 2 or variable in ("--warn-page",), f"{variable} lacks a dark value"
+
+
+def test_every_plot_is_described_and_scales(html: str) -> None:
+    plots = re.findall(r"<svg .*?</svg>", html, re.S)
+    assert plots
+    for svg in plots:
+        assert re.match(r'<svg viewBox="[\d. ]+" role="img" aria-labelledby="[\w -]+"><title id=', svg)
+        assert re.search(r"<desc id=\"[^\"]+\">[^<]", svg)
+        assert "<style" not in svg
+        assert "DejaVu" not in svg
+
+
+def test_extract_shows_every_part(tmp_path: Path) -> None:
+    html = written(write_extract_report, extract_run(), tmp_path)
+    assert html.count("<svg ") == 8
+    assert html.count("<figcaption>") == 8
+    text = Page(html).text
+    for words in (
+        "It beats chance.",
+        "no system role",
+        "Coefficient −2",
+        "Not steered",
+        "41",
+        "n = 20",
+        "seed",
+        "5 min 1 s",
+    ):
+        assert words in text
+    assert text.index("In short") < text.index("What steering does")
+
+
+BARE = {"command": "extract", "trait": {"name": "odd"}, "model": {"id": "m"}}
+
+
+@pytest.mark.parametrize("key", ["none", *sorted(extract_run().keys() - BARE.keys())])
+def test_extract_with_a_single_part(key: str, tmp_path: Path) -> None:
+    run = {**BARE, **({} if key == "none" else {key: extract_run()[key]})}
+    page = Page(written(write_extract_report, run, tmp_path))
+    assert "odd" in page.text
+    assert page.tags["svg"] == {"specificity": 2}.get(key, page.tags["figure"])
+    assert ("There are no other vectors of this model" in page.text) == (key != "specificity")
+    if key == "none":
+        assert page.tags["svg"] == 0
+
+
+def test_extract_with_plots_alone(tmp_path: Path) -> None:
+    run = extract_run()
+    for key in ("layer", "coherent_range", "recommended_coefficient", "judge", "rollouts", "spearman", "verdict"):
+        del run[key]
+    for point in run["dose_response"]:
+        del point["share"]
+    del run["separation"]["null"], run["steering"]["effect_on_null_questions"], run["specificity"]["effect"]
+    page = Page(written(write_extract_report, run, tmp_path))
+    assert page.tags["svg"] == 7
+    assert "How the vectors move each other's scores was not measured." in page.text
+
+
+def test_extract_of_a_first_trait_that_fails(tmp_path: Path) -> None:
+    """One layer, no usable coefficient, one pair kept, nothing filtered out, no neighbour."""
+    run = extract_run()
+    run["layer_sweep"] = run["layer_sweep"][:1]
+    run["recommended_coefficient"], run["coherent_range"] = None, [0.0, 0.0]
+    run["rollouts"]["reasons"] = {}
+    run["specificity"] = {"vectors": ["humorous"], "scores": ["humorous"], "cosine": [[1.0]], "effect": [[1.0]]}
+    run["projections"] = {"positive": [1.0], "negative": [1.0], "neutral": []}
+    run["steering"]["null"]["effects"] = []
+    text = Page(written(write_extract_report, run, tmp_path)).text
+    assert "no positive one that was tried" in text
+    assert "Every pair passed the filter" in text
+    assert "There are no other vectors of this model" in text
+
+
+def hostile_extract() -> dict[str, Any]:
+    run = extract_run(text=HOSTILE)
+    run["trait"] = {"name": HOSTILE, "description": HOSTILE, "writer": HOSTILE}
+    run["examples"][0]["question"] = HOSTILE
+    run["verdict"] = run["warnings"] = [HOSTILE]
+    run["model"]["id"] = run["arguments"]["layer"] = run["judge"]["name"] = HOSTILE
+    run["rollouts"]["reasons"] = {HOSTILE: 1}
+    run["specificity"]["vectors"] = run["specificity"]["scores"] = [HOSTILE, *run["specificity"]["vectors"][1:]]
+    return run
+
+
+def hostile_monitor() -> dict[str, Any]:
+    run = monitor_run(vectors=1, text=HOSTILE)
+    run["vectors"][0]["name"] = HOSTILE
+    for conversation in run["conversations"]:
+        conversation["id"] = HOSTILE
+        for turn in conversation["turns"]:
+            for key in ("before", "during", "before_raw", "during_raw"):
+                turn[key] = {HOSTILE: 1.0}
+    return run
+
+
+@pytest.mark.parametrize(
+    ("writer", "run"),
+    [
+        (write_extract_report, hostile_extract()),
+        (write_evaluate_report, {**evaluate_run(text=HOSTILE), "trait": HOSTILE, "steer": [HOSTILE], "judge": HOSTILE}),
+        (write_monitor_report, hostile_monitor()),
+    ],
+)
+def test_hostile_text_is_inert(writer: Writer, run: dict[str, Any], tmp_path: Path) -> None:
+    html = written(writer, run, tmp_path)
+    page = Page(html)
+    assert "<script" not in html
+    assert not page.tags.keys() & {"script", "img", "b"}
+    assert not any(name.startswith("on") for name, _ in page.attributes)
+    assert "<script>alert(1)</script>" in page.text
+    assert "{{ 7 * 7 }}" in page.text
+
+
+def test_evaluate_shows_scores_and_answers(tmp_path: Path) -> None:
+    text = Page(written(write_evaluate_report, evaluate_run(), tmp_path)).text
+    for words in (
+        "How humorous is it?",
+        "humorous x +1.5",
+        "39",
+        "35 to 43",
+        "n = 19",
+        "(an empty answer)",
+        "to 20 questions",
+    ):
+        assert words in text
+
+
+def test_evaluate_without_scores_or_steering(tmp_path: Path) -> None:
+    run = {
+        "command": "evaluate",
+        "trait": "evil",
+        "model": "m",
+        "steer": [],
+        "score": estimate(0),
+        "coherence": estimate(0),
+    }
+    text = Page(written(write_evaluate_report, {**run, "answers": []}, tmp_path)).text
+    assert "without steering" in text
+    assert "no score to any answer" in text
+
+
+def test_evaluate_says_how_many_answers_it_shows(tmp_path: Path) -> None:
+    run = evaluate_run()
+    run["answers"] *= 10
+    assert "The first 100 of 200" in Page(written(write_evaluate_report, run, tmp_path)).text
+
+
+def test_monitor_draws_the_conversations_that_drift_most(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(drift, "SHOWN", 3)
+    run = monitor_run(13, vectors=1)
+    html = written(write_monitor_report, run, tmp_path)
+    assert len(re.findall(r'<title id="drift-\d+-title"', html)) == 3
+    assert "The 3 of 13 conversations that drift most" in Page(html).text
+
+
+def test_drift_counts_from_neutral_and_ranks_by_it() -> None:
+    def turn(z: float | None) -> dict[str, Any]:
+        return {"index": 0, "text": "", "before": {"a": 0.0}, "during": {"a": z}}
+
+    run = {"vectors": [{"name": "a", "neutral_deviation": 1.0}]}
+    scale = Scale.of(run)
+    still = {"line": 1, "turns": [turn(0.5), turn(0.4)]}
+    far = {"line": 2, "turns": [turn(4.0)]}
+    swinging = {"line": 3, "turns": [turn(-2.0), turn(None), turn(3.0)]}
+    assert [scale.drift(c) for c in (still, far, swinging)] == [0.5, 4.0, 5.0]
+    assert [c["line"] for c in largest(scale, [still, far, swinging])] == [3, 2, 1]
+    (row,) = overview(scale, [still, far, swinging])
+    assert (row["above"]["count"], row["above"]["n"], row["highest"], row["line"]) == (2, 3, 4.0, 2)
+    assert row["above"]["low"] < 100 * 2 / 3 < row["above"]["high"]
+
+
+def test_monitor_without_neutral_statistics(tmp_path: Path) -> None:
+    run = monitor_run()
+    for vector in run["vectors"]:
+        vector["neutral_mean"] = vector["neutral_deviation"] = None
+    text = Page(written(write_monitor_report, run, tmp_path)).text
+    assert "raw projections" in text
+    assert "Above +2" not in text
+    run["vectors"][0]["neutral_deviation"] = 1.0
+    left_out = run["vectors"][1]["name"]
+    assert re.search(rf"Not shown[^.]*{left_out}", Page(written(write_monitor_report, run, tmp_path)).text)
+
+
+@pytest.mark.parametrize("conversations", [[], [{"id": "1", "line": 1, "turns": []}]])
+def test_monitor_of_nothing(conversations: list[dict[str, Any]], tmp_path: Path) -> None:
+    run = {**monitor_run(), "conversations": conversations}
+    assert "No conversation holds an answer" in Page(written(write_monitor_report, run, tmp_path)).text
+
+
+def test_pages_stay_small(html: str) -> None:
+    assert len(html) < 250_000
+
+
+def test_page_of_long_conversations_stays_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(drift, "SHOWN", 5)  # a tenth of the real number
+    long = monitor_run(6, vectors=7, text="x" * 200)
+    for conversation in long["conversations"]:
+        conversation["turns"] = conversation["turns"][:1] * 300
+    assert len(written(write_monitor_report, long, tmp_path)) < 600_000
+
+
+def test_same_run_same_page(tmp_path: Path) -> None:
+    first, second = (written(write_evaluate_report, evaluate_run(), tmp_path) for _ in range(2))
+    assert first == second
+
+
+def test_words() -> None:
+    assert (signed(-0.5), signed(0.0), signed(2.0)) == ("−0.5", "0", "+2")
+    assert (number(-0.2), number(-1.26, 1), number(None), number(-0.001, 2)) == ("0", "−1.3", "–", "0.00")
+    assert minus("from -2 to +2, well-known, x-1") == "from −2 to +2, well-known, x-1"
+    assert [duration(s) for s in (0.5, 42, 400, 7300)] == ["0.5 s", "42 s", "6 min 40 s", "2 h 1 min"]
+    assert facts({"a_b": 1, "c": {"d": [1, 2]}, "e": None}) == [("a b", "1"), ("c, d", "1, 2")]
+    assert label("a\nb\x00" + "c" * 20) == "a b " + "c" * 11 + "…"
