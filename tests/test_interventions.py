@@ -1,0 +1,323 @@
+"""Interventions: the formulas, at the layers, positions and rows asked for, on any transformers model."""
+
+import math
+import warnings
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import LlamaConfig
+
+from personavec.errors import UserError
+from personavec.interventions import ablation, capping, intervening, steer, steering
+from personavec.model import ChatModel
+from personavec.model.intervene import Intervention, Positions, Steering, ablate, add, cap
+from personavec.vector import PersonaVector
+from tiny import SIZES, causal_model, chat_model, plain_states, random_ids, vector
+
+HIDDEN = torch.randn(2, 5, 32, generator=torch.Generator().manual_seed(0))
+UNIT = torch.nn.functional.normalize(torch.randn(32, generator=torch.Generator().manual_seed(1)), dim=0)
+
+
+@pytest.fixture(scope="module")
+def persona(tiny: ChatModel) -> PersonaVector:
+    return vector(tiny, neutral_mean=torch.arange(4.0), neutral_deviation=torch.full((4,), 0.5))
+
+
+def states(model: ChatModel, ids: list[int]) -> torch.Tensor:
+    return plain_states(model.model, model.blocks.layers, ids)[0]
+
+
+def test_formulas() -> None:
+    projection = HIDDEN @ UNIT
+    torch.testing.assert_close(add(HIDDEN, 3 * UNIT) @ UNIT, projection + 3)
+    assert float((ablate(HIDDEN, UNIT) @ UNIT).abs().max()) < 1e-5
+    across = HIDDEN - projection[..., None] * UNIT
+    torch.testing.assert_close(ablate(HIDDEN, UNIT), across)
+    for ceiling in (-0.5, 0.0, 0.7):
+        capped = cap(HIDDEN, UNIT, ceiling)
+        torch.testing.assert_close(capped @ UNIT, projection.clamp_max(ceiling), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(ablate(capped, UNIT), across, rtol=1e-4, atol=1e-5)
+        below = projection <= ceiling
+        assert below.any() and torch.equal(capped[below], HIDDEN[below])
+
+
+def test_steering_at_one_layer(tiny: ChatModel, persona: PersonaVector) -> None:
+    for layers, layer in (("best", 2), (1, 1), (3, 3)):
+        [item] = steering(persona, -1.5, layers=layers, positions="prompt")
+        assert (item.kind, item.layer, item.positions) == ("add", layer, "prompt")
+        torch.testing.assert_close(item.direction, -1.5 * persona.directions[layer])
+
+
+def test_increments_add_up(tiny: ChatModel, persona: PersonaVector) -> None:
+    """Every layer's sum of what was added up to it is the coefficient times its own vector."""
+    items = steering(persona, 2.0, layers="all")
+    assert [item.layer for item in items] == [1, 2, 3]
+    for layer in (1, 2, 3):
+        total = sum(item.direction for item in items if item.layer <= layer)
+        torch.testing.assert_close(total, 2.0 * persona.directions[layer])
+    imported = replace(persona, normed_last_row=True)
+    assert [item.layer for item in steering(imported, 2.0, layers="all")] == [1, 2]
+
+
+def test_increments_in_a_model(tiny: ChatModel, persona: PersonaVector) -> None:
+    """With blocks that add nothing, the stream carries exactly the vector of each layer."""
+    model = causal_model(LlamaConfig(**SIZES))
+    with torch.no_grad():
+        for block in model.model.layers:
+            block.self_attn.o_proj.weight.zero_()
+            block.mlp.down_proj.weight.zero_()
+    ids = random_ids(5, 0)
+    before = plain_states(model, model.model.layers, ids)[0]
+    with intervening(model, [steering(persona, 1.0, layers="all")]):
+        after = plain_states(model, model.model.layers, ids)[0]
+    for layer in (1, 2, 3):
+        expected = persona.directions[layer].expand(5, -1)
+        torch.testing.assert_close(after[layer] - before[layer], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_ablation_and_capping(tiny: ChatModel, persona: PersonaVector) -> None:
+    ids = random_ids(12, 0)
+    with intervening(tiny, [ablation(persona, layers="all")]):
+        after = states(tiny, ids)
+    for layer in (1, 2, 3):
+        assert float((after[layer] @ persona.unit(layer)).abs().max()) < 1e-4
+    plain = states(tiny, ids)[2] @ persona.unit(2)
+    deviations = (float(plain.median()) - 2.0) / 0.5  # neutral mean 2, deviation 0.5 at layer 2
+    with intervening(tiny, [capping(persona, deviations)]):
+        capped = states(tiny, ids)[2] @ persona.unit(2)
+    torch.testing.assert_close(capped, plain.clamp_max(float(plain.median())), rtol=1e-4, atol=1e-4)
+    assert (capped < plain - 0.01).any()
+
+
+def test_additions_come_before_ablations_wherever_they_act(tiny: ChatModel, persona: PersonaVector) -> None:
+    """What is added along an ablated direction does not survive, whatever the order and the positions."""
+    choices: tuple[Positions, ...] = ("all", "response")
+    for where in choices:
+        for items in ([0, 1], [1, 0]):
+            edits = [steering(persona, 3.0, positions=where), ablation(persona)]
+            with intervening(tiny, [[*edits[items[0]], *edits[items[1]]]]):
+                after = states(tiny, random_ids(6, 0))
+            assert float((after[2] @ persona.unit(2)).abs().max()) < 1e-4
+
+
+def test_several_of_a_kind_in_one_row(tiny: ChatModel, persona: PersonaVector) -> None:
+    other = vector(tiny, seed=5)
+    ids = random_ids(6, 0)
+    plain = states(tiny, ids)
+    with intervening(tiny, [[*steering(persona, 1.0), *steering(other, -2.0)]]):
+        after = states(tiny, ids)
+    moved = plain[2] + persona.directions[2] - 2.0 * other.directions[2]
+    torch.testing.assert_close(after[2], moved, rtol=1e-4, atol=1e-4)
+    with intervening(tiny, [[*ablation(persona), *ablation(other)]]):
+        after = states(tiny, ids)
+    torch.testing.assert_close(after[2], ablate(ablate(plain[2], persona.unit(2)), other.unit(2)), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("positions", ["all", "prompt", "response"])
+def test_positions(tiny: ChatModel, persona: PersonaVector, positions: Positions) -> None:
+    """Of a prompt, "response" is the last token; of a single new token, "prompt" is none."""
+    for tokens, expected in (
+        (6, {"all": [1] * 6, "prompt": [1] * 6, "response": [0] * 5 + [1]}),
+        (
+            1,
+            {"all": [1], "prompt": [0], "response": [1]},
+        ),
+    ):
+        ids = random_ids(tokens, 0)
+        plain = states(tiny, ids)[2]
+        with intervening(tiny, [steering(persona, 1.0, positions=positions)]):
+            after = states(tiny, ids)[2]
+        moved = torch.tensor(expected[positions])[:, None] * persona.directions[2]
+        torch.testing.assert_close(after - plain, moved, rtol=1e-4, atol=1e-4)
+
+
+def left_padded(prompts: list[list[int]]) -> dict[str, torch.Tensor]:
+    width = max(map(len, prompts))
+    ids = torch.tensor([[0] * (width - len(prompt)) + prompt for prompt in prompts])
+    mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts])
+    return {"input_ids": ids, "attention_mask": mask}
+
+
+def generated(model: Any, prompts: list[list[int]], **options: Any) -> list[list[int]]:
+    out = model.generate(
+        **left_padded(prompts), max_new_tokens=8, min_new_tokens=8, do_sample=False, pad_token_id=0, **options
+    )
+    return [row[-8:].tolist() for row in out]
+
+
+@pytest.mark.parametrize("positions", ["all", "prompt", "response"])
+def test_every_row_has_its_own_in_transformers_generate(
+    tiny: ChatModel, persona: PersonaVector, positions: Positions
+) -> None:
+    prompts = [random_ids(n, n) for n in (9, 3, 14, 6, 9)]
+    other = vector(tiny, seed=1, layer=3, neutral_mean=torch.zeros(4), neutral_deviation=torch.ones(4))
+    rows: list[list[Intervention]] = [
+        steering(persona, 1.5, positions=positions),
+        [],
+        [*steering(persona, -0.5, positions=positions), *steering(other, 1.0, layers="all", positions=positions)],
+        [*ablation(other, layers="all", positions=positions), *steering(persona, 1.0, positions=positions)],
+        capping(other, -6.0, positions=positions),
+    ]
+    alone = []
+    for prompt, row in zip(prompts, rows, strict=True):
+        with intervening(tiny.model, [row]) if row else warnings.catch_warnings():
+            alone += generated(tiny.model, [prompt])
+    with intervening(tiny.model, rows) as state:
+        together = generated(tiny.model, prompts)
+    assert together == alone
+    assert state.fired
+    plain = generated(tiny.model, prompts)
+    assert [a == b for a, b in zip(together, plain, strict=True)] == [False, True, False, False, False]
+
+
+def test_steer_with_a_coefficient_per_row_and_vector(tiny: ChatModel, persona: PersonaVector) -> None:
+    other = vector(tiny, seed=1, layer=3)
+    prompts = [random_ids(7, n) for n in range(3)]
+    alone = []
+    for prompt, a, b in zip(prompts, (1.0, -1.0, 0.0), (0.5, 0.5, 0.5), strict=True):
+        with steer(tiny.model, [persona, other], [[a], [b]]):
+            alone += generated(tiny.model, [prompt])
+    for coefficients in ([[1.0, -1.0, 0.0], [0.5]], [[1.0, -1.0, 0.0], [0.5, 0.5, 0.5]]):
+        with steer(tiny.model, [persona, other], coefficients):
+            assert generated(tiny.model, prompts) == alone
+    with steer(tiny.model, persona, [1.0, -1.0, 0.0]):
+        per_row = generated(tiny.model, prompts)
+    with steer(tiny.model, persona, 1.0):
+        assert generated(tiny.model, prompts)[0] == per_row[0]
+    assert generated(tiny.model, prompts)[2] == per_row[2]
+
+
+def test_steering_reaches_the_goal(tiny: ChatModel) -> None:
+    """A vector that points at one token's row of the LM head makes the model say that token."""
+    rows = torch.zeros(4, 32)
+    rows[3] = tiny.model.lm_head.weight[77].detach()
+    persona = PersonaVector("says 77", rows, 3, {})
+    prompts = [random_ids(5, n) for n in range(3)]
+    assert all(row[0] != 77 for row in generated(tiny.model, prompts))
+    with steer(tiny.model, persona, 50.0):
+        assert all(row == [77] * 8 for row in generated(tiny.model, prompts))
+    with steer(tiny.model, persona, 50.0, positions="response"):
+        assert all(row == [77] * 8 for row in generated(tiny.model, prompts))
+    with steer(tiny.model, persona, 50.0, positions="prompt"):
+        assert all(row[0] == 77 and row != [77] * 8 for row in generated(tiny.model, prompts))
+
+
+@settings(max_examples=25, deadline=None)
+@given(a=st.floats(-2, 2), b=st.floats(-2, 2))
+def test_nested_steering_adds_up(tiny: ChatModel, a: float, b: float) -> None:
+    persona = vector(tiny)
+    ids = random_ids(5, 0)
+    with steer(tiny, persona, a), steer(tiny, persona, b):
+        nested = states(tiny, ids)
+    with steer(tiny, persona, a + b):
+        once = states(tiny, ids)
+    torch.testing.assert_close(nested, once, rtol=1e-3, atol=1e-3)
+
+
+def test_half_precision(persona: PersonaVector) -> None:
+    half = causal_model(chat_model().model.config).bfloat16()
+    ids = random_ids(6, 0)
+    plain = plain_states(half, half.model.layers, ids)[0]
+    with intervening(half, [[*steering(persona, 2.0), *ablation(persona, layers=3)]]):
+        after = plain_states(half, half.model.layers, ids)[0]
+    torch.testing.assert_close(after[2], plain[2] + 2.0 * persona.directions[2], rtol=0.02, atol=0.05)
+    assert float((after[3] @ persona.unit(3)).abs().max()) < 0.1
+
+
+def test_gradients_flow_through(tiny: ChatModel) -> None:
+    """Training under steering, as preventative steering needs it."""
+    model = causal_model(LlamaConfig(**SIZES))
+    with intervening(model, [steering(vector(chat_model()), 1.0)]):
+        model(input_ids=torch.tensor([[1, 2, 3]]), labels=torch.tensor([[1, 2, 3]])).loss.backward()
+    assert model.model.layers[0].mlp.up_proj.weight.grad.abs().sum() > 0
+
+
+def test_hooks_come_off(tiny: ChatModel, persona: PersonaVector) -> None:
+    with pytest.raises(KeyboardInterrupt), steer(tiny, persona, 1.0):
+        raise KeyboardInterrupt
+    assert not any(block._forward_hooks or block._forward_pre_hooks for block in tiny.blocks.layers)
+    with warnings.catch_warnings():  # and nothing is said about forwards then
+        warnings.simplefilter("error")
+        with pytest.raises(KeyboardInterrupt), steer(tiny, persona, 1.0):
+            raise KeyboardInterrupt
+
+
+def test_warning_when_no_forward_ran(tiny: ChatModel, persona: PersonaVector) -> None:
+    with pytest.warns(UserWarning, match="no forward ran"), steer(tiny, persona, 1.0):
+        pass
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with intervening(tiny, [[]]):
+            pass
+        with steer(tiny, persona, 1.0) as state:
+            tiny.model(input_ids=torch.tensor([[1, 2]]))
+        assert state.fired == 1
+
+
+@pytest.mark.parametrize("coefficient", [math.nan, math.inf, -math.inf])
+def test_coefficients_that_are_not_finite(tiny: ChatModel, persona: PersonaVector, coefficient: float) -> None:
+    with pytest.raises(UserError, match="not a finite number"):
+        steering(persona, coefficient)
+    with pytest.raises(UserError, match="not a finite number"):
+        capping(persona, coefficient)
+    with pytest.raises(UserError, match="not a finite number"), steer(tiny, persona, [1.0, coefficient]):
+        pass
+
+
+def test_layers_that_do_not_exist(tiny: ChatModel, persona: PersonaVector) -> None:
+    for layer in (0, 4, -1):
+        with pytest.raises(UserError, match=f"Layer {layer} is out of range.*Choose 1 to 3"):
+            steering(persona, 1.0, layers=layer)
+        with pytest.raises(UserError, match=f"Layer {layer} is out of range"):
+            ablation(persona, layers=layer)
+    imported = replace(persona, normed_last_row=True)
+    with pytest.raises(UserError, match="after the final norm"):
+        steering(imported, 1.0, layers=3)
+    for layers in ("worst", "2", 1.5):
+        with pytest.raises(UserError, match="Unknown layers"):
+            steering(persona, 1.0, layers=layers)  # type: ignore[arg-type]
+    with (
+        pytest.raises(UserError, match="Layer 4 is out of range"),
+        intervening(tiny, [[Intervention("add", 4, torch.zeros(32))]]),
+    ):
+        pass
+
+
+def test_unknown_positions(persona: PersonaVector) -> None:
+    for make in (lambda p: steering(persona, 1.0, positions=p), lambda p: ablation(persona, positions=p)):
+        with pytest.raises(UserError, match="Unknown positions 'answer'"):
+            make("answer")
+
+
+def test_cap_needs_neutral_statistics(tiny: ChatModel) -> None:
+    with pytest.raises(UserError, match="no neutral statistics"):
+        capping(vector(tiny), 2.0)
+
+
+def test_wrong_number_of_rows(tiny: ChatModel, persona: PersonaVector) -> None:
+    with steer(tiny, persona, [1.0, -1.0, 0.5]), pytest.raises(UserError, match="set for 3 rows, but the batch has 2"):
+        tiny.model(input_ids=torch.tensor([[1, 2], [3, 4]]))
+    with pytest.raises(UserError, match="different numbers of rows"), steer(tiny, [persona] * 2, [[1, 2], [1, 2, 3]]):
+        pass
+    for coefficients in (1.0, [1.0], [1.0, 2.0, 3.0]):
+        with pytest.raises(UserError, match="2 vectors need as many"), steer(tiny, [persona] * 2, coefficients):
+            pass
+
+
+def test_vector_of_another_model(tiny: ChatModel, persona: PersonaVector) -> None:
+    wide = causal_model(LlamaConfig(**{**SIZES, "hidden_size": 64}))
+    message = r"belongs to tiny \(3 layers of width 32\); this model has 3 layers of width 64"
+    with pytest.raises(UserError, match=message), steer(wide, persona, 1.0):
+        pass
+    other = chat_model(seed=1)
+    with pytest.raises(UserError, match="same shape but other weights"), steer(other, persona, 1.0):
+        pass
+    assert not any(block._forward_hooks for block in other.blocks.layers)
+    with intervening(wide, [steering(persona, 1.0)]), pytest.raises(UserError, match=r"width 32 does not fit .* 64"):
+        wide(input_ids=torch.tensor([[1, 2]]))
+    with pytest.raises(UserError, match="different widths"):
+        Steering([[Intervention("add", 1, torch.zeros(32))], [Intervention("add", 1, torch.zeros(64))]])
