@@ -2,7 +2,7 @@
 
     python benchmarks/traits.py --runs runs/seven [--model default-1.5b] [--write docs/results.md]
 
-Runs `extract` for every trait of the library that is not there yet (four minutes each for the default model on 2 cores), scores
+Runs `extract` for every trait of the library that is not there yet (minutes each for the default model), scores
 every vector's steered answers by every other trait's judge, and checks one vector against the plain way of computing it.
 """
 
@@ -82,7 +82,9 @@ def main() -> None:
             failures[name] = error.problem
     vectors = [PersonaVector.load(options.runs / name / "vector.safetensors") for name in runs]
     crossed_file = options.runs / "cross_effects.json"
-    crossed: dict[str, Any] = json.loads(crossed_file.read_text()) if crossed_file.exists() else {}
+    crossed: dict[str, Any] = {v.trait: dict(v.info["cross_effects"]) for v in vectors}
+    for name, known in (json.loads(crossed_file.read_text()) if crossed_file.exists() else {}).items():
+        crossed.setdefault(name, {}).update(known)
     for vector in vectors:
         others = [v for v in vectors if v.trait != vector.trait and v.trait not in crossed.get(vector.trait, {})]
         if others:

@@ -74,8 +74,10 @@ def dose_response(run: dict[str, Any]) -> str:
         axes.axvspan(low, high, color=FAINT, alpha=0.12, lw=0, label="coherent")
         _band(axes, run["dose_response"], "score", ACCENT, f"{run['trait']['name']} score")
         _band(axes, run["dose_response"], "coherence", SECOND, "coherence", "--")
-        axes.set(xlabel="coefficient (multiples of the vector)", ylabel="0 to 100", ylim=(0, 104))
-        axes.legend(loc="center left", fontsize=9)
+        axes.set(
+            xlabel="coefficient (multiples of the vector)", ylabel="0 to 100", ylim=(-16, 104), yticks=range(0, 101, 20)
+        )
+        axes.legend(loc="lower center", bbox_to_anchor=(0.5, 0.0), fontsize=9, ncols=3)
         share = run["vector_norm"] / run["residual_norm"]
         top = axes.secondary_xaxis("top", functions=(lambda c: c * share, lambda s: s / share))
         top.set_xlabel("as a share of the residual norm")
@@ -102,8 +104,9 @@ def layer_sweep(run: dict[str, Any]) -> str:
                 x, [p["coherence"]["mean"] for p in mine], ":", color=colour, label=f"coherence at {coefficient:+g}"
             )
         axes.axvline(run["layer"], color=FAINT, lw=6, alpha=0.25)
-        axes.set(xlabel="layer", ylabel="0 to 100", ylim=(0, 104), xticks=sorted({p["layer"] for p in points}))
-        axes.legend(fontsize=8, ncols=2)
+        axes.set(xlabel="layer", ylabel="0 to 100", ylim=(-24, 104), yticks=range(0, 101, 20))
+        axes.set_xticks(sorted({p["layer"] for p in points}))
+        axes.legend(loc="lower center", fontsize=8, ncols=2)
 
     return draw("Score by layer", paint)
 
