@@ -231,7 +231,7 @@ def _log_sum_exp(logits: Tensor) -> Tensor:
     `torch.logsumexp` on all of them.
     """
     rows = []
-    for piece in logits.split(8 if logits.device.type == "cpu" else len(logits)):
+    for piece in torch.split(logits, 8 if logits.device.type == "cpu" else len(logits)):
         values = piece.float()  # float32 logits are not copied: nobody reads them again
         highest = values.amax(-1, keepdim=True)
         rows.append(values.sub_(highest).exp_().sum(-1).log_() + highest[:, 0])
