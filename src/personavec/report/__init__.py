@@ -7,7 +7,7 @@ named here are ignored; a part whose key is missing or empty is replaced by a se
 from pathlib import Path
 from typing import Any
 
-from personavec.report import drift, plots, words
+from personavec.report import words
 from personavec.report.render import write_page
 
 __all__ = ["write_evaluate_report", "write_extract_report", "write_monitor_report"]
@@ -38,6 +38,8 @@ def write_extract_report(run: dict[str, Any], path: Path | str) -> None:
             "personavec", "written", "seconds", "arguments", "versions", "machine", "timings"}.
         path: Of the page.
     """
+    from personavec.report import plots  # draws with matplotlib, which takes long to import
+
     figures = {
         "dose": plots.dose_response(run),
         "chance": plots.chance_effects(run),
@@ -60,6 +62,8 @@ def write_evaluate_report(run: dict[str, Any], path: Path | str) -> None:
             "answers": [{"question", "text", "score", "coherence"}], and the provenance as in an extraction}.
         path: Of the page.
     """
+    from personavec.report import plots
+
     answers = run.get("answers") or []
     write_page(
         path,
@@ -84,6 +88,8 @@ def write_monitor_report(run: dict[str, Any], path: Path | str) -> None:
             projection}}]}], and the provenance as in an extraction}.
         path: Of the page.
     """
+    from personavec.report import drift
+
     scale = drift.Scale.of(run)
     conversations = [c for c in run.get("conversations") or [] if c["turns"]]
     chosen = drift.largest(scale, conversations)
@@ -95,6 +101,7 @@ def write_monitor_report(run: dict[str, Any], path: Path | str) -> None:
         total=len(conversations),
         turns_shown=TURNS_SHOWN,
         overview=drift.overview(scale, conversations),
+        farthest=drift.farthest(scale, conversations),
         plots={"spread": drift.spread(scale, conversations), "average": drift.average(scale, conversations)},
         conversations=[(c, drift.conversation(scale, c, number)) for number, c in enumerate(chosen, 1)],
         provenance=_provenance(run),

@@ -15,6 +15,7 @@ from personavec.statistics import Estimate
 
 BAND = 2.0  # deviations around neutral that are unremarkable
 SHOWN = 50  # conversations drawn
+FARTHEST = 20  # answers in the table of the farthest
 FEWEST = 5  # conversations behind a point of the average drift
 MOMENTS = ("during", "before")
 
@@ -97,6 +98,18 @@ def overview(scale: Scale, conversations: Sequence[dict[str, Any]]) -> list[dict
             }
         )
     return rows
+
+
+def farthest(scale: Scale, conversations: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The answers farthest from zero along any vector, in either direction; an answer has one row per vector."""
+    rows = [
+        {"vector": vector, "value": value, "line": c["line"], "answer": turn["index"] + 1, "text": turn["text"]}
+        for c in conversations
+        for vector in scale.vectors
+        for turn, value in zip(c["turns"], scale.series(c, vector), strict=True)
+        if value == value
+    ]
+    return sorted(rows, key=lambda row: (-abs(row["value"]), row["line"], row["answer"]))[:FARTHEST]
 
 
 def mean(values: Sequence[float]) -> Estimate:

@@ -292,7 +292,8 @@ def cosines(run: dict[str, Any]) -> Plot | None:
         "cosines",
         "How alike are the vectors?",
         "Each cell compares two vectors of this model: 1 is the same direction (red), 0 unrelated (pale), −1 opposite "
-        "(blue); a trait of its own is pale everywhere but on the diagonal.",
+        "(blue); a trait of its own is pale everywhere but on the diagonal. Each row is measured at that vector's own "
+        "layer, so the two halves differ a little.",
         (table["vectors"], "vector"),
         (table["vectors"], "vector (cosine)"),
         table["cosine"],
@@ -423,7 +424,7 @@ def _heat_map(
                 colour = NEUTRAL if value is None else POSITIVE if value >= 0 else NEGATIVE
                 axes.add_patch(Rectangle((j, i), 0.95, 0.95, color=colour, alpha=0.04 + 0.6 * strength))
                 text = "·" if value is None else number(value, digits)
-                axes.text(j + 0.475, i + 0.475, text, ha="center", va="center", fontsize=11)
+                axes.text(j + 0.475, i + 0.475, text, ha="center", va="center", fontsize=10 if digits else 11)
         axes.set_xlim(0, len(across))
         axes.set_ylim(len(down), 0)
         axes.grid(False)
