@@ -79,7 +79,7 @@ def main() -> None:
         try:
             runs[name] = extract(model, load_trait(name), options.runs / name).run
         except UserError as error:
-            failures[name] = error.problem
+            failures[name] = error.problem.partition(" Examples:")[0]
     vectors = [PersonaVector.load(options.runs / name / "vector.safetensors") for name in runs]
     crossed_file = options.runs / "cross_effects.json"
     crossed: dict[str, Any] = {v.trait: dict(v.info["cross_effects"]) for v in vectors}

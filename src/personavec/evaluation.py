@@ -1,17 +1,19 @@
 """How strongly a model shows a trait: mean score and coherence on the evaluation questions."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from personavec.effects import estimate
+from personavec.errors import UserError
 from personavec.files import JsonLines, RunFolder, write_json
 from personavec.judges.scorer import Scorer, make_scorer
 from personavec.model import ChatModel
 from personavec.model.intervene import Intervention
 from personavec.progress import progress
-from personavec.provenance import provenance
+from personavec.provenance import identity, provenance
 from personavec.report import write_evaluate_report
 from personavec.rollouts import Rollout, generate, plan
 from personavec.specificity import judge_of
@@ -31,7 +33,7 @@ def evaluate(
     scorer: Scorer | None = None,
     rollouts: int = 1,
     max_new_tokens: int = 48,
-    temperature: float = 1.0,
+    temperature: float = 0.7,
     seed: int = 0,
 ) -> dict[str, Any]:
     """Score a model's answers to the trait's evaluation questions (paper section 3.1).
@@ -41,7 +43,8 @@ def evaluate(
         out: Run folder: rollouts.jsonl, run.json, report.html. A run that was cut off goes on.
         interventions: Steering of every answer; `description` says in words what it is.
         vectors: Persona vectors whose stored contrast judge is used if one is of this trait, so that scores are on the
-            scale of its extraction. Otherwise the judge is calibrated here, on fresh contrastive rollouts.
+            scale of its extraction. Otherwise the judge is calibrated here, on fresh contrastive rollouts; scores on
+            different scales cannot be compared.
         judge: "contrast", "local:MODEL" or "api:MODEL"; or `scorer` itself.
         rollouts: Answers per question.
 
@@ -50,10 +53,17 @@ def evaluate(
         intervals are bootstrapped over questions.
     """
     arguments = {
-        "trait": trait.model_dump(mode="json"), "model": model.id, "weights": model.weights_hash,
-        "steer": list(description), "judge": judge, "rollouts": rollouts, "max_new_tokens": max_new_tokens,
-        "temperature": temperature, "seed": seed,
-    }  # fmt: skip
+        "trait": trait.model_dump(mode="json"),
+        **identity(model),
+        "interventions": [item.fingerprint() for item in interventions],
+        "calibration": [vector.info.get("judge") for vector in vectors],
+        "steer": list(description),
+        "judge": judge,
+        "rollouts": rollouts,
+        "max_new_tokens": max_new_tokens,
+        "temperature": temperature,
+        "seed": seed,
+    }
     options: dict[str, Any] = {"max_new_tokens": max_new_tokens, "temperature": temperature, "seed": seed}
     with RunFolder(out, arguments) as folder:
         log = JsonLines(folder / "generated.jsonl")
@@ -69,7 +79,7 @@ def evaluate(
                 scorer.score(answers, job.advance)
         run = {
             "command": "evaluate",
-            **provenance(model, {key: value for key, value in arguments.items() if key != "trait"}),
+            **provenance(model, {k: v for k, v in arguments.items() if k not in ("trait", "calibration")}),
             "trait": trait.name,
             "judge": scorer.name,
             "steer": list(description),
@@ -97,7 +107,8 @@ def _fitted(
 ) -> Scorer:
     for vector in vectors:
         if judge == "contrast" and vector.info.get("trait") == trait.model_dump(mode="json"):
-            return judge_of(model, vector)
+            with suppress(UserError):  # extracted with another judge
+                return judge_of(model, vector)
     scorer = make_scorer(judge, model, trait)
     if judge != "contrast":
         return scorer

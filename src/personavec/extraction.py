@@ -23,7 +23,7 @@ from personavec.judges.scorer import Scorer, make_scorer
 from personavec.model import ChatModel
 from personavec.model.intervene import Intervention, Positions
 from personavec.progress import progress
-from personavec.provenance import provenance
+from personavec.provenance import identity, provenance
 from personavec.readout import read
 from personavec.report import write_extract_report
 from personavec.rollouts import Rollout, Side, conversation, generate, plan
@@ -75,7 +75,7 @@ class Settings:
         settings = cls() if model.device.type == "cpu" else replace(cls(), **large)  # type: ignore[arg-type]
         return replace(
             settings,
-            pairs=min(settings.pairs, len(trait.instructions)),
+            pairs=max(1, min(settings.pairs, len(trait.instructions) - 1)),
             questions=min(settings.questions, len(trait.extraction_questions)),
         )
 
@@ -114,9 +114,7 @@ def extract(
     arguments = {
         **asdict(settings),
         "trait": trait.model_dump(mode="json"),
-        "model": model.id,
-        "weights": model.weights_hash,
-        "dtype": str(model.dtype).removeprefix("torch."),
+        **identity(model),
     }
     with RunFolder(out, arguments) as folder:
         if (folder / "run.json").exists() and (folder / "vector.safetensors").exists():
@@ -128,7 +126,8 @@ def extract(
 
 def _check(settings: Settings, trait: Trait, model: ChatModel) -> None:
     for name, value, most in (
-        ("--pairs", settings.pairs, len(trait.instructions)),
+        # One pair is left for the evaluation, whose instruction the vector must not have seen.
+        ("--pairs", settings.pairs, max(1, len(trait.instructions) - 1)),
         ("--questions", settings.questions, len(trait.extraction_questions)),
         ("--rollouts", settings.rollouts, 1000),
         ("--max-new-tokens", settings.max_new_tokens, model.context_length),
@@ -137,6 +136,8 @@ def _check(settings: Settings, trait: Trait, model: ChatModel) -> None:
             raise UserError(f"{name} {value} is out of range.", f"Choose 1 to {most} for the trait {trait.name!r}.")
     if settings.layer != "auto" and not (isinstance(settings.layer, int) and 1 <= settings.layer <= model.n_layers):
         raise UserError(f"Layer {settings.layer} is out of range.", f"Choose auto, or 1 to {model.n_layers}.")
+    if settings.seed < 0:
+        raise UserError(f"The seed {settings.seed} is negative.", "Choose 0 or more.")
     if not (math.isfinite(settings.temperature) and settings.temperature >= 0):
         raise UserError(f"The temperature {settings.temperature} is not usable.", "Choose 0 or more, such as 1.")
 
@@ -177,18 +178,28 @@ class _Run:
         start = time.monotonic()
         extraction, evaluation, neutral = self._contrastive()
         judge_auc = self._check_judge(evaluation)
+        reasons = self._keep(extraction)
+        made = len(extraction)
+        kept_pairs = sum(bool(r.kept) for r in extraction) // 2
+        scores = {
+            side: [
+                {"score": r.score, "coherence": r.coherence, "kept": bool(r.kept)} for r in extraction if r.side == side
+            ]
+            for side in SIDES
+        }
+        rollouts = [*extraction, *evaluation, *neutral]
+        extraction, evaluation, neutral = (self._spoken(some) for some in (extraction, evaluation, neutral))
         readings = self._read([*extraction, *evaluation, *neutral])
         first, second = len(extraction), len(extraction) + len(evaluation)
         at_extraction, at_evaluation, at_neutral = readings[:first], readings[first:second], readings[second:]
-        reasons = self._keep(extraction)
         vector = self._difference(extraction, at_extraction)
         vector, sweep, scale = self._sweep(vector)
         dose, null = self._dose(vector, scale, at_extraction[:, 2], extraction)
         # The unsteered answers to the evaluation questions are neutral too.
-        plain = [r for r in dose if r.coefficient == 0]
+        plain = self._spoken([r for r in dose if r.coefficient == 0])
         at_neutral = torch.cat([at_neutral, self._read(plain)])
         vector = _with_neutral(vector, at_neutral)
-        rollouts = [*extraction, *evaluation, *neutral, *sweep, *dose, *null]
+        rollouts += [*sweep, *dose, *null]
         with self.timed("controls"):
             run = {
                 "command": "extract",
@@ -196,9 +207,9 @@ class _Run:
                 "trait": {"name": self.trait.name, "description": self.trait.description, "writer": self.trait.writer},
                 "rollouts": {
                     "generated": len(rollouts),
-                    "extraction": len(extraction),
-                    "kept": sum(bool(r.kept) for r in extraction),
-                    "kept_pairs": sum(bool(r.kept) for r in extraction) // 2,
+                    "extraction": made,
+                    "kept": 2 * kept_pairs,
+                    "kept_pairs": kept_pairs,
                     "reasons": reasons,
                 },
                 "judge": {
@@ -216,14 +227,7 @@ class _Run:
                     at_neutral[:, 2],
                     self.settings.seed,
                 ),
-                "scores": {
-                    side: [
-                        {"score": r.score, "coherence": r.coherence, "kept": bool(r.kept)}
-                        for r in extraction
-                        if r.side == side
-                    ]
-                    for side in ("positive", "negative")
-                },
+                "scores": scores,
                 "warnings": self.warnings,
             }
             others = siblings(self.folder.path, vector)
@@ -268,6 +272,16 @@ class _Run:
             self.scorer.score(evaluation, job.advance)
         self.natural = sum(r.coherence or 0.0 for r in neutral) / len(neutral)
         return extraction, evaluation, neutral
+
+    def _spoken(self, rollouts: Sequence[Rollout]) -> list[Rollout]:
+        """Those with a response to read; how many have none (ended at once, or only thought) becomes a warning."""
+        spoken = [r for r in rollouts if r.response_ids[self.model.template.response_start(r.response_ids) :]]
+        if len(spoken) < len(rollouts):
+            silent = len(rollouts) - len(spoken)
+            self.warnings.append(
+                f"{silent} of {len(rollouts)} {rollouts[0].stage} rollouts are empty and were not read."
+            )
+        return spoken
 
     def _read(self, rollouts: Sequence[Rollout]) -> Tensor:
         """(rollouts, 3 positions, n_layers + 1, d): prompt mean, last prompt token, response mean."""

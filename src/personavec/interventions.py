@@ -5,9 +5,10 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal, get_args
+from weakref import WeakKeyDictionary
 
 from personavec.errors import UserError
-from personavec.model.blocks import find_blocks
+from personavec.model.blocks import Blocks, find_blocks
 from personavec.model.intervene import Intervention, Positions, Steering
 from personavec.vector import PersonaVector
 
@@ -15,7 +16,7 @@ Layers = Literal["best", "all"] | int
 
 
 def steering(
-    vector: PersonaVector, coefficient: float, *, layers: Layers = "best", positions: Positions = "all"
+    vector: PersonaVector, coefficient: float, *, layers: Layers = "best", positions: Positions = "response"
 ) -> list[Intervention]:
     """Interventions that add `coefficient` times the persona vector.
 
@@ -37,14 +38,16 @@ def steering(
     return [Intervention("add", layer, coefficient * step, positions) for layer, step in chosen.items()]
 
 
-def ablation(vector: PersonaVector, *, layers: Layers = "best", positions: Positions = "all") -> list[Intervention]:
+def ablation(
+    vector: PersonaVector, *, layers: Layers = "best", positions: Positions = "response"
+) -> list[Intervention]:
     """Interventions that project the persona vector out, at its own layer, a given one, or every one."""
     check_positions(positions)
     chosen = vector.steerable_layers if layers == "all" else [_layer(vector, layers)]
     return [Intervention("ablate", layer, vector.unit(layer), positions) for layer in chosen]
 
 
-def capping(vector: PersonaVector, ceiling: float, *, positions: Positions = "all") -> list[Intervention]:
+def capping(vector: PersonaVector, ceiling: float, *, positions: Positions = "response") -> list[Intervention]:
     """Interventions that hold the projection at the vector's layer at or below a ceiling.
 
     Args:
@@ -73,6 +76,16 @@ def check_positions(positions: str) -> None:
         raise UserError(f"Unknown positions {positions!r}.", "Choose all, prompt or response.")
 
 
+# Proving the blocks runs a forward, which must not pass through an outer steering's hooks.
+_known: WeakKeyDictionary[Any, Blocks] = WeakKeyDictionary()
+
+
+def _blocks_of(model: Any) -> Blocks:
+    if model not in _known:
+        _known[model] = find_blocks(model)
+    return _known[model]
+
+
 @contextmanager
 def intervening(model: Any, rows: Sequence[Sequence[Intervention]]) -> Iterator[Steering]:
     """Apply interventions to every forward of any transformers model (or ChatModel) inside the context.
@@ -83,7 +96,7 @@ def intervening(model: Any, rows: Sequence[Sequence[Intervention]]) -> Iterator[
     Raises:
         UserError: A layer that the model does not have, or a direction of another width.
     """
-    blocks = getattr(model, "blocks", None) or find_blocks(model)
+    blocks = getattr(model, "blocks", None) or _blocks_of(model)
     state = Steering(rows)
     with blocks.watching(state.edits(), first=True):
         yield state
@@ -98,7 +111,8 @@ def steer(
     coefficient: float | Sequence[float] | Sequence[Sequence[float]] = 1.0,
     *,
     layers: Layers = "best",
-    positions: Positions = "all",
+    positions: Positions = "response",
+    other_weights: bool = False,
 ) -> Iterator[Steering]:
     """Steer any transformers model: `with steer(model, vector, -1.5): model.generate(...)`.
 
@@ -109,6 +123,7 @@ def steer(
             numbers per vector, (vectors, rows), or one number per vector given as one-element sequences.
         layers: "best", "all" (increments, paper appendix J.3) or a layer number.
         positions: Which tokens are steered; see `Intervention`.
+        other_weights: See `PersonaVector.check`.
 
     Raises:
         UserError: A vector of another model or a coefficient that does not fit; nothing is touched then.
@@ -124,7 +139,7 @@ def steer(
     if any(len(entry) not in (1, count) for entry in per_vector):
         raise UserError("The vectors have coefficients for different numbers of rows.", "Give one per row for each.")
     for one in vectors:
-        one.check(model)
+        one.check(model, other_weights=other_weights)
     rows: list[list[Intervention]] = [[] for _ in range(count)]
     for one, entry in zip(vectors, per_vector, strict=True):
         for row, value in zip(rows, entry * count if len(entry) == 1 else entry, strict=True):

@@ -13,7 +13,7 @@ from personavec.errors import UserError
 from personavec.files import JsonLines, RunFolder, write_json
 from personavec.model import ChatModel, Conversation
 from personavec.progress import progress
-from personavec.provenance import provenance
+from personavec.provenance import identity, provenance
 from personavec.readout import read
 from personavec.report import write_monitor_report
 from personavec.vector import PersonaVector
@@ -110,9 +110,12 @@ def monitor(
         vector.check(model, other_weights=other_weights)
     stat = chats.stat()
     arguments = {
-        "chats": str(chats), "size": stat.st_size, "modified": stat.st_mtime_ns, "model": model.id,
-        "weights": model.weights_hash, "vectors": [[v.trait, v.layer, float(v.at(v.layer).norm())] for v in vectors],
-    }  # fmt: skip
+        "chats": str(chats),
+        "size": stat.st_size,
+        "modified": stat.st_mtime_ns,
+        **identity(model),
+        "vectors": [[v.trait, v.layer, float(v.at(v.layer).norm())] for v in vectors],
+    }
     with RunFolder(out, arguments) as folder:
         scored, rejected = JsonLines(folder / "projections.jsonl"), JsonLines(folder / "rejected.jsonl")
         done = {record["line"] for file in (scored, rejected) for record in file}

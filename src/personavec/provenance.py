@@ -35,6 +35,18 @@ def provenance(model: ChatModel, arguments: Mapping[str, Any]) -> dict[str, Any]
     }
 
 
+def identity(model: ChatModel) -> dict[str, Any]:
+    """What decides a model's answers and readings; runs with another identity are other runs."""
+    return {
+        "model": model.id,
+        "weights": model.weights_hash,
+        "adapter": model.adapter_hash,
+        "template": model.template.hash,
+        "thinking": model.template.thinking,
+        "dtype": str(model.dtype).removeprefix("torch."),
+    }
+
+
 def machine(device: torch.device) -> dict[str, Any]:
     """Processor, cores and accelerator."""
     name = platform.processor() or platform.machine()

@@ -83,6 +83,8 @@ def matrix(vectors: Sequence[PersonaVector], layer: int | None = None) -> dict[s
         {"vectors": names (rows), "scores": names (columns), "cosine": rows x rows, "effect": rows x columns: score at
         plus minus score at minus the sweep's coefficient, None where it was not measured}.
     """
+    if len({v.model.get("weights") for v in vectors}) > 1:
+        raise UserError("The vectors belong to models with different weights.", "Compare vectors of one model.")
     names = [v.trait for v in vectors]
     effects: list[list[float | None]] = []
     for v in vectors:

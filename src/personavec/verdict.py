@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from personavec.findings import NULL_QUESTIONS
+
 
 def verdict(run: dict[str, Any]) -> list[str]:
     """Sentences for the summary of an extraction (the content of run.json), most important first."""
@@ -23,11 +25,15 @@ def _steering(name: str, run: dict[str, Any]) -> str:
         f"(95 % interval {effect['low']:.0f} to {effect['high']:.0f}, n = {effect['n']} evaluation questions)"
     )
     chance = (
-        f"of {null['n']} random directions of equal norm the strongest moves it by "
-        f"{max(map(abs, null['effects'])):.0f} where this vector moves it by {same:.0f}"
+        f"on the {NULL_QUESTIONS} questions where {null['n']} random directions of equal norm were tried at the "
+        f"same layer, the strongest of them moves it by {max(map(abs, null['effects'])):.0f} "
+        f"and this vector by {same:.0f}"
     )
     if effect["low"] > 0 and same > max(map(abs, null["effects"])):
-        return f"Steering by the vector changes how {name} the answers are: {figures}. It beats chance: {chance}."
+        return (
+            f"Steering by the vector changes how {name} the answers are: {figures}. "
+            f"That is more than any chance direction did: {chance}."
+        )
     if effect["low"] > 0:
         return f"Steering by the vector moves the score: {figures}; but chance does as much: {chance}."
     return f"Steering by the vector does not reliably make the answers more {name}: {figures}; {chance}."
@@ -60,8 +66,8 @@ def _specificity(name: str, run: dict[str, Any]) -> list[str]:
     table = run["specificity"]
     if len(table["vectors"]) < 2:
         return [
-            "Whether the direction is specific to this trait is not known yet: extract further traits into folders "
-            "beside this one, and the report compares them."
+            "Whether the direction is specific to this trait is not known: no other trait was extracted beside it. "
+            "The reports of traits extracted later will compare theirs with this one."
         ]
     row = table["effect"][table["vectors"].index(name)]
     own = row[table["scores"].index(name)]

@@ -22,11 +22,15 @@ def main() -> None:
         print(f"Error: {error.problem}\n{error.advice}".rstrip(), file=sys.stderr)
         sys.exit(2)
     except (KeyboardInterrupt, typer.Abort):
-        print("Interrupted. The same command goes on where it stopped.", file=sys.stderr)
+        print("Interrupted. A run goes on where it stopped when the same command is given again.", file=sys.stderr)
         sys.exit(130)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
+    except (OSError, MemoryError) as error:
+        reason = "out of memory" if isinstance(error, MemoryError) else error
+        print(f"Error: {reason}\nFree some memory or disk, or mend the file's permissions.", file=sys.stderr)
+        sys.exit(2)
     except Exception as error:
         # typer keeps the class of its usage errors to itself; they know how to show themselves.
         if not hasattr(error, "show") or not hasattr(error, "exit_code"):

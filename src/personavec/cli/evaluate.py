@@ -26,6 +26,13 @@ def evaluate(
     positions: o.PositionsOption = "response",
     other_weights: o.OtherWeights = False,
     judge: Annotated[str, typer.Option(help="contrast, local:MODEL or api:MODEL.")] = "contrast",
+    scale_from: Annotated[
+        Path | None,
+        typer.Option(
+            help="Vector of this trait whose extraction sets the scale of the scores, so that plain, steered and "
+            "fine-tuned models can be compared. Default: a steering vector of the trait, else a fresh calibration."
+        ),
+    ] = None,
     rollouts: Annotated[int, typer.Option(help="Answers per question.", min=1)] = 1,
     max_new_tokens: Annotated[int, typer.Option(help="Longest answer.", min=1)] = 48,
     seed: o.Seed = 0,
@@ -40,8 +47,12 @@ def evaluate(
     edits, words, vectors = o.read_interventions(chat, steer, ablate, cap, layers, positions, other_weights)
 
     from personavec.evaluation import evaluate as run_evaluation
+    from personavec.vector import PersonaVector
 
-    settings = (chosen, chat.id, words, judge, rollouts, max_new_tokens, seed)
+    if scale_from is not None:
+        vectors = [PersonaVector.load(scale_from), *vectors]
+
+    settings = (chosen, chat.id, words, scale_from, judge, rollouts, max_new_tokens, seed)
     folder = out or o.default_folder("evaluate", chosen.name, *settings)
     run = run_evaluation(
         chat, chosen, folder, interventions=edits, description=words, vectors=vectors, judge=judge,

@@ -28,7 +28,7 @@ Adapter = Annotated[str | None, typer.Option(help="PEFT adapter to load on top o
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:N, mps or auto. Default: a GPU if there is one.")]
 Dtype = Annotated[str | None, typer.Option(help="bfloat16, float16 or float32. Default: what suits the device.")]
 Thinking = Annotated[bool, typer.Option("--thinking", help="Let a reasoning model think, and read its thoughts too.")]
-Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
+Seed = Annotated[int, typer.Option(help="Seed of everything random.", min=0)]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output, and nothing else.")]
 Steer = Annotated[
     list[str] | None,

@@ -82,6 +82,17 @@ class ChatModel:
         return weights_hash(self.model)
 
     @cached_property
+    def adapter_hash(self) -> str | None:
+        """Short hash of a PEFT adapter's weights; None without one."""
+        if not hasattr(self.model, "peft_config"):
+            return None
+        digest = hashlib.sha256()
+        for name, parameter in sorted(self.model.named_parameters()):
+            if "lora_" in name or "adapter_" in name or "modules_to_save" in name or parameter.requires_grad:
+                digest.update(name.encode() + parameter.detach().float().cpu().numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+    @cached_property
     def stop_ids(self) -> frozenset[int]:
         """Token ids that end the assistant's turn."""
         found: set[int] = set()

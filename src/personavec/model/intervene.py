@@ -1,5 +1,6 @@
 """The mechanism of interventions: edits of the residual stream, laid out for a batch in which every row has its own."""
 
+import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -47,8 +48,13 @@ class Intervention:
     kind: Literal["add", "ablate", "cap"]
     layer: int
     direction: Tensor
-    positions: Positions = "all"
+    positions: Positions = "response"
     ceiling: float = math.inf
+
+    def fingerprint(self) -> str:
+        """Short hash of all that it does, so that a run knows whether it is the same."""
+        parts = (self.kind, self.layer, self.positions, self.ceiling, self.direction.tolist())
+        return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 
 
 class Steering:
