@@ -54,13 +54,13 @@ def test_steering_at_one_layer(tiny: ChatModel, persona: PersonaVector) -> None:
 
 def test_increments_add_up(tiny: ChatModel, persona: PersonaVector) -> None:
     """Every layer's sum of what was added up to it is the coefficient times its own vector."""
-    items = steering(persona, 2.0, layers="all")
+    items = steering(persona, 2.0, layers="all", positions="all")
     assert [item.layer for item in items] == [1, 2, 3]
     for layer in (1, 2, 3):
         total = sum(item.direction for item in items if item.layer <= layer)
         torch.testing.assert_close(total, 2.0 * persona.directions[layer])
     imported = replace(persona, normed_last_row=True)
-    assert [item.layer for item in steering(imported, 2.0, layers="all")] == [1, 2]
+    assert [item.layer for item in steering(imported, 2.0, layers="all", positions="all")] == [1, 2]
 
 
 def test_increments_in_a_model(tiny: ChatModel, persona: PersonaVector) -> None:
@@ -72,7 +72,7 @@ def test_increments_in_a_model(tiny: ChatModel, persona: PersonaVector) -> None:
             block.mlp.down_proj.weight.zero_()
     ids = random_ids(5, 0)
     before = plain_states(model, model.model.layers, ids)[0]
-    with intervening(model, [steering(persona, 1.0, layers="all")]):
+    with intervening(model, [steering(persona, 1.0, layers="all", positions="all")]):
         after = plain_states(model, model.model.layers, ids)[0]
     for layer in (1, 2, 3):
         expected = persona.directions[layer].expand(5, -1)
@@ -81,13 +81,13 @@ def test_increments_in_a_model(tiny: ChatModel, persona: PersonaVector) -> None:
 
 def test_ablation_and_capping(tiny: ChatModel, persona: PersonaVector) -> None:
     ids = random_ids(12, 0)
-    with intervening(tiny, [ablation(persona, layers="all")]):
+    with intervening(tiny, [ablation(persona, layers="all", positions="all")]):
         after = states(tiny, ids)
     for layer in (1, 2, 3):
         assert float((after[layer] @ persona.unit(layer)).abs().max()) < 1e-4
     plain = states(tiny, ids)[2] @ persona.unit(2)
     deviations = (float(plain.median()) - 2.0) / 0.5  # neutral mean 2, deviation 0.5 at layer 2
-    with intervening(tiny, [capping(persona, deviations)]):
+    with intervening(tiny, [capping(persona, deviations, positions="all")]):
         capped = states(tiny, ids)[2] @ persona.unit(2)
     torch.testing.assert_close(capped, plain.clamp_max(float(plain.median())), rtol=1e-4, atol=1e-4)
     assert (capped < plain - 0.01).any()
@@ -98,7 +98,7 @@ def test_additions_come_before_ablations_wherever_they_act(tiny: ChatModel, pers
     choices: tuple[Positions, ...] = ("all", "response")
     for where in choices:
         for items in ([0, 1], [1, 0]):
-            edits = [steering(persona, 3.0, positions=where), ablation(persona)]
+            edits = [steering(persona, 3.0, positions=where), ablation(persona, positions="all")]
             with intervening(tiny, [[*edits[items[0]], *edits[items[1]]]]):
                 after = states(tiny, random_ids(6, 0))
             assert float((after[2] @ persona.unit(2)).abs().max()) < 1e-4
@@ -108,11 +108,11 @@ def test_several_of_a_kind_in_one_row(tiny: ChatModel, persona: PersonaVector) -
     other = vector(tiny, seed=5)
     ids = random_ids(6, 0)
     plain = states(tiny, ids)
-    with intervening(tiny, [[*steering(persona, 1.0), *steering(other, -2.0)]]):
+    with intervening(tiny, [[*steering(persona, 1.0, positions="all"), *steering(other, -2.0, positions="all")]]):
         after = states(tiny, ids)
     moved = plain[2] + persona.directions[2] - 2.0 * other.directions[2]
     torch.testing.assert_close(after[2], moved, rtol=1e-4, atol=1e-4)
-    with intervening(tiny, [[*ablation(persona), *ablation(other)]]):
+    with intervening(tiny, [[*ablation(persona, positions="all"), *ablation(other, positions="all")]]):
         after = states(tiny, ids)
     torch.testing.assert_close(after[2], ablate(ablate(plain[2], persona.unit(2)), other.unit(2)), rtol=1e-4, atol=1e-4)
 
@@ -179,14 +179,14 @@ def test_steer_with_a_coefficient_per_row_and_vector(tiny: ChatModel, persona: P
     prompts = [random_ids(7, n) for n in range(3)]
     alone = []
     for prompt, a, b in zip(prompts, (1.0, -1.0, 0.0), (0.5, 0.5, 0.5), strict=True):
-        with steer(tiny.model, [persona, other], [[a], [b]]):
+        with steer(tiny.model, [persona, other], [[a], [b]], positions="all"):
             alone += generated(tiny.model, [prompt])
     for coefficients in ([[1.0, -1.0, 0.0], [0.5]], [[1.0, -1.0, 0.0], [0.5, 0.5, 0.5]]):
-        with steer(tiny.model, [persona, other], coefficients):
+        with steer(tiny.model, [persona, other], coefficients, positions="all"):
             assert generated(tiny.model, prompts) == alone
-    with steer(tiny.model, persona, [1.0, -1.0, 0.0]):
+    with steer(tiny.model, persona, [1.0, -1.0, 0.0], positions="all"):
         per_row = generated(tiny.model, prompts)
-    with steer(tiny.model, persona, 1.0):
+    with steer(tiny.model, persona, 1.0, positions="all"):
         assert generated(tiny.model, prompts)[0] == per_row[0]
     assert generated(tiny.model, prompts)[2] == per_row[2]
 
@@ -198,7 +198,7 @@ def test_steering_reaches_the_goal(tiny: ChatModel) -> None:
     persona = PersonaVector("says 77", rows, 3, {})
     prompts = [random_ids(5, n) for n in range(3)]
     assert all(row[0] != 77 for row in generated(tiny.model, prompts))
-    with steer(tiny.model, persona, 50.0):
+    with steer(tiny.model, persona, 50.0, positions="all"):
         assert all(row == [77] * 8 for row in generated(tiny.model, prompts))
     with steer(tiny.model, persona, 50.0, positions="response"):
         assert all(row == [77] * 8 for row in generated(tiny.model, prompts))
@@ -211,9 +211,9 @@ def test_steering_reaches_the_goal(tiny: ChatModel) -> None:
 def test_nested_steering_adds_up(tiny: ChatModel, a: float, b: float) -> None:
     persona = vector(tiny)
     ids = random_ids(5, 0)
-    with steer(tiny, persona, a), steer(tiny, persona, b):
+    with steer(tiny, persona, a, positions="all"), steer(tiny, persona, b, positions="all"):
         nested = states(tiny, ids)
-    with steer(tiny, persona, a + b):
+    with steer(tiny, persona, a + b, positions="all"):
         once = states(tiny, ids)
     torch.testing.assert_close(nested, once, rtol=1e-3, atol=1e-3)
 
@@ -222,7 +222,7 @@ def test_half_precision(persona: PersonaVector) -> None:
     half = causal_model(chat_model().model.config).bfloat16()
     ids = random_ids(6, 0)
     plain = plain_states(half, half.model.layers, ids)[0]
-    with intervening(half, [[*steering(persona, 2.0), *ablation(persona, layers=3)]]):
+    with intervening(half, [[*steering(persona, 2.0, positions="all"), *ablation(persona, layers=3, positions="all")]]):
         after = plain_states(half, half.model.layers, ids)[0]
     torch.testing.assert_close(after[2], plain[2] + 2.0 * persona.directions[2], rtol=0.02, atol=0.05)
     assert float((after[3] @ persona.unit(3)).abs().max()) < 0.1
@@ -231,29 +231,29 @@ def test_half_precision(persona: PersonaVector) -> None:
 def test_gradients_flow_through(tiny: ChatModel) -> None:
     """Training under steering, as preventative steering needs it."""
     model = causal_model(LlamaConfig(**SIZES))
-    with intervening(model, [steering(vector(chat_model()), 1.0)]):
+    with intervening(model, [steering(vector(chat_model()), 1.0, positions="all")]):
         model(input_ids=torch.tensor([[1, 2, 3]]), labels=torch.tensor([[1, 2, 3]])).loss.backward()
     assert model.model.layers[0].mlp.up_proj.weight.grad.abs().sum() > 0
 
 
 def test_hooks_come_off(tiny: ChatModel, persona: PersonaVector) -> None:
-    with pytest.raises(KeyboardInterrupt), steer(tiny, persona, 1.0):
+    with pytest.raises(KeyboardInterrupt), steer(tiny, persona, 1.0, positions="all"):
         raise KeyboardInterrupt
     assert not any(block._forward_hooks or block._forward_pre_hooks for block in tiny.blocks.layers)
     with warnings.catch_warnings():  # and nothing is said about forwards then
         warnings.simplefilter("error")
-        with pytest.raises(KeyboardInterrupt), steer(tiny, persona, 1.0):
+        with pytest.raises(KeyboardInterrupt), steer(tiny, persona, 1.0, positions="all"):
             raise KeyboardInterrupt
 
 
 def test_warning_when_no_forward_ran(tiny: ChatModel, persona: PersonaVector) -> None:
-    with pytest.warns(UserWarning, match="no forward ran"), steer(tiny, persona, 1.0):
+    with pytest.warns(UserWarning, match="no forward ran"), steer(tiny, persona, 1.0, positions="all"):
         pass
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         with intervening(tiny, [[]]):
             pass
-        with steer(tiny, persona, 1.0) as state:
+        with steer(tiny, persona, 1.0, positions="all") as state:
             tiny.model(input_ids=torch.tensor([[1, 2]]))
         assert state.fired == 1
 
@@ -261,25 +261,28 @@ def test_warning_when_no_forward_ran(tiny: ChatModel, persona: PersonaVector) ->
 @pytest.mark.parametrize("coefficient", [math.nan, math.inf, -math.inf])
 def test_coefficients_that_are_not_finite(tiny: ChatModel, persona: PersonaVector, coefficient: float) -> None:
     with pytest.raises(UserError, match="not a finite number"):
-        steering(persona, coefficient)
+        steering(persona, coefficient, positions="all")
     with pytest.raises(UserError, match="not a finite number"):
-        capping(persona, coefficient)
-    with pytest.raises(UserError, match="not a finite number"), steer(tiny, persona, [1.0, coefficient]):
+        capping(persona, coefficient, positions="all")
+    with (
+        pytest.raises(UserError, match="not a finite number"),
+        steer(tiny, persona, [1.0, coefficient], positions="all"),
+    ):
         pass
 
 
 def test_layers_that_do_not_exist(tiny: ChatModel, persona: PersonaVector) -> None:
     for layer in (0, 4, -1):
         with pytest.raises(UserError, match=f"Layer {layer} is out of range.*Choose 1 to 3"):
-            steering(persona, 1.0, layers=layer)
+            steering(persona, 1.0, layers=layer, positions="all")
         with pytest.raises(UserError, match=f"Layer {layer} is out of range"):
-            ablation(persona, layers=layer)
+            ablation(persona, layers=layer, positions="all")
     imported = replace(persona, normed_last_row=True)
     with pytest.raises(UserError, match="after the final norm"):
-        steering(imported, 1.0, layers=3)
+        steering(imported, 1.0, layers=3, positions="all")
     for layers in ("worst", "2", 1.5):
         with pytest.raises(UserError, match="Unknown layers"):
-            steering(persona, 1.0, layers=layers)  # type: ignore[arg-type]
+            steering(persona, 1.0, layers=layers, positions="all")  # type: ignore[arg-type]
     with (
         pytest.raises(UserError, match="Layer 4 is out of range"),
         intervening(tiny, [[Intervention("add", 4, torch.zeros(32))]]),
@@ -295,29 +298,41 @@ def test_unknown_positions(persona: PersonaVector) -> None:
 
 def test_cap_needs_neutral_statistics(tiny: ChatModel) -> None:
     with pytest.raises(UserError, match="no neutral statistics"):
-        capping(vector(tiny), 2.0)
+        capping(vector(tiny), 2.0, positions="all")
 
 
 def test_wrong_number_of_rows(tiny: ChatModel, persona: PersonaVector) -> None:
-    with steer(tiny, persona, [1.0, -1.0, 0.5]), pytest.raises(UserError, match="set for 3 rows, but the batch has 2"):
+    with (
+        steer(tiny, persona, [1.0, -1.0, 0.5], positions="all"),
+        pytest.raises(UserError, match="set for 3 rows, but the batch has 2"),
+    ):
         tiny.model(input_ids=torch.tensor([[1, 2], [3, 4]]))
-    with pytest.raises(UserError, match="different numbers of rows"), steer(tiny, [persona] * 2, [[1, 2], [1, 2, 3]]):
+    with (
+        pytest.raises(UserError, match="different numbers of rows"),
+        steer(tiny, [persona] * 2, [[1, 2], [1, 2, 3]], positions="all"),
+    ):
         pass
     for coefficients in (1.0, [1.0], [1.0, 2.0, 3.0]):
-        with pytest.raises(UserError, match="2 vectors need as many"), steer(tiny, [persona] * 2, coefficients):
+        with (
+            pytest.raises(UserError, match="2 vectors need as many"),
+            steer(tiny, [persona] * 2, coefficients, positions="all"),
+        ):
             pass
 
 
 def test_vector_of_another_model(tiny: ChatModel, persona: PersonaVector) -> None:
     wide = causal_model(LlamaConfig(**{**SIZES, "hidden_size": 64}))
     message = r"belongs to tiny \(3 layers of width 32\); this model has 3 layers of width 64"
-    with pytest.raises(UserError, match=message), steer(wide, persona, 1.0):
+    with pytest.raises(UserError, match=message), steer(wide, persona, 1.0, positions="all"):
         pass
     other = chat_model(seed=1)
-    with pytest.raises(UserError, match="same shape but other weights"), steer(other, persona, 1.0):
+    with pytest.raises(UserError, match="same shape but other weights"), steer(other, persona, 1.0, positions="all"):
         pass
     assert not any(block._forward_hooks for block in other.blocks.layers)
-    with intervening(wide, [steering(persona, 1.0)]), pytest.raises(UserError, match=r"width 32 does not fit .* 64"):
+    with (
+        intervening(wide, [steering(persona, 1.0, positions="all")]),
+        pytest.raises(UserError, match=r"width 32 does not fit .* 64"),
+    ):
         wide(input_ids=torch.tensor([[1, 2]]))
     with pytest.raises(UserError, match="different widths"):
         Steering([[Intervention("add", 1, torch.zeros(32))], [Intervention("add", 1, torch.zeros(64))]])

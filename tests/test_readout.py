@@ -230,13 +230,16 @@ def test_readings_see_steering(tiny: ChatModel) -> None:
     persona = vector(tiny)
     one = [conversation(6, 0, 5, 0)]
     plain_means = read(tiny, one).means
-    with steer(tiny, persona, 2.0):
+    with steer(tiny, persona, 2.0, positions="all"):
         steered = read(tiny, one).means
     torch.testing.assert_close(steered[:, :2], plain_means[:, :2])
     moved = (plain_means[:, 2] + 2.0 * persona.directions[2]).expand_as(steered[:, 2])
     torch.testing.assert_close(steered[:, 2], moved, rtol=1e-4, atol=1e-4)
     seen: list[torch.Tensor] = []
-    with tiny.blocks.watching({2: lambda hidden: seen.append(hidden[0, 6:].mean(0))}), steer(tiny, persona, 2.0):
+    with (
+        tiny.blocks.watching({2: lambda hidden: seen.append(hidden[0, 6:].mean(0))}),
+        steer(tiny, persona, 2.0, positions="all"),
+    ):
         tiny.model(input_ids=torch.tensor([one[0].ids]))
     torch.testing.assert_close(seen[0], steered[2, 2], rtol=1e-4, atol=1e-4)
 

@@ -135,14 +135,14 @@ def test_steering_equals_the_formula(family: tuple[str, ChatModel]) -> None:
     with torch.no_grad():
         by_hand = model.model(input_ids=ids).logits
         handle.remove()
-        with steer(model.model, persona, 1.5):
+        with steer(model.model, persona, 1.5, positions="all"):
             steered = model.model(input_ids=ids).logits
         plain = model.model(input_ids=ids).logits
     torch.testing.assert_close(steered, by_hand, rtol=1e-5, atol=1e-5)
     assert (plain - steered).abs().max() > 0.1
 
     prompt = ids[0].tolist()
-    edits = steering(persona, 1.5)
+    edits = steering(persona, 1.5, positions="all")
     [response] = model.generate([Request(prompt, 8, 0.0, interventions=edits)])
     with intervening(model, [edits]):
         assert response.ids == plain_greedy(model.model, prompt, 8)[: len(response.ids)]

@@ -29,10 +29,10 @@ def requests(tiny: ChatModel) -> list[Request]:
     persona, other = vector(tiny), vector(tiny, seed=1, layer=3)
     steered: list[list[Intervention]] = [
         [],
-        steering(persona, 1.0),
+        steering(persona, 1.0, positions="all"),
         steering(persona, -1.0, positions="prompt"),
-        [*steering(other, 1.5, positions="response"), *ablation(persona)],
-        steering(persona, 0.7, layers="all"),
+        [*steering(other, 1.5, positions="response"), *ablation(persona, positions="all")],
+        steering(persona, 0.7, layers="all", positions="all"),
     ]
     made = []
     for i, length in enumerate(LENGTHS):
@@ -221,7 +221,7 @@ def test_models_with_a_window_keep_their_own_cache() -> None:
     model = chat_model(MistralConfig(**SIZES, sliding_window=6))
     assert not model.packs
     persona = vector(model)
-    made = [Request(random_ids(n, n), 10, 0.0, 0, steering(persona, 0.3 * n)) for n in (2, 15, 9)]
+    made = [Request(random_ids(n, n), 10, 0.0, 0, steering(persona, 0.3 * n, positions="all")) for n in (2, 15, 9)]
     responses = model.generate(made, places=2)
     assert [response.ids for response in responses] == [by_hand(model, request) for request in made]
 
@@ -259,7 +259,7 @@ def test_shared_prompts_are_read_once(tiny: ChatModel, monkeypatch: pytest.Monke
     on_response = steering(vector(tiny), 1.0, positions="response")
     tiny.generate([Request(prompt, 3, 1.0, seed, on_response if seed % 2 else ()) for seed in range(8)])
     assert read == [10]
-    on_prompt = steering(vector(tiny), 1.0)
+    on_prompt = steering(vector(tiny), 1.0, positions="all")
     tiny.generate([Request(prompt, 3, 1.0, seed, on_prompt if seed % 2 else ()) for seed in range(8)])
     assert read == [10, 20]
 
@@ -331,7 +331,7 @@ def test_answer(tiny: ChatModel) -> None:
     plain = tiny.answer("hello", max_new_tokens=8, temperature=0)
     prompt = tiny.prompt_ids([{"role": "user", "content": "hello"}])
     assert plain == tiny.decode(by_hand(tiny, Request(prompt, 8)))
-    assert tiny.answer("hello", steering(vector(tiny), 2.0), max_new_tokens=8, temperature=0) != plain
+    assert tiny.answer("hello", steering(vector(tiny), 2.0, positions="all"), max_new_tokens=8, temperature=0) != plain
     assert tiny.answer("hello", system="be kind", max_new_tokens=8, temperature=0) != plain
 
 
@@ -340,7 +340,7 @@ def test_exception_leaves_the_model_as_it_was(tiny: ChatModel) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        tiny.generate([Request([1, 2, 3], 5, 0.0, 0, steering(vector(tiny), 1.0))], token=fail)
+        tiny.generate([Request([1, 2, 3], 5, 0.0, 0, steering(vector(tiny), 1.0, positions="all"))], token=fail)
     assert not any(block._forward_hooks or block._forward_pre_hooks for block in tiny.blocks.layers)
 
 

@@ -49,8 +49,8 @@ def check_equal_to_plain(model: ChatModel) -> None:
     torch.testing.assert_close(means, states[:, 10:20].mean(1), rtol=1e-4, atol=1e-4)
     persona = vector(model)
     assert model.generate([Request(PROMPT, 6, 0.0)])[0].ids == plain_greedy(model.model, PROMPT, 6)
-    [steered] = model.generate([Request(PROMPT, 6, 0.0, interventions=steering(persona, 2.0))])
-    with steer(model.model, persona, 2.0):
+    [steered] = model.generate([Request(PROMPT, 6, 0.0, interventions=steering(persona, 2.0, positions="all"))])
+    with steer(model.model, persona, 2.0, positions="all"):
         assert steered.ids == plain_greedy(model.model, PROMPT, 6)
         moved, after = plain_states(model.model, blocks, PROMPT)
     torch.testing.assert_close(moved[2], states[2] + 2.0 * persona.directions[2], rtol=1e-4, atol=1e-3)
