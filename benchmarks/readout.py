@@ -18,7 +18,7 @@ from common import Middle, answer_pairs, arguments, conversations, middle, now, 
 from personavec import ChatModel, Conversation, load_model
 from personavec.readout import read
 
-ROUNDS, PAIRS = 6, 8  # pairs a round; every round has its own
+ROUNDS, PAIRS = 6, 16  # pairs a round; every round has its own
 
 
 @torch.inference_mode()

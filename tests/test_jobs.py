@@ -406,9 +406,13 @@ def test_a_trait_that_cannot_be_elicited_says_so(folder: Path, trait: Path, tmp_
 
 def test_interrupt_is_clean_and_the_folder_has_one_owner(folder: Path, trait: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    slow = [str(a) if a != 12 else "300" for a in extraction(folder, trait, out)]
+    slow = [str(a) if a != 12 else "800" for a in extraction(folder, trait, out)]
     process = subprocess.Popen(
-        [sys.executable, "-m", "personavec", *slow], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-m", "personavec", *slow],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a background shell has it ignored
     )
     while not (out / "arguments.json").exists():
         time.sleep(0.05)

@@ -320,7 +320,14 @@ def test_interrupted_with_requests_under_way(serve: Serve, how: signal.Signals) 
 
     server = serve(behaviour)
     command = [sys.executable, "-c", PROGRAM, server.url]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ)
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a background shell has it ignored
+    )
     assert hanging.wait(120)
     time.sleep(0.2)
     process.send_signal(how)
