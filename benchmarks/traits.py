@@ -2,38 +2,28 @@
 
     python benchmarks/traits.py --runs runs/seven [--model default-1.5b] [--write docs/results.md]
 
-Runs `extract` for every trait of the library that is not there yet (minutes each for the default model), scores
-every vector's steered answers by every other trait's judge, and checks one vector against the plain way of computing it.
+Runs `extract` for every trait of the library (minutes each for the default model; finished ones are read back), once more
+so that each is compared with all the others, and checks one vector against the plain way of computing it.
 """
 
 import argparse
-import json
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from personavec import ChatModel, PersonaVector, UserError, extract, load_model, load_trait
-from personavec.extraction import Settings
-from personavec.files import write_atomic, write_json
+from personavec.files import write_atomic
 from personavec.readout import read
-from personavec.rollouts import Rollout, conversation
-from personavec.specificity import cross_effects, matrix
+from personavec.rollouts import Rollout, conversation, read_rollouts
+from personavec.specificity import matrix
 from personavec.traits import library_names
-
-
-def rollouts_of(folder: Path) -> list[Rollout]:
-    """The rollouts that a run has written."""
-    names = {f.name for f in fields(Rollout)}
-    lines = (folder / "rollouts.jsonl").read_text().splitlines()
-    return [Rollout(**{k: v for k, v in json.loads(line).items() if k in names}) for line in lines]
 
 
 def agreement(model_name: str | None, folder: Path) -> str:
     """Cosine between our vector and the plain way's, both in float32 from the same kept rollouts."""
     model = load_model(model_name, dtype="float32")
-    kept = [r for r in rollouts_of(folder) if r.stage == "extraction" and r.kept]
+    kept = [r for r in read_rollouts(folder / "rollouts.jsonl") if r.stage == "extraction" and r.kept]
     ours = read(model, [conversation(model, r) for r in kept]).means.view(len(kept), 3, model.n_layers + 1, -1)[:, 2]
     plain = torch.stack([plainly(model, r) for r in kept])
     positive = torch.tensor([r.side == "positive" for r in kept])
@@ -80,19 +70,10 @@ def main() -> None:
             runs[name] = extract(model, load_trait(name), options.runs / name).run
         except UserError as error:
             failures[name] = error.problem.partition(" Examples:")[0]
+    for name in runs:  # again, now that all the others are there to be compared with
+        runs[name] = extract(model, load_trait(name), options.runs / name).run
     vectors = [PersonaVector.load(options.runs / name / "vector.safetensors") for name in runs]
-    crossed_file = options.runs / "cross_effects.json"
-    crossed: dict[str, Any] = {v.trait: dict(v.info["cross_effects"]) for v in vectors}
-    for name, known in (json.loads(crossed_file.read_text()) if crossed_file.exists() else {}).items():
-        crossed.setdefault(name, {}).update(known)
-    for vector in vectors:
-        others = [v for v in vectors if v.trait != vector.trait and v.trait not in crossed.get(vector.trait, {})]
-        if others:
-            scale = runs[vector.trait]["steering"]["coefficient"]
-            dose = [r for r in rollouts_of(options.runs / vector.trait) if r.stage == "dose"]
-            crossed.setdefault(vector.trait, {}).update(cross_effects(model, dose, scale, others, Settings.seed))
-            write_json(crossed_file, crossed)
-    text = report(runs, failures, vectors, crossed, model)
+    text = report(runs, failures, vectors)
     if "humorous" in runs:
         text += "\n\n## Agreement with the plain way\n\n" + agreement(options.model, options.runs / "humorous")
     print(text)
@@ -104,8 +85,6 @@ def report(
     runs: dict[str, dict[str, Any]],
     failures: dict[str, str],
     vectors: list[PersonaVector],
-    crossed: dict[str, Any],
-    model: ChatModel,
 ) -> str:
     """The tables as Markdown."""
     first = next(iter(runs.values()))
@@ -125,7 +104,7 @@ def report(
         null_rows.append(
             [
                 name, cell(run["steering"]["effect"]), f"{run['steering']['effect_on_null_questions']:.0f}",
-                f"{null['mean']:.0f} / {null['max']:.0f} (n = {null['n']})", cell(separation["auc"], 2),
+                f"{null['mean']:.0f} / {null['max']:.0f} (n = {null['n']})", f"{null['p']:.2f}", cell(separation["auc"], 2),
                 *(
                     f"{separation['null'][kind]['mean']:.2f} / {separation['null'][kind]['p95']:.2f}"
                     for kind in ("isotropic", "covariance")
@@ -138,13 +117,12 @@ def report(
         [
             name,
             *(
-                f"**{cell(runs[name]['steering']['effect'])}**" if name == other
-                else cell(crossed[name][other]) if other in crossed.get(name, {}) else "-"
-                for other in names
+                "-" if e is None else ("**{}**" if name == other else "{}").format(f"{e:.0f} [{i[0]:.0f}, {i[1]:.0f}]")
+                for other, e, i in zip(names, *cells, strict=True)
             ),
         ]
-        for name in names
-    ]  # fmt: skip
+        for name, *cells in zip(names, grid["effect"], grid["interval"], strict=True)
+    ]
     cosines = [[name, *(f"{c:+.2f}" for c in row)] for name, row in zip(names, grid["cosine"], strict=True)]
     sections = [
         f"# Results: seven traits on {first['model']['id']}",
@@ -161,11 +139,12 @@ def report(
         ),
         "## What chance does",
         "Steering effect: score at plus minus score at minus the largest coefficient. Null effects: absolute effects of random "
-        "directions of equal norm with the rollouts' covariance at the same layer, on the first 6 evaluation questions; the "
-        "vector's own effect on these is beside them. Separation: AUC of projections on unseen questions and an unseen "
+        "directions of equal norm with the rollouts' covariance, each at the layer it chose on extraction questions as the "
+        "vector did, on the first 6 evaluation questions; the vector's own effect on these is beside them, and p, the share "
+        "of directions at least as strong (the vector counted among them). Separation: AUC of projections on unseen questions and an unseen "
         "instruction; 200 random directions of each kind choose their own best layer and sign.",
         table(
-            ["vector", "effect", "effect on the null's questions", "random directions: mean / largest", "separation AUC",
+            ["vector", "effect", "effect on the null's questions", "random directions: mean / largest", "p", "separation AUC",
              "isotropic null: mean / 95th percentile", "covariance null: mean / 95th percentile"],
             null_rows,
         ),

@@ -13,8 +13,8 @@ from personavec.effects import (
     effect,
     estimate,
     examples,
+    layer_effects,
     layer_sweep,
-    mean_of,
     null_effects,
     score_matrix,
 )
@@ -45,10 +45,19 @@ def test_an_estimate_is_over_questions() -> None:
     assert estimate(answers, "coherence") == bootstrap_mean([90.0] * 5, [0, 0, 1, 1, 2])
 
 
-def test_means_at_a_coefficient() -> None:
-    answers = [*grid([[10.0, None, 80.0], [30.0, None, None]]), rollout(0, None, 5.0)]
-    assert [mean_of(answers, c, "score") for c in (-1.0, 0.0, 1.0, 7.0)] == [20, 0, 80, 0]
-    assert mean_of(answers, 0.0, "coherence") == 90
+def test_layer_effects_leave_out_what_is_refused_or_broken() -> None:
+    def at(layer: int, minus: float | None, plus: float | None, coherence: float = 90.0) -> list[Rollout]:
+        return [rollout(0, c, score, layer=layer, coherence=coherence) for c, score in ((-2.0, minus), (2.0, plus))]
+
+    answers = [
+        *at(3, 20.0, 70.0),
+        *at(5, None, 95.0),  # refused at minus: 95 points would be no effect of the layer
+        *at(7, 0.0, 100.0, coherence=40.0),
+        *at(9, 60.0, 50.0),
+    ]
+    assert layer_effects(answers, 2.0, 80.0) == {3: 50.0, 9: -10.0}
+    assert layer_effects(answers, 2.0, 0.0) == {3: 50.0, 7: 100.0, 9: -10.0}
+    assert layer_effects(answers, 1.0, 0.0) == {}
 
 
 def test_dose_response() -> None:
@@ -105,6 +114,8 @@ def test_null_effects_are_one_for_each_direction() -> None:
                 for question in range(3)
             ]  # fmt: skip
     assert null_effects(answers, 0.5) == [3, -4]
+    silent = [rollout(0, c, None, id=f"null/random2/14/{c}/0/0", stage="null") for c in (-0.5, 0.5)]
+    assert null_effects([*answers, *silent], 0.5) == [3, -4]
 
 
 def test_layer_sweep() -> None:

@@ -5,6 +5,7 @@ import errno
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -209,6 +210,40 @@ def test_a_finished_run_is_read_back_and_another_one_refused(run: Path, folder: 
     assert other.returncode == 2
     assert "another seed" in other.stderr
     assert "Traceback" not in other.stderr
+
+
+def test_a_finished_run_is_compared_with_traits_that_came_later(
+    run: Path, folder: Path, trait: Path, tmp_path: Path
+) -> None:
+    """The other trait is the opposite of the first, its instruction pairs turned round."""
+    first, second = tmp_path / "first", tmp_path / "second"
+    shutil.copytree(run, first, ignore=shutil.ignore_patterns(".lock"))
+    assert PersonaVector.load(first / "vector.safetensors").info["cross_effects"] == {}
+    content = json.loads(trait.read_text())
+    content["name"] = "opposite"
+    content["instructions"] = [
+        {"positive": pair["negative"], "negative": pair["positive"]} for pair in content["instructions"]
+    ]
+    other = tmp_path / "opposite.json"
+    other.write_text(json.dumps(content))
+    _, _, *arguments = extraction(folder, other, second)
+    assert command("extract", "opposite", *arguments, "--random-directions", 2).returncode == 0
+    assert command(*extraction(folder, trait, first)).returncode == 0
+    summary = json.loads((first / "run.json").read_text())
+    assert summary["specificity"]["vectors"] == ["tiny", "opposite"]
+    assert summary["specificity"]["cosine"][0][1] < 0
+    own, crossed = summary["specificity"]["effect"][0]
+    low, high = summary["specificity"]["interval"][0][1]
+    assert low <= crossed <= high
+    assert summary["specificity"]["n"] == [[4, 4], [4, 4]]
+    assert any("moves the score of opposite most" in sentence for sentence in summary["verdict"])
+    assert "opposite" in (first / "report.html").read_text()
+    table = command("vectors", "compare", first / "vector.safetensors", second / "vector.safetensors")
+    assert f"{own:+.0f} [" in table.stdout
+    assert f"{crossed:+.0f} [" in table.stdout
+    before = (first / "run.json").stat().st_mtime_ns
+    assert command(*extraction(folder, trait, first)).returncode == 0
+    assert (first / "run.json").stat().st_mtime_ns == before
 
 
 def test_generate_steers(run: Path, folder: Path) -> None:

@@ -9,7 +9,6 @@ from torch import Tensor
 from personavec.statistics import auc, null_summary
 
 DIRECTIONS = 200  # random directions for separation
-STEERED = 8  # random directions that are tried as steering vectors
 
 
 def covariance_directions(readings: Tensor, sides: Sequence[str], count: int, seed: int) -> Tensor:

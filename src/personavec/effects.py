@@ -12,12 +12,6 @@ from personavec.statistics import Estimate, bootstrap_mean
 _ADVICE = "It refused, or named no number: look at the answers in rollouts.jsonl, or choose another judge."
 
 
-def mean_of(rollouts: Sequence[Rollout], coefficient: float, what: str) -> float:
-    """Mean score or coherence of the rollouts at a coefficient; 0 where none has one."""
-    values = [v for r in rollouts if r.coefficient == coefficient and (v := getattr(r, what)) is not None]
-    return float(np.mean(values)) if values else 0.0
-
-
 def estimate(rollouts: Sequence[Rollout], what: str, seed: int = 0) -> Estimate:
     """Mean score or coherence with its interval, bootstrapped over questions. Rollouts without one are left out.
 
@@ -58,18 +52,48 @@ def score_matrix(rollouts: Sequence[Rollout]) -> tuple[list[float], np.ndarray[A
 
 def effect(rollouts: Sequence[Rollout], coefficient: float, seed: int = 0) -> Estimate:
     """Score at plus `coefficient` minus score at minus `coefficient`, question by question."""
-    coefficients, scores = score_matrix(rollouts)
-    difference = scores[:, coefficients.index(coefficient)] - scores[:, coefficients.index(-coefficient)]
-    known = difference[np.isfinite(difference)]
+    known = _differences(rollouts, coefficient)
     if not len(known):
         raise UserError("The judge scored no question at both coefficients.", _ADVICE)
     return bootstrap_mean(known.tolist(), seed=seed)
 
 
+def _differences(rollouts: Sequence[Rollout], coefficient: float) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """Score at plus minus score at minus, for the questions that have both."""
+    coefficients, scores = score_matrix([r for r in rollouts if abs(r.coefficient or 0.0) == coefficient])
+    if len(coefficients) < 2:
+        return np.empty(0)
+    difference = scores[:, 1] - scores[:, 0]
+    return difference[np.isfinite(difference)]
+
+
+def layer_effects(rollouts: Sequence[Rollout], coefficient: float, coherence: float) -> dict[int, float]:
+    """The effect at each layer of a sweep where both signs leave a mean coherence of at least `coherence`.
+
+    A layer without a question that has a score at both signs is left out: what is refused throughout shows no effect.
+    """
+    effects = {}
+    for layer in sorted({r.layer for r in rollouts if r.layer is not None}):
+        mine = [r for r in rollouts if r.layer == layer]
+        sides = [[r.coherence or 0.0 for r in mine if r.coefficient == c] for c in (-coefficient, coefficient)]
+        found = _differences(mine, coefficient)
+        if len(found) and min(float(np.mean(side)) for side in sides) >= coherence:
+            effects[layer] = float(found.mean())
+    return effects
+
+
+def by_direction(rollouts: Sequence[Rollout]) -> dict[str, list[Rollout]]:
+    """Rollouts under random directions, by the name of the direction (the setting in their id)."""
+    groups: dict[str, list[Rollout]] = {}
+    for r in rollouts:
+        groups.setdefault(r.id.split("/")[1], []).append(r)
+    return groups
+
+
 def null_effects(rollouts: Sequence[Rollout], coefficient: float) -> list[float]:
-    """The effect of each random direction."""
-    names = sorted({r.id.split("/")[1] for r in rollouts})
-    return [round(effect([r for r in rollouts if r.id.split("/")[1] == n], coefficient).mean, 3) for n in names]
+    """The effect of each random direction; those that left no question to score are left out."""
+    found = [_differences(mine, coefficient) for mine in by_direction(rollouts).values()]
+    return [round(float(differences.mean()), 3) for differences in found if len(differences)]
 
 
 def layer_sweep(rollouts: Sequence[Rollout], seed: int) -> list[dict[str, Any]]:

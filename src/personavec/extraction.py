@@ -14,10 +14,16 @@ import torch
 from torch import Tensor
 
 from personavec import controls
-from personavec.effects import mean_of
+from personavec.effects import by_direction, layer_effects
 from personavec.errors import UserError
 from personavec.files import JsonLines, RunFolder, write_atomic, write_json
-from personavec.findings import NATURAL_SHARE, NULL_QUESTIONS, separation_figures, steering_figures
+from personavec.findings import (
+    NATURAL_SHARE,
+    NULL_QUESTIONS,
+    NULL_SWEEP_QUESTIONS,
+    separation_figures,
+    steering_figures,
+)
 from personavec.interventions import steering
 from personavec.judges.scorer import Scorer, make_scorer
 from personavec.model import ChatModel
@@ -26,7 +32,7 @@ from personavec.progress import progress
 from personavec.provenance import identity, provenance
 from personavec.readout import read
 from personavec.report import write_extract_report
-from personavec.rollouts import Rollout, Side, conversation, generate, plan
+from personavec.rollouts import Rollout, Side, conversation, generate, plan, read_rollouts
 from personavec.specificity import cross_effects, matrix, siblings
 from personavec.statistics import Estimate, bootstrap_auc
 from personavec.traits import Trait
@@ -55,6 +61,7 @@ class Settings:
         judge: "contrast", "local:MODEL" or "api:MODEL".
         layer: "auto" (by steering effect) or a number.
         positions: Where steering acts in the sweep and the dose-response.
+        random_directions: How many are steered by beside the vector, as its null.
         seed: Of everything random.
     """
 
@@ -66,12 +73,13 @@ class Settings:
     judge: str = "contrast"
     layer: str | int = "auto"
     positions: Positions = "response"
+    random_directions: int = 8
     seed: int = 0
 
     @classmethod
     def suited(cls, model: ChatModel, trait: Trait) -> "Settings":
         """Minutes on a CPU, for models small enough to run there; close to the paper's numbers on a GPU."""
-        large = {"pairs": 4, "rollouts": 4, "max_new_tokens": 200, "temperature": 1.0}
+        large = {"pairs": 4, "rollouts": 4, "max_new_tokens": 200, "temperature": 1.0, "random_directions": 20}
         settings = cls() if model.device.type == "cpu" else replace(cls(), **large)  # type: ignore[arg-type]
         return replace(
             settings,
@@ -102,7 +110,8 @@ def extract(
         model: The model, unsteered.
         trait: What is to be extracted.
         out: Run folder: vector.safetensors, rollouts.jsonl, run.json and report.html go there. A run that was cut off
-            goes on where it stopped; a finished one is read back.
+            goes on where it stopped; a finished one is read back, and compared with the traits that have been
+            extracted beside it since.
         settings: See `Settings`; None: what suits the model's device and the trait.
         scorer: Scores the rollouts; None: as `settings.judge` says.
 
@@ -118,10 +127,41 @@ def extract(
     }
     with RunFolder(out, arguments) as folder:
         if (folder / "run.json").exists() and (folder / "vector.safetensors").exists():
-            return Extraction(
-                PersonaVector.load(folder / "vector.safetensors"), json.loads((folder / "run.json").read_text())
+            vector, run = (
+                PersonaVector.load(folder / "vector.safetensors"),
+                json.loads((folder / "run.json").read_text()),
             )
+            others = siblings(folder.path, vector)
+            if [v.trait for v in others] == run["specificity"]["vectors"][1:]:
+                return Extraction(vector, run)
+            dose = [r for r in read_rollouts(folder / "rollouts.jsonl") if r.stage == "dose"]
+            return _compare(model, folder, vector, run, dose, others)
         return _Run(model, trait, folder, settings, scorer or make_scorer(settings.judge, model, trait)).run()
+
+
+def _compare(
+    model: ChatModel,
+    folder: RunFolder,
+    vector: PersonaVector,
+    run: dict[str, Any],
+    dose: Sequence[Rollout],
+    others: Sequence[PersonaVector],
+) -> Extraction:
+    """Compare with the other traits' vectors, and write the vector, the report and the summary.
+
+    A finished run comes here again when further traits have been extracted beside it.
+    """
+    known = vector.info.get("cross_effects", {})
+    unknown = [v for v in others if v.trait not in known]
+    scale, seed = run["steering"]["coefficient"], run["arguments"]["seed"]
+    crossed = known | cross_effects(model, dose, scale, unknown, seed)
+    vector = replace(vector, info={**vector.info, "cross_effects": crossed})
+    run = run | {"specificity": matrix([vector, *others])}
+    run["verdict"] = verdict(run)
+    vector.save(folder / "vector.safetensors")
+    write_extract_report(run, folder / "report.html")
+    write_json(folder / "run.json", run)
+    return Extraction(vector, run)
 
 
 def _check(settings: Settings, trait: Trait, model: ChatModel) -> None:
@@ -130,6 +170,7 @@ def _check(settings: Settings, trait: Trait, model: ChatModel) -> None:
         ("--pairs", settings.pairs, max(1, len(trait.instructions) - 1)),
         ("--questions", settings.questions, len(trait.extraction_questions)),
         ("--rollouts", settings.rollouts, 1000),
+        ("--random-directions", settings.random_directions, 1000),
         ("--max-new-tokens", settings.max_new_tokens, model.context_length),
     ):
         if not 1 <= value <= most:
@@ -150,6 +191,7 @@ class _Run:
         self.log = JsonLines(folder / "generated.jsonl")
         self.timings: dict[str, float] = {}
         self.warnings: list[str] = list(model.template.notes)
+        self.rollouts: list[Rollout] = []
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:
@@ -158,6 +200,7 @@ class _Run:
         self.timings[stage] = round(self.timings.get(stage, 0.0) + time.monotonic() - start, 2)
 
     def generate(self, rollouts: Sequence[Rollout], description: str) -> None:
+        self.rollouts += rollouts
         with self.timed("generate"):
             generate(
                 self.model,
@@ -175,6 +218,20 @@ class _Run:
             self.scorer.score(rollouts, job.advance)
 
     def run(self) -> Extraction:
+        """All stages. What was generated is in rollouts.jsonl also when the trait turns out not to be usable."""
+        try:
+            result = self._run()
+        except UserError:
+            self._save_rollouts()
+            raise
+        self.log.path.unlink(missing_ok=True)
+        return result
+
+    def _save_rollouts(self) -> None:
+        lines = [json.dumps(r.record(), ensure_ascii=False, allow_nan=False) + "\n" for r in self.rollouts]
+        write_atomic(self.folder / "rollouts.jsonl", "".join(lines))
+
+    def _run(self) -> Extraction:
         start = time.monotonic()
         extraction, evaluation, neutral = self._contrastive()
         judge_auc = self._check_judge(evaluation)
@@ -187,26 +244,25 @@ class _Run:
             ]
             for side in SIDES
         }
-        rollouts = [*extraction, *evaluation, *neutral]
         extraction, evaluation, neutral = (self._spoken(some) for some in (extraction, evaluation, neutral))
         readings = self._read([*extraction, *evaluation, *neutral])
         first, second = len(extraction), len(extraction) + len(evaluation)
         at_extraction, at_evaluation, at_neutral = readings[:first], readings[first:second], readings[second:]
         vector = self._difference(extraction, at_extraction)
         vector, sweep, scale = self._sweep(vector)
-        dose, null = self._dose(vector, scale, at_extraction[:, 2], extraction)
+        dose = self._dose(vector, scale)
+        null = self._null(vector, scale, at_extraction[:, 2], extraction)
         # The unsteered answers to the evaluation questions are neutral too.
         plain = self._spoken([r for r in dose if r.coefficient == 0])
         at_neutral = torch.cat([at_neutral, self._read(plain)])
         vector = _with_neutral(vector, at_neutral)
-        rollouts += [*sweep, *dose, *null]
         with self.timed("controls"):
             run = {
                 "command": "extract",
                 **provenance(self.model, asdict(self.settings)),
                 "trait": {"name": self.trait.name, "description": self.trait.description, "writer": self.trait.writer},
                 "rollouts": {
-                    "generated": len(rollouts),
+                    "generated": len(self.rollouts),
                     "extraction": made,
                     "kept": 2 * kept_pairs,
                     "kept_pairs": kept_pairs,
@@ -230,21 +286,12 @@ class _Run:
                 "scores": scores,
                 "warnings": self.warnings,
             }
-            others = siblings(self.folder.path, vector)
-            crossed = cross_effects(self.model, dose, scale, others, self.settings.seed)
+        self._check_vector(run)
         run |= {"seconds": round(time.monotonic() - start, 1), "timings": self.timings}
         stored = {key: run[key] for key in _STORED}
-        stored |= {"trait": self.trait.model_dump(mode="json"), "cross_effects": crossed}
-        vector = replace(vector, info=stored)
-        run["specificity"] = matrix([vector, *others])
-        run["verdict"] = verdict(run)
-        vector.save(self.folder / "vector.safetensors")
-        lines = [json.dumps(r.record(), ensure_ascii=False, allow_nan=False) + "\n" for r in rollouts]
-        write_atomic(self.folder / "rollouts.jsonl", "".join(lines))
-        write_extract_report(run, self.folder / "report.html")
-        write_json(self.folder / "run.json", run)
-        self.log.path.unlink(missing_ok=True)
-        return Extraction(vector, run)
+        vector = replace(vector, info=stored | {"trait": self.trait.model_dump(mode="json")})
+        self._save_rollouts()
+        return _compare(self.model, self.folder, vector, run, dose, siblings(self.folder.path, vector))
 
     def _contrastive(self) -> tuple[list[Rollout], list[Rollout], list[Rollout]]:
         """Extraction and evaluation rollouts of both sides, and neutral answers; generated and scored."""
@@ -329,6 +376,18 @@ class _Run:
             )
         return found
 
+    def _check_vector(self, run: dict[str, Any]) -> None:
+        """Refuse a vector that neither moves the answers nor tells unseen ones apart."""
+        moved, apart = run["steering"]["effect"], run["separation"]["auc"]
+        if moved["low"] <= 0 and apart["low"] <= 0.5:
+            raise UserError(
+                f"The vector of {self.trait.name!r} does nothing that can be told from chance on {self.model.id}: "
+                f"steering by it moves the score by {moved['mean']:.0f} points (95 % interval {moved['low']:.0f} to "
+                f"{moved['high']:.0f}, n = {moved['n']} questions), and projections tell unseen answers apart with AUC "
+                f"{apart['mean']:.2f} ({apart['low']:.2f} to {apart['high']:.2f}). It was not saved.",
+                _ADVICE,
+            )
+
     def _not_elicited(self, extraction: Sequence[Rollout], kept: int, reasons: Counter[str]) -> str:
         examples = [r for pair in list(_pairs(extraction))[:2] for r in pair]
         why = "; ".join(f"{count} x {reason}" for reason, count in reasons.most_common())
@@ -376,11 +435,7 @@ class _Run:
             The vector at that layer, the rollouts, the coefficient.
         """
         questions = self.trait.extraction_questions[: min(SWEEP_QUESTIONS, self.settings.questions)]
-        layers = (
-            sorted({max(1, round(self.model.n_layers * share)) for share in DEPTHS})
-            if self.settings.layer == "auto"
-            else [int(self.settings.layer)]
-        )
+        layers = self._candidates()
         made: list[Rollout] = []
         for scale in SCALES:
             batch: list[Rollout] = []
@@ -391,12 +446,7 @@ class _Run:
             self.generate(batch, f"4/5 Steering at {len(layers)} layers by {scale:g}")
             self.score(batch, "4/5 Judging")
             made += batch
-            effects = {}
-            for layer in layers:
-                mine = [r for r in batch if r.layer == layer]
-                coherence = min(mean_of(mine, c, "coherence") for c in (-scale, scale))
-                if coherence >= NATURAL_SHARE * self.natural:
-                    effects[layer] = mean_of(mine, scale, "score") - mean_of(mine, -scale, "score")
+            effects = layer_effects(batch, scale, NATURAL_SHARE * self.natural)
             if effects:
                 return vector.using(max(effects, key=lambda layer: effects[layer])), made, scale
         raise UserError(
@@ -405,27 +455,63 @@ class _Run:
             "The vector is not usable. Raise --rollouts or --questions, or look at the trait's instructions.",
         )
 
-    def _dose(
-        self, vector: PersonaVector, scale: float, readings: Tensor, extraction: Sequence[Rollout]
-    ) -> tuple[list[Rollout], list[Rollout]]:
-        """Dose-response on the evaluation questions, and random directions of equal norm at the same layer."""
-        layer, positions = vector.layer, self.settings.positions
+    def _dose(self, vector: PersonaVector, scale: float) -> list[Rollout]:
+        """Dose-response on the evaluation questions."""
         dose: list[Rollout] = []
         for coefficient in (share * scale for share in DOSES):
-            edits = steering(vector, coefficient, positions=positions) if coefficient else []
-            dose += self._steered("dose", edits, self.trait.evaluation_questions, layer, coefficient)
+            edits = steering(vector, coefficient, positions=self.settings.positions) if coefficient else []
+            dose += self._steered("dose", edits, self.trait.evaluation_questions, vector.layer, coefficient)
+        self.generate(dose, "5/5 Steering")
+        self.score(dose, "5/5 Judging")
+        return dose
+
+    def _null(
+        self, vector: PersonaVector, scale: float, readings: Tensor, extraction: Sequence[Rollout]
+    ) -> list[Rollout]:
+        """Random directions in the vector's place: each chooses its layer on extraction questions, as the vector did.
+
+        Returns:
+            The answers to evaluation questions at the chosen layers.
+        """
+        layers, s = self._candidates(), self.settings
         random = controls.covariance_directions(
-            readings[:, layer : layer + 1], [str(r.side) for r in extraction], controls.STEERED, self.settings.seed + 2
-        )[:, 0]
-        null: list[Rollout] = []
-        for number, direction in enumerate(torch.nn.functional.normalize(random, dim=-1) * vector.at(layer).norm()):
+            readings[:, layers], [str(r.side) for r in extraction], s.random_directions, s.seed + 2
+        )
+        norms = torch.stack([vector.at(layer).norm() for layer in layers])
+        random = torch.nn.functional.normalize(random, dim=-1) * norms[:, None]
+
+        def steered(stage: str, number: int, layer: int, questions: Sequence[str]) -> list[Rollout]:
+            direction = random[number, layers.index(layer)]
+            made: list[Rollout] = []
             for coefficient in (-scale, scale):
-                edits = [Intervention("add", layer, coefficient * direction, positions)]
-                questions = self.trait.evaluation_questions[:NULL_QUESTIONS]
-                null += self._steered("null", edits, questions, layer, coefficient, f"random{number}")
-        self.generate([*dose, *null], "5/5 Steering, also by random directions")
-        self.score([*dose, *null], "5/5 Judging")
-        return dose, null
+                edits = [Intervention("add", layer, coefficient * direction, s.positions)]
+                made += self._steered(stage, edits, questions, layer, coefficient, f"random{number:02}")
+            return made
+
+        questions = self.trait.extraction_questions[:NULL_SWEEP_QUESTIONS]
+        sweep = [r for n in range(len(random)) for layer in layers for r in steered("null-sweep", n, layer, questions)]
+        if len(layers) > 1:
+            self.generate(sweep, "5/5 Steering by random directions at every layer")
+            self.score(sweep, "5/5 Judging")
+        else:
+            sweep = []
+        null: list[Rollout] = []
+        groups = by_direction(sweep)
+        for number in range(len(random)):
+            mine = groups.get(f"random{number:02}", [])
+            # Where no layer stays coherent, one that does not is better than no null at all.
+            effects = layer_effects(mine, scale, NATURAL_SHARE * self.natural) or layer_effects(mine, scale, 0.0)
+            layer = max(effects, key=lambda layer: abs(effects[layer])) if effects else vector.layer
+            null += steered("null", number, layer, self.trait.evaluation_questions[:NULL_QUESTIONS])
+        self.generate(null, "5/5 Steering by random directions")
+        self.score(null, "5/5 Judging")
+        return null
+
+    def _candidates(self) -> list[int]:
+        """Layers that a direction may choose from."""
+        if self.settings.layer != "auto":
+            return [int(self.settings.layer)]
+        return sorted({max(1, round(self.model.n_layers * share)) for share in DEPTHS})
 
 
 _STORED = (

@@ -6,13 +6,15 @@ from typing import Any
 from torch import Tensor
 
 from personavec.controls import separation_nulls
-from personavec.effects import dose_response, effect, examples, layer_sweep, null_effects, score_matrix
+from personavec.effects import by_direction, dose_response, effect, examples, layer_sweep, null_effects, score_matrix
+from personavec.errors import UserError
 from personavec.rollouts import Rollout
 from personavec.statistics import auc, bootstrap_auc, bootstrap_spearman_by_question, null_summary
 from personavec.vector import PersonaVector
 
 NATURAL_SHARE = 0.8  # of the natural coherence that a recommended coefficient must keep
 NULL_QUESTIONS = 6  # evaluation questions that random directions are steered on
+NULL_SWEEP_QUESTIONS = 2  # extraction questions on which each of them chooses its layer
 
 
 def steering_figures(
@@ -28,7 +30,8 @@ def steering_figures(
     Args:
         vector: At its layer, with residual norms.
         dose: Answers to the evaluation questions at several coefficients, `scale` the largest.
-        null: Answers under random directions at plus and minus `scale`, to the first `NULL_QUESTIONS` of them.
+        null: Answers under random directions, each at its layer, at plus and minus `scale`, to the first
+            `NULL_QUESTIONS` of them.
     """
     assert vector.residual_norm is not None
     norm, residual = float(vector.at(vector.layer).norm()), float(vector.residual_norm[vector.layer])
@@ -37,7 +40,11 @@ def steering_figures(
         point["share"] = round(point["coefficient"] * norm / residual, 4)
     coherent = coherent_coefficients(curve)
     effects = null_effects(null, scale)
-    same = [r for r in dose if r.question_index < NULL_QUESTIONS]
+    if not effects:
+        raise UserError("The judge scored no answer under a random direction.", "Choose another judge.")
+    whole = effect(dose, scale, seed)
+    same = effect([r for r in dose if r.question_index < NULL_QUESTIONS], scale, seed).mean
+    as_strong = sum(abs(e) >= same for e in effects)
     return {
         "layer": vector.layer,
         "residual_norm": residual,
@@ -45,13 +52,19 @@ def steering_figures(
         "layer_sweep": layer_sweep(sweep, seed),
         "dose_response": curve,
         "coherent_range": [min(coherent), max(coherent)],
-        "recommended_coefficient": max((c for c in coherent if c > 0), default=None),
+        # Nothing is recommended that does not work.
+        "recommended_coefficient": max((c for c in coherent if c > 0), default=None) if whole.low > 0 else None,
         "spearman": bootstrap_spearman_by_question(*score_matrix(dose), seed=seed).as_dict(),
         "steering": {
-            "effect": effect(dose, scale, seed).as_dict(),
-            "effect_on_null_questions": effect(same, scale, seed).mean,
+            "effect": whole.as_dict(),
+            "effect_on_null_questions": same,
             "coefficient": scale,
-            "null": {"effects": effects, **null_summary([abs(e) for e in effects])},
+            "null": {
+                "effects": effects,
+                "layers": [mine[0].layer for mine in by_direction(null).values()],
+                "p": round((1 + as_strong) / (1 + len(effects)), 4),
+                **null_summary([abs(e) for e in effects]),
+            },
         },
         "examples": examples(dose, (-scale, 0.0, scale)),
     }

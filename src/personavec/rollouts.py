@@ -3,8 +3,10 @@
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Any, Literal
 
+from personavec.errors import UserError
 from personavec.files import JsonLines
 from personavec.model import ChatModel, Conversation, Request
 from personavec.model.intervene import Intervention
@@ -125,6 +127,21 @@ def generate(
                 record = before[rollout.id]
                 rollout.response_ids, rollout.finished = record["response_ids"], record["finished"]
                 rollout.text = model.decode(rollout.response_ids[model.template.response_start(rollout.response_ids) :])
+
+
+def read_rollouts(path: Path | str) -> list[Rollout]:
+    """The rollouts that a run wrote into rollouts.jsonl.
+
+    Raises:
+        UserError: A line is no rollout.
+    """
+    rollouts = []
+    for number, record in enumerate(JsonLines(path), 1):
+        try:
+            rollouts.append(Rollout(**record))
+        except TypeError as error:
+            raise UserError(f"{path}, line {number}: not a rollout.", "Make the run again.") from error
+    return rollouts
 
 
 def conversation(model: ChatModel, rollout: Rollout) -> Conversation:

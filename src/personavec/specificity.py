@@ -1,6 +1,5 @@
 """Is it this trait's direction, or any? Cosines and cross-effects with the other traits of the same model."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +11,7 @@ from personavec.judges.contrast import ContrastJudge
 from personavec.model import ChatModel
 from personavec.progress import progress
 from personavec.rollouts import Rollout
+from personavec.statistics import Estimate
 from personavec.traits import Trait
 from personavec.vector import PersonaVector, cosine
 
@@ -81,15 +81,28 @@ def matrix(vectors: Sequence[PersonaVector], layer: int | None = None) -> dict[s
 
     Returns:
         {"vectors": names (rows), "scores": names (columns), "cosine": rows x rows, "effect": rows x columns: score at
-        plus minus score at minus the sweep's coefficient, None where it was not measured}.
+        plus minus score at minus the sweep's coefficient, "interval": its 95 % interval, "n": its number of questions;
+        None where it was not measured}.
     """
     if len({v.model.get("weights") for v in vectors}) > 1:
         raise UserError("The vectors belong to models with different weights.", "Compare vectors of one model.")
     names = [v.trait for v in vectors]
-    effects: list[list[float | None]] = []
-    for v in vectors:
-        crossed = v.info.get("cross_effects", {})
-        own = v.info.get("steering", {}).get("effect", {}).get("mean")
-        effects.append([own if name == v.trait else crossed.get(name, {}).get("mean") for name in names])
-    cosines = [[round(cosine(a, b, layer or a.layer), 4) for b in vectors] for a in vectors]
-    return {"vectors": names, "scores": names, "cosine": cosines, "effect": json.loads(json.dumps(effects))}
+    cells = [[_effect_on(v, name) for name in names] for v in vectors]
+    return {
+        "vectors": names,
+        "scores": names,
+        "cosine": [[round(cosine(a, b, layer or a.layer), 4) for b in vectors] for a in vectors],
+        "effect": [[e and e.mean for e in row] for row in cells],
+        "interval": [[e and [e.low, e.high] for e in row] for row in cells],
+        "n": [[e and e.n for e in row] for row in cells],
+    }
+
+
+def _effect_on(vector: PersonaVector, trait: str) -> Estimate | None:
+    """What the vector's file knows of the effect of steering by it on a trait's score."""
+    info = vector.info
+    try:
+        known = info["steering"]["effect"] if trait == vector.trait else info["cross_effects"][trait]
+        return Estimate(float(known["mean"]), float(known["low"]), float(known["high"]), int(known["n"]))
+    except (KeyError, TypeError, ValueError):
+        return None

@@ -25,9 +25,9 @@ def _steering(name: str, run: dict[str, Any]) -> str:
         f"(95 % interval {effect['low']:.0f} to {effect['high']:.0f}, n = {effect['n']} evaluation questions)"
     )
     chance = (
-        f"on the {NULL_QUESTIONS} questions where {null['n']} random directions of equal norm were tried at the "
-        f"same layer, the strongest of them moves it by {max(map(abs, null['effects'])):.0f} "
-        f"and this vector by {same:.0f}"
+        f"on the {NULL_QUESTIONS} questions where {null['n']} random directions of equal norm were tried, each at the "
+        f"layer it chose, the strongest of them moves it by {max(map(abs, null['effects'])):.0f} "
+        f"and this vector by {same:.0f} (p = {null['p']:.2f})"
     )
     if effect["low"] > 0 and same > max(map(abs, null["effects"])):
         return (
@@ -42,6 +42,8 @@ def _steering(name: str, run: dict[str, Any]) -> str:
 def _strength(run: dict[str, Any]) -> str:
     low, high = run["coherent_range"]
     best = run["recommended_coefficient"]
+    if run["steering"]["effect"]["low"] <= 0:
+        return "No coefficient is recommended, because none was shown to work."
     if best is None:
         return "No positive coefficient that was tried leaves the answers coherent; try smaller ones."
     return (
@@ -67,7 +69,7 @@ def _specificity(name: str, run: dict[str, Any]) -> list[str]:
     if len(table["vectors"]) < 2:
         return [
             "Whether the direction is specific to this trait is not known: no other trait was extracted beside it. "
-            "The reports of traits extracted later will compare theirs with this one."
+            "Extract others into folders beside it and repeat this command: the report will compare them."
         ]
     row = table["effect"][table["vectors"].index(name)]
     own = row[table["scores"].index(name)]
@@ -85,10 +87,17 @@ def _specificity(name: str, run: dict[str, Any]) -> list[str]:
         strongest = max(crossed, key=lambda s: abs(crossed[s]))
         compared = "less than" if abs(crossed[strongest]) < abs(own) else "at least as much as"
         sentences.append(
-            f"Among the other traits, it moves the score of {strongest} most ({crossed[strongest]:.0f} points), "
-            f"{compared} its own ({own:.0f})."
+            f"Among the other traits, it moves the score of {strongest} most ({_effect(table, name, strongest)}), "
+            f"{compared} its own ({_effect(table, name, name)})."
         )
     return sentences
+
+
+def _effect(table: dict[str, Any], vector: str, score: str) -> str:
+    """A cell of the matrix with its interval."""
+    row, column = table["vectors"].index(vector), table["scores"].index(score)
+    low, high = table["interval"][row][column]
+    return f"{table['effect'][row][column]:.0f} points, {low:.0f} to {high:.0f}, n = {table['n'][row][column]}"
 
 
 def _judge(run: dict[str, Any]) -> str:

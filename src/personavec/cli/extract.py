@@ -24,6 +24,9 @@ def extract(
     max_new_tokens: Annotated[int | None, typer.Option(help="Longest response.")] = None,
     judge: Annotated[str, typer.Option(help="contrast, local:MODEL or api:MODEL.")] = "contrast",
     layer: Annotated[str, typer.Option(help="auto, or a layer number.")] = "auto",
+    random_directions: Annotated[
+        int | None, typer.Option(help="Random directions that are steered by as the null.")
+    ] = None,
     seed: o.Seed = 0,
     device: o.Device = None,
     dtype: o.Dtype = None,
@@ -44,6 +47,7 @@ def extract(
         "questions": questions,
         "rollouts": rollouts,
         "max_new_tokens": max_new_tokens,
+        "random_directions": random_directions,
     }
     settings = replace(
         Settings.suited(chat, chosen),

@@ -1,5 +1,6 @@
 """`personavec vectors`: look at vector files, compare them, exchange them with the public research code."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -68,8 +69,22 @@ def compare(
         return
     print("Cosine (rows and columns: vectors)")
     _grid(table["vectors"], table["vectors"], table["cosine"], "{:+.2f}")
-    print("\nEffect on scores, points (rows: vectors; columns: scores; - not measured)")
-    _grid(table["vectors"], table["scores"], table["effect"], "{:+.0f}")
+    print("\nEffect on scores, points with 95 % interval (rows: vectors; columns: scores)")
+    cells = [
+        [None if e is None else f"{e:+.0f} [{i[0]:+.0f}, {i[1]:+.0f}]" for e, i in zip(*row, strict=True)]
+        for row in zip(table["effect"], table["interval"], strict=True)
+    ]
+    _grid(table["vectors"], table["scores"], cells, "{}")
+    sizes = sorted({n for row in table["n"] for n in row if n})
+    print(f"n = {', '.join(map(str, sizes)) or 0} questions.", end="")
+    missing = [name for name, row in zip(table["vectors"], cells, strict=True) if None in row]
+    if missing:
+        print(
+            f" - was not measured: repeat the extract command of {', '.join(missing)} "
+            "with all runs in folders side by side."
+        )
+    else:
+        print()
 
 
 @app.command("import")
@@ -115,8 +130,10 @@ def _interval(estimate: dict[str, Any]) -> str:
     return f"{estimate['mean']:.1f} [{estimate['low']:.1f}, {estimate['high']:.1f}]"
 
 
-def _grid(rows: list[str], columns: list[str], values: list[list[float | None]], form: str) -> None:
-    width = max(8, *(len(name) + 2 for name in [*rows, *columns]))
-    print(" " * width + "".join(name.rjust(width) for name in columns))
-    for name, row in zip(rows, values, strict=True):
-        print(name.ljust(width) + "".join(("-" if v is None else form.format(v)).rjust(width) for v in row))
+def _grid(rows: list[str], columns: list[str], values: Sequence[Sequence[object]], form: str) -> None:
+    cells = [["-" if v is None else form.format(v) for v in row] for row in values]
+    left = max(map(len, rows))
+    width = 2 + max(len(text) for text in [*columns, *(cell for row in cells for cell in row)])
+    print(" " * left + "".join(name.rjust(width) for name in columns))
+    for name, row in zip(rows, cells, strict=True):
+        print(name.ljust(left) + "".join(cell.rjust(width) for cell in row))

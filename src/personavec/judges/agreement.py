@@ -10,9 +10,8 @@ from typing import Any
 import numpy as np
 
 from personavec.errors import UserError
-from personavec.files import JsonLines
 from personavec.judges.scorer import Scorer
-from personavec.rollouts import Rollout
+from personavec.rollouts import read_rollouts
 from personavec.statistics import DRAWS, Estimate, Floats, bootstrap_auc, bootstrap_mean, spearman
 from personavec.traits import Trait
 
@@ -95,7 +94,7 @@ def compare_run(
     """
     folder = Path(folder)
     trait, judge = _read_run(folder)
-    stored = [r for r in _read_rollouts(folder / "rollouts.jsonl") if r.stage in STAGES and r.score is not None]
+    stored = [r for r in read_rollouts(folder / "rollouts.jsonl") if r.stage in STAGES and r.score is not None]
     if not stored:
         raise UserError(f"{folder} holds no scored rollouts.", "Give the folder of a finished extract or evaluate.")
     if len(stored) > limit:
@@ -161,13 +160,3 @@ def _read_run(folder: Path) -> tuple[Trait, str]:
             "Give the folder that --out named, with arguments.json, run.json and rollouts.jsonl in it.",
         ) from error
     return Trait.parse(trait, str(files[0])), str(name)
-
-
-def _read_rollouts(path: Path) -> list[Rollout]:
-    rollouts = []
-    for number, record in enumerate(JsonLines(path), 1):
-        try:
-            rollouts.append(Rollout(**record))
-        except TypeError as error:
-            raise UserError(f"{path}, line {number}: not a rollout.", "Make the run again.") from error
-    return rollouts
