@@ -10,9 +10,12 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import pytest
 import torch
@@ -21,7 +24,12 @@ from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
 from personavec import PersonaVector
 from personavec.cli import main
+from personavec.extraction import SCALES, Settings, extract
 from personavec.interchange.paper import read_paper_vector
+from personavec.judges.contrast import ContrastJudge
+from personavec.model import load_model
+from personavec.rollouts import Rollout
+from personavec.traits import load_trait
 
 TEMPLATE = (
     "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}{% endfor %}"
@@ -160,6 +168,40 @@ def test_extract_writes_what_it_says(run: Path) -> None:
     assert vector.neutral_mean is not None
     assert "<html" in (run / "report.html").read_text()
     assert not (run / "generated.jsonl").exists()
+
+
+@pytest.mark.parametrize("layer", ["auto", 2])
+def test_the_judge_is_told_before_how_much_it_will_get(
+    layer: str | int, folder: Path, trait: Path, tmp_path: Path
+) -> None:
+    """Exactly, but for the coefficients of the sweep that need not be tried."""
+    model, chosen = load_model(str(folder), dtype="float32"), load_trait(str(trait))
+    judge, told, got = ContrastJudge(model, chosen), [], []
+
+    class Counting:
+        name = "counting"
+        readings_needed, state = judge.readings_needed, judge.state
+
+        def announce(self, questions: Sequence[str], tokens: int) -> None:
+            assert not (tmp_path / "out" / "generated.jsonl").exists() and not got
+            told.append((list(questions), tokens))
+
+        def fit(self, contrastive: Sequence[Rollout], neutral: Sequence[Rollout], advance: Any = None) -> None:
+            got.extend([*contrastive, *neutral])
+            judge.fit(contrastive, neutral, advance)
+
+        def score(self, rollouts: Sequence[Rollout], advance: Any = None) -> None:
+            got.extend(rollouts)
+            judge.score(rollouts, advance)
+
+    settings = Settings(pairs=2, questions=6, max_new_tokens=12, layer=layer, random_directions=2)
+    extract(model, chosen, tmp_path / "out", settings, scorer=Counting())
+    ((questions, tokens),) = told
+    assert tokens == 12
+    sweep = Counter(r.question for r in got if r.stage == "sweep")
+    tried = len({abs(r.coefficient) for r in got if r.stage == "sweep"})
+    untried = {question: n // tried * (len(SCALES) - tried) for question, n in sweep.items()}
+    assert Counter(questions) == Counter(r.question for r in got) + Counter(untried)
 
 
 def test_vector_is_the_difference_of_kept_means_computed_the_plain_way(run: Path, folder: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from personavec.effects import estimate
 from personavec.errors import UserError
 from personavec.files import JsonLines, RunFolder, write_json
-from personavec.judges.scorer import Scorer, make_scorer
+from personavec.judges.scorer import ApiTerms, Scorer, make_scorer
 from personavec.model import ChatModel
 from personavec.model.intervene import Intervention
 from personavec.progress import progress
@@ -31,6 +31,7 @@ def evaluate(
     vectors: Sequence[PersonaVector] = (),
     judge: str = "contrast",
     scorer: Scorer | None = None,
+    terms: ApiTerms | None = None,
     rollouts: int = 1,
     max_new_tokens: int = 48,
     temperature: float = 0.7,
@@ -46,6 +47,7 @@ def evaluate(
             scale of its extraction. Otherwise the judge is calibrated here, on fresh contrastive rollouts; scores on
             different scales cannot be compared.
         judge: "contrast", "local:MODEL" or "api:MODEL"; or `scorer` itself.
+        terms: Of the judge "api:MODEL"; not part of what decides the result.
         rollouts: Answers per question.
 
     Returns:
@@ -72,9 +74,13 @@ def evaluate(
             answers += plan(
                 model, "evaluation", trait.evaluation_questions, number=number, interventions=list(interventions)
             )
+        if scorer is None and judge != "contrast":  # which is made, and calibrated, without the adapter
+            scorer = make_scorer(judge, model, trait, terms)
+        if scorer is not None:
+            scorer.announce([r.question for r in answers], max_new_tokens)
         generate(model, answers, log, description="Answering", **options)
         with model.unadapted():
-            scorer = scorer or _fitted(model, trait, vectors, judge, log, options)
+            scorer = scorer or _calibrated(model, trait, vectors, log, options)
             with progress("Judging", total=scorer.readings_needed(len(answers)), unit="readings") as job:
                 scorer.score(answers, job.advance)
         run = {
@@ -97,21 +103,19 @@ def evaluate(
     return run
 
 
-def _fitted(
+def _calibrated(
     model: ChatModel,
     trait: Trait,
     vectors: Sequence[PersonaVector],
-    judge: str,
     log: JsonLines,
     options: dict[str, Any],
 ) -> Scorer:
+    """The contrast judge of a vector of this trait, else one that is calibrated on fresh rollouts."""
     for vector in vectors:
-        if judge == "contrast" and vector.info.get("trait") == trait.model_dump(mode="json"):
+        if vector.info.get("trait") == trait.model_dump(mode="json"):
             with suppress(UserError):  # extracted with another judge
                 return judge_of(model, vector)
-    scorer = make_scorer(judge, model, trait)
-    if judge != "contrast":
-        return scorer
+    scorer = make_scorer("contrast", model, trait)
     contrastive: list[Rollout] = []
     for side, system in zip(("positive", "negative"), trait.system_prompts(0), strict=True):
         contrastive += plan(model, "extraction", trait.extraction_questions, system=system, pair=0, side=side)

@@ -25,7 +25,7 @@ from personavec.findings import (
     steering_figures,
 )
 from personavec.interventions import steering
-from personavec.judges.scorer import Scorer, make_scorer
+from personavec.judges.scorer import ApiTerms, Scorer, make_scorer
 from personavec.model import ChatModel
 from personavec.model.intervene import Intervention, Positions
 from personavec.progress import progress
@@ -103,6 +103,7 @@ def extract(
     settings: Settings | None = None,
     *,
     scorer: Scorer | None = None,
+    terms: ApiTerms | None = None,
 ) -> Extraction:
     """Extract the persona vector of a trait (paper section 2), choose its layer, and measure what it does.
 
@@ -114,6 +115,7 @@ def extract(
             extracted beside it since.
         settings: See `Settings`; None: what suits the model's device and the trait.
         scorer: Scores the rollouts; None: as `settings.judge` says.
+        terms: Of the judge "api:MODEL"; not part of what decides the result.
 
     Raises:
         UserError: The trait cannot be elicited from this model (with examples and advice), or the settings do not fit.
@@ -136,7 +138,7 @@ def extract(
                 return Extraction(vector, run)
             dose = [r for r in read_rollouts(folder / "rollouts.jsonl") if r.stage == "dose"]
             return _compare(model, folder, vector, run, dose, others)
-        return _Run(model, trait, folder, settings, scorer or make_scorer(settings.judge, model, trait)).run()
+        return _Run(model, trait, folder, settings, scorer or make_scorer(settings.judge, model, trait, terms)).run()
 
 
 def _compare(
@@ -219,6 +221,7 @@ class _Run:
 
     def run(self) -> Extraction:
         """All stages. What was generated is in rollouts.jsonl also when the trait turns out not to be usable."""
+        self.scorer.announce(self._judged(), self.settings.max_new_tokens)
         try:
             result = self._run()
         except UserError:
@@ -506,6 +509,19 @@ class _Run:
         self.generate(null, "5/5 Steering by random directions")
         self.score(null, "5/5 Judging")
         return null
+
+    def _judged(self) -> list[str]:
+        """The questions of all responses that will be judged: at most, for the first coefficient may do."""
+        s, layers = self.settings, len(self._candidates())
+        extraction, evaluation = self.trait.extraction_questions[: s.questions], self.trait.evaluation_questions
+        null = self.trait.extraction_questions[:NULL_SWEEP_QUESTIONS] if layers > 1 else ()
+        return [
+            *extraction * (2 * s.pairs * s.rollouts + 1),
+            *evaluation * (2 + len(DOSES)),
+            *extraction[:SWEEP_QUESTIONS] * (2 * layers * len(SCALES)),
+            *null * (2 * layers * s.random_directions),
+            *evaluation[:NULL_QUESTIONS] * (2 * s.random_directions),
+        ]
 
     def _candidates(self) -> list[int]:
         """Layers that a direction may choose from."""

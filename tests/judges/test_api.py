@@ -1,5 +1,6 @@
 """The API judge against a small local endpoint that behaves well and badly. No test waits for long."""
 
+import math
 import os
 import re
 import signal
@@ -10,7 +11,7 @@ import time
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from endpoint import Response, Serve, Server, Trickle, fails, prompt_of, says
@@ -19,6 +20,9 @@ from personavec.errors import UserError
 from personavec.judges import Answered
 from personavec.judges.api import ApiJudge, Endpoint, api_judges
 from personavec.judges.cache import Reply, ReplyCache
+from personavec.judges.scorer import ApiTerms, make_scorer
+from personavec.model import ChatModel
+from personavec.rollouts import Rollout
 from personavec.traits import load_library
 
 
@@ -87,18 +91,35 @@ def test_requests_keep_their_distance(serve: Serve) -> None:
     assert server.times[-1] - server.times[0] >= 7 * 0.03 - 0.02
 
 
-def test_the_estimate_comes_first(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
-    server = serve(lambda *_: says("50"))
-    endpoint(server).scores(["a" * 400])
-    mine = endpoint(server, price=0.4)
-    mine.scores(["a" * 400, "b" * 4000, "c" * 4000])
-    mine.scores(["a" * 400])
-    first, second = [record.message for record in caplog.records if "prompt tokens" in record.message]
-    assert first.startswith(
-        f"Judge judge-1 at {server.url}: requests 1, answers in the cache 0, prompt tokens about 100."
+def test_estimate() -> None:
+    plain = Endpoint("judge-1", "http://127.0.0.1:9/v1")
+    assert plain.estimate(["a" * 400, "b" * 4000], 48).startswith(
+        "Judge judge-1 at http://127.0.0.1:9/v1: at most 2 requests, about 1,196 prompt tokens and 32 answer tokens, "
+        "price not known."
     )
-    assert "requests 2, answers in the cache 1, prompt tokens about 2,000, at" in second
-    assert "at 0.4 per million about 0.0008" in second
+    priced = Endpoint("judge-1", "http://127.0.0.1:9/v1", price=(1000.0, 10_000.0))
+    assert "32 answer tokens, $1.52." in priced.estimate(["a" * 400, "b" * 4000], 48)  # 1.196 + 0.32
+    assert "$0.01." in Endpoint("j", "http://127.0.0.1:9/v1", price=(0.1, 0.2)).estimate(["a"])  # rounded up
+
+
+def test_a_scorer_says_once_what_all_will_take(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    server = serve(lambda *_: says("50"))
+    monkeypatch.setenv("OPENAI_BASE_URL", server.url)
+    trait = load_library("evil")
+    scorer = make_scorer("api:judge-1", cast(ChatModel, None), trait, ApiTerms((1000.0, 0.0), 60_000.0))
+    rollouts = [Rollout(str(n), "neutral", f"Question {n}?", n, [], text="word " * (n + 1)) for n in range(6)]
+    scorer.announce([r.question for r in rollouts], 6)
+    assert not server.requests
+    scorer.fit(rollouts[:2], rollouts[2:4])
+    scorer.score(rollouts[4:])
+    (said,) = [record.message for record in caplog.records if "prompt tokens" in record.message]
+    assert "at most 12 requests" in said and len(server.requests) == 12
+    sent = sum(len(prompt_of(request)) for request in server.requests) // 4
+    foretold = int(re.search(r"about ([\d,]+) prompt tokens", said)[1].replace(",", ""))  # type: ignore[index]
+    assert sent - 20 < foretold < sent + 60
+    assert f"${math.ceil(foretold / 10) / 100:.2f}" in said
 
 
 def test_without_logprobs_the_text_is_parsed_and_it_says_so_once(

@@ -25,7 +25,9 @@ def evaluate(
     layers: o.LayersOption = "best",
     positions: o.PositionsOption = "response",
     other_weights: o.OtherWeights = False,
-    judge: Annotated[str, typer.Option(help="contrast, local:MODEL or api:MODEL.")] = "contrast",
+    judge: o.Judge = "contrast",
+    judge_price: o.JudgePrice = None,
+    judge_rpm: o.JudgeRpm = None,
     scale_from: Annotated[
         Path | None,
         typer.Option(
@@ -43,6 +45,7 @@ def evaluate(
 ) -> None:
     """Score the model's answers to a trait's 20 evaluation questions: trait and coherence, with 95 % intervals."""
     chosen = o.find_trait(trait, description, traits_from)
+    terms = o.read_terms(judge, judge_price, judge_rpm)
     chat = o.open_model(model, device, dtype, adapter, thinking)
     edits, words, vectors = o.read_interventions(chat, steer, ablate, cap, layers, positions, other_weights)
 
@@ -55,7 +58,7 @@ def evaluate(
     settings = (chosen, chat.id, words, scale_from, judge, rollouts, max_new_tokens, seed)
     folder = out or o.default_folder("evaluate", chosen.name, *settings)
     run = run_evaluation(
-        chat, chosen, folder, interventions=edits, description=words, vectors=vectors, judge=judge,
+        chat, chosen, folder, interventions=edits, description=words, vectors=vectors, judge=judge, terms=terms,
         rollouts=rollouts, max_new_tokens=max_new_tokens, seed=seed,
     )  # fmt: skip
     if json:

@@ -22,7 +22,9 @@ def extract(
     questions: Annotated[int | None, typer.Option(help="Extraction questions.")] = None,
     rollouts: Annotated[int | None, typer.Option(help="Responses per question, pair and side.")] = None,
     max_new_tokens: Annotated[int | None, typer.Option(help="Longest response.")] = None,
-    judge: Annotated[str, typer.Option(help="contrast, local:MODEL or api:MODEL.")] = "contrast",
+    judge: o.Judge = "contrast",
+    judge_price: o.JudgePrice = None,
+    judge_rpm: o.JudgeRpm = None,
     layer: Annotated[str, typer.Option(help="auto, or a layer number.")] = "auto",
     random_directions: Annotated[
         int | None, typer.Option(help="Random directions that are steered by as the null.")
@@ -35,6 +37,7 @@ def extract(
 ) -> None:
     """Turn a trait into a persona vector, and measure what it does to the model."""
     chosen = o.find_trait(trait, description, traits_from)
+    terms = o.read_terms(judge, judge_price, judge_rpm)
     if layer != "auto" and not layer.isdigit():
         raise UserError(f"--layer {layer!r} is not understood.", "Choose auto, or a layer number such as 14.")
     chat = o.open_model(model, device, dtype, thinking=thinking)
@@ -56,7 +59,7 @@ def extract(
         layer=layer if layer == "auto" else int(layer),
         seed=seed,
     )
-    result = run_extraction(chat, chosen, out, settings)
+    result = run_extraction(chat, chosen, out, settings, terms=terms)
     run, file = result.run, out / "vector.safetensors"
     if json:
         o.print_json(

@@ -24,6 +24,8 @@ def judges() -> None:
 def compare(
     run: Annotated[Path, typer.Argument(metavar="RUN_FOLDER", help="Folder of a finished extract or evaluate.")],
     judge: Annotated[str, typer.Option(help="The other judge: local:MODEL or api:MODEL.", show_default=False)],
+    judge_price: o.JudgePrice = None,
+    judge_rpm: o.JudgeRpm = None,
     limit: Annotated[int, typer.Option(help="Most rollouts to score again; they are drawn at random.", min=2)] = 100,
     seed: o.Seed = 0,
     device: o.Device = None,
@@ -34,6 +36,7 @@ def compare(
     kind, _, which = judge.partition(":")
     if kind not in ("local", "api") or not which:
         raise UserError(f"--judge {judge!r} cannot score a finished run.", "Choose local:MODEL or api:MODEL.")
+    terms = o.read_terms(judge, judge_price, judge_rpm)
 
     from personavec.judges.agreement import compare_run
 
@@ -44,9 +47,9 @@ def compare(
             from personavec.judges.local import local_judges
 
             return RubricScorer(*local_judges(which, trait, lambda name: o.open_model(name, device, dtype)))
-        from personavec.judges.api import api_judges
+        from personavec.judges.api import ApiScorer, api_judges
 
-        return RubricScorer(*api_judges(which, trait))
+        return ApiScorer(*api_judges(which, trait, **vars(terms)))
 
     result = compare_run(run, make, limit=limit, seed=seed)
     if json:

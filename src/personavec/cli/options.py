@@ -13,6 +13,7 @@ from personavec.errors import UserError
 
 if TYPE_CHECKING:
     from personavec.interventions import Layers
+    from personavec.judges.scorer import ApiTerms
     from personavec.model import ChatModel
     from personavec.model.intervene import Intervention
     from personavec.traits import Trait
@@ -45,6 +46,14 @@ LayersOption = Annotated[str, typer.Option("--layers", help="best (the vector's 
 PositionsOption = Annotated[str, typer.Option("--positions", help="Which tokens are steered: all, prompt or response.")]
 OtherWeights = Annotated[
     bool, typer.Option("--other-weights", help="Accept vectors of a model with the same shape but other weights.")
+]
+Judge = Annotated[str, typer.Option(help="contrast, local:MODEL or api:MODEL.")]
+JudgePrice = Annotated[
+    str | None,
+    typer.Option(metavar="IN,OUT", help="For api:MODEL: US$ per million prompt and answer tokens.", show_default=False),
+]
+JudgeRpm = Annotated[
+    float | None, typer.Option(help="For api:MODEL: most requests per minute.", show_default=False, metavar="N")
 ]
 TraitArgument = Annotated[str, typer.Argument(metavar="TRAIT", help="Name of a library trait, or of a new one.")]
 TraitsFrom = Annotated[Path | None, typer.Option(help="JSON file that holds the trait.", show_default=False)]
@@ -96,6 +105,34 @@ def find_trait(name: str, description: str | None, traits_from: Path | None) -> 
     if description is not None:
         return write_offline(name, description)
     return load_trait(name)
+
+
+def read_terms(judge: str, price: str | None, rpm: float | None) -> "ApiTerms":
+    """What --judge-price and --judge-rpm say.
+
+    Raises:
+        UserError: They are not understood, or the judge is not behind an endpoint.
+    """
+    from personavec.judges.scorer import ApiTerms
+
+    if (price is not None or rpm is not None) and not judge.startswith("api:"):
+        raise UserError(
+            f"--judge-price and --judge-rpm do not go with the judge {judge}.", "They are for --judge api:MODEL."
+        )
+    if rpm is not None and not (math.isfinite(rpm) and rpm > 0):
+        raise UserError(f"--judge-rpm {rpm} is not usable.", "Give the most requests per minute, such as 500.")
+    if price is None:
+        return ApiTerms(None, rpm)
+    try:
+        given, taken = (float(number) for number in price.split(","))
+    except ValueError:
+        given = taken = math.nan
+    if not (math.isfinite(given + taken) and min(given, taken) >= 0):
+        raise UserError(
+            f"--judge-price {price!r} is not IN,OUT.",
+            "Give US$ per million prompt tokens and per million answer tokens, such as --judge-price 0.4,1.6",
+        )
+    return ApiTerms((given, taken), rpm)
 
 
 def split_pair(text: str, option: str) -> tuple[Path, float]:

@@ -101,6 +101,7 @@ def compare_run(
         stored = [stored[i] for i in sorted(random.Random(seed).sample(range(len(stored)), limit))]
     scorer = make(trait)
     again = [replace(r) for r in stored]
+    scorer.announce([r.question for r in again], max(len(r.response_ids) for r in again))
     scorer.score(again)
     result: dict[str, Any] = {
         "trait": trait.name,

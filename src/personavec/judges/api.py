@@ -19,6 +19,7 @@ from personavec.errors import UserError
 from personavec.judges import Answered
 from personavec.judges.cache import Reply, ReplyCache
 from personavec.judges.rubric import Prompt, coherence_prompt, trait_prompt
+from personavec.judges.scorer import RubricScorer
 from personavec.progress import progress
 from personavec.traits import Trait
 
@@ -123,7 +124,7 @@ class Endpoint:
         longest_wait: Seconds; an endpoint that wants more is given up.
         requests_per_minute: Upper limit; None for none but the endpoint's own.
         concurrency: Requests under way at the same time.
-        price: Of a million prompt tokens, in any currency, for the estimate.
+        price: US$ of a million prompt tokens and of a million answer tokens, for the estimate; None: not known.
 
     Raises:
         UserError: No key, or no usable address.
@@ -140,7 +141,7 @@ class Endpoint:
         longest_wait: float = 60.0,
         requests_per_minute: float | None = None,
         concurrency: int = 8,
-        price: float | None = None,
+        price: tuple[float, float] | None = None,
     ) -> None:
         self.model = model
         given = base_url or os.environ.get("OPENAI_BASE_URL", "").strip()
@@ -171,17 +172,26 @@ class Endpoint:
         distinct = list(dict.fromkeys(prompts))
         missing = [prompt for prompt in distinct if prompt not in self.cache]
         if missing:
-            log.warning("%s", self.estimate(missing, len(distinct) - len(missing)))
             self._ask_all(missing)
         return [self.cache.score(prompt) for prompt in prompts]
 
-    def estimate(self, missing: Sequence[str], cached: int) -> str:
-        """What asking these prompts will take, in a sentence."""
-        tokens = sum(len(prompt) for prompt in missing) // CHARACTERS_PER_TOKEN
-        cost = f", at {self.price:g} per million about {tokens / 1e6 * self.price:.2g}" if self.price else ""
+    def estimate(self, prompts: Sequence[str], more: int = 0) -> str:
+        """What asking so many prompts will take at most, in two sentences.
+
+        Args:
+            prompts: As far as they are known yet.
+            more: Tokens that each of them will have besides.
+        """
+        given = sum(len(prompt) for prompt in prompts) // CHARACTERS_PER_TOKEN + more * len(prompts)
+        taken = TEXT_TOKENS * len(prompts)
+        if self.price is None:
+            cost = "price not known"
+        else:
+            cents = math.ceil((given * self.price[0] + taken * self.price[1]) / 1e4)
+            cost = f"${cents / 100:,.2f}"
         return (
-            f"Judge {self.model} at {self.where}: requests {len(missing)}, answers in the cache {cached}, "
-            f"prompt tokens about {tokens:,}{cost}."
+            f"Judge {self.model} at {self.where}: at most {len(prompts):,} requests, about {given:,} prompt tokens and "
+            f"{taken:,} answer tokens, {cost}. Answers that are in the cache are not asked for again."
         )
 
     def _ask_all(self, prompts: Sequence[str]) -> None:
@@ -390,6 +400,19 @@ def api_judges(which: str, trait: Trait, **settings: Any) -> tuple[ApiJudge, Api
     endpoint = Endpoint(which, **settings)
     name = f"api:{which}"
     return ApiJudge(endpoint, trait_prompt(trait), name), ApiJudge(endpoint, coherence_prompt, name)
+
+
+class ApiScorer(RubricScorer):
+    """Scores rollouts by a judge for the trait and one for coherence; what it takes is said before it starts."""
+
+    def __init__(self, trait: ApiJudge, coherence: ApiJudge) -> None:
+        super().__init__(trait, coherence)
+        self._asked = (trait, coherence)
+
+    def announce(self, questions: Sequence[str], tokens: int) -> None:
+        """Print one estimate for the responses that will be judged, for both judges together."""
+        prompts = [judge.prompt(Answered(question, "")) for judge in self._asked for question in questions]
+        log.warning("%s", self._asked[0].endpoint.estimate(prompts, tokens))
 
 
 def _address(url: str) -> str:

@@ -176,6 +176,9 @@ class ContrastJudge:
             rollout.score = self.calibration.score(e) if math.isfinite(e) else None
             rollout.coherence = self.coherence.score(value, rollout.response_ids)
 
+    def announce(self, questions: Sequence[str], tokens: int) -> None:
+        """It costs nothing but time, which the progress bar tells."""
+
     def readings_needed(self, rollouts: int) -> int:
         """How many conversations `fit` or `score` reads for so many rollouts (for a progress bar)."""
         return rollouts * 2 * len(self.judging_pairs(None))

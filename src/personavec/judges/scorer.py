@@ -1,6 +1,7 @@
 """Who scores a run's rollouts: the contrast judge, or a rubric judge for the trait and one for coherence."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from personavec.errors import UserError
@@ -13,12 +14,33 @@ from personavec.traits import Trait
 Advance = Callable[[int], None]
 
 
+@dataclass(frozen=True)
+class ApiTerms:
+    """What a judge behind an endpoint costs and how fast it may be asked. Neither changes a score.
+
+    Attributes:
+        price: US$ of a million prompt tokens and of a million answer tokens; None: not known.
+        requests_per_minute: Upper limit; None: none but the endpoint's own.
+    """
+
+    price: tuple[float, float] | None = None
+    requests_per_minute: float | None = None
+
+
 class Scorer(Protocol):
     """Sets `score` and `coherence` (0..100, None where there is none) of rollouts."""
 
     @property
     def name(self) -> str:
         """As the user named it."""
+
+    def announce(self, questions: Sequence[str], tokens: int) -> None:
+        """Say what judging will cost, if it costs anything; called once, before anything is judged.
+
+        Args:
+            questions: One for every response that will be judged, at most.
+            tokens: Of the longest response.
+        """
 
     def fit(self, contrastive: Sequence[Rollout], neutral: Sequence[Rollout], advance: Advance | None = None) -> None:
         """Score these; a judge that needs calibration takes it from them."""
@@ -39,6 +61,9 @@ class RubricScorer:
     def __init__(self, trait: Judge, coherence: Judge) -> None:
         self.trait, self.coherence = trait, coherence
         self.name = trait.name
+
+    def announce(self, questions: Sequence[str], tokens: int) -> None:
+        """A model on this machine costs nothing."""
 
     def fit(self, contrastive: Sequence[Rollout], neutral: Sequence[Rollout], advance: Advance | None = None) -> None:
         """A rubric needs no calibration: the same as `score`."""
@@ -68,12 +93,13 @@ class RubricScorer:
         return {}
 
 
-def make_scorer(name: str, model: ChatModel, trait: Trait) -> Scorer:
+def make_scorer(name: str, model: ChatModel, trait: Trait, terms: ApiTerms | None = None) -> Scorer:
     """The scorer that the user names.
 
     Args:
         name: "contrast", "local:MODEL" (any chat model that `load_model` takes) or "api:MODEL" (behind the endpoint
             that OPENAI_BASE_URL names, with the key in OPENAI_API_KEY).
+        terms: For "api:MODEL".
 
     Raises:
         UserError: No such judge.
@@ -86,7 +112,7 @@ def make_scorer(name: str, model: ChatModel, trait: Trait) -> Scorer:
 
         return RubricScorer(*local_judges(which, trait))
     if kind == "api" and which:
-        from personavec.judges.api import api_judges
+        from personavec.judges.api import ApiScorer, api_judges
 
-        return RubricScorer(*api_judges(which, trait))
+        return ApiScorer(*api_judges(which, trait, **vars(terms or ApiTerms())))
     raise UserError(f"Unknown judge {name!r}.", "Choose contrast, local:MODEL or api:MODEL.")
