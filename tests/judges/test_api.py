@@ -49,6 +49,11 @@ def test_the_score_is_the_expected_value_over_the_likeliest_tokens(serve: Serve)
         (says("\n", {"80": 0.5, "90": 0.4}), pytest.approx(760 / 9)),
         (says({"8": 0.6, "7": 0.3}, {"5": 0.9}), 85),  # a tokenizer that splits numbers
         (says("1", "0", "0"), 100),
+        (says({"8": 0.6, "10": 0.3}, {"5": 0.9}), 85),  # and one that splits only some
+        (says(" ", {"8": 0.6, "10": 0.3}, {"5": 0.9}), 85),
+        (says({"10": 0.6, "90": 0.3}, "0"), 100),
+        (says({"8": 0.6, "10": 0.4}, "."), pytest.approx(8.8)),  # not split: the text goes on with no digit
+        (says({"The": 0.4, "8": 0.3, "10": 0.3}, "5"), pytest.approx(9)),  # the text begins with no number
         (says({"0": 0.9, "8": 0.1}), 0),
         (says({"REF": 0.9, "8": 0.1}, "USAL"), None),
         (says({"8": 0.2, "The": 0.19}, "5"), None),  # hardly any mass on numbers
@@ -132,10 +137,40 @@ def test_without_logprobs_the_text_is_parsed_and_it_says_so_once(
     assert server.requests[1]["max_tokens"] > server.requests[0]["max_tokens"]
 
 
-def test_an_endpoint_that_refuses_logprobs_is_asked_without(serve: Serve) -> None:
-    server = serve(lambda request, _: fails(400, "logprobs?") if "logprobs" in request else says("40", logprobs=False))
-    assert endpoint(server).scores(["a", "b"]) == [40, 40]
-    assert len(server.requests) == 3
+@pytest.mark.parametrize(
+    ("status", "message", "most", "asked"),
+    [
+        (400, "top_logprobs: at most 5.", 5, [20, 5, 5, 5]),
+        (400, "top_logprobs is not supported.", 0, [20, 5, None, None, None]),
+        (422, "Unknown field logprobs.", 0, [20, 5, None, None, None]),
+        (400, "No.", 0, [20, None, None, None]),
+    ],
+)
+def test_an_endpoint_that_gives_fewer_probabilities(
+    serve: Serve, status: int, message: str, most: int, asked: list[int | None], caplog: pytest.LogCaptureFixture
+) -> None:
+    def behaviour(request: dict[str, Any], _: int) -> Response:
+        if request.get("top_logprobs", 0) > most:
+            return fails(status, message)
+        return says({"40": 0.6, "50": 0.4}, logprobs="logprobs" in request)
+
+    server = serve(behaviour)
+    expected = 44 if most else 40
+    assert endpoint(server, concurrency=1).scores(["a", "b", "c"]) == pytest.approx([expected] * 3)
+    assert [request.get("top_logprobs") for request in server.requests] == asked
+    said = "no more than 5 tokens" if most else "gives no token probabilities"
+    assert len([r for r in caplog.records if said in r.message]) == len(caplog.records) == 1
+
+
+def test_a_prompt_that_is_refused_does_not_cost_the_others_their_probabilities(serve: Serve) -> None:
+    def behaviour(request: dict[str, Any], _: int) -> Response:
+        if prompt_of(request) == "b" and "logprobs" in request:
+            return fails(400, "A question about logprobs.")
+        return says({"40": 0.6, "50": 0.4}, logprobs="logprobs" in request)
+
+    server = serve(behaviour)
+    assert endpoint(server, concurrency=1).scores(["a", "b", "c"]) == pytest.approx([44, 40, 44])
+    assert [request.get("top_logprobs") for request in server.requests] == [20, 20, None, 20]
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 OPENAI = "https://api.openai.com/v1"
+LIKELIEST = (20, 5)  # tokens whose probabilities are asked for: as many as OpenAI gives, or fewer where that is refused
 NUMBER_TOKENS = 4  # a number, also one that is written digit by digit
 TEXT_TOKENS = 16  # a number with words around it
 CHARACTERS_PER_TOKEN = 4  # roughly, for the estimate
@@ -78,11 +79,16 @@ class _Again(Exception):
 
 
 class _Rejected(Exception):
-    """The endpoint does not accept the request as it is."""
+    """The endpoint does not accept the request as it is.
 
-    def __init__(self, error: UserError) -> None:
+    Attributes:
+        error: What to say if it accepts no other either.
+        logprobs: It speaks of the token probabilities that were asked for.
+    """
+
+    def __init__(self, error: UserError, logprobs: bool) -> None:
         super().__init__(str(error))
-        self.error = error
+        self.error, self.logprobs = error, logprobs
 
 
 class _Stopped(Exception):
@@ -160,7 +166,8 @@ class Endpoint:
         self.cache = ReplyCache(self.where, model)
         self._pace = _Pace(requests_per_minute)
         self._under_way: dict[int, float] = {}  # by thread: when its request began
-        self._logprobs: bool | None = None  # whether the endpoint gives them; None until the first answer
+        self._likeliest = list(LIKELIEST)  # how many probabilities it may give, the first one next; empty for none
+        self._settled = False  # once the first answer has shown which
 
     def scores(self, prompts: Sequence[str]) -> list[float | None]:
         """The score that the model gives in answer to each prompt; what is not in the cache is asked, once.
@@ -275,22 +282,33 @@ class Endpoint:
                     raise _Stopped from failure
 
     def _ask(self, client: "openai.OpenAI", prompt: str, stop: threading.Event) -> Reply:
-        """One reply: with probabilities if the endpoint gives them, else the text alone."""
-        if self._logprobs is not False:
+        """One reply: with probabilities if the endpoint gives them, else the text alone.
+
+        The first answer shows how many the endpoint gives; from then on that is what it is asked for.
+        """
+        for likeliest in list(self._likeliest):
             try:
                 choice = self._post(
-                    client, prompt, stop, max_tokens=NUMBER_TOKENS, logprobs=True, top_logprobs=20, temperature=0
+                    client, prompt, stop, max_tokens=NUMBER_TOKENS, logprobs=True, top_logprobs=likeliest, temperature=0
                 )
-            except _Rejected:  # perhaps because of the logprobs; if not, the request without them says so again
-                pass
-            else:
-                first = _first_token(choice)
-                if first is not None:
-                    self._logprobs = True
-                    return Reply(text=choice.message.content or "", first=first)
+            except _Rejected as rejected:
+                if rejected.logprobs and not self._settled:
+                    continue
+                break  # for another reason, which the request without them will tell
+            first = _first_token(choice)
+            if first is None:
+                break
+            if first and not self._settled:
+                self._settled, self._likeliest = True, [likeliest]
+                if likeliest < LIKELIEST[0]:
+                    log.warning(
+                        "%s gives the probabilities of no more than %d tokens for %s: scores are coarser.",
+                        self.where, likeliest, self.model,
+                    )  # fmt: skip
+            return Reply(text=choice.message.content or "", first=first)
         choice = self._post(client, prompt, stop, max_tokens=TEXT_TOKENS, temperature=0)
-        if self._logprobs is None:
-            self._logprobs = False
+        if not self._settled:
+            self._settled, self._likeliest = True, []
             log.warning(
                 "%s gives no token probabilities for %s: scores are the numbers in its text.", self.where, self.model
             )
@@ -362,7 +380,8 @@ class Endpoint:
             UserError(
                 f"{self.where} rejected the request ({said}).",
                 f"Check that {self.model} is a chat model that takes max_tokens and temperature, or choose another.",
-            )
+            ),
+            logprobs="logprobs" in error.response.text,
         )
 
 

@@ -24,8 +24,8 @@ class Reply(BaseModel):
 
     Attributes:
         text: The sampled text.
-        first: Probabilities of its first token that is not white space, the likeliest 20 by text; None where the
-            endpoint gives none.
+        first: Probabilities of its first token that is not white space, the likeliest 20 (or fewer) by text; None where
+            the endpoint gives none.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -37,13 +37,16 @@ class Reply(BaseModel):
     def score(self) -> float | None:
         """The expected value over the numbers, or the number in the text where the probabilities do not tell it.
 
-        If all likely numbers have one digit, the tokenizer may write 85 as 8 and 5. What follows the digits that were
-        not sampled is then unknown, and the sampled text is the better witness.
+        A tokenizer may write 85 as 8 and 5. It does if the text goes on with digits after the likeliest first token,
+        and may do so if all likely numbers have one digit. What follows the digits that were not sampled is then
+        unknown, and the sampled text is the better witness.
         """
-        if self.first is None:
-            return parse_score(self.text)
+        if not self.first:
+            return parse_score(self.text) if self.first is None else None
         numbers = {token: p for token, p in self.first.items() if whole_number(token) is not None}
-        if any(len(token.strip()) > 1 for token in numbers):
+        begun = max(self.first.items(), key=lambda item: item[1])[0].strip()
+        split = whole_number(begun) is not None and re.match(rf"\s*{begun}[0-9]", self.text) is not None
+        if not split and any(len(token.strip()) > 1 for token in numbers):
             return expected_score(numbers)
         return parse_score(self.text) if sum(numbers.values()) >= LEAST_MASS else None
 
