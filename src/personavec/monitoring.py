@@ -27,7 +27,7 @@ class Projection:
     """One answer seen along one persona vector, at the vector's layer.
 
     Attributes:
-        before: Projection of the last prompt token, before the answer is written (paper section 3.3).
+        before: Projection of the last prompt token, before the answer or its thought is written (paper section 3.3).
         during: Projection of the mean over the answer's tokens.
         before_z, during_z: The same in deviations of the model's neutral answers; None if the vector file has none.
     """
@@ -58,7 +58,8 @@ def project(
     for index, messages in enumerate(conversations):
         for conversation in model.template.conversations(messages):
             model.check_fits(len(conversation.ids), 0)
-            spans = [s for start, end in conversation.spans for s in ((max(start - 1, 0), max(start, 1)), (start, end))]
+            turns = zip(conversation.prompts, conversation.spans, strict=True)
+            spans = [span for prompt, during in turns for span in ((max(prompt - 1, 0), max(prompt, 1)), during)]
             sequences.append(Conversation(conversation.ids, spans))
             owners += [index] * len(conversation.spans)
     layers = sorted({vector.layer for vector in vectors})

@@ -36,6 +36,14 @@ REASONING = (  # as Qwen3's: earlier turns lose their thoughts, and without thin
     "{% if add_generation_prompt %}<|im_start|>assistant\n"
     "{% if enable_thinking is defined and enable_thinking is false %}<think>\n\n</think>\n\n{% endif %}{% endif %}"
 )
+OPENS_THOUGHT = (  # as DeepSeek-R1's distillates': every prompt opens a thought, and turns that are over have none
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n"
+    "{{ m['content'].split('</think>')[-1] if m['role'] == 'assistant' else m['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n<think>\n{% endif %}"
+)
+OPENS_ON_REQUEST = (  # opens one only when thinking is asked for
+    CHATML.replace("assistant\n{% endif", "assistant\n<think>{% if not enable_thinking %}</think>{% endif %}{% endif")
+)
 TEMPLATES = {
     "chatml": CHATML,
     "no system": NO_SYSTEM,
@@ -50,8 +58,8 @@ def make(chat_template: str | None = CHATML, *, thinking: bool = False, **option
     return Template(tokenizer(chat_template, bos_token="<|pad|>", **options), thinking=thinking)
 
 
-def make_reasoning(*, thinking: bool = False) -> Template:
-    return make(REASONING, thinking=thinking, added=["<think>", "</think>"])
+def make_reasoning(text: str = REASONING, *, thinking: bool = False) -> Template:
+    return make(text, thinking=thinking, added=["<think>", "</think>"])
 
 
 MADE = {name: make(text) for name, text in TEMPLATES.items()}
@@ -212,6 +220,68 @@ def test_response_start() -> None:
     assert REASONER.response_start(unfinished) == len(unfinished)  # all of it is thought
     only = REASONER.answer_ids("<think>\nhm\n</think>\n\n")
     assert REASONER.response_start(only) == len(only)
+
+
+def test_response_to_a_prompt_that_opens_a_thought() -> None:
+    opened, thinker = (make_reasoning(OPENS_THOUGHT, thinking=thinking) for thinking in (False, True))
+    assert whole(opened, opened.prompt_ids(messages("hi"))).endswith("assistant\n<think>\n")
+    ids = opened.answer_ids("hm\n</think>\n\nhello")
+    assert whole(opened, ids[opened.response_start(ids) :]) == "hello"
+    for unfinished in ("hm", "hm, hello there", "<think>hm", ""):
+        cut = opened.answer_ids(unfinished)
+        assert opened.response_start(cut) == len(cut)  # all of it is thought
+        assert thinker.response_start(cut) == thinker.response_start(ids) == 0
+    assert any("--max-new-tokens" in note for note in opened.notes)
+    assert not any("--max-new-tokens" in note for note in (*thinker.notes, *REASONER.notes))
+    switched = make_reasoning(OPENS_ON_REQUEST)
+    assert switched.notes == [] and switched.response_start(ids[:1]) == 0
+
+
+def test_opened_thought_that_the_vocabulary_has_no_marks_for() -> None:
+    template = make(OPENS_THOUGHT)
+    ids = template.answer_ids("hello")
+    assert template.response_start(ids) == 0 and template.notes == []
+
+
+@pytest.mark.parametrize("text", [OPENS_THOUGHT, OPENS_THOUGHT.replace("<think>\n", "<think>"), OPENS_ON_REQUEST])
+@pytest.mark.parametrize(
+    "said", ["<think>{}hm, hi\n</think>\n\nhello there", "hm, hi\n</think>\n\nhello there", "hello there"]
+)
+@pytest.mark.parametrize("thinking", [False, True])
+def test_given_answer_to_a_prompt_that_opens_a_thought(text: str, said: str, thinking: bool) -> None:
+    """One thought, opened once, closed once, before the answer; the prompt ends where that of a generation does."""
+    template = make_reasoning(text, thinking=thinking)
+    said = said.format("\n" if "<think>\n" in text else "")
+    conversation = template.conversations(messages("one", "first", "hi", said))[-1]
+    ((low, high),), (prompt,) = conversation.spans, conversation.prompts
+    generates = make_reasoning(text, thinking=thinking or "</think>" in said)
+    assert conversation.ids[:prompt] == generates.prompt_ids(messages("one", "first", "hi"))
+    turn = whole(template, conversation.ids).rpartition("<|im_start|>")[2]
+    assert turn.count("<think>") == turn.count("</think>") == 1
+    assert turn.index("<think>") < turn.index("</think>") < turn.index("hello there")
+    thought = "hm, hi" in said
+    assert ("hm, hi" in turn) == thought
+    span = whole(template, conversation.ids[low:high])
+    assert ("hm, hi" in span) == (thinking and thought)
+    if not thinking or not thought:
+        assert span == "hello there"
+
+
+def test_given_thought_that_was_cut_short() -> None:
+    template = make_reasoning(OPENS_THOUGHT)
+    [conversation] = template.conversations(messages("hi", "<think>\nhm"))
+    assert conversation.spans == [(len(conversation.ids), len(conversation.ids))]
+    assert whole(template, conversation.ids).endswith("assistant\n<think>\nhm")
+
+
+@pytest.mark.parametrize("template", [MADE["chatml"], MADE["no system"], REASONER, make_reasoning(OPENS_THOUGHT)])
+def test_where_the_prompts_end(template: Template) -> None:
+    chat = messages("hi", "hello", "how", "well")
+    prompts = [template.prompt_ids(chat[:1]), template.prompt_ids(chat[:3])]
+    conversations = template.conversations(chat)
+    found = [c.ids[:end] for c in conversations for end in c.prompts]
+    assert found == prompts
+    assert [len(c.prompts) for c in conversations] == [len(c.spans) for c in conversations]
 
 
 def test_without_thinking_an_empty_thought_is_in_the_prompt() -> None:

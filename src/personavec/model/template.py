@@ -4,7 +4,7 @@ import hashlib
 import logging
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from personavec.errors import UserError
@@ -30,10 +30,13 @@ class Conversation:
     Attributes:
         ids: Token ids.
         spans: Half-open token ranges, one per response; without end-of-turn markers.
+        prompts: For the turns of a given conversation, one past the last token of each one's prompt. A thought stands
+            between there and the span.
     """
 
     ids: list[int]
     spans: list[tuple[int, int]]
+    prompts: list[int] = field(default_factory=list)
 
 
 class Template:
@@ -70,6 +73,24 @@ class Template:
             self.notes.append(
                 "The chat template has no system role: the instruction is put before the first user message."
             )
+        # Without thinking and with it: what follows the mark of a thought that the prompt leaves open.
+        self._opened = {thought: self._left_open(thought) for thought in (False, True)}
+        if self._opened[False] is not None and not thinking:
+            self.notes.append(
+                "The model thinks before every answer, and only what follows the thought counts: leave room for both "
+                "with --max-new-tokens, or count the thoughts too with --thinking."
+            )
+
+    def _left_open(self, thought: bool) -> str | None:
+        """What a prompt holds after the mark of a thought that it leaves for the model to go on with; None if none."""
+        if len(self._thought) < len(THOUGHT):
+            return None
+        try:
+            text = self._render([{"role": "user", "content": "x"}], True, thought=thought)
+        except UserError:
+            return None
+        _, mark, after = text.rpartition(THOUGHT[0])
+        return after if mark and not after.strip() else None
 
     def _takes_system(self) -> bool:
         try:
@@ -155,11 +176,17 @@ class Template:
         return ids
 
     def response_start(self, ids: Sequence[int]) -> int:
-        """Index of the first token of a response that is not thought (0 when nothing was thought or it is kept)."""
+        """Index of the first token of a generated response that is not thought (0 when nothing was or it is kept).
+
+        A thought that was cut short is all there is: the index is then the length. The prompt may have opened it.
+        """
+        return self._after_thought(ids, self._opened[False] is not None)
+
+    def _after_thought(self, ids: Sequence[int], opened: bool) -> int:
         if self.thinking or self._thought_end is None:
             return 0
-        if self._thought_end not in ids:  # a thought that was cut short is all there is
-            return len(ids) if ids and ids[0] == self._thought.get(THOUGHT[0]) else 0
+        if self._thought_end not in ids:
+            return len(ids) if opened or (ids and ids[0] == self._thought.get(THOUGHT[0])) else 0
         start = len(ids) - list(ids)[::-1].index(self._thought_end)
         while start < len(ids) and not self.tokenizer.decode([ids[start]]).strip():
             start += 1
@@ -170,7 +197,8 @@ class Template:
 
         The prompt of a turn is tokenised as `prompt_ids` does and the answer on its own, so the ids are those of a
         generation. Usually one sequence holds all turns; a template that rewrites earlier turns (drops their thoughts,
-        say) gets one sequence per turn.
+        say) gets one sequence per turn. Where the prompt opens a thought and the answer has none, an empty one is put
+        between them, so that the prompt ends where it does in a generation and the answer is not read as a thought.
 
         Raises:
             UserError: No assistant turn, or a message without role and content.
@@ -181,27 +209,41 @@ class Template:
         if not turns:
             raise UserError("The conversation has no assistant turn.", "At least one message must be the assistant's.")
         openings = [self._render(safe[:turn], True, thought=THOUGHT[1] in arranged[turn]["content"]) for turn in turns]
+        left_open = [self._opened[THOUGHT[1] in arranged[turn]["content"]] for turn in turns]
         last = self._render(safe[: turns[-1] + 1], False)
         whole = Conversation([], [])
         position = 0
-        for turn, opening in zip(turns, openings, strict=True):
+        for turn, opening, opened in zip(turns, openings, left_open, strict=True):
             written = opening + safe[turn]["content"]
             if not last.startswith(written):
                 break
             whole.ids.extend(self._tokens(opening[position:], held, start=position == 0))
-            whole.spans.append(self._answer(whole.ids, arranged[turn]["content"]))
+            self._answer(whole, arranged[turn]["content"], opened)
             position = len(written)
         if len(whole.spans) == len(turns):
             return [whole]
         separate = []
-        for turn, opening in zip(turns, openings, strict=True):
-            ids = self._tokens(opening, held, start=True)
-            separate.append(Conversation(ids, [self._answer(ids, arranged[turn]["content"])]))
+        for turn, opening, opened in zip(turns, openings, left_open, strict=True):
+            separate.append(Conversation(self._tokens(opening, held, start=True), []))
+            self._answer(separate[-1], arranged[turn]["content"], opened)
         return separate
 
-    def _answer(self, ids: list[int], content: str) -> tuple[int, int]:
-        """Append a response to `ids`; its span without the thought."""
+    def _answer(self, conversation: Conversation, content: str, opened: str | None) -> None:
+        """Append a response and its span, which is without the thought.
+
+        Args:
+            opened: What the prompt holds after the mark of a thought that it leaves open; None if it does not.
+        """
+        ids = conversation.ids
+        conversation.prompts.append(len(ids))
+        start, end = THOUGHT
+        if opened is not None:
+            if content.lstrip().startswith(start):
+                content = content.lstrip().removeprefix(start).removeprefix(opened)
+            elif end not in content:
+                ids.extend(self.answer_ids("\n\n".removeprefix(opened) + end + "\n\n"))
+                opened = None
         answer = self.answer_ids(content)
-        start = len(ids) + self.response_start(answer)
+        low = len(ids) + self._after_thought(answer, opened is not None)
         ids.extend(answer)
-        return start, len(ids)
+        conversation.spans.append((low, len(ids)))
