@@ -1,6 +1,7 @@
 """Loading: folders, GGUF files, adapters, offloaded and quantised models; what is not there is said."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -200,9 +201,54 @@ def test_damaged_files(folder: Path, tmp_path: Path) -> None:
     adapter.write_bytes(adapter.read_bytes()[:100])
     with pytest.raises(UserError, match="Cannot load the adapter"):
         load_model(str(folder), device="cpu", adapter=str(tmp_path / "adapter"))
-    (copy / "config.json").write_text("{")
-    with pytest.raises(UserError, match="Cannot load the model"):
-        load_model(str(copy), device="cpu")
+    (tmp_path / "adapter" / "adapter_config.json").write_text('{"r": ')
+    with pytest.raises(UserError, match=r"adapter_config\.json in .*adapter cannot be used \(Expecting value"):
+        load_model(str(folder), device="cpu", adapter=str(tmp_path / "adapter"))
+    (tmp_path / "adapter" / "adapter_config.json").write_text('{"peft_type": 3}')
+    with pytest.raises(UserError, match="Cannot load the adapter"):
+        load_model(str(folder), device="cpu", adapter=str(tmp_path / "adapter"))
+
+
+CONFIG, GENERATION, WORDS, TOKENIZER = (
+    "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "said"),
+    [
+        *[(file, None, "Expecting|Unterminated") for file in (CONFIG, GENERATION, WORDS, TOKENIZER)],
+        *[(file, [1, 2], "not a JSON object") for file in (CONFIG, GENERATION, WORDS, TOKENIZER)],
+        (CONFIG, {"hidden_size": "many"}, "hidden_size.*expected int"),
+        (CONFIG, {"dtype": "float7"}, "float7"),
+        (CONFIG, {"model_type": "nosuch"}, "nosuch"),
+        (WORDS, {"model": 3}, "AttributeError"),
+        (WORDS, {"pre_tokenizer": 3}, "PreTokenizer"),
+        (WORDS, {"added_tokens": 3}, "TypeError"),
+        (TOKENIZER, {"tokenizer_class": 3}, "AttributeError"),
+        (TOKENIZER, {"eos_token": 3}, "eos_token"),
+    ],
+    ids=str,
+)
+def test_damaged_configuration(folder: Path, tmp_path: Path, file: str, change: Any, said: str) -> None:
+    """Cut short, or of another shape: the message names the folder and the file."""
+    for path in folder.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    text = (tmp_path / file).read_text()
+    if isinstance(change, dict):
+        (tmp_path / file).write_text(json.dumps({**json.loads(text), **change}))
+    else:
+        (tmp_path / file).write_text(text[: len(text) // 2] if change is None else json.dumps(change))
+    with pytest.raises(UserError, match=rf"{re.escape(file)}.* in {tmp_path} cannot be used \(.*({said})"):
+        load_model(str(tmp_path), device="cpu", dtype="float32")
+
+
+def test_folder_without_a_tokenizer(folder: Path, tmp_path: Path) -> None:
+    for path in folder.iterdir():
+        if path.name != WORDS:
+            (tmp_path / path.name).write_bytes(path.read_bytes())
+    with pytest.raises(UserError, match=r"lack tokenizer\.json"):
+        load_model(str(tmp_path), device="cpu", dtype="float32")
 
 
 def test_no_cuda(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,17 +1,19 @@
 """Load a chat model by what the user calls it: the bundled default, a hub id, a local folder or a GGUF file."""
 
+import json
 import logging
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 
 from personavec.errors import UserError
 from personavec.model.chat import ChatModel
 
 log = logging.getLogger(__name__)
 
+CONFIGS = ("config.json", "generation_config.json", "tokenizer_config.json", "special_tokens_map.json")
+TOKENIZERS = ("tokenizer.json", "vocab.json", "added_tokens.json", "chat_template.jinja")
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 
 
@@ -68,6 +70,7 @@ def load_model(
                 f"{label} is not a model folder (no config.json in it).", "Give a folder, a hub id or a .gguf file."
             )
         source = str(Path(label).expanduser())
+        _check_json(label, Path(source), CONFIGS)  # transformers passes over some of them where they are damaged
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, **tokenizer_options)
         if device == "auto":
@@ -75,9 +78,14 @@ def load_model(
         elif device != "cpu":
             options["device_map"] = device
         model = AutoModelForCausalLM.from_pretrained(source, **options)
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
+        if not tokenizer("a")["input_ids"]:
+            raise ValueError("its tokenizer knows no words; the folder may lack tokenizer.json.")
+    except MemoryError:
+        raise
+    except Exception as error:  # what is damaged makes these libraries raise whatever they stumble on
+        _explain(label, Path(source), error, trust_remote_code)
         raise UserError(
-            f"Cannot load the model {label!r}: {_first_line(error)}",
+            f"Cannot load the model {label!r}: {_reason(error)}",
             "Give a hub id, a local folder, a .gguf file, or leave --model out for the bundled default.",
         ) from error
     if adapter is not None:
@@ -89,14 +97,63 @@ def load_model(
     return chat
 
 
+def _explain(label: str, folder: Path, error: Exception, trust_remote_code: bool) -> None:
+    """Name the file that keeps a model folder from being loaded, if it is one of configuration or tokenizer.
+
+    Raises:
+        UserError: It is.
+    """
+    from transformers import AutoConfig, AutoTokenizer
+
+    if label.endswith(".gguf") or not (folder / "config.json").is_file():
+        return
+    _check_json(label, folder, TOKENIZERS)
+    for name, load in (("config.json", AutoConfig), ("tokenizer.json or tokenizer_config.json", AutoTokenizer)):
+        try:
+            load.from_pretrained(folder, local_files_only=True, trust_remote_code=trust_remote_code)
+        except (ImportError, MemoryError):  # nothing is wrong with the file
+            return
+        except Exception as again:
+            if type(again) is type(error):
+                raise _unusable(label, folder, name, _reason(again)) from error
+
+
+def _check_json(label: str, folder: Path, names: tuple[str, ...]) -> None:
+    """Refuse files of a folder that hold no JSON object (or, with another ending, no text).
+
+    Raises:
+        UserError: Naming the first one.
+    """
+    for name in names:
+        path = folder / name
+        if not path.is_file():
+            continue
+        try:
+            text = path.read_text(encoding="utf-8")
+            if path.suffix == ".json" and not isinstance(json.loads(text), dict):
+                raise ValueError("not a JSON object")
+        except (ValueError, RecursionError) as error:
+            raise _unusable(label, folder, name, _reason(error)) from error
+
+
+def _unusable(label: str, folder: Path, name: str, reason: str) -> UserError:
+    return UserError(
+        f"Cannot load {label!r}: {name} in {folder} cannot be used ({reason}).",
+        "If the file was damaged or cut short, copy or download the folder again.",
+    )
+
+
 def _with_adapter(model: Any, adapter: str) -> Any:
     from peft import PeftModel
 
+    _check_json(adapter, Path(adapter), ("adapter_config.json",))
     try:
         return PeftModel.from_pretrained(model, adapter)
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:
         raise UserError(
-            f"Cannot load the adapter {adapter!r}: {_first_line(error)}",
+            f"Cannot load the adapter {adapter!r}: {_reason(error)}",
             "Give a folder with adapter_config.json made for this base model.",
         ) from error
 
@@ -121,5 +178,8 @@ def _cpu_multiplies_bfloat16() -> bool:
     return flags.exists() and any(flag in flags.read_text() for flag in ("avx512_bf16", "amx_bf16"))
 
 
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+def _reason(error: BaseException) -> str:
+    """The error's first line, or first two where the first only announces the second."""
+    lines = [line.strip() for line in str(error).strip().splitlines()] or [""]
+    said = " ".join(lines[: 2 if lines[0].endswith(":") else 1])
+    return said if isinstance(error, OSError | ValueError) and said else f"{type(error).__name__} {said}".strip()
