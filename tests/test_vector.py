@@ -119,6 +119,33 @@ def test_truncated_anywhere(full: PersonaVector, tmp_path: Path) -> None:
         PersonaVector.load(tmp_path / "v")
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"info": []},
+        {"info": None},
+        {"model": [["id", "x"]]},
+        {"model": {"weights": ["x"]}},
+        {"model": {"id": {}}},
+        {"model": {"template": 3}},
+        {"trait": "half \ud800"},
+        {"info": {"n": float("nan")}},
+        {"info": {"n": [float("-inf")]}},
+        {"layer": []},
+    ],
+    ids=str,
+)
+def test_header_of_another_shape(tmp_path: Path, change: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match="is damaged"):
+        PersonaVector.load(write(tmp_path / "v", header={**HEADER, **change}))
+
+
+def test_header_that_is_no_object_or_holds_a_number_beyond_all(tmp_path: Path) -> None:
+    for header in ("[]", "3", "null", json.dumps(HEADER).replace('"n": 3', '"n": 1e999')):
+        with pytest.raises(UserError, match="is damaged"):
+            PersonaVector.load(write(tmp_path / "v", header=header))
+
+
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_flipped_bytes_never_crash(full: PersonaVector, tmp_path: Path, data: st.DataObject) -> None:

@@ -1,5 +1,6 @@
 """Is it this trait's direction, or any? Cosines and cross-effects with the other traits of the same model."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -28,7 +29,8 @@ def siblings(folder: Path, vector: PersonaVector) -> list[PersonaVector]:
             other = PersonaVector.load(path)
         except UserError:
             continue
-        if other.model.get("weights") == vector.model.get("weights") and other.trait != vector.trait:
+        alike = other.model.get("weights") == vector.model.get("weights") and not other.normed_last_row
+        if alike and other.directions.shape == vector.directions.shape and other.trait != vector.trait:
             found.setdefault(other.trait, other)
     return [found[name] for name in sorted(found)]
 
@@ -43,7 +45,7 @@ def judge_of(model: ChatModel, vector: PersonaVector) -> ContrastJudge:
         state = vector.info["judge"]["state"]
         trait = Trait.parse(vector.info["trait"], vector.trait)
         return ContrastJudge.from_state(model, trait, state)
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise UserError(
             f"The vector of {vector.trait!r} carries no contrast judge.", "Extract it with --judge contrast."
         ) from error
@@ -103,6 +105,7 @@ def _effect_on(vector: PersonaVector, trait: str) -> Estimate | None:
     info = vector.info
     try:
         known = info["steering"]["effect"] if trait == vector.trait else info["cross_effects"][trait]
-        return Estimate(float(known["mean"]), float(known["low"]), float(known["high"]), int(known["n"]))
-    except (KeyError, TypeError, ValueError):
+        found = Estimate(float(known["mean"]), float(known["low"]), float(known["high"]), int(known["n"]))
+    except (KeyError, TypeError, ValueError, OverflowError):
         return None
+    return found if all(map(math.isfinite, (found.mean, found.low, found.high))) else None

@@ -1,6 +1,7 @@
 """PersonaVector: one safetensors file with the directions, where they came from, and what they are known to do."""
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -187,7 +188,12 @@ class PersonaVector:
                 "Update personavec, or extract the vector again.",
             )
         try:
-            header = json.loads(metadata["header"])
+            header = json.loads(metadata["header"], parse_constant=_finite, parse_float=_finite)
+            json.dumps(header, ensure_ascii=False).encode()  # half a character (a lone surrogate) cannot be shown
+            if not isinstance(header["model"], dict) or not isinstance(header["info"], dict):
+                raise TypeError("a header of another shape")
+            if any(not isinstance(header["model"].get(key, ""), str | None) for key in ("id", "weights", "template")):
+                raise TypeError("a model's identity that is not text")
             directions = tensors.pop("response_mean")
             rows = directions.shape[:1]
             alternatives = {name: tensors.pop(name) for name in POSITIONS[1:] if name in tensors}
@@ -204,13 +210,13 @@ class PersonaVector:
                 trait=str(header["trait"]),
                 directions=directions,
                 layer=int(header["layer"]),
-                model=dict(header["model"]),
-                info=dict(header["info"]),
+                model=header["model"],
+                info=header["info"],
                 normed_last_row=bool(header["normed_last_row"]),
                 alternatives=alternatives,
                 **statistics,
             )
-        except (KeyError, ValueError, TypeError, OverflowError, RecursionError) as error:
+        except (KeyError, ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
             raise UserError(
                 f"{path} is damaged: {type(error).__name__}, {error}.", "Copy or extract it again."
             ) from error
@@ -223,6 +229,13 @@ _STATISTICS = (
     "neutral_prompt_deviation",
     "residual_norm",
 )
+
+
+def _finite(text: str) -> float:
+    """A number of the header; a vector file holds none that JSON does not have."""
+    if not math.isfinite(float(text)):
+        raise ValueError(f"the number {text}")
+    return float(text)
 
 
 def cosine(a: PersonaVector, b: PersonaVector, layer: int) -> float:

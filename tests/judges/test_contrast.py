@@ -17,7 +17,7 @@ from personavec.judges.contrast import FOLDS, JUDGING_PAIRS, Calibration, Contra
 from personavec.model import ChatModel
 from personavec.rollouts import Rollout
 from personavec.traits import Trait
-from tiny import plain_states
+from tiny import CHATML, chat_model, plain_states
 
 NATS = st.floats(-30, 30)
 SIDE = st.lists(NATS, min_size=1, max_size=20)
@@ -127,6 +127,48 @@ def test_evidence_is_the_likelihood_under_the_trait_minus_that_against_it(tiny: 
         both = np.array([[likelihood(tiny, system, r) for system in trait().system_prompts(pair)] for pair in pairs])
         assert found == pytest.approx((both[:, 0] - both[:, 1]).mean(), abs=1e-5)
         assert most == pytest.approx(both.max(), abs=1e-5)
+
+
+def test_an_answer_is_judged_without_its_thought_also_where_the_prompt_opens_one() -> None:
+    """In place of the thought, which may tell the instruction, stands an empty one."""
+    opens = CHATML.replace("assistant\n{% endif", "assistant\n<think>\n{% endif")
+    model = chat_model(chat_template=opens, added=["<think>", "</think>"])
+    thought, empty = (model.template.answer_ids(text) for text in ("be merry, way 1\n</think>\n\n", "\n</think>\n\n"))
+    answer = rollout(model, "the answer", 4, "positive")
+    expected = []
+    for pair in range(JUDGING_PAIRS):
+        sides = []
+        for system in trait().system_prompts(pair):
+            asked = [{"role": "system", "content": system}, {"role": "user", "content": answer.question}]
+            prompt = [*model.prompt_ids(asked), *empty]
+            logits = plain_states(model.model, model.model.model.layers, [*prompt, *answer.response_ids])[1]
+            logprobs = torch.log_softmax(logits, dim=-1)[len(prompt) - 1 : -1]
+            sides.append(float(logprobs.gather(1, torch.tensor(answer.response_ids)[:, None]).mean()))
+        expected.append(sides[0] - sides[1])
+    thoughtful = replace(answer, response_ids=[*thought, *answer.response_ids])
+    [evidence], _ = ContrastJudge(model, trait()).evidence([thoughtful])
+    assert evidence == pytest.approx(float(np.mean(expected)), rel=1e-3, abs=1e-4)
+
+
+STATE: dict[str, Any] = {
+    "calibration": {"middle": 0.5, "slope": 2.0},
+    "coherence": {"likelihood_mean": -1.0, "likelihood_deviation": 0.5, "repetition_mean": 0.1},
+}
+
+
+def test_state_of_other_shapes_is_refused(tiny: ChatModel) -> None:
+    assert ContrastJudge.from_state(tiny, trait(), STATE).state() == STATE
+    damaged: list[Any] = [None, [], "x", {}, {"calibration": STATE["calibration"]}]
+    for part in STATE:
+        damaged += [
+            STATE | {part: value} for value in (None, [], 3, "ab", {}, {"middle": 1.0}, STATE[part] | {"x": 1.0})
+        ]
+        for name in STATE[part]:
+            damaged += [STATE | {part: STATE[part] | {name: value}} for value in (None, "1", [], math.nan, math.inf)]
+    damaged += [STATE | {"coherence": STATE["coherence"] | {"likelihood_deviation": 0.0}}]
+    for state in damaged:
+        with pytest.raises((KeyError, TypeError, ValueError)):
+            ContrastJudge.from_state(tiny, trait(), state)
 
 
 @pytest.mark.parametrize("own", range(5))

@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
@@ -32,6 +33,7 @@ class StubModel:
         self.tokenizer = Tokenizer(tokens)
         self.favour = favour
         self.asked = 0
+        self.template = SimpleNamespace(empty_thought=[])
 
     def prompt_ids(self, messages: Sequence[dict[str, str]]) -> list[int]:
         ((role, content),) = [(m["role"], m["content"]) for m in messages]
@@ -149,6 +151,16 @@ class Certain(StubModel):
 def test_a_certain_reply(tokens: list[str], says: list[str], score: float | None) -> None:
     (found,) = judge(Certain(tokens, *says)).score([Answered("q", "a")])
     assert found == (None if score is None else pytest.approx(score, abs=0.01))
+
+
+def test_a_judge_whose_prompt_opens_a_thought_is_asked_after_it() -> None:
+    class Thinker(Certain):
+        def logits(self, ids: Sequence[int]) -> np.ndarray:
+            return super().logits(ids) if 2000 in ids else np.zeros(len(self.tokenizer.tokens))
+
+    stub = Thinker(DIGITS, "8", "5")
+    stub.template.empty_thought = [2000]
+    assert judge(stub).score([Answered("q", "a")]) == [pytest.approx(85, abs=0.01)]
 
 
 def test_nothing_to_judge() -> None:

@@ -232,6 +232,8 @@ def test_response_to_a_prompt_that_opens_a_thought() -> None:
         assert opened.response_start(cut) == len(cut)  # all of it is thought
         assert thinker.response_start(cut) == thinker.response_start(ids) == 0
     assert any("--max-new-tokens" in note for note in opened.notes)
+    assert whole(opened, opened.empty_thought) == "\n</think>\n\n"
+    assert thinker.empty_thought == REASONER.empty_thought == MADE["chatml"].empty_thought == []
     assert not any("--max-new-tokens" in note for note in (*thinker.notes, *REASONER.notes))
     switched = make_reasoning(OPENS_ON_REQUEST)
     assert switched.notes == [] and switched.response_start(ids[:1]) == 0

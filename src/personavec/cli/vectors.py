@@ -1,6 +1,6 @@
 """`personavec vectors`: look at vector files, compare them, exchange them with the public research code."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -42,13 +42,11 @@ def show(file: File, json: o.Json = False) -> None:
         print("  imported: the last row was taken after the final norm and is not used")
     if not info:
         return
-    print(f"  written {info.get('written')} by personavec {info.get('personavec')}, judge {info['judge']['name']}")
-    print(f"  kept {info['rollouts']['kept']} of {info['rollouts']['extraction']} rollouts")
-    print("\n  coefficient   trait score              coherence")
-    for point in info["dose_response"]:
-        print(f"  {point['coefficient']:+11g}   {_interval(point['score']):<24} {_interval(point['coherence'])}")
-    low, high = info["coherent_range"]
-    print(f"\n  coherent from {low:g} to {high:g}; recommended at most: {info['recommended_coefficient']}")
+    try:
+        lines = _measured(info)
+    except (KeyError, TypeError, ValueError):  # a file that something else wrote
+        lines = ["  what was measured is not in a form that this version knows; --json prints it"]
+    print("\n".join(lines))
 
 
 @app.command("compare")
@@ -124,6 +122,21 @@ def export_vector(
         )
     write_paper_vector(directions, out)
     print(f"Wrote {out}: rows 0 to {vector.n_layers}, width {directions.shape[1]}.")
+
+
+def _measured(info: Mapping[str, Any]) -> list[str]:
+    """What an extraction has stored, in lines."""
+    low, high = info["coherent_range"]
+    return [
+        f"  written {info.get('written')} by personavec {info.get('personavec')}, judge {info['judge']['name']}",
+        f"  kept {info['rollouts']['kept']} of {info['rollouts']['extraction']} rollouts",
+        "\n  coefficient   trait score              coherence",
+        *[
+            f"  {point['coefficient']:+11g}   {_interval(point['score']):<24} {_interval(point['coherence'])}"
+            for point in info["dose_response"]
+        ],
+        f"\n  coherent from {low:g} to {high:g}; recommended at most: {info['recommended_coefficient']}",
+    ]
 
 
 def _interval(estimate: dict[str, Any]) -> str:

@@ -101,7 +101,7 @@ class ContrastJudge:
                             {"role": "system", "content": system},
                             {"role": "user", "content": rollout.question},
                         ]
-                        prompts[key] = self.model.prompt_ids(messages)
+                        prompts[key] = self.model.prompt_ids(messages) + self.model.template.empty_thought
                     prompt = prompts[key]
                     conversations.append(
                         Conversation([*prompt, *response], [(len(prompt), len(prompt) + len(response))])
@@ -191,5 +191,14 @@ class ContrastJudge:
 
     @classmethod
     def from_state(cls, model: ChatModel, trait: Trait, state: dict[str, Any]) -> "ContrastJudge":
-        """The judge as it was fitted when the vector was extracted."""
-        return cls(model, trait, Calibration(**state["calibration"]), Coherence(**state["coherence"]))
+        """The judge as it was fitted when the vector was extracted.
+
+        Raises:
+            KeyError, TypeError, ValueError, OverflowError: Another judge's state, or something that is no number.
+        """
+        calibration, coherence = ({**state[part]} for part in ("calibration", "coherence"))
+        if not all(math.isfinite(value) for value in (*calibration.values(), *coherence.values())):
+            raise ValueError("numbers that are not finite")
+        if coherence["likelihood_deviation"] <= 0:
+            raise ValueError("a deviation that is none")
+        return cls(model, trait, Calibration(**calibration), Coherence(**coherence))

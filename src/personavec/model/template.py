@@ -51,6 +51,8 @@ class Template:
         has_system_role: Whether the template takes a system message; if not, the instruction is put before the first
             user message.
         notes: What had to be assumed, in sentences for the user.
+        empty_thought: Token ids that end the thought which every prompt leaves open, so that an answer can follow; none
+            where no thought is open or thoughts are kept.
         hash: Short hash of the template's text.
     """
 
@@ -75,7 +77,9 @@ class Template:
             )
         # Without thinking and with it: what follows the mark of a thought that the prompt leaves open.
         self._opened = {thought: self._left_open(thought) for thought in (False, True)}
-        if self._opened[False] is not None and not thinking:
+        self.empty_thought: list[int] = []
+        if (opened := self._opened[False]) is not None and not thinking:
+            self.empty_thought = self._ended(opened)
             self.notes.append(
                 "The model thinks before every answer, and only what follows the thought counts: leave room for both "
                 "with --max-new-tokens, or count the thoughts too with --thinking."
@@ -91,6 +95,10 @@ class Template:
             return None
         _, mark, after = text.rpartition(THOUGHT[0])
         return after if mark and not after.strip() else None
+
+    def _ended(self, opened: str) -> list[int]:
+        """Token ids that end an empty thought whose mark is already followed by `opened`."""
+        return self.answer_ids("\n\n".removeprefix(opened) + THOUGHT[1] + "\n\n")
 
     def _takes_system(self) -> bool:
         try:
@@ -236,12 +244,11 @@ class Template:
         """
         ids = conversation.ids
         conversation.prompts.append(len(ids))
-        start, end = THOUGHT
         if opened is not None:
-            if content.lstrip().startswith(start):
-                content = content.lstrip().removeprefix(start).removeprefix(opened)
-            elif end not in content:
-                ids.extend(self.answer_ids("\n\n".removeprefix(opened) + end + "\n\n"))
+            if content.lstrip().startswith(THOUGHT[0]):
+                content = content.lstrip().removeprefix(THOUGHT[0]).removeprefix(opened)
+            elif THOUGHT[1] not in content:
+                ids.extend(self._ended(opened))
                 opened = None
         answer = self.answer_ids(content)
         low = len(ids) + self._after_thought(answer, opened is not None)
