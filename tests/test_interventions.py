@@ -24,7 +24,13 @@ UNIT = torch.nn.functional.normalize(torch.randn(32, generator=torch.Generator()
 
 @pytest.fixture(scope="module")
 def persona(tiny: ChatModel) -> PersonaVector:
-    return vector(tiny, neutral_mean=torch.arange(4.0), neutral_deviation=torch.full((4,), 0.5))
+    return vector(
+        tiny,
+        neutral_mean=torch.full((4,), 70.0),  # of whole answers: no cap counts in these
+        neutral_deviation=torch.full((4,), 0.1),
+        neutral_token_mean=torch.arange(4.0),
+        neutral_token_deviation=torch.full((4,), 0.5),
+    )
 
 
 def states(model: ChatModel, ids: list[int]) -> torch.Tensor:
@@ -93,6 +99,26 @@ def test_ablation_and_capping(tiny: ChatModel, persona: PersonaVector) -> None:
     assert (capped < plain - 0.01).any()
 
 
+def test_caps_at_the_layers_asked_for(tiny: ChatModel, persona: PersonaVector) -> None:
+    """Each layer has its own ceiling; what a cap does early may move a later layer, which is capped after that."""
+    ids = random_ids(12, 0)
+    assert [item.layer for item in capping(persona, 1.0)] == [2]
+    [item] = capping(persona, 1.0, layers=3)
+    assert (item.layer, item.ceiling) == (3, 3.5)
+    everywhere = capping(persona, -4.0, layers="all", positions="all")
+    assert [(item.layer, item.ceiling) for item in everywhere] == [(1, -1.0), (2, 0.0), (3, 1.0)]
+    plain = states(tiny, ids)
+    with intervening(tiny, [everywhere]):
+        capped = states(tiny, ids)
+    for item in everywhere:
+        assert float((plain[item.layer] @ persona.unit(item.layer)).max()) > item.ceiling + 0.1
+        assert float((capped[item.layer] @ persona.unit(item.layer)).max()) < item.ceiling + 1e-3
+    with pytest.raises(UserError, match="Layer 4 is out of range"):
+        capping(persona, 1.0, layers=4)
+    with pytest.raises(UserError, match="Unknown layers"):
+        capping(persona, 1.0, layers="every")  # type: ignore[arg-type]
+
+
 def test_additions_come_before_ablations_wherever_they_act(tiny: ChatModel, persona: PersonaVector) -> None:
     """What is added along an ablated direction does not survive, whatever the order and the positions."""
     choices: tuple[Positions, ...] = ("all", "response")
@@ -154,7 +180,7 @@ def test_every_row_has_its_own_in_transformers_generate(
     tiny: ChatModel, persona: PersonaVector, positions: Positions
 ) -> None:
     prompts = [random_ids(n, n) for n in (9, 3, 14, 6, 9)]
-    other = vector(tiny, seed=1, layer=3, neutral_mean=torch.zeros(4), neutral_deviation=torch.ones(4))
+    other = vector(tiny, seed=1, layer=3, neutral_token_mean=torch.zeros(4), neutral_token_deviation=torch.ones(4))
     rows: list[list[Intervention]] = [
         steering(persona, 1.5, positions=positions),
         [],
@@ -297,8 +323,9 @@ def test_unknown_positions(persona: PersonaVector) -> None:
 
 
 def test_cap_needs_neutral_statistics(tiny: ChatModel) -> None:
-    with pytest.raises(UserError, match="no neutral statistics"):
-        capping(vector(tiny), 2.0, positions="all")
+    for known in ({}, {"neutral_mean": torch.zeros(4), "neutral_deviation": torch.ones(4)}):
+        with pytest.raises(UserError, match=r"no neutral statistics of this kind \(token\)"):
+            capping(vector(tiny, **known), 2.0, positions="all")
 
 
 def test_wrong_number_of_rows(tiny: ChatModel, persona: PersonaVector) -> None:

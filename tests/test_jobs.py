@@ -221,6 +221,27 @@ def test_vector_is_the_difference_of_kept_means_computed_the_plain_way(run: Path
     assert torch.cosine_similarity(ours[:-1], plain[:-1], dim=-1).min() > 0.9999
 
 
+def test_neutral_statistics_computed_the_plain_way(run: Path, folder: Path) -> None:
+    """Of the answers without instruction and without steering: their means, and their single tokens."""
+    model = Qwen2ForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    vector = PersonaVector.load(run / "vector.safetensors")
+    answers, tokens = [], []
+    for line in map(json.loads, (run / "rollouts.jsonl").read_text().splitlines()):
+        if (line["stage"] == "neutral" or (line["stage"] == "dose" and line["coefficient"] == 0)) and line["text"]:
+            ids = torch.tensor([line["prompt_ids"] + line["response_ids"]])
+            with torch.no_grad():
+                states = torch.stack(model(ids, output_hidden_states=True).hidden_states)[:, 0]
+            said = states[vector.layer, len(line["prompt_ids"]) :] @ vector.unit(vector.layer)
+            answers.append(said.mean())
+            tokens.append(said)
+    assert len(answers) > 5
+    for of, values in (("answer", torch.stack(answers)), ("token", torch.cat(tokens))):
+        mean, deviation = vector.neutral(vector.layer, of=of)
+        assert mean == pytest.approx(float(values.mean()), rel=1e-3, abs=1e-3)
+        assert deviation == pytest.approx(float(values.std()), rel=1e-3)
+    assert vector.neutral(vector.layer, of="token")[1] > 1.5 * vector.neutral(vector.layer)[1]
+
+
 def test_killed_and_restarted_ends_with_the_same_vector(run: Path, folder: Path, trait: Path, tmp_path: Path) -> None:
     out = tmp_path / "killed"
     arguments = [sys.executable, "-m", "personavec", *map(str, extraction(folder, trait, out))]
@@ -236,8 +257,11 @@ def test_killed_and_restarted_ends_with_the_same_vector(run: Path, folder: Path,
         if (out / "run.json").exists():
             break
         assert not (out / "vector.safetensors").exists()
+    spent = json.loads((out / "timings.json").read_text())
     result = command(*extraction(folder, trait, out))
     assert result.returncode == 0, result.stderr
+    assert json.loads(result.stdout)["seconds"] > spent["seconds"] > 0
+    assert not (out / "timings.json").exists()
     first, second = (PersonaVector.load(path / "vector.safetensors") for path in (run, out))
     assert torch.equal(first.directions, second.directions)
     assert first.layer == second.layer
@@ -316,9 +340,17 @@ def test_ablate_and_cap_act(run: Path, folder: Path) -> None:
     common = ["generate", "Hello", "--model", folder, "--dtype", "float32", "--json"]
     texts = [
         json.loads(command(*common, *more).stdout)["answer"]
-        for more in ([], ["--ablate", str(vector)], ["--cap", f"{vector}=-3"], ["--cap", f"{vector}=1000"])
+        for more in (
+            [],
+            ["--ablate", str(vector)],
+            ["--cap", f"{vector}=-3"],
+            ["--cap", f"{vector}=1000"],
+            ["--cap", f"{vector}=-3", "--layers", "4"],
+            ["--cap", f"{vector}=-3", "--layers", "all"],
+        )
     ]
     assert texts[0] == texts[3]
+    assert len({*texts[2:3], *texts[4:]}) == 3
     assert texts[1] != texts[0]
     assert texts[2] != texts[0]
 

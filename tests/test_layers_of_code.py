@@ -13,7 +13,7 @@ import personavec
 
 ROOT = Path(personavec.__file__).parent
 LAYERS = [
-    {"files", "errors", "progress"},
+    {"files", "errors", "progress", "timings"},
     {"model"},
     {
         "controls",

@@ -40,6 +40,8 @@ def full(tiny: ChatModel) -> PersonaVector:
         neutral_prompt_mean=numbers + 2,
         neutral_prompt_deviation=numbers + 3,
         residual_norm=numbers + 4,
+        neutral_token_mean=numbers + 5,
+        neutral_token_deviation=numbers + 6,
         info={"dose": [{"coefficient": -1.5, "score": 3.25}], "note": "größer ✓"},
         normed_last_row=True,
     )
@@ -63,6 +65,8 @@ def test_round_trip(full: PersonaVector, tmp_path: Path) -> None:
         "neutral_deviation",
         "neutral_prompt_mean",
         "neutral_prompt_deviation",
+        "neutral_token_mean",
+        "neutral_token_deviation",
         "residual_norm",
     ):
         assert torch.equal(getattr(again, name), getattr(full, name))
@@ -94,7 +98,8 @@ def test_directions(full: PersonaVector) -> None:
     whole = replace(full, normed_last_row=False)
     assert whole.steerable_layers == [1, 2, 3]
     torch.testing.assert_close(whole.unit(2), whole.directions[2] / whole.directions[2].norm())
-    assert whole.using(3).layer == 3 and whole.neutral(2) == (2.0, 3.0) and whole.neutral(2, prompt=True) == (4.0, 5.0)
+    assert whole.using(3).layer == 3 and whole.neutral(2) == (2.0, 3.0) and whole.neutral(2, "prompt") == (4.0, 5.0)
+    assert whole.neutral(2, "token") == (7.0, 8.0)
     assert cosine(whole, whole, 2) == pytest.approx(1.0)
     assert cosine(whole, replace(whole, directions=-whole.directions), 2) == pytest.approx(-1.0)
     other = PersonaVector("other", torch.randn(4, 16), 2, {})

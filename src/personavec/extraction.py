@@ -2,10 +2,9 @@
 
 import json
 import math
-import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,7 @@ from personavec.findings import (
 )
 from personavec.interventions import steering
 from personavec.judges.scorer import ApiTerms, Scorer, make_scorer
-from personavec.model import ChatModel
+from personavec.model import ChatModel, Conversation
 from personavec.model.intervene import Intervention, Positions
 from personavec.progress import progress
 from personavec.provenance import identity, provenance
@@ -35,6 +34,7 @@ from personavec.report import write_extract_report
 from personavec.rollouts import Rollout, Side, conversation, generate, plan, read_rollouts
 from personavec.specificity import cross_effects, matrix, siblings
 from personavec.statistics import Estimate, bootstrap_auc
+from personavec.timings import Timings
 from personavec.traits import Trait
 from personavec.vector import PersonaVector
 from personavec.verdict import verdict
@@ -191,15 +191,12 @@ class _Run:
     def __init__(self, model: ChatModel, trait: Trait, folder: RunFolder, settings: Settings, scorer: Scorer) -> None:
         self.model, self.trait, self.folder, self.settings, self.scorer = model, trait, folder, settings, scorer
         self.log = JsonLines(folder / "generated.jsonl")
-        self.timings: dict[str, float] = {}
+        self.timings = Timings(folder / "timings.json", self.log.path)
         self.warnings: list[str] = list(model.template.notes)
         self.rollouts: list[Rollout] = []
 
-    @contextmanager
-    def timed(self, stage: str) -> Iterator[None]:
-        start = time.monotonic()
-        yield
-        self.timings[stage] = round(self.timings.get(stage, 0.0) + time.monotonic() - start, 2)
+    def timed(self, stage: str) -> AbstractContextManager[None]:
+        return self.timings.stage(stage)
 
     def generate(self, rollouts: Sequence[Rollout], description: str) -> None:
         self.rollouts += rollouts
@@ -228,6 +225,7 @@ class _Run:
             self._save_rollouts()
             raise
         self.log.path.unlink(missing_ok=True)
+        self.timings.close()
         return result
 
     def _save_rollouts(self) -> None:
@@ -235,7 +233,6 @@ class _Run:
         write_atomic(self.folder / "rollouts.jsonl", "".join(lines))
 
     def _run(self) -> Extraction:
-        start = time.monotonic()
         extraction, evaluation, neutral = self._contrastive()
         judge_auc = self._check_judge(evaluation)
         reasons = self._keep(extraction)
@@ -258,7 +255,7 @@ class _Run:
         # The unsteered answers to the evaluation questions are neutral too.
         plain = self._spoken([r for r in dose if r.coefficient == 0])
         at_neutral = torch.cat([at_neutral, self._read(plain)])
-        vector = _with_neutral(vector, at_neutral)
+        vector = self._with_tokens(_with_neutral(vector, at_neutral), [*neutral, *plain])
         with self.timed("controls"):
             run = {
                 "command": "extract",
@@ -290,7 +287,7 @@ class _Run:
                 "warnings": self.warnings,
             }
         self._check_vector(run)
-        run |= {"seconds": round(time.monotonic() - start, 1), "timings": self.timings}
+        run |= {"seconds": round(self.timings.seconds, 1), "timings": self.timings.stages}
         stored = {key: run[key] for key in _STORED}
         vector = replace(vector, info=stored | {"trait": self.trait.model_dump(mode="json")})
         self._save_rollouts()
@@ -339,6 +336,18 @@ class _Run:
         with self.timed("read"), progress("3/5 Reading activations", total=len(rollouts), unit="rollouts") as job:
             means = read(self.model, conversations, advance=job.advance).means
         return means.view(len(rollouts), 3, self.model.n_layers + 1, -1)
+
+    def _with_tokens(self, vector: PersonaVector, neutral: Sequence[Rollout]) -> PersonaVector:
+        """Add the neutral statistics of single tokens."""
+        conversations = []
+        for rollout in neutral:
+            whole = conversation(self.model, rollout)
+            start, end = whole.spans[-1]
+            conversations.append(Conversation(whole.ids, [(token, token + 1) for token in range(start, end)]))
+        directions = torch.nn.functional.normalize(vector.directions, dim=-1)[:, None]
+        with self.timed("read"):  # a span is a token: few at a time, for each is a row of its own at every layer
+            means = read(self.model, conversations, directions=directions, batch_tokens=1024).means[..., 0]
+        return replace(vector, neutral_token_mean=means.mean(0), neutral_token_deviation=means.std(0))
 
     def _keep(self, extraction: Sequence[Rollout]) -> dict[str, int]:
         """The paper's filter, pair by pair (section 2.2): both rollouts of a pair are kept or neither."""

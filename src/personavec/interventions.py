@@ -47,20 +47,30 @@ def ablation(
     return [Intervention("ablate", layer, vector.unit(layer), positions) for layer in chosen]
 
 
-def capping(vector: PersonaVector, ceiling: float, *, positions: Positions = "response") -> list[Intervention]:
-    """Interventions that hold the projection at the vector's layer at or below a ceiling.
+def capping(
+    vector: PersonaVector, ceiling: float, *, layers: Layers = "best", positions: Positions = "response"
+) -> list[Intervention]:
+    """Interventions that hold the projection of every token at or below a ceiling.
 
     Args:
-        ceiling: In deviations of the model's neutral answers above their mean (2 is the edge of the normal range), so
-            that a number means the same for every model.
+        ceiling: In deviations of the single tokens of the model's neutral answers above their mean, so that a number
+            means the same for every model; at 2, few tokens of a neutral answer are touched. Monitoring counts in
+            deviations of whole answers, which are much smaller: tokens differ more than the means over answers do.
+        layers: "best" is the vector's own layer, a number is that layer, "all" is every layer, each with its ceiling.
+
+    Raises:
+        UserError: The ceiling is not finite, the layer is out of range, or the file has no statistics of tokens.
     """
     if not math.isfinite(ceiling):
         raise UserError(
             f"The cap {ceiling} is not a finite number.", "Choose one such as 2 (deviations above neutral)."
         )
     check_positions(positions)
-    mean, deviation = vector.neutral(vector.layer)
-    return [Intervention("cap", vector.layer, vector.unit(vector.layer), positions, ceiling=mean + ceiling * deviation)]
+    caps = []
+    for layer in vector.steerable_layers if layers == "all" else [_layer(vector, layers)]:
+        mean, deviation = vector.neutral(layer, of="token")
+        caps.append(Intervention("cap", layer, vector.unit(layer), positions, ceiling=mean + ceiling * deviation))
+    return caps
 
 
 def _layer(vector: PersonaVector, layers: str | int) -> int:

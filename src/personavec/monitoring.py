@@ -196,7 +196,7 @@ def _window(
 
 def _z(vector: PersonaVector, value: float, *, prompt: bool) -> float | None:
     try:
-        mean, deviation = vector.neutral(vector.layer, prompt=prompt)
+        mean, deviation = vector.neutral(vector.layer, of="prompt" if prompt else "answer")
     except UserError:
         return None
     return round((value - mean) / deviation, 4) if deviation > 0 else None

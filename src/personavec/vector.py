@@ -5,7 +5,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -34,6 +34,8 @@ class PersonaVector:
         alternatives: The same difference at other positions, "prompt_mean" and "prompt_last" (paper figure 11).
         neutral_mean, neutral_deviation: (n_layers + 1,) of the projections of the model's neutral answers.
         neutral_prompt_mean, neutral_prompt_deviation: The same for the last prompt token.
+        neutral_token_mean, neutral_token_deviation: The same for the single tokens of the answers, whose projections
+            spread much wider than the means over answers do.
         residual_norm: (n_layers + 1,) mean norm of readings, the yardstick for coefficients.
         info: Everything else that was measured: dose-response, coherent range, judge, seeds, versions (JSON values).
         normed_last_row: The last row was read after the final norm (vectors of the public code): not to be used.
@@ -48,6 +50,8 @@ class PersonaVector:
     neutral_deviation: Tensor | None = None
     neutral_prompt_mean: Tensor | None = None
     neutral_prompt_deviation: Tensor | None = None
+    neutral_token_mean: Tensor | None = None
+    neutral_token_deviation: Tensor | None = None
     residual_norm: Tensor | None = None
     info: Mapping[str, Any] = field(default_factory=dict)
     normed_last_row: bool = False
@@ -97,17 +101,24 @@ class PersonaVector:
             before = self.directions[layer]
         return steps
 
-    def neutral(self, layer: int, *, prompt: bool = False) -> tuple[float, float]:
-        """Mean and deviation of the projections of the model's neutral answers (or last prompt tokens) at a layer.
+    def neutral(self, layer: int, of: Literal["answer", "prompt", "token"] = "answer") -> tuple[float, float]:
+        """Mean and deviation of the projections of the model's neutral answers at a layer.
+
+        Args:
+            of: Means over whole answers, last prompt tokens, or single tokens of answers.
 
         Raises:
             UserError: The file has none (an imported vector).
         """
-        mean = self.neutral_prompt_mean if prompt else self.neutral_mean
-        deviation = self.neutral_prompt_deviation if prompt else self.neutral_deviation
+        mean, deviation = {
+            "answer": (self.neutral_mean, self.neutral_deviation),
+            "prompt": (self.neutral_prompt_mean, self.neutral_prompt_deviation),
+            "token": (self.neutral_token_mean, self.neutral_token_deviation),
+        }[of]
         if mean is None or deviation is None:
             raise UserError(
-                f"The vector of {self.trait!r} has no neutral statistics.", "Extract it with personavec to get them."
+                f"The vector of {self.trait!r} has no neutral statistics of this kind ({of}).",
+                "Extract it with this version of personavec to get them.",
             )
         self._check_layer(layer)
         return float(mean[layer]), float(deviation[layer])
@@ -227,6 +238,8 @@ _STATISTICS = (
     "neutral_deviation",
     "neutral_prompt_mean",
     "neutral_prompt_deviation",
+    "neutral_token_mean",
+    "neutral_token_deviation",
     "residual_norm",
 )
 

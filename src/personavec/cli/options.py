@@ -40,9 +40,15 @@ Ablate = Annotated[
 ]
 Cap = Annotated[
     list[str] | None,
-    typer.Option("--cap", metavar="FILE=Z", help="Hold the projection below Z deviations above neutral. Repeatable."),
+    typer.Option(
+        "--cap",
+        metavar="FILE=Z",
+        help="Cap each token's projection, Z deviations above neutral tokens. Repeatable.",
+    ),
 ]
-LayersOption = Annotated[str, typer.Option("--layers", help="best (the vector's own), all (increments), or a number.")]
+LayersOption = Annotated[
+    str, typer.Option("--layers", help="best (the vector's own), all (steering: increments), or a number.")
+]
 PositionsOption = Annotated[str, typer.Option("--positions", help="Which tokens are steered: all, prompt or response.")]
 OtherWeights = Annotated[
     bool, typer.Option("--other-weights", help="Accept vectors of a model with the same shape but other weights.")
@@ -198,8 +204,9 @@ def read_interventions(
     for text in cap or ():
         path, number = split_pair(text, "--cap")
         vector = load(path)
-        edits += capping(vector, number, positions=where)
-        words.append(f"{vector.trait} capped at {number:+g} deviations (layer {vector.layer}, {positions} positions)")
+        edits += capping(vector, number, layers=chosen, positions=where)
+        place = f"{_place(layers, vector)}, {positions} positions"
+        words.append(f"{vector.trait} capped at {number:+g} deviations of neutral tokens ({place})")
     return edits, words, vectors
 
 
