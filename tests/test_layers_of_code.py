@@ -17,6 +17,7 @@ LAYERS = [
     {"model"},
     {
         "controls",
+        "data",
         "effects",
         "findings",
         "interchange",
@@ -107,7 +108,7 @@ def later():
 
 @pytest.mark.parametrize("module", ["personavec", "personavec.cli", "personavec.cli.app"])
 def test_importing_takes_no_torch(module: str) -> None:
-    heavy = {"torch", "transformers", "numpy", "scipy", "pydantic", "matplotlib", "openai"}
+    heavy = {"torch", "transformers", "numpy", "scipy", "pydantic", "matplotlib", "openai", "pyarrow", "datasets"}
     script = f"import sys, {module}; print(sorted(set(sys.modules) & {heavy}))"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

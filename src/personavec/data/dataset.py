@@ -1,0 +1,217 @@
+"""A data set of chat samples, read as a stream as often as wanted."""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from personavec.data.formats import Format, recognise
+from personavec.data.messages import Message, MisfitError
+from personavec.data.record import Record
+from personavec.data.sources import Source, find_sources
+from personavec.data.tables import rows_of
+from personavec.errors import UserError
+
+FIRST = 100  # records that the format is recognised from
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One conversation to be trained on.
+
+    Attributes:
+        id: Hash of messages, turns and tools, the same wherever and however the sample is written down. A sample that
+            stands twice in the data has one id; `index`, or `source` with `line`, tells the two apart.
+        index: Place in the whole data set, counted from 0; samples and rejected records are counted together.
+        line, source, raw: See `Record`.
+        messages: For the chat template: role (system, user, assistant, tool), content (text, perhaps empty) and, where
+            given, tool_calls, name, tool_call_id, reasoning_content.
+        turns: Indexes of the assistant messages that have text and are trained on.
+        tools: The tools on offer, as chat templates take them.
+    """
+
+    id: str
+    index: int
+    line: int
+    source: str
+    raw: bytes
+    messages: list[Message]
+    turns: list[int]
+    tools: list[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """A record that is no sample, and why. See `Sample` and `Record` for the rest."""
+
+    index: int
+    line: int
+    source: str
+    raw: bytes
+    reason: str
+
+
+class Dataset:
+    """Samples in a fixed order; nothing but the record at hand is in memory.
+
+    `open_data` and `from_dataset` make it. Iterating yields a `Sample` or a `Rejected` for every record.
+
+    Attributes:
+        sources: What is read, in this order.
+        format: The name of the format, one of `personavec.data.FORMATS`; "unknown" where no record could be parsed, so
+            that all are rejected.
+        columns: Which column holds what.
+        notes: What a user should know: what was left out, which columns are not read.
+        size: Bytes on disk of all sources; None where that is not known.
+    """
+
+    def __init__(
+        self,
+        sources: Sequence[Source],
+        notes: Sequence[str] = (),
+        format: str | None = None,
+        columns: Mapping[str, str] | None = None,
+    ) -> None:
+        self._sources = sources
+        first = list(islice((r.value for r in self.records() if isinstance(r.value, dict | list)), FIRST))
+        self._format = recognise(first, _names(sources), format, columns)
+        used = set(self._format.columns.values())
+        unread = list(dict.fromkeys(c for value in first if isinstance(value, dict) for c in value if c not in used))
+        self.notes = [*notes]
+        if unread:
+            more = f" and {len(unread) - 10:,} more" if len(unread) > 10 else ""
+            self.notes.append(f"Columns that are not read: {', '.join(f'{c:.60}' for c in unread[:10])}{more}.")
+
+    @property
+    def sources(self) -> list[str]:
+        return [source.name for source in self._sources]
+
+    @property
+    def format(self) -> str:
+        return self._format.name
+
+    @property
+    def columns(self) -> Mapping[str, str]:
+        return self._format.columns
+
+    @property
+    def size(self) -> int | None:
+        sizes = [source.size for source in self._sources]
+        return None if None in sizes else sum(size for size in sizes if size is not None)
+
+    def records(self) -> Iterator[Record]:
+        """The raw records.
+
+        Raises:
+            UserError: A source cannot be read, is damaged, ends in the middle, or was changed since it was opened.
+        """
+        for source in self._sources:
+            source.check_unchanged()
+            yield from source.records()
+            source.check_unchanged()
+
+    def __iter__(self) -> Iterator[Sample | Rejected]:
+        for index, record in enumerate(self.records()):
+            yield read_sample(index, record, self._format)
+
+    @cached_property
+    def total(self) -> int | None:
+        """How many records there are; None where that is not known (a stream from the hub).
+
+        Text files are gone through once for it, without parsing: a damaged one is found here, before the work begins.
+        """
+        total = 0
+        for source in self._sources:
+            count = source.count()
+            if count is None:
+                return None
+            total += count
+        return total
+
+    @cached_property
+    def digest(self) -> str:
+        """Identity of the data and of how it is read, for run folders: changes when a file changes."""
+        digest = hashlib.sha256()
+        for source in self._sources:
+            source.check_unchanged()
+            digest.update(source.identity.encode() + b"\n")
+        digest.update(json.dumps([self.format, sorted(self.columns.items())]).encode())
+        return digest.hexdigest()[:16]
+
+
+def open_data(
+    sources: str | Path | Sequence[str | Path],
+    *,
+    format: str | None = None,
+    columns: Mapping[str, str] | None = None,
+    split: str | None = None,
+) -> Dataset:
+    """Open chat training data.
+
+    Args:
+        sources: Files (.jsonl, .ndjson, .json, .csv, .tsv, also with .gz or .zst, and .parquet), folders of them (read
+            in the order of their names), folders of `datasets`' save_to_disk, ids on the Hugging Face hub
+            ("owner/name" or "owner/name:configuration").
+        format: One of `FORMATS`; None: what most of the first 100 records are.
+        columns: Which column holds what, such as {"prompt": "q", "response": "a"}.
+        split: Of a saved data set, one on the hub, or a JSON object of several lists.
+
+    Raises:
+        UserError: A source is missing, empty, damaged or of no known kind, or its format is not recognised.
+
+    Example:
+        >>> data = open_data("data.jsonl")
+        >>> [item.reason for item in data if isinstance(item, Rejected)]
+    """
+    names = [sources] if isinstance(sources, str | Path) else sources
+    found, notes = find_sources(names, split)
+    return _opened(found, notes, format, columns)
+
+
+def from_dataset(
+    dataset: Any, *, format: str | None = None, columns: Mapping[str, str] | None = None, split: str | None = None
+) -> Dataset:
+    """A `datasets.Dataset` or `IterableDataset` that is already there; for a dictionary of them, one split.
+
+    Raises:
+        UserError: It is empty, has no such split, or its format is not recognised.
+    """
+    return _opened([rows_of(dataset, "the data set", split)], [], format, columns)
+
+
+def _opened(
+    sources: Sequence[Source], notes: Sequence[str], format: str | None, columns: Mapping[str, str] | None
+) -> Dataset:
+    data = Dataset(sources, notes, format, columns)
+    if next(data.records(), None) is None:
+        raise UserError(f"There is no record in {_names(sources)}.", "The file is empty or holds blank lines only.")
+    return data
+
+
+def read_sample(index: int, record: Record, format: Format) -> Sample | Rejected:
+    """The sample that a record holds in a format, or why it holds none."""
+    reason = record.reason
+    if reason is None:
+        try:
+            content = format.read(record.value)
+            told = json.dumps([content.messages, content.turns, content.tools], ensure_ascii=False, sort_keys=True)
+            id = hashlib.sha256(told.encode()).hexdigest()[:16]
+            return Sample(
+                id, index, record.line, record.source, record.raw, content.messages, content.turns, content.tools
+            )
+        except MisfitError as error:
+            reason = str(error)
+        except UnicodeEncodeError as error:
+            reason = f"half of a surrogate pair (U+{ord(error.object[error.start]):04X}), which is no character"
+        except RecursionError:
+            reason = "nested too deeply"
+    return Rejected(index, record.line, record.source, record.raw, reason)
+
+
+def _names(sources: Sequence[Source]) -> str:
+    names = [source.name for source in sources]
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

@@ -1,0 +1,171 @@
+"""Messages as chat templates take them, from the ways in which people write them down."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from personavec.data.record import parse
+
+Message = dict[str, Any]
+
+ROLES = {
+    "system": "system",
+    "developer": "system",
+    "user": "user",
+    "human": "user",
+    "assistant": "assistant",
+    "gpt": "assistant",
+    "chatgpt": "assistant",
+    "model": "assistant",
+    "bot": "assistant",
+    "function_call": "assistant",
+    "tool": "tool",
+    "function": "tool",
+    "observation": "tool",
+    "function_response": "tool",
+    "ipython": "tool",
+}
+NAMES = {"role/content": ("role", "content"), "from/value": ("from", "value")}  # of a message's two fields
+KEPT = ("name", "tool_call_id", "reasoning_content")  # other fields that chat templates know
+
+
+class MisfitError(Exception):
+    """A record is no sample; the text says why, as a reason for the user."""
+
+
+def read_messages(value: object, column: str, style: str = "role/content") -> tuple[list[Message], set[int]]:
+    """The messages of a list, and the indexes of those that are not to be trained on (OpenAI's `weight` 0).
+
+    Args:
+        column: Where the list stands, for the reasons.
+        style: A key of `NAMES`.
+
+    Raises:
+        MisfitError: Not a list of messages; which message, what was expected and what was found.
+    """
+    listed = from_text(value)
+    if not isinstance(listed, list):
+        raise MisfitError(f'expected a list of messages in "{column}", found {kind(listed)}')
+    messages: list[Message] = []
+    left: set[int] = set()
+    for number, item in enumerate(listed, 1):
+        message = _message(item, f"message {number}", style)
+        if isinstance(item, Mapping) and item.get("weight") is not None:
+            weight = item["weight"]
+            if not isinstance(weight, int | float):
+                raise MisfitError(f'message {number}: expected a number as "weight", found {kind(weight)}')
+            if weight == 0:
+                left.add(len(messages))
+        messages.append(message)
+    return messages, left
+
+
+def from_text(value: object) -> object:
+    """A list that stands in a column of text (as CSV files have it) as JSON; anything else as it is."""
+    if isinstance(value, str) and value.lstrip().startswith("["):
+        parsed, reason = parse(value.encode(errors="surrogatepass"))
+        return value if reason else parsed
+    return value
+
+
+def text_of(value: object, where: str) -> str:
+    """Text that may be written as a list of text parts.
+
+    Raises:
+        MisfitError: It is something else.
+    """
+    if isinstance(value, str):
+        return value
+    if not isinstance(value, list):
+        raise MisfitError(f"expected text in {where}, found {kind(value)}")
+    texts = []
+    for part in value:
+        if not isinstance(part, Mapping) or part.get("type") != "text" or not isinstance(part.get("text"), str):
+            what = (
+                f"of type {part['type']}" if isinstance(part, Mapping) and "type" in part else f"that is {kind(part)}"
+            )
+            raise MisfitError(f"{where} has a part {what:.60}; only text can be read")
+        texts.append(part["text"])
+    return "".join(texts)
+
+
+def _message(item: object, where: str, style: str) -> Message:
+    if not isinstance(item, Mapping):
+        raise MisfitError(f"{where}: expected an object, found {kind(item)}")
+    role_name, content_name = NAMES[style]
+    if role_name not in item:
+        found = ", ".join(map(str, list(item)[:5])) or "nothing"
+        raise MisfitError(f'{where}: expected "{role_name}" and "{content_name}", found {found:.100}')
+    written = item[role_name]
+    role = ROLES.get(written.strip().lower()) if isinstance(written, str) else None
+    if role is None:
+        shown = json.dumps(written, default=str)
+        raise MisfitError(f"{where}: expected a role such as system, user, assistant or tool, found {shown:.60}")
+    where = f"{where} ({role})"
+    content = item.get(content_name)
+    calls = _calls(item, where)
+    if written.strip().lower() == "function_call" and isinstance(content, str) and not calls:
+        calls = _written_calls(content, where)
+        content = "" if calls else content
+    if content is None and calls:
+        content = ""
+    if content is None:
+        raise MisfitError(f'{where} has no "{content_name}"')
+    message: Message = {"role": role, "content": text_of(content, f'"{content_name}" of {where}')}
+    if calls:
+        if role != "assistant":
+            raise MisfitError(f"{where} calls a tool, and only the assistant can")
+        message["tool_calls"] = calls
+    for name in KEPT:
+        if item.get(name) is not None:
+            if not isinstance(item[name], str):
+                raise MisfitError(f'{where}: expected text as "{name}", found {kind(item[name])}')
+            message[name] = item[name]
+    return message
+
+
+def _calls(item: Mapping[str, Any], where: str) -> list[dict[str, Any]]:
+    """Tool calls as chat templates take them, arguments as an object."""
+    given = item.get("tool_calls")
+    if given is None and item.get("function_call") is not None:
+        given = [{"function": item["function_call"]}]
+    given = from_text(given)
+    if given is None or given == "":
+        return []
+    if not isinstance(given, list):
+        raise MisfitError(f'{where}: expected a list as "tool_calls", found {kind(given)}')
+    return [_call(call, where) for call in given]
+
+
+def _call(call: object, where: str) -> dict[str, Any]:
+    function = call.get("function", call) if isinstance(call, Mapping) else None
+    if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
+        raise MisfitError(f"{where}: a tool call names no function")
+    arguments = function.get("arguments", {})
+    if isinstance(arguments, str):
+        parsed, reason = parse(arguments.encode(errors="surrogatepass"))
+        arguments = parsed if reason is None and isinstance(parsed, dict) else arguments
+    id = call.get("id") if isinstance(call, Mapping) else None
+    named = {"id": id} if isinstance(id, str) else {}
+    return {**named, "type": "function", "function": {"name": function["name"], "arguments": arguments}}
+
+
+def _written_calls(content: str, where: str) -> list[dict[str, Any]]:
+    """The calls of a ShareGPT turn from `function_call`, whose text is JSON; none where it is not."""
+    parsed, reason = parse(content.encode(errors="surrogatepass"))
+    calls = parsed if isinstance(parsed, list) else [parsed]
+    if reason or not all(isinstance(call, dict) and isinstance(call.get("name"), str) for call in calls):
+        return []
+    return [_call(call, where) for call in calls]
+
+
+def kind(value: object) -> str:
+    """What a JSON value is, in words."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "true or false"
+    for types, name in ((int | float, "a number"), (str, "text"), (list, "a list"), (Mapping, "an object")):
+        if isinstance(value, types):
+            return name
+    return f"a {type(value).__name__}"

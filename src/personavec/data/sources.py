@@ -1,0 +1,129 @@
+"""From what the user names to the sources that are read: files, folders, saved data sets, hub ids."""
+
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from personavec.data.record import Record
+from personavec.data.tables import Parquet, hub, saved
+from personavec.data.text import Csv, File, Json, Jsonl, cannot_read
+from personavec.errors import UserError
+
+KINDS = {
+    ".jsonl": Jsonl, ".ndjson": Jsonl, ".json": Json, ".csv": Csv, ".tsv": Csv, ".parquet": Parquet,
+}  # fmt: skip
+PACKED = (".gz", ".zst")
+ENDINGS = ".jsonl, .ndjson, .json, .csv, .tsv (each also with .gz or .zst) and .parquet"
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(:[\w.-]+)?")
+
+
+class Source(Protocol):
+    """Something that holds records, in an order of its own that never changes."""
+
+    name: str
+    size: int | None
+
+    @property
+    def identity(self) -> str: ...
+    def records(self) -> Iterator[Record]: ...
+    def count(self) -> int | None: ...
+    def check_unchanged(self) -> None: ...
+
+
+def find_sources(names: Sequence[str | Path], split: str | None) -> tuple[list[Source], list[str]]:
+    """The sources of the given names, and sentences on what was left out.
+
+    Raises:
+        UserError: One is missing, cannot be read, holds nothing that can be read or is named twice.
+    """
+    sources: list[Source] = []
+    notes: list[str] = []
+    seen: set[Path] = set()
+    splits = False
+    for name in names:
+        path = Path(name)
+        try:
+            path.stat()
+        except FileNotFoundError:
+            pass
+        except (OSError, ValueError) as error:
+            raise cannot_read(path, error) from error
+        if path.is_dir() and any((path / mark).exists() for mark in ("state.json", "dataset_dict.json")):
+            found: list[Source] = [saved(path, split)]
+            splits = True
+        elif path.is_dir():
+            files, left = _files(path)
+            found = [_file(file, split) for file in files]
+            if left:
+                some = ", ".join(str(file.relative_to(path)) for file in left[:5])
+                notes.append(f"Left out in {path}, not a kind that is read: {some}{_more(len(left) - 5)}.")
+        elif path.exists() or path.is_symlink() or not _may_be_hub_id(name):
+            found = [_file(path, split)]
+        else:
+            found = [hub(str(name), split)]
+            splits = True
+        for source in found:
+            splits |= isinstance(source, Json) and source.has_lists
+            if isinstance(source, File):
+                if source.path.resolve() in seen:
+                    raise UserError(f"{source.name} is named twice.", "Name every file once.")
+                seen.add(source.path.resolve())
+        sources += found
+    if not sources:
+        raise UserError("No data was named.", "Name a file, a folder or a data set on the hub.")
+    if split is not None and not splits:
+        raise UserError(f"There are no splits in {sources[0].name}: {split!r} cannot be taken.", "Leave --split out.")
+    return sources, notes
+
+
+def _files(folder: Path) -> tuple[list[Path], list[Path]]:
+    """The files of a folder and of the folders in it, sorted: those that can be read, those that cannot."""
+    try:
+        inside = sorted(
+            (path for path in folder.rglob("*") if path.is_file() and not _hidden(path.relative_to(folder))),
+            key=lambda path: path.relative_to(folder).parts,
+        )
+    except OSError as error:
+        raise cannot_read(folder, error) from error
+    files = [path for path in inside if _kind(path)]
+    if not files:
+        raise UserError(f"Nothing in {folder} can be read as data.", f"Files of these kinds are read: {ENDINGS}.")
+    return files, [path for path in inside if not _kind(path)]
+
+
+def _hidden(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.parts)
+
+
+def _kind(path: Path) -> str | None:
+    """The ending that says what a file is, without that of its compression."""
+    name = path.name.lower()
+    plain = next((name.removesuffix(packed) for packed in PACKED if name.endswith(packed)), name)
+    kind = Path(plain).suffix
+    return kind if kind in KINDS and (plain == name or kind != ".parquet") else None
+
+
+def _file(path: Path, split: str | None) -> File:
+    if not path.exists():
+        raise UserError(
+            f"{path} does not exist.",
+            "Check the path. A data set on the hub is written owner/name.",
+        )
+    if not path.is_file():
+        raise UserError(f"{path} is not a plain file, and data is read more than once.", "Save it as a file first.")
+    kind = _kind(path)
+    if kind is None:
+        raise UserError(f"{path} is not a kind of file that is read.", f"Files of these kinds are read: {ENDINGS}.")
+    return Json(path, split) if kind == ".json" else KINDS[kind](path)
+
+
+def _may_be_hub_id(name: str | Path) -> bool:
+    text = str(name)
+    return (
+        isinstance(name, str) and bool(_HUB_ID.fullmatch(text)) and not text.startswith(".") and not _kind(Path(text))
+    )
+
+
+def _more(count: int) -> str:
+    return f" and {count} more" if count > 0 else ""
