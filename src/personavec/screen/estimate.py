@@ -142,8 +142,8 @@ def differences_from_moments(
     a, x, b = finite(known_answers, 2), finite(known_features, 2), finite(baseline, 2)
     _same_rows(a, b)
     both, features_and_answers = beside(features, answers), np.hstack([x, a])
-    # Shrunk towards its mean the baseline is known badly by a small subset when it goes with the answer; the gap is
-    # known badly when it does not. The one with smaller errors is kept; of very few rows none could tell, and the gap is taken.
+    # Shrunk towards its mean by a small subset, the baseline is known badly when it goes with the answer; the gap is
+    # known badly when it does not. The one with smaller errors is kept. Very few rows cannot tell: they take the gap.
     direct = _differences(answers, both, a, features_and_answers, b)
     gap = _differences(_zeros(answers.count, a.shape[1]), both, np.zeros_like(a), features_and_answers, b - a, b)
     if len(b) < LEAST:
