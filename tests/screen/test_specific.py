@@ -1,4 +1,4 @@
-"""Directions keep what is their own: orthogonal to the others, less along what varies anyway, and never made of nothing."""
+"""Directions keep what is their own, less of what varies anyway, and are never made of nothing."""
 
 from typing import Any
 

@@ -44,8 +44,9 @@ def remove_span(direction: Tensor, others: Tensor) -> Specific:
             rest = rest - basis.T @ (basis @ rest)
     kept = float(rest.norm())
     if kept < LEAST_KEPT:
+        shared = math.floor(1e4 * (1 - kept**2)) / 100
         raise UserError(
-            f"{math.floor(1e4 * (1 - kept**2)) / 100:.2f} % of the direction lies in the span of the {len(rows)} others.",
+            f"{shared:.2f} % of the direction lies in the span of the {len(rows)} others.",
             "Nothing of its own remains; leave out the most similar of them.",
         )
     return Specific((rest / kept).float(), kept)
