@@ -31,7 +31,7 @@ LAYERS = [
         "traits",
         "vector",
     },
-    {"evaluation", "extraction", "monitoring", "specificity", "verdict"},
+    {"evaluation", "extraction", "monitoring", "screen", "specificity", "verdict"},
     {"cli", "__main__"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

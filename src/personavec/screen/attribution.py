@@ -1,0 +1,336 @@
+"""Do the data differ in this trait, or just differ? A shift beside its nulls, and what length and refusal leave of it.
+
+A shift is measured in standard deviations of a clean reference set along the same direction, so that directions with
+much and with little variance compare. Nearly any direction is shifted between two sets of text; a claim about a trait
+is what exceeds random directions and the other traits' vectors, and what remains when answers of the same length,
+refusing or not, are compared.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy import optimize, special, stats
+
+from personavec.screen.calibration import Floats, finite
+from personavec.screen.moments import Moments
+from personavec.statistics import Estimate, auc, null_summary
+
+COVARIATES = ("answer length", "refusing", "prompt length")
+CHANCE = 0.05  # the p-value at which random directions explain a shift
+
+
+@dataclass(frozen=True)
+class Place:
+    """A figure among those of random directions, all by their absolute value.
+
+    Attributes:
+        percentile: Share of the random directions below it, 0..100.
+        p_value: (1 + how many are as large) / (K + 1).
+        p95: 95th percentile of the random directions.
+        n: K.
+    """
+
+    percentile: float
+    p_value: float
+    p95: float
+    n: int
+
+
+@dataclass(frozen=True)
+class Adjusted:
+    """A shift before and after covariates are held equal, both in reference deviations.
+
+    Attributes:
+        raw: Without covariates.
+        remaining: With them; None where they tell the data from the reference so well that nothing can be said.
+        explained: Share of the raw shift that went away, below 0 where the covariates hid some of it; None where the
+            raw shift is not certain or nothing can be said.
+        used: Names of the covariates that vary and are not combinations of earlier ones.
+    """
+
+    raw: Estimate
+    remaining: Estimate | None
+    explained: float | None
+    used: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Separation:
+    """How well one direction tells the data from the reference.
+
+    Attributes:
+        auc: Probability that a sample of the data is above one of the reference.
+        null: Summary of max(AUC, 1 - AUC) of random directions.
+        place: Of this AUC's distance from 1/2 among theirs.
+    """
+
+    auc: Estimate
+    null: dict[str, float | int]
+    place: Place
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """Plain sentences, the verdict first, and the verdict itself: whether the data differ in this trait."""
+
+    specific: bool
+    sentences: tuple[str, ...]
+
+
+def standardised_shifts(data: Moments, reference: Moments) -> list[Estimate]:
+    """(mean of the data - mean of the reference) / deviation of the reference, for each of k columns.
+
+    Intervals are Welch's, plus the error of the reference's own deviation (Glass's delta; that part assumes normal
+    scores). A column that is constant in the reference has no shift: NaN.
+
+    Raises:
+        ValueError: Fewer than two rows on a side, or another number of columns.
+    """
+    if len(data.mean) != len(reference.mean):
+        raise ValueError(f"{len(data.mean)} columns against {len(reference.mean)}")
+    n, m = data.count, reference.count
+    spread = np.where(reference.variance > 1e-18 * reference.mean**2, reference.variance, np.nan)
+    shift = (data.mean - reference.mean) / np.sqrt(spread)
+    ours, theirs, own = data.variance / spread / n, 1 / m, shift**2 / (2 * (m - 1))
+    error = np.sqrt(ours + theirs + own)
+    freedom = error**4 / (ours**2 / (n - 1) + (theirs + own) ** 2 / (m - 1))
+    half = stats.t.ppf(0.975, freedom) * error
+    return [Estimate(float(s), float(s - h), float(s + h), n) for s, h in zip(shift, half, strict=True)]
+
+
+def standardised_shift(data: ArrayLike, reference: ArrayLike) -> Estimate:
+    """The same of one direction from scores (n,) and (m,).
+
+    Raises:
+        ValueError: Fewer than two scores on a side, or scores that are not finite.
+    """
+    return standardised_shifts(Moments.of(finite(data, 1)), Moments.of(finite(reference, 1)))[0]
+
+
+def place(value: float, nulls: ArrayLike) -> Place:
+    """Where |value| stands among the absolute values of nulls (K,).
+
+    Raises:
+        ValueError: No nulls, or numbers that are not finite.
+    """
+    sizes = np.abs(finite(nulls, 1))
+    size = abs(float(finite([value], 1)[0]))
+    above = int((sizes >= size).sum())
+    return Place(
+        percentile=100 * (1 - above / len(sizes)),
+        p_value=(1 + above) / (len(sizes) + 1),
+        p95=float(np.percentile(sizes, 95)),
+        n=len(sizes),
+    )
+
+
+def adjusted_shift(
+    data: ArrayLike,
+    reference: ArrayLike,
+    data_covariates: ArrayLike,
+    reference_covariates: ArrayLike,
+    names: Sequence[str] = COVARIATES,
+) -> Adjusted:
+    """The shift that remains when covariates are held equal: least squares of the score on group and covariates.
+
+    Intervals are robust to unequal variances (HC3; MacKinnon and White 1985). One slope is fitted for both groups.
+
+    Args:
+        data, reference: Scores (n,) and (m,).
+        data_covariates, reference_covariates: (n, c) and (m, c): log of the answer's length in tokens, refusing 0 or 1,
+            log of the prompt's length.
+        names: c names.
+
+    Raises:
+        ValueError: Shapes that do not fit, values that are not finite, fewer than two rows on a side, or a constant
+            reference.
+    """
+    a, b = finite(data, 1), finite(reference, 1)
+    table = np.vstack([finite(data_covariates, 2), finite(reference_covariates, 2)])
+    if len(table) != len(a) + len(b) or table.shape[1] != len(names) or min(len(a), len(b)) < 2:
+        raise ValueError(f"covariates {table.shape} named {tuple(names)} for {len(a)} and {len(b)} scores")
+    scale = b.std(ddof=1)
+    if scale <= 1e-9 * np.abs(b).max():
+        raise ValueError("the reference is constant")
+    scores = np.concatenate([a, b]) / scale
+    group = np.r_[np.ones(len(a)), np.zeros(len(b))]
+    constant = np.ones((len(scores), 1))
+    raw = _slope(scores, group, constant, len(a))
+    assert raw is not None  # both groups are there
+    basis, used = _independent(constant, table, names)
+    remaining = _slope(scores, group, basis, len(a)) if used else raw
+    explained = None
+    if remaining is not None and not raw.low <= 0 <= raw.high:
+        explained = 1 - remaining.mean / raw.mean
+    return Adjusted(raw, remaining, explained, used)
+
+
+def _independent(basis: Floats, columns: Floats, names: Sequence[str]) -> tuple[Floats, tuple[str, ...]]:
+    """An orthonormal basis of the constant and of the columns that add something to it, and the names of those."""
+    basis, used = basis / math.sqrt(len(basis)), []
+    for column, name in zip(columns.T, names, strict=True):
+        rest = _outside(basis, column)
+        if np.linalg.norm(rest) > 1e-6 * np.linalg.norm(column):
+            basis = np.column_stack([basis, rest / np.linalg.norm(rest)])
+            used.append(name)
+    return basis, tuple(used)
+
+
+def _outside(basis: Floats, values: Floats) -> Floats:
+    rest = values - basis @ (basis.T @ values)
+    again: Floats = rest - basis @ (basis.T @ rest)  # twice, against rounding
+    return again
+
+
+def _slope(scores: Floats, group: Floats, basis: Floats, n: int) -> Estimate | None:
+    """Coefficient of the group beside an orthonormal basis, with its HC3 interval; None where the basis holds it."""
+    if basis.shape[1] == 1:
+        basis = np.full_like(basis, 1 / math.sqrt(len(basis)))
+    free = len(scores) - basis.shape[1] - 1
+    rest = _outside(basis, group)
+    size = float(rest @ rest)
+    if free < 1 or size < 1e-6 * float(group @ group):
+        return None
+    value = float(rest @ scores) / size
+    residual = _outside(basis, scores) - value * rest
+    leverage = (basis**2).sum(1) + rest**2 / size
+    error = math.sqrt(float(((rest * residual / np.maximum(1 - leverage, 1e-9)) ** 2).sum())) / size
+    half = float(stats.t.ppf(0.975, free)) * error
+    return Estimate(value, value - half, value + half, n)
+
+
+def separation(data: ArrayLike, reference: ArrayLike, null_data: ArrayLike, null_reference: ArrayLike) -> Separation:
+    """AUC of data against reference along a direction, beside those of K random directions free to choose their sign.
+
+    Args:
+        data, reference: Scores (n,) and (m,).
+        null_data, null_reference: Scores (n', K) and (m', K) along the random directions; fewer samples will do.
+
+    Raises:
+        ValueError: No scores, scores that are not finite, or different numbers of directions.
+    """
+    a, b = finite(data, 1), finite(reference, 1)
+    one, two = finite(null_data, 2), finite(null_reference, 2)
+    if one.shape[1] != two.shape[1]:
+        raise ValueError(f"{one.shape[1]} random directions against {two.shape[1]}")
+    mine, theirs = float(auc(a, b)), np.asarray(auc(one, two), dtype=np.float64)
+    return Separation(
+        auc=Estimate(mine, *_auc_interval(a, b), len(a) + len(b)),
+        null=null_summary(np.maximum(theirs, 1 - theirs)),
+        place=place(round(mine - 0.5, 12), np.round(theirs - 0.5, 12)),
+    )
+
+
+def _auc_interval(a: Floats, b: Floats) -> tuple[float, float]:
+    """The wider of two on either side: neither is good everywhere.
+
+    One is that of DeLong and others (1988) on the logit scale, right for any shape but too narrow near 0 and 1; the
+    other holds the AUCs under which the observed one is not surprising (Newcombe 2006, method 5), also at 0 and 1, but
+    not where the sides differ in size and in spread.
+    """
+    n, m, value = len(a), len(b), float(auc(a, b))
+    pairs, mean_size = n * m, (n + m) / 2
+    z = float(stats.norm.ppf(0.975))
+
+    def beyond(candidate: float) -> float:
+        tail = (1 - candidate) / (2 - candidate) + candidate / (1 + candidate)
+        variance = candidate * (1 - candidate) * (1 + (mean_size - 1) * tail) / pairs
+        return abs(candidate - value) - z * math.sqrt(variance)
+
+    edge = 1e-12
+    low = 0.0 if value < edge else float(optimize.brentq(beyond, edge, min(value, 1 - edge)))
+    high = 1.0 if value > 1 - edge else float(optimize.brentq(beyond, max(value, edge), 1 - edge))
+    if min(n, m) < 2 or not edge < value < 1 - edge:
+        return low, high
+    variance = sum(_wins(*sides).var(ddof=1) / len(sides[0]) for sides in ((a, b), (b, a)))
+    logit, half = math.log(value / (1 - value)), z * math.sqrt(variance) / (value * (1 - value))
+    return min(low, float(special.expit(logit - half))), max(high, float(special.expit(logit + half)))
+
+
+def _wins(values: Floats, rivals: Floats) -> Floats:
+    """(n,) share of the rivals each value is above, ties counting half."""
+    ordered = np.sort(rivals)
+    twice = np.searchsorted(ordered, values, "left") + np.searchsorted(ordered, values, "right")
+    return np.asarray(twice / (2 * len(rivals)), dtype=np.float64)
+
+
+def explanation(
+    trait: str,
+    shift: Estimate,
+    chance: Place,
+    others: Mapping[str, float] | None = None,
+    adjusted: Adjusted | None = None,
+) -> Explanation:
+    """Whether the data differ from the reference in this trait, in sentences.
+
+    Args:
+        shift: Along the trait's direction, in reference deviations.
+        chance: Its place among random directions.
+        others: Shift along each other trait's direction.
+        adjusted: What covariates leave of it.
+    """
+    others = others or {}
+    figures = [_figure(trait, shift), _among_random(chance)]
+    if others:
+        ranked = sorted(others.items(), key=lambda item: -abs(item[1]))
+        figures.append("Along the other traits' vectors: " + ", ".join(f"{n} {v:+.2f}" for n, v in ranked) + ".")
+    if adjusted is not None and adjusted.used:
+        figures.append(_after_covariates(adjusted))
+    if not (shift.low > 0 or shift.high < 0):
+        verdict = f"It is not certain that the data differ from the reference along {trait!r} at all."
+        return Explanation(False, (verdict, *figures))
+    rivals = ["random directions"] if chance.p_value > CHANCE else []
+    rivals += [repr(name) for name, value in others.items() if abs(value) >= abs(shift.mean)]
+    doubts = []
+    if rivals:
+        doubts.append(f"not in {trait!r} more than in {_listed(rivals, 'and')}")
+    if adjusted is not None and adjusted.used:
+        remaining = adjusted.remaining
+        if remaining is None:
+            doubts.append(f"{_listed(adjusted.used, 'or')} may be all of it")
+        elif remaining.low <= 0 <= remaining.high or remaining.mean * shift.mean < 0:
+            doubts.append(f"{_listed(adjusted.used, 'and')} can explain what differs along {trait!r}")
+    if doubts:
+        verdict = f"The data differ from the reference, but {', and '.join(doubts)}."
+    else:
+        more = " and more than along any other trait's vector" if others else ""
+        verdict = (
+            f"The data differ from the reference in {trait!r}: more than along nearly all random directions{more}."
+        )
+    return Explanation(not doubts, (verdict, *figures))
+
+
+def _figure(trait: str, shift: Estimate) -> str:
+    side = "above" if shift.mean >= 0 else "below"
+    low, high = sorted((abs(shift.low), abs(shift.high))) if shift.low * shift.high > 0 else (shift.low, shift.high)
+    if shift.low * shift.high <= 0 and side == "below":
+        low, high = -high, -low
+    return (
+        f"Along {trait!r} the data lie {abs(shift.mean):.2f} deviations of the reference {side} its mean "
+        f"(95 % interval {low:.2f} to {high:.2f}, {shift.n} samples)."
+    )
+
+
+def _among_random(chance: Place) -> str:
+    return (
+        f"That is farther than {math.floor(chance.percentile)} % of {chance.n} random directions "
+        f"(p = {chance.p_value:.3f}); 95 % of those lie within {chance.p95:.2f}."
+    )
+
+
+def _after_covariates(adjusted: Adjusted) -> str:
+    held = f"With {_listed(adjusted.used, 'and')} held equal"
+    if adjusted.remaining is None:
+        return f"{held} nothing can be compared: they alone tell the data from the reference."
+    r = adjusted.remaining
+    share = "" if adjusted.explained is None else f", so that they explain {100 * adjusted.explained:.0f} % of it"
+    if adjusted.explained is not None and adjusted.explained < 0:
+        share = ", so that they explain none of it"
+    return f"{held} a shift of {r.mean:+.2f} remains (95 % interval {r.low:+.2f} to {r.high:+.2f}){share}."
+
+
+def _listed(words: Sequence[str], last: str) -> str:
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} {last} {words[-1]}"

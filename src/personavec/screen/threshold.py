@@ -1,0 +1,93 @@
+"""Which samples stand out: a threshold from clean reference scores that keeps its false-alarm rate.
+
+Split-conformal (Vovk, Gammerman, Shafer 2005; Bates et al., arXiv 2104.08279): if a clean sample is as likely to rank
+anywhere among the m reference scores, one above the ceil((m + 1)(1 - rate))-th smallest of them is met at most at the
+rate, whatever the distribution of the scores.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import stats
+
+from personavec.errors import UserError
+from personavec.screen.calibration import Floats, finite
+
+RATE = 0.05  # false alarms among clean samples
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """A level; scores above it are flagged.
+
+    Attributes:
+        value: The level.
+        rate: False-alarm rate that was asked for, kept on average over reference sets.
+        low, high: With this one reference set the realised rate lies in here in 95 % of cases (Beta distribution of an
+            order statistic; with ties the rate may be lower).
+        reference: Number of reference scores.
+    """
+
+    value: float
+    rate: float
+    low: float
+    high: float
+    reference: int
+
+    def flags(self, scores: ArrayLike) -> NDArray[np.bool_]:
+        """Which of scores (n,) are above.
+
+        Raises:
+            ValueError: Scores that are not finite.
+        """
+        above: NDArray[np.bool_] = _scores(scores) > self.value
+        return above
+
+
+def threshold(reference: ArrayLike, rate: float = RATE) -> Threshold:
+    """The threshold from the scores (m,) of clean samples.
+
+    Raises:
+        UserError: A rate outside 0..1, or too few scores for so low a rate.
+        ValueError: Scores that are not finite.
+    """
+    if not 0 < rate < 1:
+        raise UserError(f"A false-alarm rate of {rate:g} is not between 0 and 1.", "For 5 in 100 give 0.05.")
+    scores = _scores(reference)
+    m = len(scores)
+    alarms = math.floor((m + 1) * rate + 1e-9)  # ranks out of m + 1 that may raise an alarm
+    if alarms == 0:
+        raise UserError(
+            f"{m} clean samples are too few for a false-alarm rate of {rate:g}.",
+            f"Give at least {math.ceil(1 / rate - 1 - 1e-9)} in the reference set, or allow a higher rate.",
+        )
+    rank = m + 1 - alarms
+    if rank == 0:
+        raise UserError(
+            f"With {m} clean samples a false-alarm rate of {rate:g} would flag everything.", "Ask for a lower rate."
+        )
+    value = float(np.partition(scores, rank - 1)[rank - 1])
+    low, high = stats.beta.ppf([0.025, 0.975], alarms, rank)
+    return Threshold(value, rate, float(low), float(high), m)
+
+
+def p_values(scores: ArrayLike, reference: ArrayLike) -> Floats:
+    """(n,) how surprising each score is among m clean ones: (1 + how many of those are as high) / (m + 1).
+
+    A score is above the threshold of a rate exactly where its p-value is at most the rate.
+
+    Raises:
+        ValueError: Scores that are not finite, or no reference.
+    """
+    clean = np.sort(finite(reference, 1))
+    below = np.searchsorted(clean, _scores(scores), "left")
+    values: Floats = (1.0 + len(clean) - below) / (len(clean) + 1)
+    return values
+
+
+def _scores(values: ArrayLike) -> Floats:
+    """As `finite`, and none at all is fine."""
+    array = np.asarray(values, dtype=np.float64)
+    return array if array.shape == (0,) else finite(array, 1)

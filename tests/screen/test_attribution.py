@@ -1,0 +1,266 @@
+"""Shifts and AUCs are those of the textbooks, their intervals hold, and the words say no more than the figures."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from personavec.screen.attribution import (
+    Adjusted,
+    Explanation,
+    Place,
+    adjusted_shift,
+    explanation,
+    place,
+    separation,
+    standardised_shift,
+    standardised_shifts,
+)
+from personavec.screen.moments import Moments
+from personavec.statistics import Estimate, auc
+
+REPEATS = 600
+FEWEST = int(stats.binom.ppf(5e-5, REPEATS, 0.95))
+MOST = int(stats.binom.ppf(1 - 5e-5, REPEATS, 0.95))
+
+
+def test_the_shift_is_in_reference_deviations() -> None:
+    rng = np.random.default_rng(0)
+    data, reference = rng.normal(7, 3, 500), rng.normal(1, 2, 400)
+    shift = standardised_shift(data, reference)
+    assert shift.mean == pytest.approx((data.mean() - reference.mean()) / reference.std(ddof=1))
+    assert shift.low < 3 < shift.high and shift.n == 500
+    moved = standardised_shift(10 * data + 5, 10 * reference + 5)
+    assert (moved.mean, moved.low, moved.high) == pytest.approx((shift.mean, shift.low, shift.high))
+
+
+@pytest.mark.parametrize(("n", "m", "shift", "spread"), [(30, 40, 0.0, 1.0), (200, 20, 1.5, 0.5), (25, 200, -3.0, 2.0)])
+def test_intervals_of_the_shift_hold(n: int, m: int, shift: float, spread: float) -> None:
+    rng = np.random.default_rng(0)
+    found = [standardised_shift(rng.normal(shift, spread, n), rng.standard_normal(m)) for _ in range(REPEATS)]
+    assert FEWEST <= sum(e.low <= shift <= e.high for e in found) <= MOST + 6
+
+
+def test_shifts_of_many_directions_come_from_running_moments() -> None:
+    rng = np.random.default_rng(0)
+    data, reference = rng.standard_normal((300, 5)) + np.arange(5), rng.standard_normal((200, 5))
+    running = Moments(5)
+    for start in range(0, 300, 7):
+        running.update(data[start : start + 7])
+    for i, shift in enumerate(standardised_shifts(running, Moments.of(reference))):
+        assert shift.mean == pytest.approx(standardised_shift(data[:, i], reference[:, i]).mean)
+
+
+def test_a_constant_reference_has_no_shift() -> None:
+    assert np.isnan(standardised_shift([1.0, 2.0], [0.1, 0.1, 0.1]).mean)
+    with pytest.raises(ValueError):
+        standardised_shift([1.0], [1.0, 2.0])
+
+
+def test_place_counts_by_size() -> None:
+    nulls = [-3.0, 0.1, 0.2, 0.3, 1.0, -0.5, 0.6, 0.7, 0.8]
+    found = place(-1.0, nulls)
+    assert found.p_value == pytest.approx(3 / 10) and found.n == 9
+    assert found.percentile == pytest.approx(100 * 7 / 9)
+    assert place(4.0, nulls).p_value == pytest.approx(1 / 10) and place(0.0, nulls).p_value == 1
+    assert found.p95 == pytest.approx(np.percentile(np.abs(nulls), 95))
+    with pytest.raises(ValueError):
+        place(1.0, [])
+    with pytest.raises(ValueError):
+        place(np.nan, nulls)
+
+
+def test_a_direction_among_its_likes_is_found_seldom() -> None:
+    rng = np.random.default_rng(0)
+    values = [place(row[0], row[1:]).p_value <= 0.05 for row in rng.standard_normal((2000, 40))]
+    assert np.mean(values) <= 0.05 + 4 * np.sqrt(0.05 * 0.95 / 2000)
+
+
+def groups(
+    rng: Any, n: int = 300, m: int = 300, gap: float = 0.0, by_length: float = 0.0, by_refusal: float = 0.0
+) -> tuple[Any, Any, Any, Any]:
+    """Longer answers and more refusals in the data; the score depends on both, and on the group itself by `gap`."""
+    covariates = [
+        np.column_stack([rng.normal(mean, 1, size), rng.random(size) < share, rng.normal(3, 1, size)])
+        for mean, share, size in ((5.0, 0.5, n), (4.0, 0.1, m))
+    ]
+    scores = [by_length * c[:, 0] + by_refusal * c[:, 1] + rng.standard_normal(len(c)) for c in covariates]
+    return scores[0] + gap, scores[1], *covariates
+
+
+def test_covariates_take_away_what_is_theirs() -> None:
+    found = adjusted_shift(*groups(np.random.default_rng(0), by_length=1.0, by_refusal=1.0))
+    assert found.raw.low > 0.5 and found.remaining is not None and found.explained is not None
+    assert found.remaining.low < 0 < found.remaining.high and found.explained > 0.8
+    assert found.used == ("answer length", "refusing", "prompt length")
+
+
+def test_covariates_leave_what_is_not_theirs() -> None:
+    rng = np.random.default_rng(0)
+    data, reference, one, two = groups(rng, gap=1.0)
+    found = adjusted_shift(data, reference, one, two)
+    assert found.remaining is not None and found.remaining.mean == pytest.approx(1.0, abs=0.25)
+    assert found.explained is not None and abs(found.explained) < 0.2
+    assert found.raw.mean == pytest.approx((data.mean() - reference.mean()) / reference.std(ddof=1))
+
+
+def test_covariates_can_uncover_a_hidden_shift() -> None:
+    found = adjusted_shift(*groups(np.random.default_rng(0), gap=1.0, by_length=-0.8))
+    assert found.remaining is not None and found.remaining.low > 2 * found.raw.mean
+    assert found.explained is None or found.explained < 0
+
+
+def test_intervals_of_what_remains_hold_with_unequal_noise() -> None:
+    held = 0
+    for seed in range(REPEATS):
+        rng = np.random.default_rng(seed)
+        data, reference, one, two = groups(rng, 40, 120, by_length=0.5)
+        data = data + 2 * rng.standard_normal(40) + 0.5
+        found = adjusted_shift(data, reference, one, two)
+        assert found.remaining is not None
+        truth = 0.5 / reference.std(ddof=1)
+        held += found.remaining.low <= truth <= found.remaining.high
+    assert FEWEST <= held <= MOST
+
+
+def test_it_is_least_squares_with_hc3() -> None:
+    data, reference, one, two = groups(np.random.default_rng(1), 30, 40, by_length=1.0, gap=0.5)
+    found = adjusted_shift(data, reference, one, two)
+    design = np.column_stack([np.ones(70), np.r_[np.ones(30), np.zeros(40)], np.vstack([one, two])])
+    scores = np.r_[data, reference] / reference.std(ddof=1)
+    inverse = np.linalg.inv(design.T @ design)
+    slopes = inverse @ design.T @ scores
+    leverage = np.einsum("ij,jk,ik->i", design, inverse, design)
+    residual = (scores - design @ slopes) / (1 - leverage)
+    error = np.sqrt((inverse @ (design.T * residual**2) @ design @ inverse)[1, 1])
+    assert found.remaining is not None and found.remaining.mean == pytest.approx(slopes[1])
+    assert found.remaining.high - slopes[1] == pytest.approx(stats.t.ppf(0.975, 65) * error)
+
+
+def test_constant_and_collinear_covariates_are_left_out() -> None:
+    rng = np.random.default_rng(0)
+    data, reference, one, two = groups(rng, by_length=1.0)
+    plain = adjusted_shift(data, reference, one[:, :1], two[:, :1], ["length"])
+    odd = [np.column_stack([np.full(len(c), 0.1), c[:, 0], 3 * c[:, 0] + 1, np.zeros(len(c))]) for c in (one, two)]
+    found = adjusted_shift(data, reference, *odd, ["constant", "length", "again", "zero"])
+    assert found.used == ("length",) and found.remaining is not None and plain.remaining is not None
+    assert found.remaining.mean == pytest.approx(plain.remaining.mean)
+    nothing = adjusted_shift(data, reference, odd[0][:, :1], odd[1][:, :1], ["constant"])
+    assert nothing.used == () and nothing.remaining == nothing.raw and nothing.explained in (0, None)
+
+
+def test_covariates_that_tell_the_groups_apart_leave_nothing_to_compare() -> None:
+    rng = np.random.default_rng(0)
+    found = adjusted_shift(
+        rng.normal(1, 1, 50), rng.normal(0, 1, 50), np.ones((50, 1)), np.zeros((50, 1)), ["refusing"]
+    )
+    assert found.remaining is None and found.explained is None and found.used == ("refusing",)
+
+
+def test_adjustment_refuses_what_makes_no_sense() -> None:
+    ones = np.ones((3, 1))
+    for arguments in (
+        ([1, 2, 3], [1, 1, 1], ones, ones, ["a"]),
+        ([1, 2, 3], [1, 2], ones, ones, ["a"]),
+        ([1, 2, 3], [1, 2, 4], ones, ones, ["a", "b"]),
+        ([1, 2, 3], [1, 2, np.nan], ones, ones, ["a"]),
+        ([1, 2, 3], [1, 2, 4], ones, np.full((3, 1), np.inf), ["a"]),
+        ([1], [1, 2, 4], ones[:1], ones, ["a"]),
+    ):
+        with pytest.raises(ValueError):
+            adjusted_shift(*arguments)
+
+
+@pytest.mark.parametrize(("n", "m", "gap", "spread"), [(20, 20, 0.5, 1.0), (500, 50, 0.5, 0.5), (40, 40, 3.0, 1.0)])
+def test_intervals_of_the_auc_hold(n: int, m: int, gap: float, spread: float) -> None:
+    rng = np.random.default_rng(0)
+    truth, held, null = float(stats.norm.cdf(gap / np.sqrt(1 + spread**2))), 0, np.arange(4.0)[:, None]
+    for _ in range(REPEATS):
+        found = separation(rng.normal(gap, spread, n), rng.standard_normal(m), null, null).auc
+        held += found.low <= truth <= found.high
+    assert held >= FEWEST
+
+
+def test_separation_stands_beside_its_nulls() -> None:
+    rng = np.random.default_rng(0)
+    data, reference = rng.normal(2, 1, 200), rng.standard_normal(200)
+    null = rng.standard_normal((100, 50)) - np.linspace(0, 1, 50), rng.standard_normal((80, 50))
+    found = separation(data, reference, *null)
+    assert found.auc.mean == pytest.approx(auc(data, reference))
+    assert found.place.p_value == pytest.approx(1 / 51) and found.null["n"] == 50
+    assert 0.5 < found.null["mean"] < found.null["p95"] <= found.null["max"] < found.auc.mean
+    other_way = separation(-data, -reference, *null)
+    assert other_way.place == found.place and other_way.auc.mean == pytest.approx(1 - found.auc.mean)
+
+
+@pytest.mark.parametrize("sides", [([2.0, 3.0, 4.0], [0.0, 1.0]), ([0.0, 1.0], [2.0, 3.0]), ([1.0], [1.0])])
+def test_a_perfect_separation_is_not_certain(sides: tuple[list[float], list[float]]) -> None:
+    null = np.arange(6.0)[:, None]
+    found = separation(*sides, null, null).auc
+    assert 0 <= found.low <= found.mean <= found.high <= 1 and found.high - found.low > 0.3
+
+
+SURE = Estimate(1.2, 1.1, 1.3, 1000)
+RARE, COMMON = Place(99.5, 0.01, 0.8, 200), Place(70.0, 0.3, 2.0, 200)
+
+
+def adjusted(mean: float, low: float, high: float) -> Adjusted:
+    return Adjusted(SURE, Estimate(mean, low, high, 1000), 1 - mean / 1.2, ("answer length", "refusing"))
+
+
+def test_a_claim_is_what_survives_the_nulls() -> None:
+    found = explanation("evil", SURE, RARE, {"humorous": 0.4}, adjusted(1.0, 0.8, 1.2))
+    assert found.specific and found.sentences[0] == (
+        "The data differ from the reference in 'evil': more than along nearly all random directions and more than "
+        "along any other trait's vector."
+    )
+    text = " ".join(found.sentences)
+    assert "1.20 deviations of the reference above its mean (95 % interval 1.10 to 1.30, 1000 samples)" in text
+    assert "99 % of 200 random directions (p = 0.010)" in text
+    assert "humorous +0.40" in text and "explain 17 % of it" in text
+    assert explanation("evil", SURE, RARE).specific
+    assert not explanation("evil", standardised_shift([1.0, 2.0], [1.0, 1.0]), RARE).specific
+
+
+@pytest.mark.parametrize(
+    ("found", "words"),
+    [
+        (
+            explanation("evil", Estimate(0.1, -0.1, 0.3, 9), COMMON),
+            "not certain that the data differ from the reference along 'evil'",
+        ),
+        (explanation("evil", SURE, COMMON), "but not in 'evil' more than in random directions."),
+        (explanation("evil", SURE, RARE, {"rude": -1.3, "apathetic": 0.1}), "but not in 'evil' more than in 'rude'."),
+        (
+            explanation("evil", SURE, COMMON, {"rude": 2.0, "apathetic": 1.2}),
+            "not in 'evil' more than in random directions, 'rude' and 'apathetic'.",
+        ),
+        (
+            explanation("evil", SURE, RARE, {}, adjusted(0.1, -0.1, 0.3)),
+            "but answer length and refusing can explain what differs along 'evil'.",
+        ),
+        (explanation("evil", SURE, RARE, {}, adjusted(-0.5, -0.7, -0.3)), "can explain what differs"),
+        (
+            explanation("evil", SURE, RARE, {}, Adjusted(SURE, None, None, ("refusing",))),
+            "but refusing may be all of it.",
+        ),
+        (
+            explanation("evil", SURE, COMMON, {}, adjusted(0.1, -0.1, 0.3)),
+            "random directions, and answer length and refusing can explain",
+        ),
+    ],
+)
+def test_what_the_nulls_explain_is_no_claim(found: Explanation, words: str) -> None:
+    assert not found.specific and words in found.sentences[0]
+
+
+def test_no_share_is_named_where_there_is_none() -> None:
+    hidden = Adjusted(SURE, Estimate(2.0, 1.8, 2.2, 1000), 1 - 2 / 1.2, ("answer length",))
+    assert "they explain none of it" in " ".join(explanation("evil", SURE, RARE, {}, hidden).sentences)
+    unsure = Adjusted(SURE, Estimate(2.0, 1.8, 2.2, 1000), None, ("answer length",))
+    assert "explain" not in " ".join(explanation("evil", SURE, RARE, {}, unsure).sentences)
+    below = explanation("evil", Estimate(-1.2, -1.3, -1.1, 9), RARE)
+    assert "1.20 deviations of the reference below its mean (95 % interval 1.10 to 1.30" in below.sentences[1]
+    both = explanation("evil", Estimate(-0.1, -0.3, 0.1, 9), RARE)
+    assert "0.10 deviations of the reference below its mean (95 % interval -0.10 to 0.30" in both.sentences[1]

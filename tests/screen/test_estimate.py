@@ -1,0 +1,262 @@
+"""The hybrid estimate is unbiased, its intervals hold, also over several looks, and it beats plain subsampling."""
+
+import math
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from personavec.screen.estimate import (
+    Difference,
+    Spread,
+    differences_from_moments,
+    generations_needed,
+    hybrid_difference,
+    hybrid_differences,
+    next_size,
+    plain_difference,
+    planned_sizes,
+    settled,
+)
+from personavec.screen.moments import Moments
+
+Array = Any
+REPEATS = 600
+# Fewer or more than this of 600 intervals of 95 % hold in one case of 10,000.
+FEWEST, MOST = (int(stats.binom.ppf(q, REPEATS, 0.95)) for q in (5e-5, 1 - 5e-5))
+
+RESIDUALS = {
+    "normal": lambda rng, size: rng.standard_normal(size),
+    "heavy": lambda rng, size: rng.standard_t(3, size) / math.sqrt(3),
+    "skewed": lambda rng, size: (rng.gamma(4, size=size) - 4) / 2,
+    "very skewed": lambda rng, size: rng.exponential(size=size) - 1,
+}
+
+
+def population(kind: str, total: int, k: int, strength: float, seed: int = 1) -> tuple[Array, Array, Array]:
+    """Answers, features and baselines of a data set; the first feature explains the baseline."""
+    rng = np.random.default_rng(seed)
+    features = rng.standard_normal((total, k))
+    baseline = strength * features[:, 0] + RESIDUALS[kind](rng, total)
+    return 1 + 0.8 * features[:, 0] + rng.standard_normal(total), features, baseline
+
+
+def draws(total: int, n: int, repeats: int = REPEATS) -> list[Array]:
+    rng = np.random.default_rng(7)
+    return [rng.choice(total, n, replace=False) for _ in range(repeats)]
+
+
+CASES = [
+    *((kind, 2000, n, k, 1.5) for kind in ("normal", "heavy", "skewed") for n, k in ((16, 2), (32, 7), (64, 14))),
+    *((kind, 100, 64, 4, 1.5) for kind in RESIDUALS),  # a finite population, most of it generated
+    *((kind, 2000, 64, 14, 0.0) for kind in RESIDUALS),  # features that tell nothing
+    ("very skewed", 2000, 64, 14, 1.5),
+]
+
+
+@pytest.mark.parametrize(("kind", "total", "n", "k", "strength"), CASES)
+def test_intervals_hold_and_the_mean_is_unbiased(kind: str, total: int, n: int, k: int, strength: float) -> None:
+    answers, features, baseline = population(kind, total, k, strength)
+    truth = (answers - baseline).mean()
+    found = [hybrid_difference(answers, features, s, baseline[s]) for s in draws(total, n)]
+    errors = np.array([d.mean - truth for d in found])
+    held = sum(abs(error) <= d.generation for error, d in zip(errors, found, strict=True))
+    assert FEWEST <= held <= (MOST if n > 16 else REPEATS)  # with few rows they may be wider than needed
+    assert abs(errors.mean()) < 4 * errors.std() / math.sqrt(REPEATS)
+    plain = [plain_difference(answers, s, baseline[s]) for s in draws(total, n, 200)]
+    assert sum(abs(d.mean - truth) <= d.generation for d in plain) >= 178
+    assert np.mean([d.generation for d in found]) < 0.85 * np.mean([d.generation for d in plain])
+
+
+def test_it_is_exactly_unbiased_over_all_subsets() -> None:
+    """With the penalty given (one feature, always the same choice), the mean over all 210 subsets is the truth."""
+    rng = np.random.default_rng(0)
+    answers, baseline = rng.standard_normal(10), rng.exponential(size=10)
+    found = [
+        hybrid_difference(answers, np.zeros((10, 0)), list(s), baseline[list(s)]).mean
+        for s in combinations(range(10), 4)
+    ]
+    assert np.mean(found) == pytest.approx((answers - baseline).mean(), abs=1e-12)
+    x = rng.standard_normal(12)
+    line = 3 * x + 0.1 * rng.standard_normal(12) ** 2
+    subsets = [list(s) for s in combinations(range(12), 9)]
+    lines = [hybrid_difference(np.zeros(12), x[:, None], s, line[s]).mean for s in subsets]
+    assert np.mean(lines) == pytest.approx(-line.mean(), abs=1e-6)
+    assert np.std(lines) > 1e-3
+
+
+def test_it_is_never_much_wider_than_plain_subsampling() -> None:
+    """Answer and baseline share what the prompt does to both, so that plain differences are already narrow."""
+    rng = np.random.default_rng(0)
+    shared = rng.standard_normal(2000)
+    answers, baseline = shared + 0.3 * rng.standard_normal(2000), shared + 0.3 * rng.standard_normal(2000)
+    noise = rng.standard_normal((2000, 14))
+    for n in (16, 64, 256):
+        subsets = draws(2000, n, 100)
+        hybrid = [hybrid_difference(answers, noise, s, baseline[s]).generation for s in subsets]
+        plain = [plain_difference(answers, s, baseline[s]).generation for s in subsets]
+        assert np.mean(hybrid) < (1.25 if n == 16 else 1.05) * np.mean(plain)
+
+
+def test_full_intervals_hold_for_where_the_samples_come_from() -> None:
+    held = 0
+    for repeat in range(REPEATS):
+        rng = np.random.default_rng(repeat)
+        features = rng.standard_normal((200, 2))
+        baseline = features[:, 0] + rng.standard_normal(200)
+        answers = 0.5 + features[:, 1] + rng.standard_normal(200)
+        d = hybrid_difference(answers, features, np.arange(50), baseline[:50])
+        held += d.low <= 0.5 <= d.high
+    assert FEWEST <= held <= MOST
+
+
+def test_everything_generated_is_exact() -> None:
+    answers, features, baseline = population("normal", 50, 2, 1.0)
+    order = np.random.default_rng(0).permutation(50)
+    for d in (
+        hybrid_difference(answers, features, order, baseline[order]),
+        plain_difference(answers, order, baseline[order]),
+    ):
+        assert d.mean == pytest.approx((answers - baseline).mean())
+        assert d.generation == 0 and d.generated == d.n == 50
+        half = stats.t.ppf(0.975, 49) * (answers - baseline).std(ddof=1) / math.sqrt(50)
+        assert d.high - d.mean == pytest.approx(half, rel=0.05) and d.high - d.mean >= half * (1 - 1e-9)
+
+
+def test_plain_subsampling_is_the_textbook_one() -> None:
+    answers, _, baseline = population("normal", 100, 1, 1.0)
+    subset = np.arange(40)
+    gaps = (answers - baseline)[:40]
+    d = plain_difference(answers, subset, baseline[:40])
+    assert d.mean == pytest.approx(gaps.mean())
+    assert d.subset.error == pytest.approx(gaps.std(ddof=1) / math.sqrt(40) * math.sqrt(0.6))
+    assert d.subset.freedom == pytest.approx(39) and d.r_squared == 0
+
+
+def test_a_perfect_prediction_leaves_only_the_sampling_error() -> None:
+    answers, features, _ = population("normal", 500, 3, 1.0)
+    baseline = features @ [1.0, 2.0, 3.0] + 4
+    d = hybrid_difference(answers, features, np.arange(40), baseline[:40])
+    assert d.mean == pytest.approx((answers - baseline).mean(), abs=1e-4)
+    assert d.generation < 1e-3 and d.r_squared > 0.9999 and d.high - d.low > 0.1
+
+
+def test_constants() -> None:
+    features = np.ones((30, 3))
+    d = hybrid_difference(np.full(30, 0.1), features, [3, 5, 7], np.full(3, 0.3))
+    assert d.mean == pytest.approx(-0.2) and d.generation == pytest.approx(0, abs=1e-12) and d.r_squared == 0
+    alone = hybrid_difference([2.0], [[1.0]], [0], [0.5])
+    assert (alone.mean, alone.low, alone.high, alone.n) == (1.5, 1.5, 1.5, 1)
+
+
+def test_several_traits_are_each_as_alone_but_for_the_shared_features() -> None:
+    answers, features, baseline = population("normal", 200, 2, 1.0)
+    table, bases = np.stack([answers, answers], 1), np.stack([baseline, 2 * baseline], 1)
+    subset = np.arange(50)
+    one, two = hybrid_differences(table, features, subset, bases[subset])
+    alone = hybrid_difference(answers, features, subset, baseline[subset])
+    assert one.mean == pytest.approx(alone.mean, rel=0.02)
+    assert two.subset.error == pytest.approx(2 * one.subset.error)
+
+
+def test_a_stream_gives_the_same() -> None:
+    answers, features, baseline = population("skewed", 300, 3, 1.0)
+    subset = draws(300, 40, 1)[0]
+    of_answers, of_features = Moments(1), Moments(3)
+    for start in range(0, 300, 70):
+        of_answers.update(answers[start : start + 70, None])
+        of_features.update(features[start : start + 70])
+    streamed = differences_from_moments(
+        of_answers, of_features, answers[subset, None], features[subset], baseline[subset, None]
+    )[0]
+    whole = hybrid_difference(answers, features, subset, baseline[subset])
+    assert streamed.mean == pytest.approx(whole.mean) and streamed.generation == pytest.approx(whole.generation)
+
+
+def test_generations_needed_for_the_same_width() -> None:
+    _, features, baseline = population("normal", 100_000, 1, 3.0)
+    subset = draws(100_000, 1000, 1)[0]
+    hybrid = hybrid_difference(np.zeros(100_000), features, subset, baseline[subset])
+    plain = plain_difference(np.zeros(100_000), subset, baseline[subset])
+    needed = generations_needed(hybrid, plain)
+    assert needed == pytest.approx(1000 / (1 - hybrid.r_squared), rel=0.1) and 8000 < needed < 11_000
+    again = draws(100_000, needed, 1)[0]
+    same = plain_difference(np.zeros(100_000), again, baseline[again])
+    assert same.generation == pytest.approx(hybrid.generation, rel=0.1)
+    assert generations_needed(plain, plain) == 1000
+
+
+def test_the_interval_widens_with_skewness_and_with_looks() -> None:
+    even, skewed = Spread(1.0, 30.0, 0.0, 32), Spread(1.0, 30.0, 2.0, 32)
+    assert even.half() == pytest.approx(stats.t.ppf(0.975, 30))
+    assert even.half(5) == pytest.approx(stats.t.ppf(0.995, 30))
+    assert even.half() < skewed.half() < 1.2 * even.half()
+
+
+def test_the_subset_doubles_until_all_is_generated() -> None:
+    assert planned_sizes(1000, 64) == (64, 128, 256, 512, 1000)
+    assert planned_sizes(1024, 64) == (64, 128, 256, 512, 1024)
+    assert planned_sizes(65, 64) == (64, 65)
+    assert planned_sizes(64, 64) == planned_sizes(64) == (64,) and planned_sizes(3) == (3,)
+
+
+def difference(mean: float, error: float, generated: int = 64) -> Difference:
+    return Difference(mean, 1000, generated, Spread(error, 60.0, 0.0, generated), Spread(0.01, 60.0, 0.0, 1000))
+
+
+def test_when_it_stops() -> None:
+    sizes = planned_sizes(1000, 64)
+    assert next_size([], sizes, [0.1]) == 64
+    wide, narrow = difference(1.0, 0.2), difference(1.0, 0.04)
+    assert settled(wide, sizes, 0.1) is None and settled(narrow, sizes, 0.1) == "precise"
+    assert settled(wide, sizes, 0.1, reference=0.0) == "clear"
+    assert settled(difference(0.45, 0.2), sizes, 0.1, reference=0.0) is None  # beyond 1.96 errors, not beyond 2.66
+    assert settled(difference(0.0, 0.0, 1000), sizes, 0.1) == "exact"
+    assert next_size([wide, narrow], sizes, [0.1, 0.1]) == 128
+    assert next_size([wide, narrow], sizes, [0.1, 0.1], [0.0, None]) is None
+    assert next_size([narrow, narrow], sizes, [0.1, 0.1]) is None
+    assert next_size([difference(0.0, 9.0, 512)], sizes, [0.1]) == 1000
+
+
+@pytest.mark.parametrize(("kind", "reference"), [("normal", 0.0), ("heavy", 0.3), ("skewed", 0.0)])
+def test_looking_several_times_keeps_the_coverage(kind: str, reference: float) -> None:
+    """The truth is 0, and what is compared with is the truth itself or lies near it."""
+    repeats, held, wrong, stops = 300, 0, 0, set()
+    for repeat in range(repeats):
+        rng = np.random.default_rng(repeat)
+        features = rng.standard_normal((1000, 1))
+        baseline = features[:, 0] + RESIDUALS[kind](rng, 1000)
+        answers, order = features[:, 0] + 0.5 * rng.standard_normal(1000), rng.permutation(1000)
+        sizes, found = planned_sizes(1000, 16), list[Difference]()
+        while (n := next_size(found, sizes, [0.15], [reference])) is not None:
+            found = [hybrid_difference(answers, features, order[:n], baseline[order[:n]])]
+        reason = settled(found[0], sizes, 0.15, reference)
+        reported = found[0].estimate(len(sizes) if reason == "clear" else 1)
+        held += reported.low <= 0 <= reported.high
+        wrong += reason == "clear" and (reported.mean > reference) == (reference >= 0)
+        stops.add((reason, found[0].generated))
+    assert held >= stats.binom.ppf(1e-3, repeats, 0.95)
+    assert wrong <= stats.binom.ppf(1 - 1e-3, repeats, 0.025)
+    assert len(stops) > 1  # it did stop at different looks
+
+
+@pytest.mark.parametrize("where", ["answers", "features", "baseline"])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_values_that_are_not_finite_are_refused(where: str, value: float) -> None:
+    arguments: dict[str, Array] = {"answers": np.zeros(5), "features": np.zeros((5, 1)), "baseline": np.zeros(2)}
+    arguments[where].flat[1] = value
+    with pytest.raises(ValueError, match="not finite"):
+        hybrid_difference(known=[0, 1], **arguments)
+
+
+@pytest.mark.parametrize("known", [[0, 0], [0, 5], [-1, 2], [0.0, 1.0], [[0, 1]], [0], [0, 1, 2], []])
+def test_subsets_that_make_no_sense_are_refused(known: Array) -> None:
+    with pytest.raises(ValueError):
+        hybrid_difference(np.arange(5.0), np.zeros((5, 1)), known, [1.0, 2.0])
+
+
+def test_one_baseline_for_several_samples_is_refused() -> None:
+    with pytest.raises(ValueError, match="spread"):
+        hybrid_difference(np.arange(5.0), np.zeros((5, 1)), [2], [1.0])

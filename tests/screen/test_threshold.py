@@ -1,0 +1,94 @@
+"""The false-alarm rate holds, whatever the distribution, and too few reference samples are refused."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from personavec.errors import UserError
+from personavec.screen.threshold import Threshold, p_values, threshold
+
+
+@pytest.mark.parametrize(("m", "rate"), [(19, 0.05), (50, 0.05), (333, 0.05), (99, 0.01), (30, 0.2)])
+@pytest.mark.parametrize("kind", ["normal", "cauchy", "exponential"])
+def test_the_rate_holds_on_average_over_reference_sets(m: int, rate: float, kind: str) -> None:
+    rng = np.random.default_rng(0)
+    draw = {"normal": rng.standard_normal, "cauchy": rng.standard_cauchy, "exponential": rng.exponential}[kind]
+    rates = [threshold(draw(size=m), rate).flags(draw(size=500)).mean() for _ in range(1500)]
+    error = np.std(rates) / np.sqrt(len(rates))
+    assert rate - 1 / (m + 1) - 4 * error <= np.mean(rates) <= rate + 4 * error
+
+
+def test_the_realised_rate_lies_in_its_interval() -> None:
+    rng = np.random.default_rng(0)
+    inside, repeats = 0, 2000
+    for _ in range(repeats):
+        found = threshold(rng.random(200), 0.05)
+        inside += found.low <= 1 - found.value <= found.high  # the rate of a uniform score
+    assert inside / repeats == pytest.approx(0.95, abs=0.02)
+
+
+def test_ties_never_raise_the_rate() -> None:
+    rng = np.random.default_rng(0)
+    rates = [threshold(rng.integers(0, 4, 50), 0.1).flags(rng.integers(0, 4, 500)).mean() for _ in range(500)]
+    assert np.mean(rates) <= 0.1
+    same = threshold(np.full(100, 3.0))
+    assert not same.flags([3.0, 2.0]).any() and same.flags([3.5]).all()
+
+
+def test_it_is_the_order_statistic() -> None:
+    scores = np.random.default_rng(0).permutation(np.arange(1.0, 100.0))
+    found = threshold(scores, 0.05)
+    assert found.value == 95 and found.reference == 99
+    assert threshold(np.arange(99), 0.07).value == 92  # (m + 1)(1 - 0.07) is 93, not the next rank by rounding
+
+
+@pytest.mark.parametrize(("rate", "needed"), [(0.05, 19), (0.01, 99), (0.3, 3), (0.07, 14)])
+def test_too_few_are_refused_with_the_number_needed(rate: float, needed: int) -> None:
+    with pytest.raises(UserError, match=f"at least {needed} "):
+        threshold(np.arange(needed - 1), rate)
+    assert threshold(np.arange(needed), rate).value == needed - 1
+
+
+@pytest.mark.parametrize("rate", [0.0, 1.0, -0.1, 5.0, float("nan")])
+def test_rates_that_are_none_are_refused(rate: float) -> None:
+    with pytest.raises(UserError, match="between 0 and 1"):
+        threshold(np.arange(100), rate)
+
+
+def test_a_rate_that_flags_everything_is_refused() -> None:
+    with pytest.raises(UserError, match="everything"):
+        threshold([], 1 - 1e-12)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_scores_that_are_not_finite_are_refused(value: float) -> None:
+    clean = np.arange(30.0)
+    spoilt = np.append(clean, value)
+    calls: list[Any] = [
+        lambda: threshold(spoilt),
+        lambda: threshold(clean).flags(spoilt),
+        lambda: p_values(spoilt, clean),
+        lambda: p_values(clean, spoilt),
+    ]
+    for call in calls:
+        with pytest.raises(ValueError, match="not finite"):
+            call()
+
+
+def test_no_scores_have_no_flags() -> None:
+    assert threshold(np.arange(30)).flags([]).shape == (0,) == p_values([], [1.0]).shape
+
+
+@given(
+    st.lists(st.integers(0, 30), min_size=19, max_size=60),
+    st.lists(st.integers(-2, 33), max_size=20),
+    st.sampled_from([0.05, 0.1, 0.25, 0.5]),
+)
+def test_flagged_is_a_p_value_of_at_most_the_rate(reference: list[int], scores: list[int], rate: float) -> None:
+    p = p_values(scores, reference)
+    assert p.tolist() == [(1 + sum(r >= s for r in reference)) / (len(reference) + 1) for s in scores]
+    found: Threshold = threshold(reference, rate)
+    assert found.flags(scores).tolist() == (p <= rate + 1e-12).tolist()
