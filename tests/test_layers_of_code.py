@@ -19,6 +19,7 @@ LAYERS = [
         "controls",
         "data",
         "effects",
+        "engine",
         "findings",
         "interchange",
         "interventions",
@@ -31,7 +32,7 @@ LAYERS = [
         "traits",
         "vector",
     },
-    {"evaluation", "extraction", "monitoring", "screen", "specificity", "verdict"},
+    {"evaluation", "extraction", "monitoring", "screening", "specificity", "verdict"},
     {"cli", "__main__"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

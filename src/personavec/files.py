@@ -5,7 +5,7 @@ import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from filelock import FileLock, Timeout
 
@@ -47,7 +47,7 @@ def cannot_write(path: Path, error: OSError) -> UserError:
 
 
 class JsonLines:
-    """An append-only file of one JSON object a line; a torn last line (a killed writer) is cut off on opening.
+    """An append-only file of one JSON object a line; a torn last line (a killed writer) is cut off when it is met.
 
     Example:
         >>> log = JsonLines("rollouts.jsonl")
@@ -83,12 +83,28 @@ class JsonLines:
         lines = "".join(json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n" for record in records)
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self.path.open("ab") as handle:
+            with self.path.open("a+b") as handle:
+                _cut_torn_line(handle)
                 handle.write(lines.encode())
                 handle.flush()
                 os.fsync(handle.fileno())
         except OSError as error:
             raise cannot_write(self.path, error) from error
+
+
+def _cut_torn_line(handle: BinaryIO) -> None:
+    """Remove what follows the last newline, so that nothing is glued to half a line."""
+    size = end = handle.seek(0, os.SEEK_END)
+    while end:
+        start = max(0, end - 65536)
+        handle.seek(start)
+        newline = handle.read(end - start).rfind(b"\n")
+        if newline >= 0:
+            end = start + newline + 1
+            break
+        end = start
+    if end < size:
+        handle.truncate(end)
 
 
 class RunFolder:

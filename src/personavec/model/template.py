@@ -11,7 +11,7 @@ from personavec.errors import UserError
 
 log = logging.getLogger(__name__)
 
-Message = Mapping[str, str]
+Message = Mapping[str, Any]  # {"role", "content"}, and what a template may know besides, such as "tool_calls"
 
 PLACEHOLDER = "\ue0f3{}\ue0f4"
 THOUGHT = ("<think>", "</think>")
@@ -107,9 +107,13 @@ class Template:
             return False
         return "Qx7" in text and "Zk4" in text
 
-    def _render(self, messages: Sequence[Message], prompt: bool, *, thought: bool = False) -> str:
+    def _render(
+        self, messages: Sequence[Message], prompt: bool, *, thought: bool = False, tools: Sequence[Any] = ()
+    ) -> str:
         thinking = self.thinking or thought
         options: dict[str, Any] = {"tokenize": False, "add_generation_prompt": prompt, "enable_thinking": thinking}
+        if tools:
+            options["tools"] = list(tools)
         if self._own is None and not isinstance(self.tokenizer.chat_template, dict):
             options["chat_template"] = PLAIN_TEMPLATE
         try:
@@ -122,7 +126,11 @@ class Template:
         return text
 
     def _arranged(self, messages: Sequence[Message]) -> list[Message]:
-        """The messages as the template can take them: a system message it has no role for goes into the user turn."""
+        """The messages as the template can take them: a system message it has no role for goes into the user turn.
+
+        A message that calls tools may go without content.
+        """
+        messages = [{**m, "content": ""} if m.get("tool_calls") and m.get("content") is None else m for m in messages]
         for message in messages:
             if not isinstance(message.get("role"), str) or not isinstance(message.get("content"), str):
                 raise UserError(
@@ -170,10 +178,10 @@ class Template:
         ids: list[int] = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
         return ids
 
-    def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
+    def prompt_ids(self, messages: Sequence[Message], tools: Sequence[Any] = ()) -> list[int]:
         """Token ids of a prompt: the messages and the opening of the assistant's turn."""
         safe, held = self._disarmed(self._arranged(messages))
-        return self._tokens(self._render(safe, True), held, start=True)
+        return self._tokens(self._render(safe, True, tools=tools), held, start=True)
 
     def answer_ids(self, text: str) -> list[int]:
         """Token ids of a response as the model would have written it after a prompt (no end-of-turn marker)."""
@@ -200,8 +208,10 @@ class Template:
             start += 1
         return start
 
-    def conversations(self, messages: Sequence[Message]) -> list[Conversation]:
-        """Every assistant turn of a conversation, with its span.
+    def conversations(
+        self, messages: Sequence[Message], turns: Sequence[int] | None = None, tools: Sequence[Any] = ()
+    ) -> list[Conversation]:
+        """Every assistant turn of a conversation, with its span; or those that stand at `turns` in the messages.
 
         The prompt of a turn is tokenised as `prompt_ids` does and the answer on its own, so the ids are those of a
         generation. Usually one sequence holds all turns; a template that rewrites earlier turns (drops their thoughts,
@@ -213,12 +223,20 @@ class Template:
         """
         arranged = self._arranged(messages)
         safe, held = self._disarmed(arranged)
-        turns = [i for i, message in enumerate(arranged) if message["role"] == "assistant"]
+        merged = len(messages) - len(arranged)  # a system message that went into the user's turn
+        turns = (
+            [i for i, message in enumerate(arranged) if message["role"] == "assistant"]
+            if turns is None
+            else [turn - merged for turn in turns]
+        )
         if not turns:
             raise UserError("The conversation has no assistant turn.", "At least one message must be the assistant's.")
-        openings = [self._render(safe[:turn], True, thought=THOUGHT[1] in arranged[turn]["content"]) for turn in turns]
+        openings = [
+            self._render(safe[:turn], True, thought=THOUGHT[1] in arranged[turn]["content"], tools=tools)
+            for turn in turns
+        ]
         left_open = [self._opened[THOUGHT[1] in arranged[turn]["content"]] for turn in turns]
-        last = self._render(safe[: turns[-1] + 1], False)
+        last = self._render(safe[: turns[-1] + 1], False, tools=tools)
         whole = Conversation([], [])
         position = 0
         for turn, opening, opened in zip(turns, openings, left_open, strict=True):

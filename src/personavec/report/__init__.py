@@ -50,7 +50,7 @@ def write_extract_report(run: dict[str, Any], path: Path | str) -> None:
         "cosines": plots.cosines(run),
         "effects": plots.cross_effects(run),
     }
-    write_page(path, "extract.html", run=run, plots=figures, provenance=_provenance(run))
+    write_page(path, "extract.html", run=run, plots=figures, provenance=provenance_tables(run))
 
 
 def write_evaluate_report(run: dict[str, Any], path: Path | str) -> None:
@@ -73,7 +73,7 @@ def write_evaluate_report(run: dict[str, Any], path: Path | str) -> None:
         answers=answers[:ANSWERS_SHOWN],
         total=len(answers),
         questions=len({answer["question"] for answer in answers}),
-        provenance=_provenance(run),
+        provenance=provenance_tables(run),
     )
 
 
@@ -104,11 +104,11 @@ def write_monitor_report(run: dict[str, Any], path: Path | str) -> None:
         farthest=drift.farthest(scale, conversations),
         plots={"spread": drift.spread(scale, conversations), "average": drift.average(scale, conversations)},
         conversations=[(c, drift.conversation(scale, c, number)) for number, c in enumerate(chosen, 1)],
-        provenance=_provenance(run),
+        provenance=provenance_tables(run),
     )
 
 
-def _provenance(run: dict[str, Any]) -> list[tuple[str, list[tuple[str, str]]]]:
+def provenance_tables(run: dict[str, Any]) -> list[tuple[str, list[tuple[str, str]]]]:
     """Titled tables of what is needed to repeat the run."""
     general = [("command", f"personavec {run['command']} {run.get('personavec', '')}".strip())]
     general += [("written", str(run["written"]).replace("T", " "))] if run.get("written") else []

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from personavec.screen.attribution import (
+from personavec.screening.attribution import (
     Adjusted,
     Explanation,
     Place,
@@ -17,7 +17,7 @@ from personavec.screen.attribution import (
     standardised_shift,
     standardised_shifts,
 )
-from personavec.screen.moments import Moments
+from personavec.screening.moments import Moments
 from personavec.statistics import Estimate, auc
 
 REPEATS = 600

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from personavec.screen.subset import priorities, priority, smallest
+from personavec.screening.subset import priorities, priority, smallest
 
 
 def test_priorities_are_uniform_and_belong_to_the_seed() -> None:

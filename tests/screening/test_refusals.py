@@ -2,7 +2,7 @@
 
 import pytest
 
-from personavec.screen.refusals import refuses
+from personavec.screening.refusals import refuses
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from personavec.errors import UserError
-from personavec.screen.specific import length_direction, refusal_direction, remove_span, whiten
+from personavec.screening.specific import length_direction, refusal_direction, remove_span, whiten
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:

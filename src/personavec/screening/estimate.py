@@ -19,8 +19,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import stats
 
-from personavec.screen.calibration import LEAST, Fit, Floats, cost_of_choice, finite, fit_subset, indices
-from personavec.screen.moments import Moments
+from personavec.screening.calibration import LEAST, Fit, Floats, cost_of_choice, finite, fit_subset, indices
+from personavec.screening.moments import Moments
 from personavec.statistics import Estimate
 
 FIRST = 64  # generations before the first look: with very skewed errors intervals from fewer hold in 90 % only

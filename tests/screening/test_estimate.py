@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from personavec.screen.estimate import (
+from personavec.screening.estimate import (
     Difference,
     Spread,
     differences_from_moments,
@@ -20,7 +20,7 @@ from personavec.screen.estimate import (
     planned_sizes,
     settled,
 )
-from personavec.screen.moments import Moments
+from personavec.screening.moments import Moments
 
 Array = Any
 REPEATS = 600

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from personavec.screen import calibration
-from personavec.screen.calibration import calibrate, fit_subset
-from personavec.screen.moments import Moments
+from personavec.screening import calibration
+from personavec.screening.calibration import calibrate, fit_subset
+from personavec.screening.moments import Moments
 
 
 def data(n: int = 300, k: int = 3, noise: float = 1.0, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from personavec.screen.moments import Moments
+from personavec.screening.moments import Moments
 
 Floats = NDArray[np.float64]
 PENALTIES = (1e-6, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, np.inf)  # in units of n, features having variance 1

@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
 from personavec.errors import UserError
-from personavec.screen.calibration import Floats, finite
+from personavec.screening.calibration import Floats, finite
 
 RATE = 0.05  # false alarms among clean samples
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from personavec.screen.moments import Moments
+from personavec.screening.moments import Moments
 
 
 @given(st.lists(st.integers(0, 12), min_size=1, max_size=8), st.integers(0, 100))

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from personavec.errors import UserError
-from personavec.screen.threshold import Threshold, p_values, threshold
+from personavec.screening.threshold import Threshold, p_values, threshold
 
 
 @pytest.mark.parametrize(("m", "rate"), [(19, 0.05), (50, 0.05), (333, 0.05), (99, 0.01), (30, 0.2)])

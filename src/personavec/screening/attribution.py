@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import optimize, special, stats
 
-from personavec.screen.calibration import Floats, finite
-from personavec.screen.moments import Moments
+from personavec.screening.calibration import Floats, finite
+from personavec.screening.moments import Moments
 from personavec.statistics import Estimate, auc, null_summary
 
 COVARIATES = ("answer length", "refusing", "prompt length")

@@ -1,0 +1,154 @@
+"""`personavec screen`: which data, and which samples, would change the model's character."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from personavec.cli import options as o
+
+
+class _Screen(TyperGroup):
+    """`screen DATA ...` screens; `screen compare A B` compares. A data set named compare is written ./compare."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if args and args[0] not in {*self.commands, "--help"}:
+            args = ["data", *args]
+        return super().parse_args(ctx, args)
+
+
+app = typer.Typer(
+    cls=_Screen,
+    help="Screen chat data before fine-tuning: personavec screen DATA ... --vector FILE",
+    no_args_is_help=True,
+)
+
+
+@app.callback()
+def screening() -> None:
+    """Screen chat data before fine-tuning: personavec screen DATA ... --vector FILE --out DIR"""
+
+
+@app.command("data")
+def screen(
+    data: Annotated[
+        list[str],
+        typer.Argument(metavar="DATA...", help="Files, folders, or a hub id of a data set.", show_default=False),
+    ],
+    vector: Annotated[list[Path], typer.Option("--vector", "-v", help="Vector file. Repeatable.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="Folder of the run.", show_default=False)],
+    model: o.Model = None,
+    format: Annotated[str | None, typer.Option(help="Name of the data's format. Default: recognised.")] = None,
+    columns: Annotated[
+        str | None, typer.Option(metavar="PART=COLUMN,...", help="Where the parts are: prompt=q,response=a.")
+    ] = None,
+    split: Annotated[str | None, typer.Option(help="Split of a hub data set.")] = None,
+    turns: Annotated[str, typer.Option(help="Which assistant turns count: all or last.")] = "all",
+    baseline: Annotated[str, typer.Option(help="hybrid, exact or prompt.")] = "hybrid",
+    precision: Annotated[
+        float, typer.Option(help="Half width of the interval at which a hybrid screening stops, in deviations.")
+    ] = 0.15,
+    reference: Annotated[
+        str | None, typer.Option(help="Clean data that set the thresholds. Default: a bundled set.")
+    ] = None,
+    false_alarm_rate: Annotated[float, typer.Option(help="Share of clean samples that may be flagged.")] = 0.05,
+    threshold: Annotated[float | None, typer.Option(help="Flag above this projection difference instead.")] = None,
+    specific: Annotated[
+        str, typer.Option(help="Directions without what other traits, length and refusals share: no, span or whiten.")
+    ] = "no",
+    judge: Annotated[
+        str | None, typer.Option(help="Also score flagged samples: contrast, local:MODEL or api:MODEL.")
+    ] = None,
+    judge_all: Annotated[
+        bool, typer.Option("--judge-all", help="Let the judge score, and flag, every sample.")
+    ] = False,
+    max_new_tokens: Annotated[int | None, typer.Option(help="Longest of the model's own answers.")] = None,
+    other_weights: o.OtherWeights = False,
+    seed: o.Seed = 0,
+    device: o.Device = None,
+    dtype: o.Dtype = None,
+    json: o.Json = False,
+) -> None:
+    """Say how far data would push the model along each trait, which samples do it, and write a cleaned copy."""
+    from personavec.data import columns_from_text, open_data
+    from personavec.vector import PersonaVector
+
+    vectors = [PersonaVector.load(path) for path in vector]
+    named = open_data(data, format=format, columns=None if columns is None else columns_from_text(columns), split=split)
+    clean = None if reference is None else open_data([reference])
+    chat = o.open_model(model, device, dtype)
+
+    from personavec.screening import Settings, screen_files
+    from personavec.specificity import siblings
+
+    settings = Settings.suited(
+        chat.device.type,
+        baseline=baseline, turns=turns, precision=precision, false_alarm_rate=false_alarm_rate, threshold=threshold,
+        specific=specific, max_new_tokens=max_new_tokens, judge=judge, judge_all=judge_all, seed=seed,
+    )  # fmt: skip
+    others = {v.trait: v for path, own in zip(vector, vectors, strict=True) for v in siblings(path.parent, own)}
+    summary = screen_files(
+        chat, named, vectors, out, settings, others=list(others.values()), clean=clean, other_weights=other_weights
+    )
+    if json:
+        keys = ("read", "kept", "flagged", "rejected", "traits", "baseline", "generated", "seconds")
+        o.print_json({key: summary[key] for key in keys})
+        return
+    _show(summary, out)
+
+
+@app.command("compare")
+def compare(
+    first: Annotated[Path, typer.Argument(help="Folder of a screening.")],
+    second: Annotated[Path, typer.Argument(help="Folder of another one of the same data.")],
+    json: o.Json = False,
+) -> None:
+    """Which samples moved between two screenings, and how alike the rankings are."""
+    from personavec.screening import compare_screenings
+
+    found = compare_screenings(first, second)
+    if json:
+        o.print_json(found)
+        return
+    print(f"{found['samples']} samples in both, {found['only_first']} and {found['only_second']} in one only.")
+    for name, trait in found["traits"].items():
+        rank = trait["spearman"]
+        print(
+            f"\n{name}: rank correlation {'-' if rank is None else f'{rank:.3f}'}; flagged {trait['flagged_first']} and "
+            f"{trait['flagged_second']}, {trait['flagged_both']} in both."
+        )
+        for moved in trait["moved"][:5]:
+            print(f"  line {moved['line']}: {moved['first']:+.3f} -> {moved['second']:+.3f}")
+
+
+def _show(summary: dict[str, Any], out: Path) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(highlight=False)
+    print(
+        f"{summary['read']} records ({summary['format']}): {summary['kept']} kept + {summary['flagged']} flagged + "
+        f"{summary['rejected']} rejected = {summary['read']} read. Baseline {summary['baseline']}, "
+        f"{summary['generated']} answers generated."
+    )
+    table = Table()
+    for heading in ("trait", "projection difference", "clean reference", "shift, deviations", "threshold", "flagged"):
+        table.add_column(heading, justify="left" if heading == "trait" else "right")
+    for name, trait in summary["traits"].items():
+        threshold = trait["threshold"]
+        table.add_row(
+            name, _interval(trait["projection_difference"]), _interval(trait["reference"]), _interval(trait["shift"]),
+            "-" if threshold is None else f"{threshold:+.2f}", str(trait["flagged"]),
+        )  # fmt: skip
+    console.print(table)
+    for sentence in [*summary["verdict"], *summary["warnings"]]:
+        console.print(f"- {sentence}", markup=False)
+    print(f"\nCleaned copy: {out / 'kept.jsonl'}\nFlagged: {out / 'flagged.jsonl'}")
+    if summary["rejected"]:
+        print(f"Rejected lines and reasons: {out / 'rejected.jsonl'}")
+    print(f"Scores: {out / 'scores.parquet'}\nReport: {out / 'report.html'}")
+
+
+def _interval(e: dict[str, Any]) -> str:
+    return f"{e['mean']:+.2f} [{e['low']:+.2f}, {e['high']:+.2f}]"

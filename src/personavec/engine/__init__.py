@@ -1,0 +1,51 @@
+"""What runs the model when data are screened: this process, or a server for GPUs and clusters."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from personavec.model import Conversation
+from personavec.model.template import Template
+
+__all__ = ["Engine"]
+
+
+class Engine(Protocol):
+    """Reads conversations and answers prompts.
+
+    Attributes:
+        template: The model's chat template.
+        context_length: Most tokens of prompt and response together.
+        identity: What decides answers and readings, as `provenance.identity` has it.
+    """
+
+    template: Template
+    context_length: int
+    identity: Mapping[str, Any]
+
+    def read(
+        self,
+        conversations: Sequence[Conversation],
+        layers: Sequence[int],
+        directions: Tensor | None = None,
+        advance: Callable[[int], None] | None = None,
+    ) -> Tensor:
+        """Mean readings of every span.
+
+        Args:
+            layers: Layers to read, 0..n_layers.
+            directions: (layers, k, d); given, only scalar products with these come back.
+            advance: Called with numbers of conversations done.
+
+        Returns:
+            (spans, layers, d) or (spans, layers, k), float32 on the CPU.
+        """
+
+    def answer(
+        self,
+        prompts: Sequence[Sequence[int]],
+        max_new_tokens: int,
+        advance: Callable[[int], None] | None = None,
+    ) -> list[list[int]]:
+        """Greedy answers to prompts of token ids, without end-of-turn marks."""

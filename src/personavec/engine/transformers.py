@@ -1,0 +1,46 @@
+"""The built-in engine: a ChatModel in this process."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from personavec.engine import Engine
+from personavec.model import ChatModel, Conversation, Request
+from personavec.provenance import identity
+from personavec.readout import read
+
+
+class TransformersEngine(Engine):
+    """Reads and answers with a loaded model."""
+
+    def __init__(self, model: ChatModel) -> None:
+        self.model = model
+        self.template = model.template
+        self.context_length = model.context_length
+        self.identity = identity(model)
+
+    def read(
+        self,
+        conversations: Sequence[Conversation],
+        layers: Sequence[int],
+        directions: Tensor | None = None,
+        advance: Callable[[int], None] | None = None,
+    ) -> Tensor:
+        """See `Engine.read`."""
+        return read(self.model, conversations, layers=layers, directions=directions, advance=advance).means
+
+    def answer(
+        self,
+        prompts: Sequence[Sequence[int]],
+        max_new_tokens: int,
+        advance: Callable[[int], None] | None = None,
+    ) -> list[list[int]]:
+        """See `Engine.answer`."""
+
+        def done(index: int, response: Any) -> None:
+            if advance is not None:
+                advance(1)
+
+        requests = [Request(list(prompt), max_new_tokens, temperature=0.0) for prompt in prompts]
+        return [response.ids for response in self.model.generate(requests, done)]

@@ -1,0 +1,62 @@
+"""Screening training data: how far a data set would push the model along each trait, and which samples do it."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from personavec.data import Dataset, open_data
+from personavec.engine.transformers import TransformersEngine
+from personavec.model import ChatModel
+from personavec.provenance import provenance
+from personavec.screening.compare import compare as compare_screenings
+from personavec.screening.job import run_screening
+from personavec.screening.settings import Settings
+from personavec.vector import PersonaVector
+
+__all__ = ["Settings", "compare_screenings", "run_screening", "screen_files"]
+
+
+def screen_files(
+    model: ChatModel,
+    data: Dataset | Path | str | Sequence[Path | str],
+    vectors: Sequence[PersonaVector],
+    out: Path | str,
+    settings: Settings | None = None,
+    *,
+    others: Sequence[PersonaVector] = (),
+    clean: Dataset | Path | str | None = None,
+    other_weights: bool = False,
+) -> dict[str, Any]:
+    """Screen chat data in files (paper section 6): how far they would push the model, which samples do it.
+
+    Args:
+        data: Files or folders, see `personavec.data.open_data`.
+        vectors: Traits to screen for, each at its layer.
+        out: Run folder, see `run_screening`.
+        settings: None: what suits the model's device.
+        others: Further vectors of the model: how far do the data shift along those?
+        clean: Data that are known to be harmless; they set thresholds and scale. None: the bundled set.
+        other_weights: See `PersonaVector.check`.
+
+    Returns:
+        The content of summary.json.
+
+    Raises:
+        UserError: A vector of another model, data that cannot be read, settings that do not fit.
+    """
+    for vector in [*vectors, *others]:
+        vector.check(model, other_weights=other_weights)
+    settings = settings or Settings.suited(model.device.type)
+    engine = TransformersEngine(model)
+    record = provenance(model, {})
+    del record["arguments"]
+    return run_screening(
+        engine, _opened(data), vectors, out, settings,
+        others=others, clean=None if clean is None else _opened(clean), record=record,
+    )  # fmt: skip
+
+
+def _opened(data: Dataset | Path | str | Sequence[Path | str]) -> Dataset:
+    if isinstance(data, Dataset):
+        return data
+    return open_data(data)

@@ -1,0 +1,124 @@
+"""What a screening found along one trait: the data set's figures, and what else differs as much."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from personavec.controls import covariance_directions, isotropic_directions
+from personavec.screening.attribution import adjusted_shift, explanation, place, separation
+from personavec.screening.differences import Differences
+from personavec.screening.measure import Measured
+from personavec.screening.panel import Panel
+from personavec.screening.scan import Scan
+from personavec.statistics import Estimate, Floats
+
+DIRECTIONS = 200  # random directions of each kind
+
+
+@dataclass(frozen=True, eq=False)
+class Compared:
+    """A data set or a reference, with its differences along every direction of the panel."""
+
+    scan: Scan
+    along: Sequence[Differences]
+
+
+def trait_findings(
+    panel: Panel, k: int, data: Compared, clean: Compared, others: Mapping[str, Tensor], looks: int, seed: int
+) -> dict[str, Any]:
+    """The k-th trait's projection difference, beside that of the clean reference and of directions that mean nothing.
+
+    Nulls and other traits are compared on the samples whose readings were kept whole: there, any direction can be tried
+    on exactly the same differences.
+
+    Args:
+        others: Directions (d,) of other traits at this trait's layer, by name.
+        looks: How many looks the interval must hold for together.
+
+    Returns:
+        {"projection_difference": estimate, "generation": half width that is due to own answers not made, "generated",
+        "reference": estimate, "deviation": of the reference's samples, "shift": estimate in those deviations,
+        "r_squared": of predicting own answers from prompts, None without prediction, "own": {"shift", "n"}, "nulls":
+        {"isotropic", "covariance"}: see `Place`, "others": {trait: shift}, "auc": estimate, "auc_null", "covariates":
+        {"used", "raw", "remaining": estimate or None, "explained"}, "specific": bool, "sentences"}
+    """
+    mine, theirs = data.along[k], clean.along[k]
+    total, reference = mine.total.estimate(looks), theirs.total.estimate()
+    deviation = float(theirs.difference.std(ddof=1))
+    layer = panel.depths.index(panel.layers[k])
+    gaps = [scan.theirs[:, layer] - scan.ours[:, layer] for scan in (data.scan, clean.scan)]
+    own = _shifts(gaps, panel.units[k : k + 1])[0]
+    clean_answers = clean.scan.theirs[:, [layer]]
+    draws = {
+        "isotropic": isotropic_directions((1, panel.units.shape[1]), DIRECTIONS, seed)[:, 0],
+        "covariance": covariance_directions(clean_answers, ["clean"] * len(clean_answers), DIRECTIONS, seed + 1)[:, 0],
+    }
+    nulls = {name: place(own, _shifts(gaps, directions)) for name, directions in draws.items()}
+    rivals = dict(zip(others, _shifts(gaps, torch.stack(list(others.values()))), strict=True)) if others else {}
+    shift = _shift(total, reference, deviation)
+    apart = separation(mine.difference, theirs.difference, *(_along(gap, draws["covariance"]) for gap in gaps))
+    adjusted = adjusted_shift(
+        mine.difference, theirs.difference, _covariates(data.scan.measured), _covariates(clean.scan.measured)
+    )
+    said = explanation(panel.names[k], shift, nulls["covariance"], rivals, adjusted)
+    return {
+        "projection_difference": total.as_dict(),
+        "generation": round(mine.total.generation, 4),
+        "generated": mine.total.generated,
+        "reference": reference.as_dict(),
+        "deviation": round(deviation, 4),
+        "shift": shift.as_dict(),
+        "r_squared": mine.r_squared if mine.r_squared is None else round(mine.r_squared, 4),
+        "own": {"shift": round(own, 4), "n": len(gaps[0])},
+        "nulls": {name: _rounded(asdict(found)) for name, found in nulls.items()},
+        "others": {name: round(value, 4) for name, value in rivals.items()},
+        "auc": apart.auc.as_dict(),
+        "auc_null": apart.null,
+        "covariates": {
+            "used": list(adjusted.used),
+            "raw": adjusted.raw.as_dict(),
+            "remaining": None if adjusted.remaining is None else adjusted.remaining.as_dict(),
+            "explained": None if adjusted.explained is None else round(adjusted.explained, 4),
+        },
+        "specific": said.specific,
+        "sentences": list(said.sentences),
+    }
+
+
+def _along(gaps: Tensor, directions: Tensor) -> Floats:
+    """(n, K) projections of (n, d) on unit vectors along (K, d)."""
+    units = torch.nn.functional.normalize(directions, dim=-1)
+    projections: Floats = (gaps @ units.T).double().numpy()
+    return projections
+
+
+def _shifts(gaps: Sequence[Tensor], directions: Tensor) -> list[float]:
+    """Data minus clean along each direction, in deviations of clean."""
+    a, b = (_along(gap, directions) for gap in gaps)
+    shifts: list[float] = ((a.mean(0) - b.mean(0)) / b.std(0, ddof=1)).tolist()
+    return shifts
+
+
+def _shift(data: Estimate, clean: Estimate, deviation: float) -> Estimate:
+    """The difference of two estimates in deviations; their errors are independent."""
+    mean = (data.mean - clean.mean) / deviation
+    low = math.hypot(data.mean - data.low, clean.high - clean.mean) / deviation
+    high = math.hypot(data.high - data.mean, clean.mean - clean.low) / deviation
+    return Estimate(mean, mean - low, mean + high, data.n)
+
+
+def _covariates(measured: Measured) -> Floats:
+    """(n, 3), in the order of `attribution.COVARIATES`."""
+    columns: Floats = np.stack(
+        [np.log1p(measured.answer_tokens), measured.refusals, np.log1p(measured.prompt_tokens)], 1
+    )
+    return columns
+
+
+def _rounded(values: dict[str, Any]) -> dict[str, Any]:
+    return {name: round(value, 4) for name, value in values.items()}

@@ -1,0 +1,130 @@
+"""From samples to numbers: what a data set's answers and the model's own answers to the same prompts project to."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from personavec.data import Sample
+from personavec.engine import Engine
+from personavec.errors import UserError
+from personavec.model import Conversation
+from personavec.screening.answers import OwnAnswers
+from personavec.screening.panel import Panel
+from personavec.screening.refusals import refuses
+from personavec.statistics import Floats
+
+Turns = Literal["all", "last"]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What was read of samples, a row each.
+
+    A sample's figure is the mean over its turns, whatever their lengths: each turn is one answer to one prompt, the unit
+    in which the projection difference is defined (paper section 6.1).
+
+    Attributes:
+        answers: (n, k) projections of the answers' mean readings.
+        prompts: (n, k) projections of the last prompt token.
+        answer_tokens, prompt_tokens: (n,) of all turns together; of the prompt before the first turn.
+        refusals: (n,) 1 where some turn refuses.
+    """
+
+    answers: Floats
+    prompts: Floats
+    answer_tokens: Floats
+    prompt_tokens: Floats
+    refusals: Floats
+
+
+def chosen(sample: Sample, turns: Turns) -> list[int]:
+    """Where the turns that count stand in the sample's messages."""
+    return sample.turns[-1:] if turns == "last" else sample.turns
+
+
+def tokenise(engine: Engine, sample: Sample, turns: Turns) -> list[Conversation]:
+    """The sample's tokens with two spans for every turn: the last prompt token and the answer.
+
+    Raises:
+        UserError: The template refuses the messages, an answer has no token, or the context is too short.
+    """
+    made = []
+    for conversation in engine.template.conversations(sample.messages, chosen(sample, turns), sample.tools):
+        if len(conversation.ids) > engine.context_length:
+            raise UserError(
+                f"{len(conversation.ids)} tokens do not fit the model's context of {engine.context_length}."
+            )
+        spans = []
+        for start, end in conversation.spans:
+            if start >= end:
+                raise UserError("An answer is empty once its thoughts are left out.")
+            spans += [(max(start - 1, 0), max(start, 1)), (start, end)]
+        made.append(Conversation(conversation.ids, spans))
+    return made
+
+
+def measure(
+    engine: Engine,
+    samples: Sequence[Sample],
+    tokens: Sequence[Sequence[Conversation]],
+    panel: Panel,
+    advance: Callable[[int], None] | None = None,
+) -> Measured:
+    """Project samples; `tokens` are theirs as `tokenise` gives them."""
+    flat = [conversation for mine in tokens for conversation in mine]
+    values = engine.read(flat, panel.depths, panel.directions(), advance).sum(1)  # a direction is zero elsewhere
+    rows = _per_sample(values, tokens).numpy().astype(np.float64)
+    return Measured(
+        answers=rows[:, 1],
+        prompts=rows[:, 0],
+        answer_tokens=np.array([sum(e - s for c in mine for s, e in c.spans[1::2]) for mine in tokens], np.float64),
+        prompt_tokens=np.array([mine[0].spans[1][0] for mine in tokens], np.float64),
+        refusals=np.array([any(refuses(s.messages[t]["content"]) for t in s.turns) for s in samples], np.float64),
+    )
+
+
+def _per_sample(values: Tensor, tokens: Sequence[Sequence[Conversation]]) -> Tensor:
+    """(samples, 2, ...): the mean over the turns of what was read at the last prompt token and over the answer."""
+    result, at = [], 0
+    for mine in tokens:
+        spans = sum(len(c.spans) for c in mine)
+        result.append(values[at : at + spans].view(-1, 2, *values.shape[1:]).mean(0))
+        at += spans
+    return torch.stack(result)
+
+
+def readings(engine: Engine, tokens: Sequence[Sequence[Conversation]], layers: Sequence[int]) -> Tensor:
+    """(samples, 2, layers, d) float32: readings of the last prompt token and of the answer, means over the turns."""
+    flat = [conversation for mine in tokens for conversation in mine]
+    return _per_sample(engine.read(flat, layers), tokens)
+
+
+def own_answers(engine: Engine, samples: Sequence[Sample], turns: Turns, own: OwnAnswers) -> list[list[Conversation]]:
+    """The samples' turns answered by the model itself, with spans as `tokenise` gives them.
+
+    A model that ends its answer at once (or is cut short in a thought, or has no room left in its context) has said
+    nothing: that turn is left out, and a sample without any turn comes back empty.
+    """
+    room = engine.context_length - own.max_new_tokens
+    prompts = [
+        [
+            ids
+            for turn in chosen(sample, turns)
+            if len(ids := engine.template.prompt_ids(sample.messages[:turn], sample.tools)) <= room
+        ]
+        for sample in samples
+    ]
+    given = iter(own([prompt for mine in prompts for prompt in mine]))
+    made: list[list[Conversation]] = []
+    for mine in prompts:
+        made.append([])
+        for prompt in mine:
+            ids = [*prompt, *next(given)]
+            start = len(prompt) + engine.template.response_start(ids[len(prompt) :])
+            if start < len(ids):
+                made[-1].append(Conversation(ids, [(len(prompt) - 1, len(prompt)), (start, len(ids))]))
+    return made

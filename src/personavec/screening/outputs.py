@@ -1,0 +1,103 @@
+"""What a screening leaves behind: scores.parquet, kept.jsonl, flagged.jsonl and rejected.jsonl, whole or absent."""
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from personavec.data import Dataset, Rejected
+from personavec.errors import UserError
+from personavec.files import cannot_write
+
+ROWS = 50_000  # of scores.parquet that are written together
+
+Column = NDArray[np.generic]
+
+
+def write_scores(path: Path, columns: Mapping[str, Column]) -> None:
+    """Write the columns as Parquet, a group of rows at a time."""
+    names = list(columns)
+    rows = len(columns[names[0]])
+    with _whole(path) as temporary:
+        schema = pa.table({name: pa.array(columns[name][:0]) for name in names}).schema
+        with pq.ParquetWriter(temporary, schema) as writer:
+            for start in range(0, rows, ROWS):
+                piece = {name: pa.array(columns[name][start : start + ROWS]) for name in names}
+                writer.write_table(pa.table(piece, schema=schema))
+
+
+def split(
+    folder: Path,
+    data: Dataset,
+    indices: NDArray[np.int64],
+    flagged: NDArray[np.bool_],
+    reasons: Mapping[int, str],
+    advance: Callable[[int], None],
+) -> dict[str, int]:
+    """Write every record of a data set into kept.jsonl, flagged.jsonl or rejected.jsonl, in order.
+
+    Kept and flagged lines are the original bytes.
+
+    Args:
+        indices: (n,) of the samples, in the order of the data.
+        flagged: (n,).
+        reasons: Why a record that the data set took for a sample was rejected later, by index.
+
+    Returns:
+        {"read", "kept", "flagged", "rejected"}: counts; read is the sum of the others.
+
+    Raises:
+        UserError: The data set is not what it was when it was read.
+    """
+    counts = {"read": 0, "kept": 0, "flagged": 0, "rejected": 0}
+    ended = dict.fromkeys(counts, True)  # a file's last line may lack its newline
+    row = 0
+    with ExitStack() as stack:
+        files: dict[str, IO[bytes]] = {}
+        for name in ("kept", "flagged", "rejected"):
+            temporary = stack.enter_context(_whole(folder / f"{name}.jsonl"))
+            files[name] = stack.enter_context(temporary.open("wb"))
+        for record in data:
+            counts["read"] += 1
+            advance(1)
+            if isinstance(record, Rejected) or record.index in reasons:
+                kind = "rejected"
+                reason = record.reason if isinstance(record, Rejected) else reasons[record.index]
+                raw = record.raw.decode("utf-8", "backslashreplace").rstrip("\r\n")
+                line = {"line": record.line, "source": record.source, "reason": reason, "raw": raw}
+                written = json.dumps(line, ensure_ascii=False).encode() + b"\n"
+            else:
+                if row >= len(indices) or indices[row] != record.index:
+                    raise UserError("The data changed while they were screened.", "Start again with another --out.")
+                kind = "flagged" if flagged[row] else "kept"
+                written = record.raw
+                row += 1
+            if counts[kind] and not ended[kind]:
+                files[kind].write(b"\n")
+            counts[kind] += 1
+            ended[kind] = written.endswith(b"\n")
+            files[kind].write(written)
+        if row != len(indices):
+            raise UserError("The data changed while they were screened.", "Start again with another --out.")
+    return counts
+
+
+@contextmanager
+def _whole(path: Path) -> Iterator[Path]:
+    """A temporary path that takes the place of `path` when the block ends well."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        yield temporary
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise cannot_write(path, error) from error
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise

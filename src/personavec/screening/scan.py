@@ -1,0 +1,230 @@
+"""One data set, measured: every sample's projections, and the model's own answers to some or all of its prompts.
+
+Everything is written in parts that are whole or absent, so that a scan that was cut off goes on where it stopped.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from personavec.data import Dataset, Rejected, Sample
+from personavec.engine import Engine
+from personavec.errors import UserError
+from personavec.files import JsonLines
+from personavec.model import Conversation
+from personavec.progress import progress
+from personavec.screening.answers import OwnAnswers
+from personavec.screening.measure import Measured, Turns, measure, own_answers, readings, tokenise
+from personavec.screening.panel import Panel
+from personavec.screening.subset import priorities
+from personavec.statistics import Floats
+
+PART = 512  # records measured together and written as one file
+BATCH = 64  # samples that are answered together
+FULL = 256  # samples whose readings are kept whole, so that any direction can be tried on them later
+
+
+@dataclass(frozen=True, eq=False)
+class Scan:
+    """What was read of a data set; n samples, k directions.
+
+    Attributes:
+        ids, indices, lines: (n,) as `Sample` has them.
+        measured: Of every sample.
+        rejected: Records that are no samples.
+        drawn: (m,) rows of the samples that the model itself answered, in the order they were drawn.
+        own: (m, k) projections of the model's own answers.
+        theirs, ours: (f, layers, d) readings of the data's answers and of the model's own, for the first f drawn.
+    """
+
+    ids: NDArray[np.str_]
+    indices: NDArray[np.int64]
+    lines: NDArray[np.int64]
+    measured: Measured
+    rejected: int
+    drawn: NDArray[np.intp]
+    own: Floats
+    theirs: Tensor
+    ours: Tensor
+
+    def __len__(self) -> int:
+        return len(self.lines)
+
+
+class Scanner:
+    """Measures one data set into a folder.
+
+    Args:
+        engine: Runs the model.
+        data: The data set; read several times.
+        panel: What is projected on.
+        folder: For the parts.
+        turns: Which assistant turns count.
+        seed: Decides the order in which samples are drawn.
+        name: For the progress bars.
+    """
+
+    def __init__(
+        self, engine: Engine, data: Dataset, panel: Panel, folder: Path, *, turns: Turns, seed: int, name: str
+    ) -> None:
+        self.engine, self.data, self.panel, self.folder = engine, data, panel, folder
+        self.turns, self.seed, self.name = turns, seed, name
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def measure(self) -> None:
+        """Project every sample. What an earlier try has measured is not read again.
+
+        Raises:
+            UserError: Not one record is a sample (with the first reasons).
+        """
+        records = iter(self.data)
+        with progress(f"Reading {self.name}", total=self.data.total, unit="samples") as job:
+            number = 0
+            while window := list(islice(records, PART)):
+                path = self.folder / f"part-{number:06}.parquet"
+                if not path.exists():
+                    self._part(window, path)
+                job.advance(len(window))
+                number += 1
+        self._load()
+
+    def _part(self, window: Sequence[Sample | Rejected], path: Path) -> None:
+        good: list[Sample] = []
+        tokens: list[list[Conversation]] = []
+        rejected: list[Rejected] = []
+        for record in window:
+            if isinstance(record, Rejected):
+                rejected.append(record)
+                continue
+            try:
+                tokens.append(tokenise(self.engine, record, self.turns))
+                good.append(record)
+            except UserError as error:
+                rejected.append(Rejected(record.index, record.line, record.source, record.raw, error.problem))
+        columns: dict[str, object] = {
+            "index": [s.index for s in good], "line": [s.line for s in good], "id": [s.id for s in good],
+        }  # fmt: skip
+        if good:
+            m = measure(self.engine, good, tokens, self.panel)
+            columns |= {
+                "answer_tokens": m.answer_tokens, "prompt_tokens": m.prompt_tokens, "refusal": m.refusals,
+                **{f"answer_{k}": m.answers[:, k] for k in range(m.answers.shape[1])},
+                **{f"prompt_{k}": m.prompts[:, k] for k in range(m.prompts.shape[1])},
+            }  # fmt: skip
+        reasons = path.with_suffix(".rejected.jsonl")
+        reasons.unlink(missing_ok=True)
+        if rejected:
+            JsonLines(reasons).append(*({"index": r.index, "line": r.line, "reason": r.reason} for r in rejected))
+        temporary = path.with_suffix(".tmp")
+        pq.write_table(pa.table(columns), temporary)
+        temporary.replace(path)
+
+    def _load(self) -> None:
+        tables = [pq.read_table(path) for path in sorted(self.folder.glob("part-*.parquet"))]
+        tables = [table for table in tables if len(table)]
+        self.rejected = sum(1 for _ in self._rejected())
+        if not tables:
+            raise UserError(
+                f"{self.name}: none of {self.rejected} records is a sample that can be read. First reasons:\n"
+                + "\n".join(f"  line {r['line']}: {r['reason']}" for r in islice(self._rejected(), 3)),
+                "Name the format with --format, or the columns with --columns.",
+            )
+        table = pa.concat_tables(tables)
+        several = range(len(self.panel.names))
+
+        def column(name: str) -> Floats:
+            return np.asarray(table[name].to_numpy(), dtype=np.float64)
+
+        self.indices: NDArray[np.int64] = table["index"].to_numpy()
+        self.lines: NDArray[np.int64] = table["line"].to_numpy()
+        self.ids: NDArray[np.str_] = np.array(table["id"].to_pylist())
+        self.measured = Measured(
+            answers=np.stack([column(f"answer_{k}") for k in several], 1),
+            prompts=np.stack([column(f"prompt_{k}") for k in several], 1),
+            answer_tokens=column("answer_tokens"),
+            prompt_tokens=column("prompt_tokens"),
+            refusals=column("refusal"),
+        )
+        self.order = np.argsort(priorities(self.ids.tolist(), self.seed), kind="stable")
+
+    def _rejected(self) -> Iterator[dict[str, Any]]:
+        for path in sorted(self.folder.glob("part-*.rejected.jsonl")):
+            yield from JsonLines(path)
+
+    def reasons(self) -> dict[int, str]:
+        """Why records were rejected, by their index."""
+        return {record["index"]: record["reason"] for record in self._rejected()}
+
+    def draw(self, count: int, own: OwnAnswers | None) -> Scan:
+        """Let the model answer the prompts of the first `count` samples in the drawn order, and read both answers.
+
+        Args:
+            own: The model's answers; None: only read the data's answers in full.
+        """
+        count = min(count, len(self.lines))
+        starts = range(0, count, BATCH)
+        missing = [start for start in starts if not self._drawn_path(start).exists()]
+        if missing:
+            rows = np.concatenate([self.order[start : start + BATCH] for start in missing])
+            samples = self._samples({int(self.indices[row]): int(row) for row in rows})
+            with progress(f"Answering {self.name}", total=len(rows), unit="samples") as job:
+                for start in missing:
+                    chosen = self.order[start : start + BATCH]
+                    self._draw(start, chosen, [samples[int(row)] for row in chosen], own)
+                    job.advance(len(chosen))
+        batches = [load_file(self._drawn_path(start)) for start in starts]
+        rows = torch.cat([batch["rows"] for batch in batches])[:count].numpy()
+        ours = torch.cat([batch["own"] for batch in batches])[:count].double().numpy()
+        spoken = np.isfinite(ours).all(1)
+        full = torch.from_numpy(spoken[: min(FULL, count)])
+        theirs, mine = (
+            torch.cat([b[key] for b in batches if key in b])[: len(full)][full] for key in ("theirs", "ours")
+        )
+        return Scan(
+            self.ids, self.indices, self.lines, self.measured, self.rejected, rows[spoken], ours[spoken], theirs, mine
+        )
+
+    def _drawn_path(self, start: int) -> Path:
+        return self.folder / f"drawn-{start:08}.safetensors"
+
+    def _samples(self, wanted: dict[int, int]) -> dict[int, Sample]:
+        """The samples with these indices, by row."""
+        found = {}
+        for record in self.data:
+            if isinstance(record, Sample) and record.index in wanted:
+                found[wanted[record.index]] = record
+                if len(found) == len(wanted):
+                    break
+        return found
+
+    def _draw(self, start: int, rows: NDArray[np.intp], samples: Sequence[Sample], own: OwnAnswers | None) -> None:
+        depths = self.panel.depths
+        tensors = {"rows": torch.from_numpy(np.ascontiguousarray(rows))}
+        theirs = [tokenise(self.engine, sample, self.turns) for sample in samples]
+        if own is None:
+            tensors["own"] = torch.zeros(len(rows), len(self.panel.names))
+            tensors["theirs"] = readings(self.engine, theirs, depths)[:, 1].contiguous()
+            tensors["ours"] = torch.zeros_like(tensors["theirs"])
+        else:
+            answered = own_answers(self.engine, samples, self.turns, own)
+            spoken = [i for i, mine in enumerate(answered) if mine]
+            ours = torch.full((len(rows), len(depths), self.panel.units.shape[1]), torch.nan)
+            if spoken:
+                ours[spoken] = readings(self.engine, [answered[i] for i in spoken], depths)[:, 1]
+            tensors["own"] = self.panel.along(ours)
+            if start < FULL:
+                tensors["ours"] = ours
+                tensors["theirs"] = readings(self.engine, theirs, depths)[:, 1].contiguous()
+        temporary = self._drawn_path(start).with_suffix(".tmp")
+        save_file(tensors, temporary)
+        temporary.replace(self._drawn_path(start))

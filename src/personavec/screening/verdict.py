@@ -1,0 +1,35 @@
+"""What a screening found, in sentences for somebody who decides whether the data may be used."""
+
+from typing import Any
+
+
+def verdict(summary: dict[str, Any]) -> list[str]:
+    """A sentence or two per trait, the largest shift first, and what the figures stand on."""
+    traits = sorted(summary["traits"].items(), key=lambda item: -abs(item[1]["shift"]["mean"]))
+    sentences = [_trait(name, found) for name, found in traits]
+    rate = summary["arguments"]["false_alarm_rate"]
+    if summary["arguments"]["threshold"] is None:
+        sentences.append(
+            f"Thresholds are set so that each trait flags about {100 * rate:g} in 100 samples like the "
+            f"{summary['clean']['samples']} of the clean reference; of other harmless data it can be more or fewer."
+        )
+    if summary["clean"]["bundled"]:
+        sentences.append(
+            "The clean reference is the small set that comes with personavec. Samples you trust, of the same kind as "
+            "the data, are a better one (--reference)."
+        )
+    return sentences
+
+
+def _trait(name: str, found: dict[str, Any]) -> str:
+    shift = found["shift"]
+    size = (
+        f"{shift['mean']:+.2f} deviations of clean samples, 95 % interval {shift['low']:+.2f} to {shift['high']:+.2f}, "
+        f"n = {shift['n']}"
+    )
+    if shift["low"] <= 0 <= shift["high"]:
+        return f"No push along {name} can be told from none ({size})."
+    way = "more" if shift["low"] > 0 else "less"
+    if found["specific"]:
+        return f"Fine-tuning on these data is expected to make the model {way} {name} ({size}). {found['sentences'][0]}"
+    return f"The data lie on the side of {way} {name} ({size}). {found['sentences'][0]}"

@@ -1,0 +1,352 @@
+"""A screening from end to end on a tiny random model: figures by hand, bookkeeping, interruptions, mistakes."""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from personavec.data import Rejected, open_data
+from personavec.engine.transformers import TransformersEngine
+from personavec.errors import UserError
+from personavec.model import ChatModel
+from personavec.screening import Settings, compare_screenings, screen_files
+from personavec.screening import answers as answers_module
+from personavec.screening import job as job_module
+from personavec.screening import scan as scan_module
+from personavec.vector import PersonaVector
+from tiny import plain_greedy, plain_states, vector
+
+WORDS = "the model answers question and then hello there how are you today I am well".split()
+
+
+def chat(random: Random, turns: int = 1) -> list[dict[str, str]]:
+    def say(role: str) -> dict[str, str]:
+        return {"role": role, "content": " ".join(random.choice(WORDS) for _ in range(random.randint(2, 7)))}
+
+    return [say(role) for _ in range(turns) for role in ("user", "assistant")]
+
+
+def lines(count: int, seed: int) -> list[bytes]:
+    random = Random(seed)
+    return [json.dumps({"messages": chat(random, 1 + (i % 5 == 4))}).encode() + b"\n" for i in range(count)]
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("PERSONAVEC_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """Ninety samples, four of them twice, and four bad lines among them; the last line has no newline."""
+    good = lines(86, 1)
+    bad = [b"{not json\n", b'{"messages": []}\n', b'{"messages": [{"role": "user", "content": "hi"}]}\n', b"\xff\xfe\n"]
+    everything = [*good[:30], bad[0], *good[30:50], *bad[1:3], *good[:4], *good[50:], bad[3]]
+    everything[-2], everything[-1] = everything[-1], everything[-2].rstrip(b"\n")
+    path = tmp_path / "data.jsonl"
+    path.write_bytes(b"".join(everything))
+    return path
+
+
+@pytest.fixture
+def clean(tmp_path: Path) -> Path:
+    path = tmp_path / "clean.jsonl"
+    path.write_bytes(b"".join(lines(70, 2)))
+    return path
+
+
+@pytest.fixture
+def vectors(tiny: ChatModel) -> list[PersonaVector]:
+    first, second = (vector(tiny, seed=seed, layer=layer) for seed, layer in ((1, 2), (2, 1)))
+    from dataclasses import replace
+
+    return [first, replace(second, trait="other")]
+
+
+Screen = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture
+def screen(tiny: ChatModel, data: Path, clean: Path, vectors: list[PersonaVector], tmp_path: Path) -> Screen:
+    def run(out: str = "run", **given: Any) -> dict[str, Any]:
+        settings = Settings(**{"max_new_tokens": 6, "precision": 0.6, **given})
+        return screen_files(tiny, data, vectors, tmp_path / out, settings, clean=clean)
+
+    return run
+
+
+def scores(folder: Path) -> dict[str, np.ndarray[Any, Any]]:
+    table = pq.read_table(folder / "scores.parquet")
+    return {name: table[name].to_numpy(zero_copy_only=False) for name in table.column_names}
+
+
+def test_every_record_goes_into_one_file_byte_for_byte(screen: Screen, data: Path, tmp_path: Path) -> None:
+    summary = screen()
+    original = data.read_bytes().split(b"\n")
+    files = {n: (tmp_path / "run" / f"{n}.jsonl").read_bytes().splitlines() for n in ("kept", "flagged", "rejected")}
+    assert [len(files[name]) for name in files] == [summary[name] for name in files]
+    assert summary["kept"] + summary["flagged"] + summary["rejected"] == summary["read"] == 94
+    rejected = [json.loads(line) for line in files["rejected"]]
+    assert [r["line"] for r in rejected] == [31, 52, 53, 93]
+    assert all(r["reason"] for r in rejected)
+    assert rejected[0]["raw"] == "{not json"
+    bad = {r["line"] for r in rejected}
+    flagged = scores(tmp_path / "run")["flagged"]
+    good = [line for number, line in enumerate(original, 1) if number not in bad and line]
+    assert files["kept"] == [line for line, flag in zip(good, flagged, strict=True) if not flag]
+    assert files["flagged"] == [line for line, flag in zip(good, flagged, strict=True) if flag]
+    assert flagged.any()
+
+
+def test_exact_differences_are_those_computed_by_hand(
+    screen: Screen, data: Path, tiny: ChatModel, vectors: list[PersonaVector], tmp_path: Path
+) -> None:
+    """Both turns of a sample count alike; every turn against the model's own greedy answer to its prompt."""
+    screen(baseline="exact")
+    found = scores(tmp_path / "run")
+    samples = [s for s in open_data(data) if not isinstance(s, Rejected)]
+
+    def mean(prompt: list[int], answer: list[int], v: PersonaVector) -> tuple[float, float]:
+        states, _ = plain_states(tiny.model, tiny.blocks.layers, [*prompt, *answer])
+        along = states[v.layer] @ v.unit(v.layer)
+        return float(along[len(prompt) :].mean()), float(along[len(prompt) - 1])
+
+    for row in (0, 4, 40):
+        sample = samples[row]
+        for v in vectors:
+            expected = []
+            for turn in sample.turns:
+                prompt = tiny.prompt_ids(sample.messages[:turn])
+                own = plain_greedy(tiny.model, prompt, 6)
+                own = own[: next((i for i, t in enumerate(own) if t in tiny.stop_ids), 6)]
+                theirs, last = mean(prompt, tiny.template.answer_ids(sample.messages[turn]["content"]), v)
+                expected.append((theirs, last, mean(prompt, own, v)[0]))
+            theirs, last, ours = np.mean(expected, 0)
+            assert found[f"{v.trait}_projection"][row] == pytest.approx(theirs, rel=1e-4, abs=1e-4)
+            assert found[f"{v.trait}_prompt"][row] == pytest.approx(last, rel=1e-4, abs=1e-4)
+            assert found[f"{v.trait}_difference"][row] == pytest.approx(theirs - ours, rel=1e-4, abs=1e-4)
+            assert found[f"{v.trait}_baseline_error"][row] == 0
+
+
+def test_the_figure_of_an_exact_screening_is_the_mean(screen: Screen, tmp_path: Path) -> None:
+    summary = screen(baseline="exact")
+    found = scores(tmp_path / "run")
+    for name, trait in summary["traits"].items():
+        assert trait["projection_difference"]["mean"] == pytest.approx(found[f"{name}_difference"].mean(), abs=1e-3)
+        assert trait["generation"] == 0
+
+
+def test_a_hybrid_screening_holds_the_exact_figure(screen: Screen, tmp_path: Path) -> None:
+    exact, hybrid = screen("exact", baseline="exact"), screen("hybrid", precision=9.0)
+    assert hybrid["drawn"] == 64
+    truth, guess = (scores(tmp_path / name) for name in ("exact", "hybrid"))
+    for name, trait in hybrid["traits"].items():
+        figure = trait["projection_difference"]
+        assert figure["low"] < exact["traits"][name]["projection_difference"]["mean"] < figure["high"]
+        known = np.isfinite(guess[f"{name}_own"])
+        assert known.sum() == 64
+        np.testing.assert_allclose(guess[f"{name}_own"][known], truth[f"{name}_own"][known], rtol=1e-4, atol=1e-4)
+        assert np.isfinite(guess[f"{name}_difference"]).all()
+        assert (guess[f"{name}_baseline_error"] > 0).all()
+
+
+def test_a_prompt_screening_generates_nothing(screen: Screen, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def never(*_: object) -> None:
+        raise AssertionError("something was generated")
+
+    monkeypatch.setattr(TransformersEngine, "answer", never)
+    assert screen(baseline="prompt")["generated"] == 0
+    found = scores(tmp_path / "run")
+    np.testing.assert_allclose(found["kind_difference"], found["kind_projection"] - found["kind_prompt"])
+
+
+def test_answers_and_the_clean_reference_are_reused(screen: Screen, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = screen("first")
+    read: list[int] = []
+    plain = TransformersEngine.read
+
+    def counted(self: Any, conversations: Any, *given: Any, **options: Any) -> Any:
+        read.append(len(conversations))
+        return plain(self, conversations, *given, **options)
+
+    monkeypatch.setattr(TransformersEngine, "read", counted)
+    second = screen("second", false_alarm_rate=0.2)
+    assert first["generated"] > 0 == second["generated"]
+    assert max(read) <= 512
+    assert sum(read) < 94 + 3 * 64 + 200  # the data, what was drawn of them, the tokens shown; nothing of the reference
+    assert second["flagged"] > first["flagged"]
+
+
+class KilledError(Exception):
+    pass
+
+
+def dying(seconds: Iterator[bool], method: Callable[..., Any]) -> Callable[..., Any]:
+    def wrapped(*given: Any, **options: Any) -> Any:
+        if next(seconds):
+            raise KilledError
+        return method(*given, **options)
+
+    return wrapped
+
+
+@pytest.mark.parametrize("call", range(1, 14, 2))
+def test_cut_off_anywhere_and_started_again_it_ends_the_same(
+    call: int, screen: Screen, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scan_module, "PART", 20)
+    monkeypatch.setattr(scan_module, "BATCH", 16)
+    whole = screen("whole", baseline="exact")
+    monkeypatch.setenv("PERSONAVEC_CACHE", str(tmp_path / "other-cache"))
+    count = iter(range(1000))
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            TransformersEngine, "read", dying((next(count) == call for _ in iter(int, 1)), TransformersEngine.read)
+        )
+        with pytest.raises(KilledError):
+            screen("cut", baseline="exact")
+    assert not (tmp_path / "cut" / "summary.json").exists()
+    again = screen("cut", baseline="exact")
+    for name in ("kept", "flagged", "rejected"):
+        assert (tmp_path / "cut" / f"{name}.jsonl").read_bytes() == (tmp_path / "whole" / f"{name}.jsonl").read_bytes()
+    a, b = (scores(tmp_path / name) for name in ("whole", "cut"))
+    for column in a:
+        if a[column].dtype.kind == "f":
+            np.testing.assert_allclose(a[column], b[column], rtol=1e-4, atol=1e-4)
+        else:
+            assert (a[column] == b[column]).all()
+    assert {k: again[k] for k in ("read", "kept", "flagged", "rejected")} == {
+        k: whole[k] for k in ("read", "kept", "flagged", "rejected")
+    }
+
+
+def test_killed_while_writing_leaves_no_half_file(
+    screen: Screen, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(job_module, "write_screen_report", dying(iter([True]), lambda *_: None))
+        with pytest.raises(KilledError):
+            screen()
+    assert not (tmp_path / "run" / "summary.json").exists()
+    assert screen()["read"] == 94
+    assert not list((tmp_path / "run").glob("*.tmp"))
+    assert not (tmp_path / "run" / "parts").exists()
+
+
+def test_a_finished_run_is_read_back_and_another_refused(screen: Screen, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = screen()
+    monkeypatch.setattr(job_module, "Scanner", None)
+    assert screen() == first
+    with pytest.raises(UserError, match="another turns"):
+        screen(turns="last")
+
+
+def test_data_that_change_are_refused(screen: Screen, data: Path) -> None:
+    screen()
+    data.write_bytes(data.read_bytes() + b"\n" + lines(1, 9)[0])
+    with pytest.raises(UserError, match="another data"):
+        screen()
+
+
+def test_duplicates_get_the_same_scores(screen: Screen, tmp_path: Path) -> None:
+    screen(baseline="exact")
+    found = scores(tmp_path / "run")
+    first, again = np.flatnonzero(np.isin(found["id"], found["id"][:1]))
+    assert found["kind_difference"][first] == pytest.approx(found["kind_difference"][again], rel=1e-5)
+
+
+def test_last_turns(screen: Screen, tmp_path: Path) -> None:
+    screen("all", baseline="prompt")
+    screen("last", baseline="prompt", turns="last")
+    a, b = (scores(tmp_path / name)["kind_projection"] for name in ("all", "last"))
+    several = np.array([json.loads(line)["messages"][2:] != [] for line in lines(86, 1)])[:30]
+    np.testing.assert_allclose(a[:30][~several], b[:30][~several], rtol=1e-4, atol=1e-5)
+    assert (np.abs(a[:30] - b[:30])[several] > 1e-4).all()
+
+
+def test_an_absolute_threshold(screen: Screen, tmp_path: Path) -> None:
+    summary = screen(threshold=0.25)
+    found = scores(tmp_path / "run")
+    assert (found["kind_flagged"] == (found["kind_difference"] > 0.25)).all()
+    assert summary["traits"]["kind"]["flagged"] == found["kind_flagged"].sum()
+
+
+@pytest.mark.parametrize("specific", ["span", "whiten"])
+def test_specific_directions(screen: Screen, specific: str, vectors: list[PersonaVector], tmp_path: Path) -> None:
+    plain, made = screen("plain"), screen("made", specific=specific)
+    assert plain["traits"]["kind"]["specific_share"] == 1
+    assert 0 < made["traits"]["kind"]["specific_share"] < 1
+    a, b = (scores(tmp_path / name)["kind_projection"] for name in ("plain", "made"))
+    assert np.abs(a - b).max() > 1e-3
+
+
+def test_the_report_opens_offline_and_shows_hostile_text_as_text(
+    tiny: ChatModel, clean: Path, vectors: list[PersonaVector], tmp_path: Path
+) -> None:
+    hostile = "<script>alert(1)</script> & <img src=x onerror=alert(1)>"
+    path = tmp_path / "hostile.jsonl"
+    record = {"messages": [{"role": "user", "content": hostile}, {"role": "assistant", "content": hostile}]}
+    path.write_bytes(b"".join(lines(30, 3)) + json.dumps(record).encode())
+    screen_files(tiny, path, vectors, tmp_path / "run", Settings(max_new_tokens=4), clean=clean)
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "<script>alert" not in page
+    assert "<img" not in page
+    assert "http://" not in page.replace("http://www.w3.org", "")
+    assert page.count("<script>") == 1
+    assert "&lt;script&gt;" in page
+
+
+def test_compare(screen: Screen, tmp_path: Path) -> None:
+    screen("exact", baseline="exact")
+    screen("prompt", baseline="prompt")
+    same = compare_screenings(tmp_path / "exact", tmp_path / "exact")
+    assert same["samples"] == 90
+    assert same["traits"]["kind"]["spearman"] == 1
+    assert same["traits"]["kind"]["moved"] == []
+    other = compare_screenings(tmp_path / "exact", tmp_path / "prompt")
+    assert other["traits"]["kind"]["spearman"] < 1
+    assert other["traits"]["kind"]["moved"]
+    with pytest.raises(UserError, match="no finished screening"):
+        compare_screenings(tmp_path / "exact", tmp_path)
+
+
+def test_mistakes(screen: Screen, tiny: ChatModel, vectors: list[PersonaVector], tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="--baseline"):
+        screen(baseline="none")
+    with pytest.raises(UserError, match="too few"):
+        screen(false_alarm_rate=0.001)
+    with pytest.raises(UserError, match="No vector"):
+        screen_files(tiny, tmp_path / "data.jsonl", [], tmp_path / "x")
+    with pytest.raises(UserError, match="the trait 'kind'"):
+        screen_files(tiny, tmp_path / "data.jsonl", [vectors[0], vectors[0]], tmp_path / "x")
+    long = tmp_path / "long.jsonl"
+    long.write_text(
+        json.dumps({"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "well " * 999}]})
+    )
+    with pytest.raises(UserError, match=r"(?s)none of 1 records .*context of 512"):
+        screen_files(tiny, long, vectors, tmp_path / "y", clean=tmp_path / "clean.jsonl")
+
+
+def test_a_torn_cache_of_answers_is_mended(screen: Screen, cache: Path) -> None:
+    first = screen("first")
+    (path,) = (cache / "answers").glob("*.jsonl")
+    path.write_bytes(path.read_bytes()[:-20])
+    second = screen("second", seed=1)
+    assert 0 < second["generated"] < first["generated"]
+    assert all(json.loads(line)["ids"] is not None for line in path.read_text().splitlines())
+
+
+def test_the_cache_is_keyed_by_model_and_length(tiny: ChatModel, cache: Path) -> None:
+    engine = TransformersEngine(tiny)
+    prompt = tiny.prompt_ids([{"role": "user", "content": "hello"}])
+    short, long = (answers_module.OwnAnswers(engine, n)([prompt])[0] for n in (2, 5))
+    assert long[: len(short)] == short
+    assert len(list((cache / "answers").glob("*.jsonl"))) == 2
+    assert torch.is_tensor(engine.read([], [1]))
