@@ -64,7 +64,7 @@ class Dataset:
         sources: What is read, in this order.
         format: The name of the format, one of `personavec.data.FORMATS`; "unknown" where no record could be parsed, so
             that all are rejected.
-        columns: Which column holds what.
+        columns: Which column of the first records holds what.
         notes: What a user should know: what was left out, which columns are not read.
         size: Bytes on disk of all sources; None where that is not known.
     """
@@ -79,8 +79,9 @@ class Dataset:
         self._sources = sources
         first = list(islice((r.value for r in self.records() if isinstance(r.value, dict | list)), FIRST))
         self._format = recognise(first, _names(sources), format, columns)
-        used = set(self._format.columns.values())
-        unread = list(dict.fromkeys(c for value in first if isinstance(value, dict) for c in value if c not in used))
+        present = dict.fromkeys(c for value in first if isinstance(value, dict) for c in value)
+        self.columns = {role: column for role, column in self._format.columns.items() if column in present}
+        unread = [column for column in present if column not in self.columns.values()]
         self.notes = [*notes]
         if unread:
             more = f" and {len(unread) - 10:,} more" if len(unread) > 10 else ""
@@ -93,10 +94,6 @@ class Dataset:
     @property
     def format(self) -> str:
         return self._format.name
-
-    @property
-    def columns(self) -> Mapping[str, str]:
-        return self._format.columns
 
     @property
     def size(self) -> int | None:
@@ -139,7 +136,7 @@ class Dataset:
         for source in self._sources:
             source.check_unchanged()
             digest.update(source.identity.encode() + b"\n")
-        digest.update(json.dumps([self.format, sorted(self.columns.items())]).encode())
+        digest.update(json.dumps([self.format, sorted(self._format.columns.items())]).encode())
         return digest.hexdigest()[:16]
 
 

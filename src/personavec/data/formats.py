@@ -59,7 +59,7 @@ class Format:
         needed = [self.columns[name] for name in ("messages", "prompt", "response") if name in self.columns]
         missing = [name for name in needed if value.get(name) is None]
         if missing and not self._prompt_inside(value, missing):
-            raise MisfitError(f"expected {self.name} in {_listed(needed)}, found {_listed(list(value))}")
+            raise MisfitError(f"expected {_listed(needed)} (format {self.name}), found {_listed(list(value))}")
         messages, silent = self._list(value) if "messages" in self.columns else self._pair(value)
         messages, silent = self._with_system(value, messages, silent)
         turns = [

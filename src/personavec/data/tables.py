@@ -82,7 +82,7 @@ class Rows:
 
     @cached_property
     def identity(self) -> str:
-        """What tells this data set from another: its length, and 100 rows spread evenly or the first 100 of a stream."""
+        """What tells this data set from another: its length and 100 rows, spread evenly or the first of a stream."""
         if self._known is not None:
             return self._known
         digest = hashlib.sha256(repr(self._count).encode())

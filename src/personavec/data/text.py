@@ -189,7 +189,7 @@ class Json(_Text):
             else:
                 yield number, b" ".join(line.strip() for line in element.splitlines()).strip() + b"\n", None
 
-    def _elements(self, level: int, *, member: int = 0, keep: int = LIMIT) -> Iterator[tuple[bytes, int]]:
+    def _elements(self, level: int, *, member: int = 0, keep: int | None = None) -> Iterator[tuple[bytes, int]]:
         """Bytes and length of what stands between commas, `level` brackets deep, in one member of the whole.
 
         Of an element longer than `keep` bytes only so many are kept. Level 0 is the whole value.
@@ -197,6 +197,7 @@ class Json(_Text):
         Raises:
             UserError: The brackets do not match, the file ends before they close, or goes on after.
         """
+        keep = keep or LIMIT
         stack = bytearray()  # brackets that are open
         index = 0  # of the member of the outermost bracket
         quoted = escaped = ended = False
@@ -274,8 +275,6 @@ class Csv(File):
                 reason = f"not UTF-8: column {bad!r}"
             if reason is None:
                 yield row_record(number, self.name, row)
-            elif len(raw) > LIMIT:
-                yield Record(number, self.name, raw[:SHOWN], None, too_long(len(raw)))
             else:
                 yield Record(number, self.name, raw, None, reason)
 
@@ -290,7 +289,7 @@ class Csv(File):
             lines = _Lines(text)
             rows = csv.reader(lines, delimiter=self._delimiter(), strict=True)
             try:
-                header = next(rows, [])
+                header = next((row for row in rows if any(cell.strip() for cell in row)), [])
             except csv.Error as error:
                 raise UserError(f"{self.name}: the header cannot be read ({error}).", "Is this a CSV file?") from error
             check_encoding(self.name, "".join(lines.taken)[:4].encode(errors="surrogateescape"))
@@ -310,12 +309,12 @@ class Csv(File):
                     reason = f"not CSV: {error}"
                 if not row and reason is None:
                     continue  # a blank line
-                if lines.skipped:
-                    reason = too_long(lines.skipped + LIMIT)
-                elif reason is None and len(row) != len(names):
+                if reason is None and len(row) != len(names):
                     reason = f"{len(row)} fields, and the header has {len(names)}"
                 number += 1
                 raw = "".join(lines.taken).encode(errors="surrogateescape")
+                if len(raw) >= LIMIT:
+                    raw, reason = raw[:SHOWN], too_long(len(raw) + lines.skipped)
                 yield number, {} if reason else dict(zip(names, row, strict=True)), raw, reason
 
     def _delimiter(self) -> str:
@@ -339,12 +338,18 @@ class _Lines:
         self.skipped = 0  # characters
 
     def __iter__(self) -> Iterator[str]:
-        while line := self.text.readline(LIMIT):
-            end = line
-            while len(line) == LIMIT and end[-1:] not in ("\r", "\n") and (end := self.text.readline(CHUNK)):
-                self.skipped += len(end)
-            self.taken.append(line)
-            yield line
+        return self
+
+    def __next__(self) -> str:
+        line = end = self.text.readline(LIMIT)
+        if not line:
+            raise StopIteration
+        self.taken.append(line)
+        while len(line) == LIMIT and end[-1:] not in ("\r", "\n", "") and (end := self.text.readline(CHUNK)):
+            self.skipped += len(end)
+        if self.skipped:
+            raise csv.Error("too long")  # makes the reader begin again at the next line
+        return line
 
 
 @contextmanager
@@ -387,8 +392,8 @@ def check_encoding(name: str, start: bytes) -> None:
 
 
 def _whole(line: bytes) -> bool:
-    """Whether a first line is a JSON value by itself (or too long to tell)."""
-    return len(line) > LIMIT or parse(line)[1] is None
+    """Whether a first line is a JSON value by itself; one that is too long is taken for the whole of the file."""
+    return len(line) <= LIMIT and parse(line)[1] is None
 
 
 def _undecoded(text: str) -> bool:
