@@ -22,7 +22,7 @@ from personavec.screening import scan as scan_module
 from personavec.vector import PersonaVector
 from tiny import plain_greedy, plain_states, vector
 
-WORDS = "the model answers question and then hello there how are you today I am well".split()
+WORDS = ["the", "model", "answers", "question", "and", "then", "hello", "there", "how", "are", "you", "today", "well"]
 
 
 def chat(random: Random, turns: int = 1) -> list[dict[str, str]]:

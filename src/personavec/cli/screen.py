@@ -115,7 +115,8 @@ def compare(
     for name, trait in found["traits"].items():
         rank = trait["spearman"]
         print(
-            f"\n{name}: rank correlation {'-' if rank is None else f'{rank:.3f}'}; flagged {trait['flagged_first']} and "
+            f"\n{name}: rank correlation {'-' if rank is None else f'{rank:.3f}'}; flagged {trait['flagged_first']} "
+            "and "
             f"{trait['flagged_second']}, {trait['flagged_both']} in both."
         )
         for moved in trait["moved"][:5]:

@@ -42,8 +42,9 @@ def write_screen_report(summary: dict[str, Any], shown: dict[str, Any], path: Pa
 
     Args:
         summary: The content of summary.json.
-        shown: {"histograms": {trait: see `histogram`}, "samples": {trait: [{"place", "line", "difference", "z", "asked",
-            "tokens": [(text, value)]}]}, "rows": [{"line", "asked", "answered", "flagged", "z": {trait: value}}]}
+        shown: {"histograms": {trait: see `histogram`}, "samples": {trait: [{"place", "line", "difference", "z",
+            "asked", "tokens": [(text, value)]}]}, "rows": [{"line", "asked",
+            "answered", "flagged", "z": {trait: value}}]}
         path: Of the page.
     """
     script = resources.files("personavec.report").joinpath("templates/search.js").read_text(encoding="utf-8")
@@ -75,8 +76,8 @@ def _shifts(traits: dict[str, Any]) -> Plot:
             e = traits[name]["shift"]
             colour = POSITIVE if e["low"] > 0 else NEGATIVE if e["high"] < 0 else NEUTRAL
             axes.errorbar(
-                e["mean"], row, xerr=[[e["mean"] - e["low"]], [e["high"] - e["mean"]]], fmt="o", color=colour, capsize=4,
-                markersize=8,
+                e["mean"], row, xerr=[[e["mean"] - e["low"]], [e["high"] - e["mean"]]], fmt="o", color=colour,
+                capsize=4, markersize=8,
             )  # fmt: skip
         axes.set_yticks(range(len(names)), [label(name) for name in names])
         axes.set_ylim(len(names) - 0.5, -0.5)
@@ -88,7 +89,8 @@ def _shifts(traits: dict[str, Any]) -> Plot:
     return plot(
         "shifts",
         "Which way would the data push?",
-        "Right of zero: fine-tuning on these data is expected to strengthen the trait; left: to weaken it. Bars are 95 % "
+        "Right of zero: fine-tuning on these data is expected to strengthen the trait; left: to weaken it. Bars are "
+        "95 % "
         "intervals; grey ones hold zero.",
         "; ".join(f"{name}: {estimate(traits[name]['shift'], 2)}" for name in names),
         paint,
@@ -144,8 +146,10 @@ def _nulls(name: str, found: dict[str, Any]) -> Plot:
     return plot(
         f"nulls-{_slug(name)}",
         f"Is it {label(name)}, or anything?",
-        "The same data along other traits' vectors (circles) and along random directions (grey bands: 95 in 100 of them; "
-        "the wide one leans the way clean activity varies). Where the diamond is not clear of them, the data differ from "
+        "The same data along other traits' vectors (circles) and along random directions (grey bands: 95 in 100 of "
+        "them; "
+        "the wide one leans the way clean activity varies). Where the diamond is not clear of them, the data differ "
+        "from "
         f"clean ones, but not in {name} more than in other things.",
         "; ".join(f"{text}: {number(value, 2)}" for text, value, _ in rows),
         paint,

@@ -60,7 +60,10 @@ def compare(first: Path | str, second: Path | str) -> dict[str, Any]:
             "flagged_second": int(flags[1].sum()),
             "agreement": round(float((flags[0] == flags[1]).mean()), 4),
             "moved": [
-                {"id": shared[i][0], "line": int(lines[i]), "first": round(float(a[i]), 4), "second": round(float(b[i]), 4)}
+                {
+                    "id": shared[i][0], "line": int(lines[i]),
+                    "first": round(float(a[i]), 4), "second": round(float(b[i]), 4),
+                }
                 for i in farthest
                 if ranks[0][i] != ranks[1][i]
             ],

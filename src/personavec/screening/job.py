@@ -298,8 +298,8 @@ def run_screening(
     """Screen a data set into a run folder.
 
     Args:
-        out: Gets scores.parquet, kept.jsonl, flagged.jsonl, rejected.jsonl, summary.json, report.html. A run that was cut
-            off goes on where it stopped; a finished one is read back.
+        out: Gets scores.parquet, kept.jsonl, flagged.jsonl, rejected.jsonl, summary.json, report.html. A run that was
+            cut off goes on where it stopped; a finished one is read back.
         clean: The clean reference; None: the bundled one.
         record: Provenance for the summary.
 

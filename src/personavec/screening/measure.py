@@ -24,8 +24,8 @@ Turns = Literal["all", "last"]
 class Measured:
     """What was read of samples, a row each.
 
-    A sample's figure is the mean over its turns, whatever their lengths: each turn is one answer to one prompt, the unit
-    in which the projection difference is defined (paper section 6.1).
+    A sample's figure is the mean over its turns, whatever their lengths: each turn is one answer to one prompt, the
+    unit in which the projection difference is defined (paper section 6.1).
 
     Attributes:
         answers: (n, k) projections of the answers' mean readings.
