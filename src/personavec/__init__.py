@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from personavec.model import ChatModel, Conversation, Request, Response, load_model
     from personavec.monitoring import monitor, project
     from personavec.readout import Readings, read
+    from personavec.screening import projector, screen, screen_files
     from personavec.traits import Trait, load_trait, write_offline, write_with_llm
     from personavec.vector import PersonaVector
 
@@ -29,6 +30,7 @@ _HOME = {
     "model": ["ChatModel", "Conversation", "Request", "Response", "load_model"],
     "monitoring": ["monitor", "project"],
     "readout": ["Readings", "read"],
+    "screening": ["projector", "screen", "screen_files"],
     "traits": ["Trait", "load_trait", "write_offline", "write_with_llm"],
     "vector": ["PersonaVector"],
 }
@@ -54,7 +56,10 @@ __all__ = [
     "load_trait",
     "monitor",
     "project",
+    "projector",
     "read",
+    "screen",
+    "screen_files",
     "steer",
     "steering",
     "write_offline",

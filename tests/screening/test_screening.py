@@ -15,7 +15,7 @@ from personavec.data import Rejected, open_data
 from personavec.engine.transformers import TransformersEngine
 from personavec.errors import UserError
 from personavec.model import ChatModel
-from personavec.screening import Settings, compare_screenings, screen_files
+from personavec.screening import Settings, compare_screenings, projector, screen_files
 from personavec.screening import answers as answers_module
 from personavec.screening import job as job_module
 from personavec.screening import scan as scan_module
@@ -350,3 +350,70 @@ def test_the_cache_is_keyed_by_model_and_length(tiny: ChatModel, cache: Path) ->
     assert long[: len(short)] == short
     assert len(list((cache / "answers").glob("*.jsonl"))) == 2
     assert torch.is_tensor(engine.read([], [1]))
+
+
+def test_a_dataset_in_memory_gets_the_columns(
+    tiny: ChatModel, data: Path, clean: Path, vectors: list[PersonaVector], screen: Screen, tmp_path: Path
+) -> None:
+    from datasets import Dataset
+
+    from personavec.screening import screen as screen_dataset
+
+    screen("file", baseline="exact")
+    expected = scores(tmp_path / "file")
+    rows = []
+    for line in data.read_bytes().split(b"\n"):
+        try:
+            rows.append({"messages": json.loads(line)["messages"]})
+        except ValueError:
+            continue
+    dataset = Dataset.from_list(rows)
+    found = screen_dataset(tiny, dataset, vectors, settings=Settings(baseline="exact", max_new_tokens=6), clean=clean)
+    assert len(found) == len(rows) == 92
+    assert found["messages"][0] == rows[0]["messages"]
+    differences = [value for value in found["kind_difference"] if value is not None]
+    assert len(differences) == 90
+    np.testing.assert_allclose(differences, expected["kind_difference"], rtol=1e-4, atol=1e-4)
+    assert [flag for flag in found["flagged"] if flag is not None] == expected["flagged"].tolist()
+
+    mapped = dataset.map(projector(tiny, vectors), batched=True, batch_size=16)
+    projections = [value for value in mapped["kind_projection"] if value is not None]
+    np.testing.assert_allclose(projections, expected["kind_projection"], rtol=1e-4, atol=1e-4)
+
+
+def test_the_command(
+    tiny: ChatModel, data: Path, clean: Path, vectors: list[PersonaVector], tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    from personavec.cli import main, options
+
+    monkeypatch.setattr(options, "open_model", lambda *_: tiny)
+    for v in vectors:
+        v.save(tmp_path / f"{v.trait}.safetensors")
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr("sys.argv", ["personavec", "screen", *map(str, arguments)])
+        with pytest.raises(SystemExit) as exit:
+            main()
+        out, error = capsys.readouterr()
+        return int(exit.value.code or 0), out, error
+
+    given = [data, "-v", tmp_path / "kind.safetensors", "-v", tmp_path / "other.safetensors", "--reference", clean]
+    code, out, _ = run(*given, "--out", tmp_path / "run", "--json")
+    assert code == 0
+    summary = json.loads(out)
+    assert set(summary) == {"read", "kept", "flagged", "rejected", "traits", "baseline", "generated", "seconds"}
+    figure = summary["traits"]["kind"]["projection_difference"]
+    assert figure["low"] < figure["mean"] < figure["high"]
+    assert figure["n"] == 90
+    code, out, _ = run(*given, "--out", tmp_path / "run")
+    assert code == 0
+    assert "rejected = 94 read" in out
+    assert run(*given, "--baseline", "prompt", "--out", tmp_path / "second")[0] == 0
+    code, out, _ = run("compare", tmp_path / "run", tmp_path / "second")
+    assert code == 0
+    assert "90 samples in both" in out
+    code, _, error = run(tmp_path / "missing.jsonl", "-v", tmp_path / "kind.safetensors", "--out", tmp_path / "third")
+    assert code == 2
+    assert "missing.jsonl" in error
+    assert "Traceback" not in error

@@ -9,11 +9,12 @@ from personavec.engine.transformers import TransformersEngine
 from personavec.model import ChatModel
 from personavec.provenance import provenance
 from personavec.screening.compare import compare as compare_screenings
+from personavec.screening.datasets import projector, screen
 from personavec.screening.job import run_screening
 from personavec.screening.settings import Settings
 from personavec.vector import PersonaVector
 
-__all__ = ["Settings", "compare_screenings", "run_screening", "screen_files"]
+__all__ = ["Settings", "compare_screenings", "projector", "run_screening", "screen", "screen_files"]
 
 
 def screen_files(

@@ -39,7 +39,7 @@ from personavec.statistics import Floats
 from personavec.vector import PersonaVector
 
 CLEAN = Path(__file__).with_name("clean.jsonl")
-CLEAN_GENERATED = 128  # own answers to the clean reference's prompts in a hybrid screening
+CLEAN_GENERATED = 96  # own answers to the clean reference's prompts in a hybrid screening
 FOR_DIRECTIONS = 96  # clean samples from which the directions of length and refusal are taken
 
 
@@ -149,7 +149,7 @@ class Screen:
         """Thresholds, flags, findings; all files but the summary, which comes back."""
         s, scan = self.settings, found.scan
         names = self.panel.names
-        columns: dict[str, NDArray[Any]] = {"id": scan.ids, "line": scan.lines}
+        columns: dict[str, NDArray[Any]] = {"id": scan.ids, "index": scan.indices, "line": scan.lines}
         flagged = np.zeros(len(scan), dtype=bool)
         traits: dict[str, dict[str, Any]] = {}
         for k, name in enumerate(names):
