@@ -54,8 +54,8 @@ def capping(
 
     Args:
         ceiling: In deviations of the single tokens of the model's neutral answers above their mean, so that a number
-            means the same for every model; at 2, few tokens of a neutral answer are touched. Monitoring counts in
-            deviations of whole answers, which are much smaller: tokens differ more than the means over answers do.
+            means the same for every model; at 2, few tokens of neutral answers are touched. (Monitoring counts in
+            deviations of whole answers, a figure of its own.)
         layers: "best" is the vector's own layer, a number is that layer, "all" is every layer, each with its ceiling.
 
     Raises:

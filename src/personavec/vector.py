@@ -34,8 +34,7 @@ class PersonaVector:
         alternatives: The same difference at other positions, "prompt_mean" and "prompt_last" (paper figure 11).
         neutral_mean, neutral_deviation: (n_layers + 1,) of the projections of the model's neutral answers.
         neutral_prompt_mean, neutral_prompt_deviation: The same for the last prompt token.
-        neutral_token_mean, neutral_token_deviation: The same for the single tokens of the answers, whose projections
-            spread much wider than the means over answers do.
+        neutral_token_mean, neutral_token_deviation: The same for the single tokens of the answers.
         residual_norm: (n_layers + 1,) mean norm of readings, the yardstick for coefficients.
         info: Everything else that was measured: dose-response, coherent range, judge, seeds, versions (JSON values).
         normed_last_row: The last row was read after the final norm (vectors of the public code): not to be used.
