@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from personavec.cli import main
@@ -46,9 +46,7 @@ INFO: dict[str, Any] = {
     "cross_effects": {"rude": ESTIMATE},
 }
 ODD = st.recursive(
-    st.one_of(
-        st.none(), st.booleans(), st.integers(), st.just(10**400), st.floats(allow_nan=False), st.text(max_size=3)
-    ),
+    st.one_of(st.none(), st.booleans(), st.integers(), st.just(10**400), st.floats(-1e308, 1e308), st.text(max_size=3)),
     lambda inner: st.one_of(
         st.lists(inner, max_size=3),
         st.dictionaries(st.sampled_from(["mean", "name", "state", "effect", "rude", "score"]), inner, max_size=3),
@@ -98,6 +96,7 @@ def test_what_the_files_know(tiny: ChatModel, tmp_path: Path, capsys: pytest.Cap
 
 @settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck))
 @given(path=st.sampled_from(PLACES), odd=ODD, drop=st.booleans())
+@example(path=("coherent_range", 0), odd=10**400, drop=False)
 def test_anything_in_the_place_of_anything(
     tiny: ChatModel, tmp_path: Path, capsys: pytest.CaptureFixture[str], path: tuple[Any, ...], odd: Any, drop: bool
 ) -> None:

@@ -44,7 +44,7 @@ def show(file: File, json: o.Json = False) -> None:
         return
     try:
         lines = _measured(info)
-    except (KeyError, TypeError, ValueError):  # a file that something else wrote
+    except (KeyError, TypeError, ValueError, OverflowError):  # a file that something else wrote
         lines = ["  what was measured is not in a form that this version knows; --json prints it"]
     print("\n".join(lines))
 
