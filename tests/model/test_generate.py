@@ -180,7 +180,7 @@ def by_hand(model: ChatModel, request: Request) -> list[int]:
 
 @pytest.mark.parametrize("paged", [True, False])
 def test_interventions_per_row_at_their_positions(tiny: ChatModel, paged: bool) -> None:
-    statistics = {"neutral_mean": torch.zeros(4), "neutral_deviation": torch.ones(4)}
+    statistics = {"neutral_token_mean": torch.zeros(4), "neutral_token_deviation": torch.ones(4)}
     persona, other = vector(tiny, **statistics), vector(tiny, seed=1, layer=1, **statistics)
     made = []
     for i, positions in enumerate(("all", "prompt", "response")):

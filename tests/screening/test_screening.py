@@ -417,3 +417,9 @@ def test_the_command(
     assert code == 2
     assert "missing.jsonl" in error
     assert "Traceback" not in error
+
+
+def test_the_bundled_clean_set_is_whole() -> None:
+    samples = list(open_data(job_module.CLEAN))
+    assert not [sample for sample in samples if isinstance(sample, Rejected)]
+    assert len({sample.id for sample in samples}) == len(samples) > 100

@@ -84,7 +84,7 @@ def _shifts(traits: dict[str, Any]) -> Plot:
         axes.grid(False)
         axes.grid(axis="x")
         axes.margins(x=0.12)
-        axes.set_xlabel("shift against clean data (deviations of clean samples)")
+        axes.set_xlabel("shift (deviations of clean samples)")
 
     return plot(
         "shifts",
