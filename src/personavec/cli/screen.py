@@ -57,12 +57,6 @@ def screen(
     specific: Annotated[
         str, typer.Option(help="Directions without what other traits, length and refusals share: no, span or whiten.")
     ] = "no",
-    judge: Annotated[
-        str | None, typer.Option(help="Also score flagged samples: contrast, local:MODEL or api:MODEL.")
-    ] = None,
-    judge_all: Annotated[
-        bool, typer.Option("--judge-all", help="Let the judge score, and flag, every sample.")
-    ] = False,
     max_new_tokens: Annotated[int | None, typer.Option(help="Longest of the model's own answers.")] = None,
     other_weights: o.OtherWeights = False,
     seed: o.Seed = 0,
@@ -85,7 +79,7 @@ def screen(
     settings = Settings.suited(
         chat.device.type,
         baseline=baseline, turns=turns, precision=precision, false_alarm_rate=false_alarm_rate, threshold=threshold,
-        specific=specific, max_new_tokens=max_new_tokens, judge=judge, judge_all=judge_all, seed=seed,
+        specific=specific, max_new_tokens=max_new_tokens, seed=seed,
     )  # fmt: skip
     others = {v.trait: v for path, own in zip(vector, vectors, strict=True) for v in siblings(path.parent, own)}
     summary = screen_files(
