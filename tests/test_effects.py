@@ -54,6 +54,8 @@ def test_layer_effects_leave_out_what_is_refused_or_broken() -> None:
         *at(5, None, 95.0),  # refused at minus: 95 points would be no effect of the layer
         *at(7, 0.0, 100.0, coherence=40.0),
         *at(9, 60.0, 50.0),
+        *at(11, 0.0, 100.0),
+        *[rollout(q, c, None, layer=11) for q in (1, 2) for c in (-2.0, 2.0)],
     ]
     assert layer_effects(answers, 2.0, 80.0) == {3: 50.0, 9: -10.0}
     assert layer_effects(answers, 2.0, 0.0) == {3: 50.0, 7: 100.0, 9: -10.0}

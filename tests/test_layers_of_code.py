@@ -26,6 +26,7 @@ LAYERS = [
         "judges",
         "provenance",
         "readout",
+        "refusals",
         "report",
         "rollouts",
         "statistics",

@@ -70,14 +70,16 @@ def _differences(rollouts: Sequence[Rollout], coefficient: float) -> np.ndarray[
 def layer_effects(rollouts: Sequence[Rollout], coefficient: float, coherence: float) -> dict[int, float]:
     """The effect at each layer of a sweep where both signs leave a mean coherence of at least `coherence`.
 
-    A layer without a question that has a score at both signs is left out: what is refused throughout shows no effect.
+    A layer where less than half of the questions have a score at both signs is left out: what makes the model refuse
+    does not show the trait.
     """
     effects = {}
     for layer in sorted({r.layer for r in rollouts if r.layer is not None}):
         mine = [r for r in rollouts if r.layer == layer]
         sides = [[r.coherence or 0.0 for r in mine if r.coefficient == c] for c in (-coefficient, coefficient)]
         found = _differences(mine, coefficient)
-        if len(found) and min(float(np.mean(side)) for side in sides) >= coherence:
+        asked = len({r.question_index for r in mine})
+        if len(found) and 2 * len(found) >= asked and min(float(np.mean(side)) for side in sides) >= coherence:
             effects[layer] = float(found.mean())
     return effects
 

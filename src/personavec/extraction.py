@@ -287,6 +287,7 @@ class _Run:
                 "warnings": self.warnings,
             }
         self._check_vector(run)
+        self._warn_of_unscored(dose)
         run |= {"seconds": round(self.timings.seconds, 1), "timings": self.timings.stages}
         stored = {key: run[key] for key in _STORED}
         vector = replace(vector, info=stored | {"trait": self.trait.model_dump(mode="json")})
@@ -387,6 +388,16 @@ class _Run:
                 _ADVICE,
             )
         return found
+
+    def _warn_of_unscored(self, dose: Sequence[Rollout]) -> None:
+        """Refusals and their like say something about a coefficient that its score does not show."""
+        for coefficient in sorted({r.coefficient for r in dose if r.coefficient is not None}):
+            mine = [r for r in dose if r.coefficient == coefficient]
+            if unscored := sum(r.score is None for r in mine):
+                self.warnings.append(
+                    f"At coefficient {coefficient:+g}, {unscored} of {len(mine)} answers have no score: refusals, "
+                    "empty answers, or such that the judge named no number for. The mean is that of the others."
+                )
 
     def _check_vector(self, run: dict[str, Any]) -> None:
         """Refuse a vector that neither moves the answers nor tells unseen ones apart."""

@@ -337,3 +337,26 @@ def test_progress_counts_what_was_announced(tiny: ChatModel) -> None:
     judge = ContrastJudge(tiny, trait())
     judge.fit(contrastive, neutral, done.append)
     assert sum(done) == judge.readings_needed(len(contrastive) + len(neutral))
+
+
+def test_a_refusal_has_no_score_and_does_not_calibrate(tiny: ChatModel) -> None:
+    def sides(refusal: str) -> list[Rollout]:
+        return [
+            rollout(tiny, text, side=side, question=question)
+            for question in range(6)
+            for side, text in (
+                ("positive", refusal if question == 0 else "the model answers the question"),
+                ("negative", "how are you today"),
+            )
+        ]
+
+    neutral = [rollout(tiny, "I am well", question=question) for question in range(3)]
+    refusing, shorter = sides("I'm sorry, but I can't help with that."), sides("")
+    judge, other = ContrastJudge(tiny, trait(3)), ContrastJudge(tiny, trait(3))
+    judge.fit(refusing, neutral)
+    other.fit(shorter, neutral)
+    assert refusing[0].score is None
+    assert refusing[0].coherence is not None
+    assert all(r.score is not None for r in refusing[1:])
+    assert judge.calibration is not None and other.calibration is not None
+    assert vars(judge.calibration) == pytest.approx(vars(other.calibration), rel=1e-3)

@@ -11,6 +11,7 @@ from personavec.errors import UserError
 from personavec.judges.coherence import Coherence
 from personavec.model import ChatModel, Conversation
 from personavec.readout import read
+from personavec.refusals import refuses
 from personavec.rollouts import Rollout
 from personavec.traits import Trait
 
@@ -50,8 +51,8 @@ class ContrastJudge:
     """Scores rollouts by the model itself: the evidence for the trait is the mean log-probability per token of a
     response under positive instructions minus the same under the matching negative ones, averaged over pairs.
 
-    A response is never judged by the pair it was given under. Scores of the rollouts that the calibration is fitted on
-    come from calibrations that did not see their question (five folds).
+    A refusal has no score. A response is never judged by the pair it was given under. Scores of the rollouts that the
+    calibration is fitted on come from calibrations that did not see their question (five folds).
 
     Args:
         model: The model that wrote the rollouts, unsteered.
@@ -83,7 +84,8 @@ class ContrastJudge:
     ) -> tuple[list[float], list[float]]:
         """Evidence for the trait, and the highest likelihood under any judging prompt (for coherence), per rollout.
 
-        NaN for an empty response.
+        Both are NaN for an empty response, and there is no evidence in a refusal: it can be likelier under one of the
+        instructions without showing any trait.
         """
         conversations: list[Conversation] = []
         owners: list[tuple[int, int]] = []
@@ -117,7 +119,9 @@ class ContrastJudge:
             counts[index] += 0.5
             best[index] = max(best[index], value)
         with np.errstate(invalid="ignore"):
-            return (evidence / counts).tolist(), np.where(counts > 0, best, np.nan).tolist()
+            evidence = evidence / counts
+        evidence[[refuses(rollout.text) for rollout in rollouts]] = np.nan
+        return evidence.tolist(), np.where(counts > 0, best, np.nan).tolist()
 
     def fit(
         self,

@@ -12,9 +12,9 @@ from personavec.data import Sample
 from personavec.engine import Engine
 from personavec.errors import UserError
 from personavec.model import Conversation
+from personavec.refusals import refuses
 from personavec.screening.answers import OwnAnswers
 from personavec.screening.panel import Panel
-from personavec.screening.refusals import refuses
 from personavec.statistics import Floats
 
 Turns = Literal["all", "last"]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from personavec.screening.refusals import refuses
+from personavec.refusals import refuses
 
 
 @pytest.mark.parametrize(
