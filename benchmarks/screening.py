@@ -1,16 +1,17 @@
 """How well cheap baselines do the work of the exact one, on data sets that were screened with `--baseline exact`.
 
-    personavec screen DATA --baseline exact --vector ... --out runs/exact-DATA      (for each data set, first)
-    python benchmarks/screening.py runs/exact-* [--write docs/screening-results.md]
+    personavec screen DATA --baseline exact --vector ... --reference CLEAN --out runs/DATA      (for each data set, first)
+    personavec screen DATA --baseline exact --specific span ... --out runs/DATA-span            (if wanted)
+    python benchmarks/screening.py runs/DATA... [--write docs/screening-results.md]
 
-From the stored own answers of every sample: rank correlation per sample, coverage of the hybrid's 95 % interval over
-random subsets, and how many generations plain subsampling would need for the same width. Nothing is generated here.
+First table: what each data set was found to be, with and without specific directions. Second, from the stored own answers
+of every sample: rank correlation per sample, coverage of the hybrid's 95 % interval over random subsets, and how many
+generations plain subsampling would need for the same width. Nothing is generated here.
 """
 
 import argparse
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -24,8 +25,8 @@ DRAWS = 200
 SIZE = 64
 
 
-def measured(folder: Path) -> tuple[dict[str, Any], list[list[str]]]:
-    """The summary of a run, and a row per trait."""
+def measured(folder: Path) -> list[list[str]]:
+    """A row per trait of how the cheap baselines do."""
     summary = json.loads((folder / "summary.json").read_text())
     table = pq.read_table(folder / "scores.parquet")
     columns = {name: table[name].to_numpy(zero_copy_only=False) for name in table.column_names}
@@ -55,7 +56,31 @@ def measured(folder: Path) -> tuple[dict[str, Any], list[list[str]]]:
                 f"{np.median(needed):.0f}",
             ]
         )  # fmt: skip
-    return summary, rows
+    return rows
+
+
+def found(folder: Path) -> list[list[str]]:
+    """A row per trait of what a run says."""
+    summary = json.loads((folder / "summary.json").read_text())
+    kind = summary["arguments"]["specific"]
+    rows = []
+    for name, trait in summary["traits"].items():
+        shift, auc = trait["shift"], trait["auc"]
+        rows.append(
+            [
+                folder.name.removesuffix(f"-{kind}"), name, kind, f"{trait['specific_share']:.2f}",
+                f"{shift['mean']:+.2f} [{shift['low']:+.2f}, {shift['high']:+.2f}]",
+                f"{trait['nulls']['covariance']['p95']:.2f} ({trait['nulls']['covariance']['p_value']:.2f})",
+                f"{auc['mean']:.2f} [{auc['low']:.2f}, {auc['high']:.2f}]",
+                f"{100 * trait['flagged'] / shift['n']:.0f} %", "yes" if trait["specific"] else "no",
+            ]
+        )  # fmt: skip
+    return rows
+
+
+def table(headings: list[str], rows: list[list[str]]) -> str:
+    """As Markdown."""
+    return "\n".join("| " + " | ".join(row) + " |" for row in [headings, ["---"] * len(headings), *rows])
 
 
 def main() -> None:
@@ -64,19 +89,35 @@ def main() -> None:
     parser.add_argument("runs", type=Path, nargs="+")
     parser.add_argument("--write", type=Path)
     options = parser.parse_args()
-    results = [measured(folder) for folder in options.runs]
-    first = results[0][0]
-    headings = [
-        "data", "trait", "samples", "exact difference", "rank correlation with exact: prompt", "hybrid", "R^2",
-        f"coverage of the 95 % interval, {DRAWS} subsets of {SIZE}", "width against plain subsampling",
-        f"generations plain subsampling needs for the width of {SIZE}",
-    ]  # fmt: skip
-    lines = [headings, ["---"] * len(headings), *(row for _, rows in results for row in rows)]
-    text = (
+    summaries = [json.loads((folder / "summary.json").read_text()) for folder in options.runs]
+    first = summaries[0]
+    plain = [f for f, s in zip(options.runs, summaries, strict=True) if s["arguments"]["specific"] == "no"]
+    sections = [
+        "# Screening: results",
         f"Written by `python benchmarks/screening.py`; {first['model']['id']}, {first['machine']['cpu']}, "
-        f"{first['written'][:10]}, own answers of at most {first['arguments']['max_new_tokens']} tokens.\n\n"
-        + "\n".join("| " + " | ".join(line) + " |" for line in lines)
-    )
+        f"{first['machine']['cores']} cores, {first['written'][:10]}, personavec {first['personavec']}, seed "
+        f"{first['arguments']['seed']}. Own answers of at most {first['arguments']['max_new_tokens']} tokens; clean reference of "
+        f"{first['clean']['samples']} samples.",
+        "## What each data set was found to be",
+        "Shift: data minus clean, in deviations of clean samples. Random: what 95 in 100 random directions with the covariance of "
+        "clean readings shift at most, and this vector's p among them. Flagged: of the samples, at a false-alarm rate of "
+        f"{100 * first['arguments']['false_alarm_rate']:g} %. In this trait: whether the shift exceeds random directions and the "
+        "other traits' vectors and is not explained by length and refusals.",
+        table(
+            ["data", "trait", "specific", "share kept", "shift", "random: p95 (p)", "AUC against clean", "flagged",
+             "in this trait"],
+            [row for folder in options.runs for row in found(folder)],
+        ),
+        "## Cheap baselines against the exact one",
+        f"Hybrid: own answers to {SIZE} random prompts, {DRAWS} draws; coverage is of the exact figure of the data set.",
+        table(
+            ["data", "trait", "samples", "exact difference", "rank correlation with exact, prompt", "the same, hybrid", "R^2",
+             "coverage of the 95 % interval", "width against plain subsampling",
+             f"generations plain subsampling needs instead of {SIZE}"],
+            [row for folder in plain for row in measured(folder)],
+        ),
+    ]  # fmt: skip
+    text = "\n\n".join(sections)
     print(text)
     if options.write:
         write_atomic(options.write, text + "\n")

@@ -303,6 +303,15 @@ def test_the_report_opens_offline_and_shows_hostile_text_as_text(
     assert "&lt;script&gt;" in page
 
 
+def test_flags_that_other_directions_raise_too_are_not_given_the_name(screen: Screen) -> None:
+    """Random vectors of a random model show no trait: whatever they flag must not be called by their names."""
+    summary = screen(threshold=-100.0)
+    assert summary["flagged"] == 90
+    names = [name for name, found in summary["traits"].items() if not found["specific"]]
+    (sentence,) = [s for s in summary["verdict"] if s.startswith("Do not read")]
+    assert names and all(name in sentence for name in names)
+
+
 def test_compare(screen: Screen, tmp_path: Path) -> None:
     screen("exact", baseline="exact")
     screen("prompt", baseline="prompt")

@@ -8,6 +8,15 @@ def verdict(summary: dict[str, Any]) -> list[str]:
     traits = sorted(summary["traits"].items(), key=lambda item: -abs(item[1]["shift"]["mean"]))
     sentences = [_trait(name, found) for name, found in traits]
     rate = summary["arguments"]["false_alarm_rate"]
+    unspecific = [
+        name for name, found in traits if not found["specific"] and found["flagged"] > 2 * rate * found["shift"]["n"]
+    ]
+    if unspecific:
+        sentences.append(
+            f"Do not read what is flagged by {', '.join(unspecific)} as showing that: these samples are unlike clean "
+            "ones, "
+            "but other directions say so as well. Try --specific span, and clean data of the same kind (--reference)."
+        )
     if summary["arguments"]["threshold"] is None:
         sentences.append(
             f"Thresholds are set so that each trait flags about {100 * rate:g} in 100 samples like the "
