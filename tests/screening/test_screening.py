@@ -432,3 +432,48 @@ def test_the_bundled_clean_set_is_whole() -> None:
     samples = list(open_data(job_module.CLEAN))
     assert not [sample for sample in samples if isinstance(sample, Rejected)]
     assert len({sample.id for sample in samples}) == len(samples) > 100
+
+
+class StubJudge:
+    """Scores by the first letter of the answer, and counts what it was asked."""
+
+    name = "stub"
+
+    def __init__(self) -> None:
+        self.asked: list[Any] = []
+
+    def score(self, rollouts: Any, advance: Any = None) -> None:
+        self.asked += rollouts
+        for rollout in rollouts:
+            first = rollout.text[0]
+            rollout.score = None if first == "w" else 90.0 if first < "h" else 10.0
+
+
+@pytest.mark.parametrize("everyone", [False, True])
+def test_a_judge_beside_the_projections(
+    everyone: bool, screen: Screen, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    judges = {"kind": StubJudge(), "other": StubJudge()}
+    monkeypatch.setattr("personavec.screening.scorers", lambda *_: judges)
+    plain = screen("plain", false_alarm_rate=0.3)
+    both = screen("both", false_alarm_rate=0.3, judge="contrast", judge_all=everyone)
+    before, after = scores(tmp_path / "plain"), scores(tmp_path / "both")
+    answers = [json.loads(line)["messages"] for line in lines(86, 1)]
+    for name, judge in judges.items():
+        asked = {r.question_index for r in judge.asked}
+        expected = np.arange(90) if everyone else np.flatnonzero(before[f"{name}_flagged"])
+        assert len(asked) == len(judge.asked) == len(expected)
+        given = after[f"{name}_judge"]
+        assert np.isnan(given[np.setdiff1d(np.arange(90), expected)]).all()
+        first = answers[0][1]["content"][0]
+        if 0 in expected:
+            assert given[0] == pytest.approx(90 if first < "h" else 10) or first == "w"
+        flags = before[f"{name}_flagged"] | (given > 50) if everyone else before[f"{name}_flagged"]
+        assert (after[f"{name}_flagged"] == flags).all()
+        assert both["traits"][name]["judge"]["scored"] == np.isfinite(given).sum()
+    assert (both["flagged"] > plain["flagged"]) == everyone
+
+
+def test_a_judge_for_all_needs_a_judge(screen: Screen) -> None:
+    with pytest.raises(UserError, match="needs a judge"):
+        screen(judge_all=True)

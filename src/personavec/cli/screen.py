@@ -57,6 +57,14 @@ def screen(
     specific: Annotated[
         str, typer.Option(help="Directions without what other traits, length and refusals share: no, span or whiten.")
     ] = "no",
+    judge: Annotated[
+        str | None, typer.Option(help="Also score the flagged samples: contrast, local:MODEL or api:MODEL.")
+    ] = None,
+    judge_all: Annotated[
+        bool, typer.Option("--judge-all", help="Let the judge score every sample, and flag those above 50 too.")
+    ] = False,
+    judge_price: o.JudgePrice = None,
+    judge_rpm: o.JudgeRpm = None,
     max_new_tokens: Annotated[int | None, typer.Option(help="Longest of the model's own answers.")] = None,
     other_weights: o.OtherWeights = False,
     seed: o.Seed = 0,
@@ -71,6 +79,7 @@ def screen(
     vectors = [PersonaVector.load(path) for path in vector]
     named = open_data(data, format=format, columns=None if columns is None else columns_from_text(columns), split=split)
     clean = None if reference is None else open_data([reference])
+    terms = o.read_terms(judge or "contrast", judge_price, judge_rpm)
     chat = o.open_model(model, device, dtype)
 
     from personavec.screening import Settings, screen_files
@@ -79,11 +88,19 @@ def screen(
     settings = Settings.suited(
         chat.device.type,
         baseline=baseline, turns=turns, precision=precision, false_alarm_rate=false_alarm_rate, threshold=threshold,
-        specific=specific, max_new_tokens=max_new_tokens, seed=seed,
+        specific=specific, max_new_tokens=max_new_tokens, judge=judge, judge_all=judge_all, seed=seed,
     )  # fmt: skip
     others = {v.trait: v for path, own in zip(vector, vectors, strict=True) for v in siblings(path.parent, own)}
     summary = screen_files(
-        chat, named, vectors, out, settings, others=list(others.values()), clean=clean, other_weights=other_weights
+        chat,
+        named,
+        vectors,
+        out,
+        settings,
+        others=list(others.values()),
+        clean=clean,
+        other_weights=other_weights,
+        terms=terms,
     )
     if json:
         keys = ("read", "kept", "flagged", "rejected", "traits", "baseline", "generated", "seconds")
@@ -137,6 +154,10 @@ def _show(summary: dict[str, Any], out: Path) -> None:
             "-" if threshold is None else f"{threshold:+.2f}", str(trait["flagged"]),
         )  # fmt: skip
     console.print(table)
+    for name, trait in summary["traits"].items():
+        if "judge" in trait:
+            judged = trait["judge"]
+            print(f"{name}: the judge scored {judged['scored']} samples, {judged['above_50']} above 50.")
     for sentence in [*summary["verdict"], *summary["warnings"]]:
         console.print(f"- {sentence}", markup=False)
     print(f"\nCleaned copy: {out / 'kept.jsonl'}\nFlagged: {out / 'flagged.jsonl'}")

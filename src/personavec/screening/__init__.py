@@ -6,11 +6,13 @@ from typing import Any
 
 from personavec.data import Dataset, open_data
 from personavec.engine.transformers import TransformersEngine
+from personavec.judges.scorer import ApiTerms
 from personavec.model import ChatModel
 from personavec.provenance import provenance
 from personavec.screening.compare import compare as compare_screenings
 from personavec.screening.datasets import projector, screen
 from personavec.screening.job import run_screening
+from personavec.screening.judged import scorers
 from personavec.screening.settings import Settings
 from personavec.vector import PersonaVector
 
@@ -27,6 +29,7 @@ def screen_files(
     others: Sequence[PersonaVector] = (),
     clean: Dataset | Path | str | None = None,
     other_weights: bool = False,
+    terms: ApiTerms | None = None,
 ) -> dict[str, Any]:
     """Screen chat data in files (paper section 6): how far they would push the model, which samples do it.
 
@@ -38,6 +41,7 @@ def screen_files(
         others: Further vectors of the model: how far do the data shift along those?
         clean: Data that are known to be harmless; they set thresholds and scale. None: the bundled set.
         other_weights: See `PersonaVector.check`.
+        terms: Price and pace of a judge behind an endpoint.
 
     Returns:
         The content of summary.json.
@@ -54,6 +58,7 @@ def screen_files(
     return run_screening(
         engine, _opened(data), vectors, out, settings,
         others=others, clean=None if clean is None else _opened(clean), record=record,
+        scorers=None if settings.judge is None else scorers(model, settings.judge, vectors, terms),
     )  # fmt: skip
 
 

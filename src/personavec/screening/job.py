@@ -18,6 +18,7 @@ from torch import Tensor
 from personavec.data import Dataset, Sample, open_data
 from personavec.engine import Engine
 from personavec.files import RunFolder, write_json
+from personavec.judges.scorer import Scorer
 from personavec.model.default import cache_folder
 from personavec.progress import progress
 from personavec.report.screening import histogram, write_screen_report
@@ -26,6 +27,7 @@ from personavec.screening.declined import refusing
 from personavec.screening.differences import Differences, differences
 from personavec.screening.estimate import planned_sizes, settled
 from personavec.screening.findings import Compared, trait_findings
+from personavec.screening.judged import FROM, judged
 from personavec.screening.measure import readings, tokenise
 from personavec.screening.outputs import split, write_scores
 from personavec.screening.panel import Panel
@@ -33,7 +35,7 @@ from personavec.screening.scan import Scan, Scanner
 from personavec.screening.settings import Settings
 from personavec.screening.shown import find, listed, select, texts, tokens
 from personavec.screening.specific import length_direction, refusal_direction, remove_span, whiten
-from personavec.screening.threshold import threshold
+from personavec.screening.threshold import check_size, threshold
 from personavec.screening.verdict import verdict
 from personavec.statistics import Floats
 from personavec.vector import PersonaVector
@@ -52,6 +54,7 @@ class Screen:
         others: Further vectors of the model, for comparison.
         settings: See `Settings`.
         clean: The clean reference; None: the bundled one.
+        scorers: The judge of each trait, by its name; None: no judge.
     """
 
     def __init__(
@@ -61,7 +64,9 @@ class Screen:
         others: Sequence[PersonaVector],
         settings: Settings,
         clean: Dataset | None,
+        scorers: Mapping[str, Scorer] | None = None,
     ) -> None:
+        self.scorers = scorers or {}
         self.engine, self.settings = engine, settings
         self.clean, self.bundled = clean or open_data(CLEAN), clean is None
         self.panel = Panel.of(vectors)
@@ -109,6 +114,8 @@ class Screen:
         with FileLock(folder / ".lock"):
             scanner = self._scanner(self.clean, folder, "the clean reference")
             scanner.measure()
+            if s.threshold is None:
+                check_size(len(scanner.lines), s.false_alarm_rate)  # before the model answers anything
             count = {"exact": len(scanner.lines), "prompt": len(scanner.lines), "hybrid": CLEAN_GENERATED}[s.baseline]
             scan = scanner.draw(count, None if s.baseline == "prompt" else self.own)
         return self._compared(scan)
@@ -178,6 +185,17 @@ class Screen:
                 "flagged": int(flags.sum()),
                 "specific_share": round(self.kept[k], 4),
             }
+        if self.scorers:
+            everyone = np.arange(len(scan))
+            rows = {n: everyone if s.judge_all else np.flatnonzero(columns[f"{n}_flagged"]) for n in names}
+            for name, scores in judged(self.engine, data, scan.indices, rows, self.scorers, s.turns).items():
+                columns[f"{name}_judge"] = scores
+                seen = np.isfinite(scores)
+                traits[name]["judge"] = {"scored": int(seen.sum()), "above_50": int((scores[seen] > FROM).sum())}
+                if s.judge_all:
+                    columns[f"{name}_flagged"] |= seen & (np.nan_to_num(scores) > FROM)
+                    traits[name]["flagged"] = int(columns[f"{name}_flagged"].sum())
+                    flagged |= columns[f"{name}_flagged"]
         columns["flagged"] = flagged
         write_scores(folder / "scores.parquet", columns)
         with progress("Writing", total=data.total, unit="records") as job:
@@ -293,6 +311,7 @@ def run_screening(
     *,
     others: Sequence[PersonaVector] = (),
     clean: Dataset | None = None,
+    scorers: Mapping[str, Scorer] | None = None,
     record: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Screen a data set into a run folder.
@@ -301,6 +320,7 @@ def run_screening(
         out: Gets scores.parquet, kept.jsonl, flagged.jsonl, rejected.jsonl, summary.json, report.html. A run that was
             cut off goes on where it stopped; a finished one is read back.
         clean: The clean reference; None: the bundled one.
+        scorers: The judge of each trait, by its name; None: no judge.
         record: Provenance for the summary.
 
     Returns:
@@ -309,7 +329,7 @@ def run_screening(
     Raises:
         UserError: See `Scanner.measure`, `Panel.of`, `conformal`, `remove_span`.
     """
-    job = Screen(engine, vectors, others, settings, clean)
+    job = Screen(engine, vectors, others, settings, clean, scorers)
     arguments = {
         **asdict(settings),
         **engine.identity,

@@ -28,6 +28,8 @@ class Settings:
         specific: Screen along directions without what they share with other traits, length and refusals ("span"), or
             whitened by the covariance of clean answers ("whiten").
         max_new_tokens: Longest of the model's own answers.
+        judge: Also scores samples: "contrast", "local:MODEL" or "api:MODEL"; None: no judge.
+        judge_all: The judge scores every sample, and flags those above 50 as well; off: it scores the flagged ones.
         seed: Of everything random.
     """
 
@@ -38,6 +40,8 @@ class Settings:
     threshold: float | None = None
     specific: Specific = "no"
     max_new_tokens: int = 64
+    judge: str | None = None
+    judge_all: bool = False
     seed: int = 0
 
     @classmethod
@@ -65,3 +69,5 @@ class Settings:
             raise UserError(f"--threshold {self.threshold} is not a number.", "Choose a projection difference.")
         if self.max_new_tokens < 1:
             raise UserError(f"--max-new-tokens {self.max_new_tokens} is out of range.", "Choose 1 or more.")
+        if self.judge_all and self.judge is None:
+            raise UserError("--judge-all needs a judge.", "Name one with --judge contrast|local:MODEL|api:MODEL.")

@@ -46,6 +46,19 @@ class Threshold:
         return above
 
 
+def check_size(samples: int, rate: float) -> None:
+    """Refuse a rate that so many clean samples cannot hold.
+
+    Raises:
+        UserError: With how many it takes.
+    """
+    if math.floor((samples + 1) * rate + 1e-9) == 0:
+        raise UserError(
+            f"{samples} clean samples are too few for a false-alarm rate of {rate:g}.",
+            f"Give at least {math.ceil(1 / rate - 1 - 1e-9)} in the reference set, or allow a higher rate.",
+        )
+
+
 def threshold(reference: ArrayLike, rate: float = RATE) -> Threshold:
     """The threshold from the scores (m,) of clean samples.
 
@@ -57,12 +70,8 @@ def threshold(reference: ArrayLike, rate: float = RATE) -> Threshold:
         raise UserError(f"A false-alarm rate of {rate:g} is not between 0 and 1.", "For 5 in 100 give 0.05.")
     scores = _scores(reference)
     m = len(scores)
+    check_size(m, rate)
     alarms = math.floor((m + 1) * rate + 1e-9)  # ranks out of m + 1 that may raise an alarm
-    if alarms == 0:
-        raise UserError(
-            f"{m} clean samples are too few for a false-alarm rate of {rate:g}.",
-            f"Give at least {math.ceil(1 / rate - 1 - 1e-9)} in the reference set, or allow a higher rate.",
-        )
     rank = m + 1 - alarms
     if rank == 0:
         raise UserError(
