@@ -1,7 +1,7 @@
 """What runs the model when data are screened: this process, or a server for GPUs and clusters."""
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Protocol, TypeVar
 
 from torch import Tensor
 
@@ -9,6 +9,9 @@ from personavec.model import Conversation
 from personavec.model.template import Template
 
 __all__ = ["Engine"]
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 class Engine(Protocol):
@@ -18,11 +21,13 @@ class Engine(Protocol):
         template: The model's chat template.
         context_length: Most tokens of prompt and response together.
         identity: What decides answers and readings, as `provenance.identity` has it.
+        width: How many batches it works on at a time.
     """
 
     template: Template
     context_length: int
     identity: Mapping[str, Any]
+    width: int = 1
 
     def read(
         self,
@@ -49,3 +54,13 @@ class Engine(Protocol):
         advance: Callable[[int], None] | None = None,
     ) -> list[list[int]]:
         """Greedy answers to prompts of token ids, without end-of-turn marks."""
+
+    def each(
+        self, function: Callable[["Engine", Item], Result], items: Iterable[Item]
+    ) -> Iterator[tuple[Item, Result]]:
+        """`function(engine, item)` for every item, each with its item, as they get done.
+
+        An engine of many workers runs it on them, so that what goes before and after the model is spread as well.
+        """
+        for item in items:
+            yield item, function(self, item)
