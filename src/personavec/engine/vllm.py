@@ -128,9 +128,7 @@ class VllmEngine(Engine):
                 prompts.append({"prompt_token_ids": list(conversation.ids[:end])})  # nothing looks ahead
                 keys.append(str(i))
                 extra = self._request(keys[-1], conversation.spans)
-                parameters.append(
-                    self._parameters(max_tokens=1, temperature=0.0, detokenize=False, extra_args=extra)
-                )
+                parameters.append(self._parameters(max_tokens=1, temperature=0.0, detokenize=False, extra_args=extra))
             if prompts:
                 self._llm.generate(prompts, parameters, use_tqdm=False)
             for key, rows in self._collect(keys).items():
@@ -170,7 +168,9 @@ class VllmEngine(Engine):
         found: dict[str, Tensor] = {}
         last = time.monotonic()
         while len(found) < len(keys):
-            fresh = {key: rows for blob in self._llm.collective_rpc("personavec_take") for key, rows in load(blob).items()}
+            fresh = {
+                key: rows for blob in self._llm.collective_rpc("personavec_take") for key, rows in load(blob).items()
+            }
             found |= fresh
             if fresh:
                 last = time.monotonic()
@@ -187,7 +187,7 @@ class VllmEngine(Engine):
         Raises:
             UserError: They do not: this vLLM keeps states otherwise than expected.
         """
-        count = min(40, self.context_length)  # more than one page
+        count = min(300, self.context_length)  # more than one page
         ids = [token % self.model.config.get_text_config().vocab_size for token in range(5, 5 + count)]
         tokens = Conversation(ids, [(t, t + 1) for t in range(count)])
         single = self.read([tokens], self.layers)

@@ -1,9 +1,9 @@
 """Readings inside vLLM's workers: all that touches vLLM's inner interfaces (tested with 0.32, on the CPU).
 
-vLLM's method `extract_hidden_states` keeps the residual stream of chosen layers beside the keys and values, in pages of the
-same kind, so that prefix caching and chunked prefill work as always. Its example connector writes the states of whole
-sequences to files when a request ends. This one reduces them where they are: the means of the request's spans, or their
-scalar products with directions, stay on the worker until they are fetched.
+vLLM's method `extract_hidden_states` keeps the residual stream of chosen layers beside the keys and values, in pages of
+the same kind, so that prefix caching and chunked prefill work as always. Its example connector writes the states of
+whole sequences to files when a request ends. This one reduces them where they are: the means of the request's spans, or
+their scalar products with directions, stay on the worker until they are fetched.
 """
 
 from dataclasses import dataclass, field
@@ -124,7 +124,8 @@ class ReadingConnector(ExampleHiddenStatesConnector):
         counts = torch.tensor([end - start for start, end in pending.spans], device=device)
         owners = torch.repeat_interleave(torch.arange(len(counts), device=device), counts, output_size=len(places))
         sums = torch.zeros(len(counts), len(self._columns), pages.shape[-1], device=device)
-        for at, owner in zip(places.split(PIECE), owners.split(PIECE), strict=True):
+        for start in range(0, len(places), PIECE):
+            at, owner = places[start : start + PIECE], owners[start : start + PIECE]
             states = pages[blocks[at // self._block_size], :, at % self._block_size]
             sums.index_add_(0, owner, states[:, self._columns].float())
         means = sums / counts[:, None, None]

@@ -159,7 +159,9 @@ def _names(file: Path) -> list[str]:
         return list(handle.keys())
 
 
-def _sampled(shapes: dict[str, tuple[int, ...]], held: dict[str, Path]) -> Iterator[tuple[str, tuple[int, ...], Tensor]]:
+def _sampled(
+    shapes: dict[str, tuple[int, ...]], held: dict[str, Path]
+) -> Iterator[tuple[str, tuple[int, ...], Tensor]]:
     """The numbers that the hash is made of, read row by row."""
     for name, shape in sorted(shapes.items()):
         with safe_open(held[name], framework="pt") as handle:
@@ -171,5 +173,7 @@ def _sampled(shapes: dict[str, tuple[int, ...]], held: dict[str, Path]) -> Itera
                 yield name, shape, handle.get_tensor(name).flatten()[sampled_places(size)]
                 continue
             width = size // shape[0]
-            found = [part[row : row + 1].flatten()[at] for row, at in (divmod(int(i), width) for i in sampled_places(size))]
+            found = [
+                part[row : row + 1].flatten()[at] for row, at in (divmod(int(i), width) for i in sampled_places(size))
+            ]
             yield name, shape, torch.stack(found)
