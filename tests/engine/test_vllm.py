@@ -214,8 +214,9 @@ def test_a_screening_with_either_engine(
     def screen(name: str, *more: str) -> tuple[dict[str, Any], dict[str, Any]]:
         code, out, error = command(
             "screen", data, "--model", folder, "-v", tmp_path / "kind.safetensors",
-            "-v", tmp_path / "other.safetensors", "--reference", clean, "--out", tmp_path / name, "--baseline", "exact", "--specific", "span",
-            "--max-new-tokens", "8", "--false-alarm-rate", "0.2", "--dtype", "float32", "--json", *more,
+            "-v", tmp_path / "other.safetensors", "--reference", clean, "--out", tmp_path / name,
+            "--baseline", "exact", "--specific", "span", "--max-new-tokens", "8", "--false-alarm-rate", "0.2",
+            "--dtype", "float32", "--json", *more,
         )  # fmt: skip
         assert code == 0, error
         table = pq.read_table(tmp_path / name / "scores.parquet")

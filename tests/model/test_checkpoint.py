@@ -103,7 +103,7 @@ def test_mistakes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = saved(tmp_path / "model", qwen2())
     whole = (folder / "model.safetensors").read_bytes()
     (folder / "model.safetensors").write_bytes(whole[:200])
-    with pytest.raises(UserError, match="weights in .* are damaged"):
+    with pytest.raises(UserError, match=r"weights in .* are damaged"):
         _ = Checkpoint(folder, "m").weights_hash
     (folder / "model.safetensors").unlink()
     with pytest.raises(UserError, match="holds no safetensors"):
