@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from torch import Tensor
-from transformers import LlamaConfig
+from transformers import GenerationConfig, LlamaConfig
 
 pytest.importorskip("vllm", reason="vLLM is not installed here; .ci/vllm makes an environment for it")
 
@@ -21,7 +21,7 @@ from personavec.engine.vllm import VllmEngine
 from personavec.errors import UserError
 from personavec.model import ChatModel, Conversation
 from personavec.model.checkpoint import Checkpoint
-from tiny import SIZES, chat_model, qwen2, random_ids, vector
+from tiny import SIZES, chat_model, plain_greedy, qwen2, random_ids, vector
 
 # vLLM's kernels want heads of at least 32.
 SHAPE: dict[str, Any] = {"hidden_size": 128, "intermediate_size": 96, "num_hidden_layers": 4, "num_attention_heads": 4}
@@ -37,7 +37,11 @@ def saved(model: ChatModel, folder: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def qwen() -> ChatModel:
-    return chat_model(qwen2(**SHAPE))
+    """It ends its turn at a token that it does use."""
+    made = chat_model(qwen2(**SHAPE))
+    often = plain_greedy(made.model, random_ids(9, 49), 20)[-1]
+    made.model.generation_config = GenerationConfig(eos_token_id=[302, often])
+    return made
 
 
 @pytest.fixture(scope="module")

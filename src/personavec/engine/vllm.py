@@ -2,8 +2,9 @@
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from importlib import import_module
+from itertools import count
 from typing import Any
 
 import torch
@@ -78,6 +79,7 @@ class VllmEngine(Engine):
                     "enable_prefix_caching": True,
                     "enable_chunked_prefill": True,
                     "disable_log_stats": True,
+                    "use_tqdm_on_load": False,
                     **connector.options(self.layers),
                     **options,
                 }
@@ -88,6 +90,7 @@ class VllmEngine(Engine):
                 f"vLLM cannot run the model {model.id!r}: {reason}",
                 "Set VLLM_LOGGING_LEVEL=INFO to see what it does, or leave --engine out.",
             ) from error
+        self._keys = count()  # never used twice: what an interrupted read left behind is not taken for another's
         # vLLM always draws a token, and a text that is only read needs room for it too.
         self.context_length = int(self._llm.llm_engine.model_config.max_model_len) - 1
         self._check()
@@ -119,20 +122,21 @@ class VllmEngine(Engine):
         self._llm.collective_rpc("personavec_prepare", args=(columns, table))
         for start in range(0, len(conversations), WINDOW):
             window = range(start, min(start + WINDOW, len(conversations)))
-            prompts, parameters, keys = [], [], []
+            prompts, parameters, asked = [], [], {}
             for i in window:
                 conversation = conversations[i]
                 end = max((e for s, e in conversation.spans if s < e), default=0)
                 if end == 0:
                     continue
                 prompts.append({"prompt_token_ids": list(conversation.ids[:end])})  # nothing looks ahead
-                keys.append(str(i))
-                extra = self._request(keys[-1], conversation.spans)
+                key = str(next(self._keys))
+                asked[key] = i
+                extra = self._request(key, conversation.spans)
                 parameters.append(self._parameters(max_tokens=1, temperature=0.0, detokenize=False, extra_args=extra))
             if prompts:
                 self._llm.generate(prompts, parameters, use_tqdm=False)
-            for key, rows in self._collect(keys).items():
-                means[offsets[int(key)] : offsets[int(key) + 1]] = rows
+            for key, rows in self._collect(asked.keys()).items():
+                means[offsets[asked[key]] : offsets[asked[key] + 1]] = rows
             if advance is not None:
                 advance(len(window))
         return means
@@ -163,14 +167,13 @@ class VllmEngine(Engine):
         """End vLLM's processes and give its memory back."""
         self._llm.llm_engine.engine_core.shutdown()
 
-    def _collect(self, keys: Sequence[str]) -> dict[str, Tensor]:
+    def _collect(self, keys: Set[str]) -> dict[str, Tensor]:
         """The readings of requests that have ended: they come a step later."""
         found: dict[str, Tensor] = {}
         last = time.monotonic()
         while len(found) < len(keys):
-            fresh = {
-                key: rows for blob in self._llm.collective_rpc("personavec_take") for key, rows in load(blob).items()
-            }
+            blobs = self._llm.collective_rpc("personavec_take")
+            fresh = {key: rows for blob in blobs for key, rows in load(blob).items() if key in keys}
             found |= fresh
             if fresh:
                 last = time.monotonic()
@@ -187,11 +190,11 @@ class VllmEngine(Engine):
         Raises:
             UserError: They do not: this vLLM keeps states otherwise than expected.
         """
-        count = min(300, self.context_length)  # more than one page
-        ids = [token % self.model.config.get_text_config().vocab_size for token in range(5, 5 + count)]
-        tokens = Conversation(ids, [(t, t + 1) for t in range(count)])
+        length = min(300, self.context_length)  # more than one page
+        ids = [token % self.model.config.get_text_config().vocab_size for token in range(5, 5 + length)]
+        tokens = Conversation(ids, [(t, t + 1) for t in range(length)])
         single = self.read([tokens], self.layers)
-        whole, again = self.read([Conversation(ids, [(0, count)])] * 2, self.layers)
+        whole, again = self.read([Conversation(ids, [(0, length)])] * 2, self.layers)
         size = single.norm(dim=-1).mean(0)
         agree = all(bool(((other - single.mean(0)).norm(dim=-1) <= 0.02 * size).all()) for other in (whole, again))
         different = bool(((single[1:] - single[:-1]).norm(dim=-1) > 1e-4 * size).all())
