@@ -178,7 +178,7 @@ class VllmEngine(Engine):
             if fresh:
                 last = time.monotonic()
             elif time.monotonic() - last > PATIENCE:
-                raise RuntimeError(f"vLLM {self.version} gave back {len(found)} of {len(keys)} readings")
+                raise RuntimeError(f"{self.version} gave back {len(found)} of {len(keys)} readings")
             else:
                 self._nudge(self._llm)
                 time.sleep(0.002)
