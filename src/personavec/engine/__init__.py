@@ -5,7 +5,8 @@ from typing import Any, Protocol, TypeVar
 
 from torch import Tensor
 
-from personavec.model import Conversation
+from personavec.model import ChatModel, Conversation
+from personavec.model.checkpoint import Checkpoint
 from personavec.model.template import Template
 
 __all__ = ["Engine"]
@@ -18,15 +19,19 @@ class Engine(Protocol):
     """Reads conversations and answers prompts.
 
     Attributes:
+        model: What it runs; only the built-in engine has the weights at hand.
         template: The model's chat template.
         context_length: Most tokens of prompt and response together.
-        identity: What decides answers and readings, as `provenance.identity` has it.
+        identity: What decides answers and readings: `provenance.identity`, and the engine's name unless built in.
+        version: The engine's name and version.
         width: How many batches it works on at a time.
     """
 
+    model: ChatModel | Checkpoint
     template: Template
     context_length: int
     identity: Mapping[str, Any]
+    version: str
     width: int = 1
 
     def read(
