@@ -76,6 +76,14 @@ def print_json(value: Any) -> None:
     print(json.dumps(value, ensure_ascii=False, allow_nan=False))
 
 
+def quiet_transformers() -> None:
+    """Switch off transformers' own bars and notes."""
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+
+
 def open_model(
     name: str | None,
     device: str | None = None,
@@ -84,12 +92,9 @@ def open_model(
     thinking: bool = False,
 ) -> "ChatModel":
     """Load the model that the options name, without transformers' own bars and notes."""
-    from transformers.utils import logging
-
     from personavec.model import load_model
 
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    quiet_transformers()
     return load_model(name, device=device, dtype=dtype, adapter=adapter, thinking=thinking)
 
 

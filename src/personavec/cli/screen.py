@@ -8,7 +8,6 @@ import typer
 from typer.core import TyperGroup
 
 from personavec.cli import options as o
-from personavec.errors import UserError
 
 if TYPE_CHECKING:
     from personavec.engine import Engine
@@ -75,6 +74,12 @@ def screen(
     other_weights: o.OtherWeights = False,
     seed: o.Seed = 0,
     engine: Annotated[str, typer.Option(help="What runs the model: transformers, or vllm for GPUs.")] = "transformers",
+    ray: Annotated[
+        str | None, typer.Option(metavar="ADDRESS|local", help="Spread the work over a Ray cluster.")
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Models on the cluster. Default: one for every GPU, or every node.")
+    ] = None,
     device: o.Device = None,
     dtype: o.Dtype = None,
     json: o.Json = False,
@@ -87,7 +92,7 @@ def screen(
     named = open_data(data, format=format, columns=None if columns is None else columns_from_text(columns), split=split)
     clean = None if reference is None else open_data([reference])
     terms = o.read_terms(judge or "contrast", judge_price, judge_rpm)
-    runs = _engine(engine, model, vectors, device, dtype, other_weights)
+    runs = _engine(engine, model, vectors, device, dtype, other_weights, ray, workers)
 
     from personavec.screening import Settings, screen_files
     from personavec.specificity import siblings
@@ -148,28 +153,20 @@ def _engine(
     device: str | None,
     dtype: str | None,
     other_weights: bool,
+    ray: str | None,
+    workers: int | None,
 ) -> "Engine":
-    """The engine that the options name.
-
-    Raises:
-        UserError: There is none of this name, or it cannot run the model.
-    """
-    if name == "transformers":
-        from personavec.engine.transformers import TransformersEngine
-
-        return TransformersEngine(o.open_model(model, device, dtype))
-    if name != "vllm":
-        raise UserError(f"--engine {name!r} is not understood.", "Choose transformers or vllm.")
-    if device is not None:
-        raise UserError("--device does not go with --engine vllm.", "Choose GPUs with CUDA_VISIBLE_DEVICES.")
-
-    from personavec.engine.vllm import VllmEngine, device_type
+    """The engine that the options name; what does not fit is refused before anything starts."""
+    from personavec.engine.choice import open_engine
     from personavec.model.checkpoint import open_checkpoint
 
-    checkpoint = open_checkpoint(model, device=device_type(), dtype=dtype)
-    for vector in vectors:
-        vector.check(checkpoint, other_weights=other_weights)  # before a minute of starting
-    return VllmEngine(checkpoint, [vector.layer for vector in vectors])
+    o.quiet_transformers()
+    if (name, ray) != ("transformers", None):
+        checkpoint = open_checkpoint(model, dtype=dtype)
+        for vector in vectors:
+            vector.check(checkpoint, other_weights=other_weights)
+    layers = [vector.layer for vector in vectors]
+    return open_engine(name, model, layers, device=device, dtype=dtype, ray=ray, workers=workers)
 
 
 def _show(summary: dict[str, Any], out: Path) -> None:

@@ -1,0 +1,215 @@
+"""Work spread over a Ray cluster on this machine: workers, nodes and the process that asks are killed."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from personavec.cli import main
+from personavec.engine import Engine
+from personavec.engine.choice import open_engine
+from personavec.engine.transformers import TransformersEngine
+from personavec.errors import UserError
+from personavec.model import ChatModel, Conversation
+from personavec.model.checkpoint import open_checkpoint
+from tiny import vector
+
+ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'personavec[ray]'")
+from ray.cluster_utils import Cluster  # noqa: E402
+
+from personavec.engine.cluster import RayEngine  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def folder(tiny: ChatModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny model, where workers find it."""
+    path = tmp_path_factory.mktemp("model")
+    tiny.model.save_pretrained(path)
+    tiny.tokenizer.save_pretrained(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Any]:
+    """A head without room for workers, and two nodes with room for one each."""
+    os.environ["RAY_AUTH_MODE"] = "disabled"
+    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    nodes = [made.add_node(num_cpus=1) for _ in range(2)]
+    ray.init(address=made.address, log_to_driver=False, logging_level="error")
+    made.mine = nodes
+    yield made
+    ray.shutdown()
+    made.shutdown()
+
+
+@pytest.fixture(scope="module")
+def spread(cluster: Any, folder: Path) -> RayEngine:
+    make = partial(open_engine, "transformers", str(folder), dtype="float32")
+    return RayEngine(cluster.address, make, open_checkpoint(str(folder)), 2)
+
+
+def conversations(count: int) -> list[Conversation]:
+    random = Random(0)
+    made = []
+    for _ in range(count):
+        length = random.randint(6, 20)
+        made.append(Conversation([random.randrange(300) for _ in range(length)], [(1, 3), (4, length)]))
+    return made
+
+
+def test_same_readings_and_answers(spread: RayEngine, tiny: ChatModel) -> None:
+    alone = TransformersEngine(tiny)
+    texts, directions = conversations(75), torch.randn(2, 3, tiny.hidden_size, generator=torch.manual_seed(0))
+    done: list[int] = []
+    torch.testing.assert_close(spread.read(texts, [1, 3], advance=done.append), alone.read(texts, [1, 3]))
+    torch.testing.assert_close(spread.read(texts, [1, 3], directions), alone.read(texts, [1, 3], directions))
+    prompts = [c.ids for c in texts]
+    assert spread.answer(prompts, 5) == alone.answer(prompts, 5)
+    assert sum(done) == len(texts)
+    assert spread.width == 2 and "2 workers of ray" in spread.version
+    assert {**spread.identity, "model": alone.identity["model"]} == alone.identity  # its folder is its name
+    assert spread.context_length == alone.context_length
+
+
+def test_both_workers_work_and_items_are_taken_as_there_is_room(spread: RayEngine) -> None:
+    taken = 0
+
+    def items() -> Iterator[int]:
+        nonlocal taken
+        for taken in range(1, 13):
+            yield taken
+
+    def who(engine: Engine, item: int) -> int:
+        time.sleep(0.1)
+        return os.getpid()
+
+    pids = set()
+    for done, (_, pid) in enumerate(spread.each(who, items()), 1):
+        assert taken <= done + 2 * spread.width
+        pids.add(pid)
+    assert len(pids) == 2
+
+
+def test_a_killed_worker_is_replaced_and_nothing_is_lost_or_twice(spread: RayEngine, tmp_path: Path) -> None:
+    def work(engine: Engine, item: int) -> int:
+        marker = tmp_path / f"died-{item}"
+        if item in (3, 8, 9) and not marker.exists():
+            marker.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return item * item
+
+    found = list(spread.each(work, range(20)))
+    assert sorted(found) == [(i, i * i) for i in range(20)]
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_a_killed_node(spread: RayEngine, cluster: Any) -> None:
+    def work(engine: Engine, item: int) -> int:
+        time.sleep(0.05)
+        return -item
+
+    found = []
+    for count, result in enumerate(spread.each(work, range(60))):
+        found.append(result)
+        if count == 5:
+            cluster.remove_node(cluster.mine.pop(), allow_graceful=False)
+        if count == 25:
+            cluster.mine.append(cluster.add_node(num_cpus=1))
+    assert sorted(found) == [(i, -i) for i in range(60)]
+
+
+def test_a_mistake_comes_back_as_itself(spread: RayEngine) -> None:
+    def wrong(engine: Engine, item: int) -> int:
+        raise UserError("This is wrong.", "Do that.")
+
+    with pytest.raises(UserError) as error:
+        list(spread.each(wrong, range(5)))
+    assert (error.value.problem, error.value.advice) == ("This is wrong.", "Do that.")
+    assert list(spread.each(lambda engine, item: item, [1])) == [(1, 1)]
+
+
+def test_a_worker_that_always_dies_ends_the_run(cluster: Any, folder: Path) -> None:
+    def die() -> Engine:
+        os._exit(1)
+
+    cluster.mine.append(cluster.add_node(num_cpus=1))
+    with pytest.raises(UserError, match="workers died one after another"):
+        RayEngine(cluster.address, die, open_checkpoint(str(folder)), 1)
+
+
+@pytest.fixture
+def given(tiny: ChatModel, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Arguments of a screening of 1,300 samples: three parts."""
+    monkeypatch.setenv("PERSONAVEC_CACHE", str(tmp_path / "cache"))
+    vector(tiny).save(tmp_path / "kind.safetensors")
+    random = Random(1)
+    words = ["the", "model", "answers", "question", "hello", "there", "you", "today"]
+    with (tmp_path / "data.jsonl").open("w") as data:
+        for _ in range(1300):
+            asked, said = (" ".join(random.choices(words, k=4)) for _ in range(2))
+            data.write(f'{{"prompt": "{asked}", "response": "{said}"}}\n')
+        data.write("{broken\n")
+    return [
+        "screen", str(tmp_path / "data.jsonl"), "-v", str(tmp_path / "kind.safetensors"), "--model", str(folder),
+        "--max-new-tokens", "4", "--device", "cpu",
+    ]  # fmt: skip
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
+    monkeypatch.setattr("sys.argv", ["personavec", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert not ended.value.code
+
+
+def test_a_screening_whose_process_is_killed(
+    given: list[str], cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address = cluster.address
+    spread = [*given, "--ray", address, "--workers", "2", "--out", str(tmp_path / "spread")]
+    process = subprocess.Popen([sys.executable, "-m", "personavec", *spread], stderr=subprocess.PIPE)
+    parts = tmp_path / "spread" / "parts"
+    while process.poll() is None and not list(parts.glob("part-*.parquet")):
+        time.sleep(0.05)
+    assert process.poll() is None, process.stderr and process.stderr.read().decode()
+    process.kill()
+    process.wait()
+    written = {path.name: path.stat().st_mtime_ns for path in parts.glob("part-*.parquet")}
+    assert written
+    environment = {**os.environ, "PERSONAVEC_CACHE": str(tmp_path / "cache")}
+    again = subprocess.run([sys.executable, "-m", "personavec", *spread], capture_output=True, env=environment)
+    assert again.returncode == 0, again.stderr.decode()
+    run(monkeypatch, *given, "--out", str(tmp_path / "alone"))
+    for name in ("kept.jsonl", "flagged.jsonl", "rejected.jsonl"):
+        assert (tmp_path / "spread" / name).read_bytes() == (tmp_path / "alone" / name).read_bytes()
+    ours, alone = (pq.read_table(tmp_path / name / "scores.parquet").to_pandas() for name in ("spread", "alone"))
+    assert list(ours["id"]) == list(alone["id"]) and list(ours["flagged"]) == list(alone["flagged"])
+    numbers = [name for name in ours if ours[name].dtype.kind == "f"]
+    torch.testing.assert_close(
+        torch.tensor(ours[numbers].to_numpy()), torch.tensor(alone[numbers].to_numpy()), equal_nan=True
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--workers", "2"], "--workers needs a cluster"),
+        (["--ray", "local", "--workers", "0"], "--workers 0 is out of range"),
+        (["--ray", "127.0.0.1:1"], "No Ray cluster answers at '127.0.0.1:1'"),
+    ],
+)
+def test_what_cannot_be_chosen(options: list[str], message: str, given: list[str], tmp_path: Path) -> None:
+    asked = [sys.executable, "-m", "personavec", *given, "--out", str(tmp_path / "run"), *options]
+    found = subprocess.run(asked, capture_output=True, text=True)
+    assert found.returncode == 2
+    assert message in found.stderr and "Traceback" not in found.stderr
