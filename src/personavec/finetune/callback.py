@@ -66,7 +66,7 @@ class PreventativeSteering(TrainerCallback, ExportableState):
         trainer = running_trainer()
         if args.n_gpu > 1:
             raise UserError(
-                f"One process drives {args.n_gpu} GPUs (DataParallel); preventative steering needs one process per GPU.",
+                f"One process drives {args.n_gpu} GPUs (DataParallel); prevention needs one process per GPU.",
                 "Start with accelerate launch or torchrun, or set CUDA_VISIBLE_DEVICES to one GPU.",
             )
         resumed = state.global_step > 0
@@ -135,6 +135,11 @@ def _with_penalty(trainer: Any, prevention: Prevention) -> Callable[..., Any]:
     def compute_loss(plain: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         result = plain(*args, **kwargs)
         tokens = kwargs.get("num_items_in_batch")
+        scaled = getattr(trainer, "loss_is_scaled_for_ga", None)
+        if scaled is None:
+            scaled = trainer.model_accepts_loss_kwargs or trainer.compute_loss_func is not None
+        if not scaled:
+            tokens = None  # the trainer divides by the number of accumulated batches
         penalty = prevention.penalty(tokens)
         if tokens is not None and trainer.args.average_tokens_across_devices:
             penalty = penalty * trainer.accelerator.num_processes  # gradients are averaged over the processes
