@@ -4,10 +4,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import tiny
 import torch
 from torch import Tensor, nn
 
+import tiny
 from personavec.vector import PersonaVector
 
 VOCABULARY = 320

@@ -7,12 +7,12 @@ from typing import Any
 
 import by_hand
 import pytest
-import tiny
 import torch
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
+import tiny
 from personavec.errors import UserError
 from personavec.finetune import PreventativeSteering, preventing
 
@@ -143,7 +143,10 @@ def test_autocast_and_compile(tmp_path: Path, options: Any) -> None:
 @pytest.mark.parametrize("reentrant", [False, True])
 def test_gradient_checkpointing(tmp_path: Path, reentrant: bool) -> None:
     found = []
-    for options in ({}, {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": reentrant}}):
+    for options in (
+        {},
+        {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": reentrant}},
+    ):
         callback = PreventativeSteering(by_hand.vector(), 1, layers="all", positions="response")
         found.append(outcome(trainer(lora(), tmp_path, [callback], **options)))
     same(*found)

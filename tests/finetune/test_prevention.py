@@ -6,22 +6,19 @@ from typing import Any
 
 import by_hand
 import pytest
-import tiny
 import torch
-
 from peft import LoraConfig, get_peft_model
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+import tiny
 from personavec.errors import UserError
 from personavec.finetune import Prevention, preventing
 
 
 def lora(model: Any, **options: Any) -> Any:
     torch.manual_seed(1)
-    made = get_peft_model(
-        model, LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", use_rslora=True, **options)
-    )
+    made = get_peft_model(model, LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", use_rslora=True, **options))
     with torch.no_grad():
         for name, parameter in made.named_parameters():
             if "lora_B" in name:
@@ -158,8 +155,9 @@ def test_the_penalty_starts_at_zero_with_a_new_adapter() -> None:
 
 
 def test_the_penalty_needs_an_adapter() -> None:
-    with pytest.raises(UserError, match="no PEFT adapter"), preventing(
-        by_hand.model(), by_hand.vector(), 1, method="regularise"
+    with (
+        pytest.raises(UserError, match="no PEFT adapter"),
+        preventing(by_hand.model(), by_hand.vector(), 1, method="regularise"),
     ):
         pass
 

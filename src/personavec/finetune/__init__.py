@@ -2,5 +2,6 @@
 
 from personavec.finetune.callback import PreventativeSteering
 from personavec.finetune.prevention import Prevention, preventing
+from personavec.finetune.watch import ShiftMonitor
 
-__all__ = ["PreventativeSteering", "Prevention", "preventing"]
+__all__ = ["PreventativeSteering", "Prevention", "ShiftMonitor", "preventing"]

@@ -9,7 +9,8 @@ from transformers import Trainer, TrainerCallback
 from transformers.trainer_callback import ExportableState
 
 from personavec.errors import UserError
-from personavec.finetune.prevention import Method, Prevention, TrainedPositions, is_sharded
+from personavec.finetune.prevention import Method, Prevention, TrainedPositions
+from personavec.finetune.wrapping import is_sharded
 from personavec.interventions import Layers
 from personavec.vector import PersonaVector
 

@@ -11,10 +11,10 @@ from functools import partial
 from typing import Any, Literal, get_args
 
 import torch
-from accelerate.utils import extract_model_from_parallel
 from torch import Tensor, nn
 
 from personavec.errors import UserError
+from personavec.finetune.wrapping import evaluating, is_sharded, unwrapped
 from personavec.interventions import Layers, ablation, steering
 from personavec.model.blocks import Blocks, find_blocks
 from personavec.model.intervene import ablate, add
@@ -211,16 +211,16 @@ class Prevention:
     @torch.compiler.disable  # type: ignore[untyped-decorator, unused-ignore]
     def _read_base(self, args: Any, kwargs: Mapping[str, Any]) -> None:
         assert self._blocks is not None
-        learning = [module for module in self._model.modules() if module.training]
         self._reading_base = True
         try:
-            self._model.eval()
-            with torch.no_grad(), self._model.disable_adapter(), self._blocks.stopping_at(max(self._directions)):
+            with (
+                evaluating(self._model),
+                self._model.disable_adapter(),
+                self._blocks.stopping_at(max(self._directions)),
+            ):
                 self._blocks.trunk(*args, **{**kwargs, "use_cache": False})
         finally:
             self._reading_base = False
-            for module in learning:
-                module.training = True
 
     def _on_block(self, layer: int, block: nn.Module, args: Any, kwargs: Mapping[str, Any], output: Any) -> Any:
         hidden: Tensor = output[0] if isinstance(output, tuple) else output
@@ -329,17 +329,6 @@ def preventing(
         prevention.detach()
 
 
-def unwrapped(model: Any) -> Any:
-    """The transformers or PEFT model inside a ChatModel, DDP, FSDP or a compiled module."""
-    inner = getattr(model, "model", model) if hasattr(model, "blocks") else model
-    return extract_model_from_parallel(inner, keep_torch_compile=False)
-
-
-def is_sharded(model: nn.Module) -> bool:
-    """Whether a parameter is not here as a whole, so that only all processes together can run a forward."""
-    return any(parameter.is_meta or type(parameter) in _sharded_types() for parameter in model.parameters())
-
-
 def _coefficients(
     vectors: Sequence[PersonaVector], coefficient: float | Sequence[float] | None, method: str
 ) -> list[float]:
@@ -359,15 +348,6 @@ def _coefficients(
     if method == "regularise" and min(values) < 0:
         raise UserError(f"A weight of {min(values)} rewards the change of the projection.", "Choose one above 0.")
     return values
-
-
-def _sharded_types() -> set[type]:
-    if not torch.distributed.is_available():
-        return set()
-    from torch.distributed.fsdp import FlatParameter
-    from torch.distributed.tensor import DTensor
-
-    return {FlatParameter, DTensor}
 
 
 def _forget_traces() -> None:
