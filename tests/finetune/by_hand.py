@@ -18,9 +18,9 @@ def model(**options: Any) -> Any:
     return tiny.causal_model(tiny.qwen2(**options)).train()
 
 
-def vector(seed: int = 0, **options: Any) -> PersonaVector:
+def vector(seed: int = 0, scale: float = 1.0, **options: Any) -> PersonaVector:
     """A persona vector of that model."""
-    return tiny.vector(tiny.chat_model(), seed=seed, **options)
+    return tiny.vector(tiny.chat_model(tiny.qwen2(**options)), seed=seed, scale=scale)
 
 
 def batch(seed: int = 0, rows: int = 2, tokens: int = 7, prompt: int = 3) -> dict[str, Tensor]:

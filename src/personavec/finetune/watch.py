@@ -26,8 +26,8 @@ BATCH_TOKENS = 2048
 class ShiftMonitor(TrainerCallback, ExportableState):
     """Logs the fine-tuning shift of each trait as `persona/{trait}_shift`, wherever the trainer reports to.
 
-    The shift is `(mean over prompts of h_l(last prompt token), now minus base) . v^_l` (paper, section 4.2), in units of
-    the projection, at the vector's own layer and without any prevention. Base is the model without its PEFT adapter;
+    The shift is `(mean over prompts of h_l(last prompt token), now minus base) . v^_l` (paper, section 4.2), in units
+    of the projection, at the vector's own layer and without any prevention. Base is the model without its PEFT adapter;
     where there is none, the model as it was when training began (kept in the checkpoints). The training itself is not
     changed: a monitored run gives the same weights.
 
@@ -114,7 +114,7 @@ class ShiftMonitor(TrainerCallback, ExportableState):
             base = None if isinstance(stored, list) else stored.get("attributes", {}).get("base")
             if base is None or len(base) != len(self.vectors):
                 raise UserError(
-                    "The checkpoint holds no projections of the model before training, so that no shift can be measured.",
+                    "The checkpoint holds no projections of the model before training: no shift can be measured.",
                     "Leave the monitor out, or start a new run with it.",
                 )
             self._base = base
@@ -147,7 +147,8 @@ class ShiftMonitor(TrainerCallback, ExportableState):
         self.history.append({"step": state.global_step, **shift})
         for trait, limit in self.stop_above.items():
             if not shift[trait] <= limit:
-                self.stopped = f"Step {state.global_step}: the {trait} shift is {shift[trait]:.3g}, above {limit:.3g}; training ends."
+                found = f"the {trait} shift is {shift[trait]:.3g}, above {limit:.3g}"
+                self.stopped = f"Training ends at step {state.global_step}: {found}."
                 log.warning(self.stopped)
                 control.should_training_stop = True
         # The trainer takes its own line of this step for written when anything is logged.
