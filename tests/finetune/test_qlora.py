@@ -26,10 +26,11 @@ def test_four_bits(tmp_path: Path, method: str) -> None:
     vector, batch = by_hand.vector(hidden_size=64), by_hand.batch()
     if method == "regularise":
         with preventing(model, vector, 1, method="regularise", other_weights=True) as prevention:
-            model(**batch).loss.backward()
+            plain = model(**batch).loss
             penalty = prevention.penalty()
-            penalty.backward()
+            (plain + penalty).backward()
         assert float(penalty.detach()) > 0
+        assert all(bool(p.grad.isfinite().all()) for p in model.parameters() if p.requires_grad)
         return
     with by_hand.replaced(model.get_base_model().model.layers[1], lambda h: h + 3 * vector.directions[2]):
         wanted = by_hand.loss_and_gradients(model, batch)

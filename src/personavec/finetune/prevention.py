@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from personavec.errors import UserError
-from personavec.finetune.wrapping import evaluating, is_sharded, unwrapped
+from personavec.finetune.wrapping import blocks_of, evaluating, unwrapped
 from personavec.interventions import Layers, ablation, steering
-from personavec.model.blocks import Blocks, find_blocks
+from personavec.model.blocks import Blocks
 from personavec.model.intervene import ablate, add
 from personavec.vector import PersonaVector
 
@@ -125,7 +125,7 @@ class Prevention:
                 f"The change of {type(inner).__name__} cannot be measured: it has no PEFT adapter to take off.",
                 "Train an adapter, or choose the method steer or ablate.",
             )
-        blocks = find_blocks(inner, prove=not is_sharded(inner))
+        blocks = blocks_of(inner)
         for layer in self._directions:
             if not 1 <= layer <= len(blocks):
                 raise UserError(f"Layer {layer} is out of range.", f"The model has layers 1 to {len(blocks)}.")

@@ -12,8 +12,8 @@ from transformers.trainer_callback import ExportableState
 
 from personavec.errors import UserError
 from personavec.finetune.callback import running_trainer
-from personavec.finetune.wrapping import evaluating, is_sharded, unwrapped
-from personavec.model.blocks import Blocks, find_blocks
+from personavec.finetune.wrapping import blocks_of, evaluating, is_sharded, unwrapped
+from personavec.model.blocks import Blocks
 from personavec.model.template import Template
 from personavec.traits import load_trait
 from personavec.vector import PersonaVector
@@ -106,7 +106,7 @@ class ShiftMonitor(TrainerCallback, ExportableState):
         self._ids = [
             [template.prompt_ids([{"role": "user", "content": text}]) for text in some] for some in self.prompts
         ]
-        self._blocks = find_blocks(unwrapped(model), prove=not is_sharded(model))
+        self._blocks = blocks_of(model)
         self.stopped = None
         adapted = hasattr(unwrapped(model), "peft_config")
         if resumed and not adapted:

@@ -8,6 +8,8 @@ import torch
 from accelerate.utils import extract_model_from_parallel
 from torch import nn
 
+from personavec.model.blocks import Blocks, find_blocks
+
 
 def unwrapped(model: Any) -> Any:
     """The transformers or PEFT model inside a ChatModel, DDP, FSDP or a compiled module."""
@@ -26,10 +28,21 @@ def is_sharded(model: nn.Module) -> bool:
     return any(parameter.is_meta or isinstance(parameter, kinds) for parameter in model.parameters())
 
 
+def blocks_of(model: Any) -> Blocks:
+    """The decoder blocks, proved by a forward where one can be run.
+
+    On a CPU, bitsandbytes repacks four-bit weights at the first forward in evaluation mode, and gradients no longer
+    flow through them.
+    """
+    inner = unwrapped(model)
+    return find_blocks(inner, prove=not is_sharded(inner) and not getattr(inner, "is_quantized", False))
+
+
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
     """The model in evaluation mode, without gradients; every module is then as it was, also after an error."""
-    learning = [module for module in model.modules() if module.training]
+    quantised = {module for module in model.modules() if type(module).__module__.startswith("bitsandbytes")}
+    learning = [module for module in model.modules() if module.training and module not in quantised]  # see `blocks_of`
     try:
         for module in learning:
             module.training = False
