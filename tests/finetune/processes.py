@@ -5,15 +5,20 @@ import os
 import sys
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import by_hand
 import torch
+from accelerate.utils import FullyShardedDataParallelPlugin
+from accelerate.utils.fsdp_utils import fsdp2_prepare_model
 from peft import LoraConfig, get_peft_model
 from test_callback import moved, samples, trainer
 
 import tiny
-from personavec.finetune import PreventativeSteering, Prevention, ShiftMonitor, preventing
+from personavec.finetune import PreventativeSteering, Prevention, ShiftMonitor
+from personavec.finetune.watch import mean_projections
+from personavec.finetune.wrapping import blocks_of
 
 RANK, WORLD = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
 
@@ -46,50 +51,53 @@ def by_trainer(folder: Path, method: Any) -> dict[str, Any]:
     }
 
 
-def by_accelerate(method: Any) -> dict[str, Any]:
-    """FSDP2 through accelerate in a loop by hand; put on before and after the weights are sharded."""
-    from accelerate import Accelerator
-    from accelerate.utils import FullyShardedDataParallelPlugin
-
+def sharded(model: Any) -> Any:
+    """The model as accelerate shards it; `Accelerator.prepare` itself falls back to DDP on a CPU."""
+    if WORLD == 1:
+        return model
     plugin = FullyShardedDataParallelPlugin(
         fsdp_version=2,
         auto_wrap_policy="transformer_based_wrap",
         transformer_cls_names_to_wrap=["Qwen2DecoderLayer"],
-        activation_checkpointing=False,
         reshard_after_forward=True,
+        cpu_ram_efficient_loading=False,
     )
-    accelerator = Accelerator(cpu=True, fsdp_plugin=plugin if WORLD > 1 else None)
+    state = SimpleNamespace(fsdp_plugin=plugin)
+    accelerator = SimpleNamespace(state=state, mixed_precision="no", device=torch.device("cpu"), is_main_process=False)
+    return fsdp2_prepare_model(accelerator, model)
+
+
+def by_loop(method: Any) -> dict[str, Any]:
+    """FSDP2 in a loop by hand; put on before and after the weights are sharded."""
     found = {}
     batch = {key: torch.stack([one[key] for one in samples(4)]) for key in samples(1)[0]}
     mine = {key: value[RANK * 4 // WORLD : (RANK + 1) * 4 // WORLD] for key, value in batch.items()}
     tokens = int((batch["labels"][:, 1:] != -100).sum())
     for when in ("before", "after"):
         model = lora() if method == "regularise" else by_hand.model()
-        options = {"method": method, "layers": "all", "positions": "response"}
-        optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+        prevention = Prevention(by_hand.vector(), 1.0, method=method, layers="all", positions="response")
         if when == "before":
-            prevention = Prevention(by_hand.vector(), 1.0, **options)
             prevention.attach(model)
-            model, optimizer = accelerator.prepare(model, optimizer)
+            model = sharded(model)
         else:
-            model, optimizer = accelerator.prepare(model, optimizer)
-            context = preventing(model, by_hand.vector(), 1.0, other_weights=True, **options)
-            prevention = context.__enter__()
-        sharded = any(type(p).__name__ == "DTensor" for p in model.parameters())
-        assert sharded == (WORLD > 1)
+            model = sharded(model)
+            prevention.check(model, other_weights=True)
+            prevention.attach(model)
+        assert any(type(p).__name__ == "DTensor" for p in model.parameters()) == (WORLD > 1)
+        optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1e-3)
         losses = []
         for _ in range(2):
-            loss = model(**mine, num_items_in_batch=tokens).loss + prevention.penalty(tokens)
+            loss = model(**mine, num_items_in_batch=tokens, use_cache=False).loss + prevention.penalty(tokens)
             total = loss.detach().clone()
-            accelerator.backward(loss * WORLD)
+            (loss * WORLD).backward()
             if WORLD > 1:
                 torch.distributed.all_reduce(total)
-            losses.append(float(total))
-            norm = accelerator.clip_grad_norm_(model.parameters(), 1e9)
-            losses.append(float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm))
+            norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1e9)
+            losses += [float(total), float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)]
             optimizer.step()
             optimizer.zero_grad()
-        found[when] = losses
+        prompts = [[tiny.random_ids(5, 1), tiny.random_ids(8, 2)]]
+        found[when] = losses + mean_projections(model, blocks_of(model), [by_hand.vector()], prompts)
         prevention.detach()
     return found
 
@@ -98,10 +106,11 @@ if __name__ == "__main__":
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     out = Path(sys.argv[1])
+    if WORLD > 1 and sys.argv[2] == "fsdp2":
+        torch.distributed.init_process_group("gloo")
     result: dict[str, Any] = {}
-    for kind in sys.argv[2].split(","):
-        for chosen in ("steer", "regularise"):
-            result[f"{kind} {chosen}"] = by_trainer(out, chosen) if kind == "ddp" else by_accelerate(chosen)
+    for method in ("steer", "regularise"):
+        result[method] = by_trainer(out, method) if sys.argv[2] == "ddp" else by_loop(method)
     if RANK == 0:
         (out / f"{WORLD}.json").write_text(json.dumps(result))
     if torch.distributed.is_initialized():

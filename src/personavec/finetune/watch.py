@@ -121,7 +121,7 @@ class ShiftMonitor(TrainerCallback, ExportableState):
         else:
             self.history = []
             with unwrapped(model).disable_adapter() if adapted else nullcontext():
-                self._base = self._project(model)
+                self._base = mean_projections(model, self._blocks, self.vectors, self._ids)
         state.stateful_callbacks[type(self).__name__] = self.state()
 
     def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
@@ -140,9 +140,9 @@ class ShiftMonitor(TrainerCallback, ExportableState):
 
     def _measure(self, model: Any, state: Any, control: Any) -> None:
         measured = self.history[-1]["step"] if self.history else None
-        if self._trainer is None or self._base is None or measured == state.global_step:
+        if self._blocks is None or self._base is None or measured == state.global_step:
             return
-        now = self._project(model)
+        now = mean_projections(model, self._blocks, self.vectors, self._ids)
         shift = {one.trait: after - before for one, after, before in zip(self.vectors, now, self._base, strict=True)}
         self.history.append({"step": state.global_step, **shift})
         for trait, limit in self.stop_above.items():
@@ -161,36 +161,47 @@ class ShiftMonitor(TrainerCallback, ExportableState):
         for one in self.vectors:
             one.check(unwrapped(model), other_weights=self._other_weights or other_weights)
 
-    def _project(self, model: Any) -> list[float]:
-        """Mean projection of the last prompt tokens for each vector."""
-        assert self._blocks is not None
-        whole = is_sharded(model)
-        run = model if whole else self._blocks.trunk
+
+def mean_projections(
+    model: Any, blocks: Blocks, vectors: Sequence[PersonaVector], prompts: Sequence[Sequence[Sequence[int]]]
+) -> list[float]:
+    """Mean of `h_l(last token) . v^_l` over the prompts of each vector, at its own layer.
+
+    The model runs in evaluation mode and is left as it was. Sharded, every process must call this.
+
+    Args:
+        model: As the trainer has it.
+        prompts: For each vector, the token ids of its prompts.
+    """
+    whole = is_sharded(model)  # only a forward of all of it gathers its weights
+    with ExitStack() as stack:
+        stack.enter_context(evaluating(unwrapped(model)))
+        if not whole:
+            stack.enter_context(blocks.stopping_at(max(one.layer for one in vectors)))
+        run = model if whole else blocks.trunk
         device = unwrapped(model).get_input_embeddings().weight.device
-        with ExitStack() as stack:
-            stack.enter_context(evaluating(unwrapped(model)))
-            if not whole:
-                stack.enter_context(self._blocks.stopping_at(max(one.layer for one in self.vectors)))
-            return [
-                float(torch.cat([self._last(run, batch, one, device) for batch in _batches(some)]).mean())
-                for one, some in zip(self.vectors, self._ids, strict=True)
-            ]
+        return [
+            float(torch.cat([_last_projections(run, blocks, batch, one, device) for batch in _batches(some)]).mean())
+            for one, some in zip(vectors, prompts, strict=True)
+        ]
 
-    def _last(self, run: Any, batch: Sequence[Sequence[int]], vector: PersonaVector, device: torch.device) -> Tensor:
-        """Projections (n,) of the last tokens of some prompts."""
-        assert self._blocks is not None
-        lengths = torch.tensor([len(ids) for ids in batch])
-        rows = torch.nn.utils.rnn.pad_sequence([torch.tensor(ids) for ids in batch], batch_first=True)
-        mask = torch.arange(rows.shape[1]) < lengths[:, None]
-        found: list[Tensor] = []
 
-        def take(hidden: Tensor) -> None:
-            last = hidden[torch.arange(len(batch)), lengths.to(hidden.device) - 1].float()
-            found.append((last @ vector.unit(vector.layer).to(hidden.device)).cpu())
+def _last_projections(
+    run: Any, blocks: Blocks, batch: Sequence[Sequence[int]], vector: PersonaVector, device: torch.device
+) -> Tensor:
+    """Projections (n,) of the last tokens of some prompts."""
+    lengths = torch.tensor([len(ids) for ids in batch])
+    rows = torch.nn.utils.rnn.pad_sequence([torch.tensor(ids) for ids in batch], batch_first=True)
+    mask = torch.arange(rows.shape[1]) < lengths[:, None]
+    found: list[Tensor] = []
 
-        with self._blocks.watching({vector.layer: take}):
-            run(input_ids=rows.to(device), attention_mask=mask.long().to(device), use_cache=False)
-        return found[0]
+    def take(hidden: Tensor) -> None:
+        last = hidden[torch.arange(len(batch)), lengths - 1].float()
+        found.append((last @ vector.unit(vector.layer).to(last.device)).cpu())
+
+    with blocks.watching({vector.layer: take}):
+        run(input_ids=rows.to(device), attention_mask=mask.long().to(device), use_cache=False)
+    return found[0]
 
 
 def _questions(name: str) -> list[str]:
