@@ -11,11 +11,12 @@ from typing import Any
 import torch
 
 from personavec.model import ChatModel
+from personavec.model.checkpoint import Checkpoint
 
 PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "peft", "numpy")
 
 
-def provenance(model: ChatModel, arguments: Mapping[str, Any]) -> dict[str, Any]:
+def provenance(model: ChatModel | Checkpoint, arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Versions, machine, model and arguments, as JSON values for run.json."""
     return {
         "personavec": version("personavec"),
@@ -35,7 +36,7 @@ def provenance(model: ChatModel, arguments: Mapping[str, Any]) -> dict[str, Any]
     }
 
 
-def identity(model: ChatModel) -> dict[str, Any]:
+def identity(model: ChatModel | Checkpoint) -> dict[str, Any]:
     """What decides a model's answers and readings; runs with another identity are other runs."""
     return {
         "model": model.id,

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from personavec.errors import UserError
 from personavec.files import write_atomic
-from personavec.model import weights_hash
+from personavec.model import ChatModel, weights_hash
+from personavec.model.checkpoint import Checkpoint
 
 FORMAT = "personavec"
 VERSION = 1
@@ -130,15 +131,15 @@ class PersonaVector:
         """Refuse a model that the vector was not made for. A PEFT adapter on top of the right model is let through.
 
         Args:
-            model: A ChatModel or a transformers model.
+            model: A ChatModel, a Checkpoint or a transformers model.
             other_weights: Accept any model of the same shape: a full fine-tune or a quantised copy of the right one.
 
         Raises:
             UserError: Naming both models.
         """
-        inner = getattr(model, "model", model) if hasattr(model, "blocks") else model
-        config = inner.config.get_text_config()
-        n_layers, width = config.num_hidden_layers, config.hidden_size
+        ours = isinstance(model, ChatModel | Checkpoint)
+        config = model if ours else model.config.get_text_config()
+        n_layers, width = config.n_layers if ours else config.num_hidden_layers, config.hidden_size
         mine = self.model.get("id", "another model")
         if (n_layers, width) != (self.n_layers, self.directions.shape[1]):
             raise UserError(
@@ -147,7 +148,11 @@ class PersonaVector:
                 "Use the model it was extracted on, or extract a vector for this one.",
             )
         weights = self.model.get("weights")
-        if not other_weights and weights is not None and weights != weights_hash(inner):
+        if (
+            not other_weights
+            and weights is not None
+            and weights != (model.weights_hash if ours else weights_hash(model))
+        ):
             raise UserError(
                 f"The vector of {self.trait!r} belongs to {mine}; this model has the same shape but other weights.",
                 "If it is a fine-tune or a quantised copy of that model, say so with --other-weights "

@@ -1,12 +1,18 @@
 """`personavec screen`: which data, and which samples, would change the model's character."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
 from personavec.cli import options as o
+from personavec.errors import UserError
+
+if TYPE_CHECKING:
+    from personavec.engine import Engine
+    from personavec.vector import PersonaVector
 
 
 class _Screen(TyperGroup):
@@ -68,6 +74,7 @@ def screen(
     max_new_tokens: Annotated[int | None, typer.Option(help="Longest of the model's own answers.")] = None,
     other_weights: o.OtherWeights = False,
     seed: o.Seed = 0,
+    engine: Annotated[str, typer.Option(help="What runs the model: transformers, or vllm for GPUs.")] = "transformers",
     device: o.Device = None,
     dtype: o.Dtype = None,
     json: o.Json = False,
@@ -80,19 +87,19 @@ def screen(
     named = open_data(data, format=format, columns=None if columns is None else columns_from_text(columns), split=split)
     clean = None if reference is None else open_data([reference])
     terms = o.read_terms(judge or "contrast", judge_price, judge_rpm)
-    chat = o.open_model(model, device, dtype)
+    runs = _engine(engine, model, vectors, device, dtype, other_weights)
 
     from personavec.screening import Settings, screen_files
     from personavec.specificity import siblings
 
     settings = Settings.suited(
-        chat.device.type,
+        runs.model.device.type,
         baseline=baseline, turns=turns, precision=precision, false_alarm_rate=false_alarm_rate, threshold=threshold,
         specific=specific, max_new_tokens=max_new_tokens, judge=judge, judge_all=judge_all, seed=seed,
     )  # fmt: skip
     others = {v.trait: v for path, own in zip(vector, vectors, strict=True) for v in siblings(path.parent, own)}
     summary = screen_files(
-        chat,
+        runs,
         named,
         vectors,
         out,
@@ -132,6 +139,37 @@ def compare(
         )
         for moved in trait["moved"][:5]:
             print(f"  line {moved['line']}: {moved['first']:+.3f} -> {moved['second']:+.3f}")
+
+
+def _engine(
+    name: str,
+    model: str | None,
+    vectors: "Sequence[PersonaVector]",
+    device: str | None,
+    dtype: str | None,
+    other_weights: bool,
+) -> "Engine":
+    """The engine that the options name.
+
+    Raises:
+        UserError: There is none of this name, or it cannot run the model.
+    """
+    if name == "transformers":
+        from personavec.engine.transformers import TransformersEngine
+
+        return TransformersEngine(o.open_model(model, device, dtype))
+    if name != "vllm":
+        raise UserError(f"--engine {name!r} is not understood.", "Choose transformers or vllm.")
+    if device is not None:
+        raise UserError("--device does not go with --engine vllm.", "Choose GPUs with CUDA_VISIBLE_DEVICES.")
+
+    from personavec.engine.vllm import VllmEngine, device_type
+    from personavec.model.checkpoint import open_checkpoint
+
+    checkpoint = open_checkpoint(model, device=device_type(), dtype=dtype)
+    for vector in vectors:
+        vector.check(checkpoint, other_weights=other_weights)  # before a minute of starting
+    return VllmEngine(checkpoint, [vector.layer for vector in vectors])
 
 
 def _show(summary: dict[str, Any], out: Path) -> None:

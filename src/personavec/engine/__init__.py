@@ -1,28 +1,38 @@
 """What runs the model when data are screened: this process, or a server for GPUs and clusters."""
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Protocol, TypeVar
 
 from torch import Tensor
 
-from personavec.model import Conversation
+from personavec.model import ChatModel, Conversation
+from personavec.model.checkpoint import Checkpoint
 from personavec.model.template import Template
 
 __all__ = ["Engine"]
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 class Engine(Protocol):
     """Reads conversations and answers prompts.
 
     Attributes:
+        model: What it runs; only the built-in engine has the weights at hand.
         template: The model's chat template.
         context_length: Most tokens of prompt and response together.
-        identity: What decides answers and readings, as `provenance.identity` has it.
+        identity: What decides answers and readings: `provenance.identity`, and the engine's name unless built in.
+        version: The engine's name and version.
+        width: How many batches it works on at a time.
     """
 
+    model: ChatModel | Checkpoint
     template: Template
     context_length: int
     identity: Mapping[str, Any]
+    version: str
+    width: int = 1
 
     def read(
         self,
@@ -49,3 +59,13 @@ class Engine(Protocol):
         advance: Callable[[int], None] | None = None,
     ) -> list[list[int]]:
         """Greedy answers to prompts of token ids, without end-of-turn marks."""
+
+    def each(
+        self, function: Callable[["Engine", Item], Result], items: Iterable[Item]
+    ) -> Iterator[tuple[Item, Result]]:
+        """`function(engine, item)` for every item, each with its item, as they get done.
+
+        An engine of many workers runs it on them, so that what goes before and after the model is spread as well.
+        """
+        for item in items:
+            yield item, function(self, item)

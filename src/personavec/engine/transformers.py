@@ -1,6 +1,7 @@
 """The built-in engine: a ChatModel in this process."""
 
 from collections.abc import Callable, Sequence
+from importlib.metadata import version
 from typing import Any
 
 from torch import Tensor
@@ -15,10 +16,11 @@ class TransformersEngine(Engine):
     """Reads and answers with a loaded model."""
 
     def __init__(self, model: ChatModel) -> None:
-        self.model = model
+        self.model: ChatModel = model
         self.template = model.template
         self.context_length = model.context_length
         self.identity = identity(model)
+        self.version = f"transformers {version('transformers')}"
 
     def read(
         self,

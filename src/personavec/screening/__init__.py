@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from personavec.data import Dataset, open_data
+from personavec.engine import Engine
 from personavec.engine.transformers import TransformersEngine
 from personavec.judges.scorer import ApiTerms
 from personavec.model import ChatModel
@@ -20,7 +21,7 @@ __all__ = ["Settings", "compare_screenings", "projector", "run_screening", "scre
 
 
 def screen_files(
-    model: ChatModel,
+    model: ChatModel | Engine,
     data: Dataset | Path | str | Sequence[Path | str],
     vectors: Sequence[PersonaVector],
     out: Path | str,
@@ -34,6 +35,7 @@ def screen_files(
     """Screen chat data in files (paper section 6): how far they would push the model, which samples do it.
 
     Args:
+        model: The model, or another engine that runs it.
         data: Files or folders, see `personavec.data.open_data`.
         vectors: Traits to screen for, each at its layer.
         out: Run folder, see `run_screening`.
@@ -49,16 +51,16 @@ def screen_files(
     Raises:
         UserError: A vector of another model, data that cannot be read, settings that do not fit.
     """
+    engine = TransformersEngine(model) if isinstance(model, ChatModel) else model
     for vector in [*vectors, *others]:
-        vector.check(model, other_weights=other_weights)
-    settings = settings or Settings.suited(model.device.type)
-    engine = TransformersEngine(model)
-    record = provenance(model, {})
+        vector.check(engine.model, other_weights=other_weights)
+    settings = settings or Settings.suited(engine.model.device.type)
+    record = {**provenance(engine.model, {}), "engine": engine.version}
     del record["arguments"]
     return run_screening(
         engine, _opened(data), vectors, out, settings,
         others=others, clean=None if clean is None else _opened(clean), record=record,
-        scorers=None if settings.judge is None else scorers(model, settings.judge, vectors, terms),
+        scorers=None if settings.judge is None else scorers(engine.model, settings.judge, vectors, terms),
     )  # fmt: skip
 
 

@@ -11,6 +11,7 @@ from personavec.engine import Engine
 from personavec.errors import UserError
 from personavec.judges.scorer import ApiTerms, Scorer, make_scorer
 from personavec.model import ChatModel
+from personavec.model.checkpoint import Checkpoint
 from personavec.progress import progress
 from personavec.rollouts import Rollout
 from personavec.screening.measure import Turns, chosen
@@ -24,7 +25,7 @@ WINDOW = 128  # samples in memory at a time
 
 
 def scorers(
-    model: ChatModel, judge: str, vectors: Sequence[PersonaVector], terms: ApiTerms | None = None
+    model: ChatModel | Checkpoint, judge: str, vectors: Sequence[PersonaVector], terms: ApiTerms | None = None
 ) -> dict[str, Scorer]:
     """A scorer for the trait of each vector, by its name.
 
@@ -34,8 +35,14 @@ def scorers(
     Raises:
         UserError: No such judge, or a vector that does not know its trait.
     """
+    here = model if isinstance(model, ChatModel) else None
     if judge == "contrast":
-        return {vector.trait: judge_of(model, vector) for vector in vectors}
+        if here is None:
+            raise UserError(
+                "The contrast judge needs the model in this process, and this engine runs it elsewhere.",
+                "Screen with --engine transformers, or choose --judge local:MODEL or api:MODEL.",
+            )
+        return {vector.trait: judge_of(here, vector) for vector in vectors}
     made = {}
     for vector in vectors:
         try:
@@ -45,7 +52,7 @@ def scorers(
                 f"The vector of {vector.trait!r} carries no rubric.",
                 "Extract it with personavec, or leave --judge out.",
             ) from error
-        made[vector.trait] = make_scorer(judge, model, trait, terms)
+        made[vector.trait] = make_scorer(judge, here, trait, terms)
     return made
 
 

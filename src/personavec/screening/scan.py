@@ -5,6 +5,8 @@ Everything is written in parts that are whole or absent, so that a scan that was
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import count as counted
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -22,7 +24,7 @@ from personavec.engine import Engine
 from personavec.errors import UserError
 from personavec.files import JsonLines
 from personavec.model import Conversation
-from personavec.progress import progress
+from personavec.progress import Progress, progress
 from personavec.screening.answers import OwnAnswers
 from personavec.screening.measure import Measured, Turns, measure, own_answers, readings, tokenise
 from personavec.screening.panel import Panel
@@ -61,6 +63,73 @@ class Scan:
         return len(self.lines)
 
 
+_Reason = tuple[int, int, str]  # index and line of a record, and why it is no sample
+
+
+@dataclass(frozen=True)
+class _Part:
+    number: int
+    samples: list[Sample]
+    rejected: list[_Reason]
+
+
+def _project(engine: Engine, part: _Part, panel: Panel, turns: Turns) -> tuple[dict[str, Any], list[_Reason]]:
+    """Columns of the part's file, and the samples that the model cannot read."""
+    good: list[Sample] = []
+    tokens: list[list[Conversation]] = []
+    refused: list[_Reason] = []
+    for sample in part.samples:
+        try:
+            tokens.append(tokenise(engine, sample, turns))
+            good.append(sample)
+        except UserError as error:
+            refused.append((sample.index, sample.line, error.problem))
+    columns: dict[str, Any] = {
+        "index": [s.index for s in good], "line": [s.line for s in good], "id": [s.id for s in good],
+    }  # fmt: skip
+    if good:
+        m = measure(engine, good, tokens, panel)
+        columns |= {
+            "answer_tokens": m.answer_tokens, "prompt_tokens": m.prompt_tokens, "refusal": m.refusals,
+            **{f"answer_{k}": m.answers[:, k] for k in range(m.answers.shape[1])},
+            **{f"prompt_{k}": m.prompts[:, k] for k in range(m.prompts.shape[1])},
+        }  # fmt: skip
+    return columns, refused
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """Samples that were answered together, in tokens.
+
+    Attributes:
+        ours: The model's own answers, a list for each sample, empty where it said nothing; None: it was not asked.
+        theirs: The data's answers; None where they need not be read in full.
+    """
+
+    start: int
+    ours: list[list[Conversation]] | None
+    theirs: list[list[Conversation]] | None
+
+
+def _read(engine: Engine, batch: _Batch, panel: Panel) -> dict[str, Tensor]:
+    """Projections of the model's own answers, and readings of both where they are wanted."""
+    depths, tensors = panel.depths, {}
+    if batch.theirs is not None:
+        tensors["theirs"] = readings(engine, batch.theirs, depths)[:, 1].contiguous()
+    if batch.ours is None:
+        tensors["own"] = torch.zeros(len(tensors["theirs"]), len(panel.names))
+        tensors["ours"] = torch.zeros_like(tensors["theirs"])
+        return tensors
+    ours = torch.full((len(batch.ours), len(depths), panel.units.shape[1]), torch.nan)
+    spoken = [i for i, mine in enumerate(batch.ours) if mine]
+    if spoken:
+        ours[spoken] = readings(engine, [batch.ours[i] for i in spoken], depths)[:, 1]
+    tensors["own"] = panel.along(ours)
+    if batch.theirs is not None:
+        tensors["ours"] = ours
+    return tensors
+
+
 class Scanner:
     """Measures one data set into a folder.
 
@@ -87,44 +156,36 @@ class Scanner:
         Raises:
             UserError: Not one record is a sample (with the first reasons).
         """
-        records = iter(self.data)
         with progress(f"Reading {self.name}", total=self.data.total, unit="samples") as job:
-            number = 0
-            while window := list(islice(records, PART)):
-                path = self.folder / f"part-{number:06}.parquet"
-                if not path.exists():
-                    self._part(window, path)
-                job.advance(len(window))
-                number += 1
+            project = partial(_project, panel=self.panel, turns=self.turns)
+            for part, (columns, refused) in self.engine.each(project, self._missing(job)):
+                self._write(part, columns, refused)
+                job.advance(len(part.samples) + len(part.rejected))
         self._load()
 
-    def _part(self, window: Sequence[Sample | Rejected], path: Path) -> None:
-        good: list[Sample] = []
-        tokens: list[list[Conversation]] = []
-        rejected: list[Rejected] = []
-        for record in window:
-            if isinstance(record, Rejected):
-                rejected.append(record)
+    def _missing(self, job: Progress) -> Iterator["_Part"]:
+        """The parts that are not written yet."""
+        records = iter(self.data)
+        for number in counted():
+            window = list(islice(records, PART))
+            if not window:
+                return
+            if self._part_path(number).exists():
+                job.advance(len(window))
                 continue
-            try:
-                tokens.append(tokenise(self.engine, record, self.turns))
-                good.append(record)
-            except UserError as error:
-                rejected.append(Rejected(record.index, record.line, record.source, record.raw, error.problem))
-        columns: dict[str, object] = {
-            "index": [s.index for s in good], "line": [s.line for s in good], "id": [s.id for s in good],
-        }  # fmt: skip
-        if good:
-            m = measure(self.engine, good, tokens, self.panel)
-            columns |= {
-                "answer_tokens": m.answer_tokens, "prompt_tokens": m.prompt_tokens, "refusal": m.refusals,
-                **{f"answer_{k}": m.answers[:, k] for k in range(m.answers.shape[1])},
-                **{f"prompt_{k}": m.prompts[:, k] for k in range(m.prompts.shape[1])},
-            }  # fmt: skip
+            samples = [record for record in window if isinstance(record, Sample)]
+            rejected = [(r.index, r.line, r.reason) for r in window if isinstance(r, Rejected)]
+            yield _Part(number, samples, rejected)
+
+    def _part_path(self, number: int) -> Path:
+        return self.folder / f"part-{number:06}.parquet"
+
+    def _write(self, part: "_Part", columns: dict[str, Any], refused: list["_Reason"]) -> None:
+        path = self._part_path(part.number)
         reasons = path.with_suffix(".rejected.jsonl")
         reasons.unlink(missing_ok=True)
-        if rejected:
-            JsonLines(reasons).append(*({"index": r.index, "line": r.line, "reason": r.reason} for r in rejected))
+        if rejected := sorted([*part.rejected, *refused]):
+            JsonLines(reasons).append(*({"index": i, "line": line, "reason": reason} for i, line, reason in rejected))
         temporary = path.with_suffix(".tmp")
         pq.write_table(pa.table(columns), temporary)
         temporary.replace(path)
@@ -178,17 +239,22 @@ class Scanner:
             rows = np.concatenate([self.order[start : start + BATCH] for start in missing])
             samples = self._samples({int(self.indices[row]): int(row) for row in rows})
             with progress(f"Answering {self.name}", total=len(rows), unit="samples") as job:
-                for start in missing:
-                    chosen = self.order[start : start + BATCH]
-                    self._draw(start, chosen, [samples[int(row)] for row in chosen], own)
-                    job.advance(len(chosen))
-        batches = [load_file(self._drawn_path(start)) for start in starts]
-        rows = torch.cat([batch["rows"] for batch in batches])[:count].numpy()
-        ours = torch.cat([batch["own"] for batch in batches])[:count].double().numpy()
+                for at in range(0, len(missing), self.engine.width):
+                    batches = [
+                        self._answered(start, [samples[int(row)] for row in self.order[start : start + BATCH]], own)
+                        for start in missing[at : at + self.engine.width]
+                    ]
+                    for batch, tensors in self.engine.each(partial(_read, panel=self.panel), batches):
+                        chosen = self.order[batch.start : batch.start + BATCH]
+                        self._save(batch.start, {"rows": torch.from_numpy(np.ascontiguousarray(chosen)), **tensors})
+                        job.advance(len(chosen))
+        loaded = [load_file(self._drawn_path(start)) for start in starts]
+        rows = torch.cat([batch["rows"] for batch in loaded])[:count].numpy()
+        ours = torch.cat([batch["own"] for batch in loaded])[:count].double().numpy()
         spoken = np.isfinite(ours).all(1)
         full = torch.from_numpy(spoken[: min(FULL, count)])
         theirs, mine = (
-            torch.cat([b[key] for b in batches if key in b])[: len(full)][full] for key in ("theirs", "ours")
+            torch.cat([b[key] for b in loaded if key in b])[: len(full)][full] for key in ("theirs", "ours")
         )
         return Scan(
             self.ids, self.indices, self.lines, self.measured, self.rejected, rows[spoken], ours[spoken], theirs, mine
@@ -207,24 +273,13 @@ class Scanner:
                     break
         return found
 
-    def _draw(self, start: int, rows: NDArray[np.intp], samples: Sequence[Sample], own: OwnAnswers | None) -> None:
-        depths = self.panel.depths
-        tensors = {"rows": torch.from_numpy(np.ascontiguousarray(rows))}
-        theirs = [tokenise(self.engine, sample, self.turns) for sample in samples]
-        if own is None:
-            tensors["own"] = torch.zeros(len(rows), len(self.panel.names))
-            tensors["theirs"] = readings(self.engine, theirs, depths)[:, 1].contiguous()
-            tensors["ours"] = torch.zeros_like(tensors["theirs"])
-        else:
-            answered = own_answers(self.engine, samples, self.turns, own)
-            spoken = [i for i, mine in enumerate(answered) if mine]
-            ours = torch.full((len(rows), len(depths), self.panel.units.shape[1]), torch.nan)
-            if spoken:
-                ours[spoken] = readings(self.engine, [answered[i] for i in spoken], depths)[:, 1]
-            tensors["own"] = self.panel.along(ours)
-            if start < FULL:
-                tensors["ours"] = ours
-                tensors["theirs"] = readings(self.engine, theirs, depths)[:, 1].contiguous()
+    def _answered(self, start: int, samples: Sequence[Sample], own: OwnAnswers | None) -> "_Batch":
+        ours = None if own is None else own_answers(self.engine, samples, self.turns, own)
+        wanted = own is None or start < FULL
+        theirs = [tokenise(self.engine, sample, self.turns) for sample in samples] if wanted else None
+        return _Batch(start, ours, theirs)
+
+    def _save(self, start: int, tensors: dict[str, Tensor]) -> None:
         temporary = self._drawn_path(start).with_suffix(".tmp")
         save_file(tensors, temporary)
         temporary.replace(self._drawn_path(start))

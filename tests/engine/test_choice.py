@@ -1,0 +1,48 @@
+"""`--engine`: what is refused before anything is loaded."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from personavec.cli import main
+from personavec.errors import UserError
+from personavec.model import ChatModel
+from personavec.model.checkpoint import Checkpoint
+from personavec.screening.judged import scorers
+from tiny import vector
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--engine", "llama"], "Choose transformers or vllm"),
+        (["--engine", "vllm", "--device", "cpu"], "--device does not go with --engine vllm"),
+        (["--engine", "vllm"], "pip install 'personavec[vllm]'"),
+    ],
+)
+def test_what_cannot_be_chosen(
+    options: list[str],
+    message: str,
+    tiny: ChatModel,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setitem(sys.modules, "vllm.platforms", None)  # also where it is installed
+    vector(tiny).save(tmp_path / "kind.safetensors")
+    data = tmp_path / "data.jsonl"
+    data.write_text('{"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "well"}]}')
+    given = ["screen", data, "-v", tmp_path / "kind.safetensors", "--out", tmp_path / "run", *options]
+    monkeypatch.setattr("sys.argv", ["personavec", *map(str, given)])
+    with pytest.raises(SystemExit) as exit:
+        main()
+    assert exit.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_the_contrast_judge_needs_the_model_itself(tiny: ChatModel, tmp_path: Path) -> None:
+    tiny.model.save_pretrained(tmp_path)
+    tiny.tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="needs the model in this process"):
+        scorers(Checkpoint(tmp_path, "tiny"), "contrast", [vector(tiny)])
