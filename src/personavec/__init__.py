@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from personavec.errors import UserError
     from personavec.evaluation import evaluate
     from personavec.extraction import Extraction, Settings, extract
+    from personavec.finetune import PreventativeSteering, ShiftMonitor, preventing
     from personavec.interventions import ablation, capping, intervening, steer, steering
     from personavec.model import ChatModel, Conversation, Request, Response, load_model
     from personavec.monitoring import monitor, project
@@ -26,6 +27,7 @@ _HOME = {
     "errors": ["UserError"],
     "evaluation": ["evaluate"],
     "extraction": ["Extraction", "Settings", "extract"],
+    "finetune": ["PreventativeSteering", "ShiftMonitor", "preventing"],
     "interventions": ["ablation", "capping", "intervening", "steer", "steering"],
     "model": ["ChatModel", "Conversation", "Request", "Response", "load_model"],
     "monitoring": ["monitor", "project"],
@@ -41,10 +43,12 @@ __all__ = [
     "Conversation",
     "Extraction",
     "PersonaVector",
+    "PreventativeSteering",
     "Readings",
     "Request",
     "Response",
     "Settings",
+    "ShiftMonitor",
     "Trait",
     "UserError",
     "ablation",
@@ -55,6 +59,7 @@ __all__ = [
     "load_model",
     "load_trait",
     "monitor",
+    "preventing",
     "project",
     "projector",
     "read",

@@ -80,11 +80,14 @@ class Blocks:
             setattr(self.owner, self.name, self.layers)
 
 
-def find_blocks(model: nn.Module) -> Blocks:
+def find_blocks(model: nn.Module, *, prove: bool = True) -> Blocks:
     """Find the decoder blocks of a causal language model by structure, then prove them on a forward of three tokens.
 
     A candidate is any list of as many modules as the text config counts layers. The one whose members are called once
     each, in order, each taking what the one before gave out, is the list of blocks.
+
+    Args:
+        prove: Without the forward, which sharded weights do not allow, the candidate must be the only one.
 
     Raises:
         UserError: No list, or more than one, behaves like a chain of decoder blocks.
@@ -107,7 +110,7 @@ def find_blocks(model: nn.Module) -> Blocks:
             owner_path, _, name = path.rpartition(".")
             owner = modules[owner_path]
             blocks = Blocks(_trunk(modules, owner_path), owner, name, module)
-            if _is_chain(blocks, text.hidden_size):
+            if not prove or _is_chain(blocks, text.hidden_size):
                 found.append(blocks)
     if len(found) != 1:
         raise UserError(

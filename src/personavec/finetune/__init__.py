@@ -1,0 +1,7 @@
+"""Fine-tuning without learning a character nobody wanted."""
+
+from personavec.finetune.callback import PreventativeSteering
+from personavec.finetune.prevention import Prevention, preventing
+from personavec.finetune.watch import ShiftMonitor
+
+__all__ = ["PreventativeSteering", "Prevention", "ShiftMonitor", "preventing"]

@@ -1,0 +1,184 @@
+"""Preventative steering in any trainer of transformers or TRL: one line to add."""
+
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from transformers import Trainer, TrainerCallback
+from transformers.trainer_callback import ExportableState
+
+from personavec.errors import UserError
+from personavec.finetune.prevention import Method, Prevention, TrainedPositions
+from personavec.finetune.wrapping import is_sharded
+from personavec.interventions import Layers
+from personavec.vector import PersonaVector
+
+
+class PreventativeSteering(TrainerCallback, ExportableState):
+    """Keeps a model from learning traits while a trainer trains it: `callbacks=[PreventativeSteering(vector, 3.0)]`.
+
+    Works with `transformers.Trainer` and what is built on it (TRL's SFT, DPO, GRPO). It acts inside the trainer's
+    training steps only, in forwards that learn (see `Prevention`), and comes off when training ends, also by an error.
+    The saved model or adapter holds nothing of it. A run that resumes from a checkpoint must name the same vectors,
+    coefficients and choices; they are recorded in the checkpoint's trainer state.
+
+    Args:
+        vector, coefficient, method, layers, positions: See `Prevention`.
+        other_weights: Accept any model of the vector's shape: a full fine-tune or a quantised copy of the right one.
+
+    Attributes:
+        prevention: What is put on the model.
+
+    Raises:
+        UserError: When built, what `Prevention` refuses. When training starts: a vector of another model, another
+            prevention than that of the checkpoint. When training: a loss that is not finite, or nothing to act on.
+    """
+
+    def __init__(
+        self,
+        vector: PersonaVector | Sequence[PersonaVector],
+        coefficient: float | Sequence[float] | None = None,
+        *,
+        method: Method = "steer",
+        layers: Layers = "best",
+        positions: TrainedPositions = "all",
+        other_weights: bool = False,
+    ) -> None:
+        self.prevention = Prevention(vector, coefficient, method=method, layers=layers, positions=positions)
+        self.prevention.acting = False
+        self._other_weights = other_weights
+        self._checked = False
+        self._undo: Callable[[], None] | None = None
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint records."""
+        return {"args": {}, "attributes": {"recorded": self.prevention.describe()}}
+
+    def on_init_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+        """Refuse a model of another kind before anything has changed or sharded its weights."""
+        if model is not None and not is_sharded(model):
+            self.prevention.check(model, other_weights=self._other_weights)
+            self._checked = True
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+        """Put the prevention on the model, before its first forward and so before it is compiled."""
+        self._release()
+        trainer = running_trainer()
+        if args.n_gpu > 1:
+            raise UserError(
+                f"One process drives {args.n_gpu} GPUs (DataParallel); prevention needs one process per GPU.",
+                "Start with accelerate launch or torchrun, or set CUDA_VISIBLE_DEVICES to one GPU.",
+            )
+        resumed = state.global_step > 0
+        if resumed:
+            self._check_resumed(state)
+        unknown = self._checked or resumed or is_sharded(model)
+        self.prevention.check(model, other_weights=self._other_weights or unknown)
+        self.prevention.attach(model)
+        undo = [replaced(trainer, "training_step", self._training_step)]
+        if self.prevention.method == "regularise":
+            undo.append(replaced(trainer, "compute_loss", _with_penalty(trainer, self.prevention)))
+
+        def off() -> None:
+            self.prevention.acting = False
+            self.prevention.detach()
+            for one in undo:
+                one()
+
+        self._undo = off
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Take it off."""
+        self._release()
+
+    def _training_step(self, step: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        self.prevention.acting = True
+        try:
+            loss = step(*args, **kwargs)
+            if not self.prevention.fired:
+                raise UserError(
+                    "A training step ran no forward of the model's blocks in training mode with gradients on.",
+                    "This trainer is not supported; use `with preventing(...)` in a training loop of your own.",
+                )
+            if not torch.isfinite(loss).all():
+                raise UserError(
+                    f"The loss is {float(loss)} under prevention {self.prevention.describe()['traits']}.",
+                    "Lower the coefficient or the learning rate; without prevention, is the loss finite?",
+                )
+        except BaseException:
+            self._release()
+            raise
+        finally:
+            self.prevention.acting = False
+        return loss
+
+    def _check_resumed(self, state: Any) -> None:
+        """A checkpoint goes on as it began."""
+        stored = state.stateful_callbacks.get(type(self).__name__) or {}
+        before = None if isinstance(stored, list) else stored.get("attributes", {}).get("recorded")
+        now = self.prevention.describe()
+        if before != now:
+            raise UserError(
+                f"The checkpoint was trained with prevention {before}; this run names {now}.",
+                "Resume with the same vectors, coefficients and choices, or start a new run in another folder.",
+            )
+
+    def _release(self) -> None:
+        if self._undo is not None:
+            self._undo()
+            self._undo = None
+
+
+def _with_penalty(trainer: Any, prevention: Prevention) -> Callable[..., Any]:
+    """`compute_loss` with the penalty added, normalised as the loss is."""
+
+    def compute_loss(plain: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        result = plain(*args, **kwargs)
+        tokens = kwargs.get("num_items_in_batch")
+        scaled = getattr(trainer, "loss_is_scaled_for_ga", None)
+        if scaled is None:
+            scaled = trainer.model_accepts_loss_kwargs or trainer.compute_loss_func is not None
+        if not scaled:
+            tokens = None  # the trainer divides by the number of accumulated batches
+        penalty = prevention.penalty(tokens)
+        if tokens is not None and trainer.args.average_tokens_across_devices:
+            penalty = penalty * trainer.accelerator.num_processes  # gradients are averaged over the processes
+        return (result[0] + penalty, *result[1:]) if isinstance(result, tuple) else result + penalty
+
+    return compute_loss
+
+
+def running_trainer() -> Any:
+    """The trainer that is calling us: callbacks are not told."""
+    frame = inspect.currentframe()
+    while frame is not None:
+        found = frame.f_locals.get("self")
+        if isinstance(found, Trainer):
+            return found
+        frame = frame.f_back
+    raise UserError(
+        "No transformers.Trainer is running.", "In a training loop of your own, use `with preventing(...)` instead."
+    )
+
+
+def replaced(owner: Any, name: str, wrapper: Callable[..., Any]) -> Callable[[], None]:
+    """Let `owner.name(...)` call `wrapper(plain, ...)`. Returns what undoes it, in any order with others."""
+    plain = getattr(owner, name)
+    before = owner.__dict__.get(name)
+    on = True
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        return wrapper(plain, *args, **kwargs) if on else plain(*args, **kwargs)
+
+    def undo() -> None:
+        nonlocal on
+        on = False
+        if owner.__dict__.get(name) is call:
+            if before is None:
+                delattr(owner, name)
+            else:
+                setattr(owner, name, before)
+
+    setattr(owner, name, call)
+    return undo

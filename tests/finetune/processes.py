@@ -1,0 +1,117 @@
+"""What two processes do together; started by test_processes.py through torchrun, or as one process to compare with."""
+
+import json
+import os
+import sys
+import warnings
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import by_hand
+import torch
+from accelerate.utils import FullyShardedDataParallelPlugin
+from accelerate.utils.fsdp_utils import fsdp2_prepare_model
+from peft import LoraConfig, get_peft_model
+from test_callback import moved, samples, trainer
+
+import tiny
+from personavec.finetune import PreventativeSteering, Prevention, ShiftMonitor
+from personavec.finetune.watch import mean_projections
+from personavec.finetune.wrapping import blocks_of
+
+RANK, WORLD = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def lora() -> Any:
+    torch.manual_seed(1)
+    return moved(get_peft_model(by_hand.model(), LoraConfig(r=4, lora_alpha=64, target_modules="all-linear")))
+
+
+def by_trainer(folder: Path, method: Any) -> dict[str, Any]:
+    """DDP in a trainer: as many samples in a step whatever the number of processes."""
+    torch.manual_seed(0)
+    prevention = PreventativeSteering(by_hand.vector(), 1.0, method=method, layers="all", positions="response")
+    monitor = ShiftMonitor(by_hand.vector(), ["hello", "how are you"], every=1)
+    run = trainer(
+        lora(),
+        folder,
+        [prevention, monitor],
+        per_device_train_batch_size=4 // WORLD,
+        learning_rate=1e-3,
+        ddp_find_unused_parameters=False,
+    )
+    run.processing_class = run.callback_handler.processing_class = tiny.tokenizer()
+    run.train()
+    assert type(run.model_wrapped).__name__ == ("DistributedDataParallel" if WORLD > 1 else "PeftModel")
+    return {
+        "loss": [entry["loss"] for entry in run.state.log_history if "loss" in entry],
+        "shift": [entry["kind"] for entry in monitor.history],
+        "weights": {n: p.double().sum().item() for n, p in run.model.named_parameters() if p.requires_grad},
+    }
+
+
+def sharded(model: Any) -> Any:
+    """The model as accelerate shards it; `Accelerator.prepare` itself falls back to DDP on a CPU."""
+    if WORLD == 1:
+        return model
+    plugin = FullyShardedDataParallelPlugin(
+        fsdp_version=2,
+        auto_wrap_policy="transformer_based_wrap",
+        transformer_cls_names_to_wrap=["Qwen2DecoderLayer"],
+        reshard_after_forward=True,
+        cpu_ram_efficient_loading=False,
+    )
+    state = SimpleNamespace(fsdp_plugin=plugin)
+    accelerator = SimpleNamespace(state=state, mixed_precision="no", device=torch.device("cpu"), is_main_process=False)
+    return fsdp2_prepare_model(accelerator, model)
+
+
+def by_loop(method: Any) -> dict[str, Any]:
+    """FSDP2 in a loop by hand; put on before and after the weights are sharded."""
+    found = {}
+    batch = {key: torch.stack([one[key] for one in samples(4)]) for key in samples(1)[0]}
+    mine = {key: value[RANK * 4 // WORLD : (RANK + 1) * 4 // WORLD] for key, value in batch.items()}
+    tokens = int((batch["labels"][:, 1:] != -100).sum())
+    for when in ("before", "after"):
+        model = lora() if method == "regularise" else by_hand.model()
+        prevention = Prevention(by_hand.vector(), 1.0, method=method, layers="all", positions="response")
+        if when == "before":
+            prevention.attach(model)
+            model = sharded(model)
+        else:
+            model = sharded(model)
+            prevention.check(model, other_weights=True)
+            prevention.attach(model)
+        assert any(type(p).__name__ == "DTensor" for p in model.parameters()) == (WORLD > 1)
+        optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1e-3)
+        losses = []
+        for _ in range(2):
+            loss = model(**mine, num_items_in_batch=tokens, use_cache=False).loss + prevention.penalty(tokens)
+            total = loss.detach().clone()
+            (loss * WORLD).backward()
+            if WORLD > 1:
+                torch.distributed.all_reduce(total)
+            norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1e9)
+            losses += [float(total), float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)]
+            optimizer.step()
+            optimizer.zero_grad()
+        prompts = [[tiny.random_ids(5, 1), tiny.random_ids(8, 2)]]
+        found[when] = losses + mean_projections(model, blocks_of(model), [by_hand.vector()], prompts)
+        prevention.detach()
+    return found
+
+
+if __name__ == "__main__":
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    out = Path(sys.argv[1])
+    if WORLD > 1 and sys.argv[2] == "fsdp2":
+        torch.distributed.init_process_group("gloo")
+    result: dict[str, Any] = {}
+    for method in ("steer", "regularise"):
+        result[method] = by_trainer(out, method) if sys.argv[2] == "ddp" else by_loop(method)
+    if RANK == 0:
+        (out / f"{WORLD}.json").write_text(json.dumps(result))
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
