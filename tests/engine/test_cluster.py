@@ -86,7 +86,8 @@ def test_both_workers_work_and_items_are_taken_as_there_is_room(spread: RayEngin
 
     def items() -> Iterator[int]:
         nonlocal taken
-        for taken in range(1, 13):
+        while taken < 12:
+            taken += 1
             yield taken
 
     def who(engine: Engine, item: int) -> int:
@@ -138,13 +139,20 @@ def test_a_mistake_comes_back_as_itself(spread: RayEngine) -> None:
     assert list(spread.each(lambda engine, item: item, [1])) == [(1, 1)]
 
 
-def test_a_worker_that_always_dies_ends_the_run(cluster: Any, folder: Path) -> None:
+@pytest.fixture
+def room(cluster: Any) -> Iterator[Any]:
+    """The cluster with a node for two workers more."""
+    node = cluster.add_node(num_cpus=2)
+    yield cluster
+    cluster.remove_node(node, allow_graceful=False)
+
+
+def test_a_worker_that_always_dies_ends_the_run(room: Any, folder: Path) -> None:
     def die() -> Engine:
         os._exit(1)
 
-    cluster.mine.append(cluster.add_node(num_cpus=1))
     with pytest.raises(UserError, match="workers died one after another"):
-        RayEngine(cluster.address, die, open_checkpoint(str(folder)), 1)
+        RayEngine(room.address, die, open_checkpoint(str(folder)), 1)
 
 
 @pytest.fixture
@@ -173,10 +181,9 @@ def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
 
 
 def test_a_screening_whose_process_is_killed(
-    given: list[str], cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    given: list[str], room: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    address = cluster.address
-    spread = [*given, "--ray", address, "--workers", "2", "--out", str(tmp_path / "spread")]
+    spread = [*given, "--ray", room.address, "--workers", "2", "--out", str(tmp_path / "spread")]
     process = subprocess.Popen([sys.executable, "-m", "personavec", *spread], stderr=subprocess.PIPE)
     parts = tmp_path / "spread" / "parts"
     while process.poll() is None and not list(parts.glob("part-*.parquet")):

@@ -5,6 +5,7 @@ nothing is counted twice however many workers die.
 """
 
 import logging
+import socket
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
@@ -36,8 +37,8 @@ class RayEngine(Engine):
     A worker that dies is replaced, as soon as there is room, and what it was doing is done by another.
 
     Args:
-        address: Of a running cluster, as `ray.init` takes it ("auto", "ray://HOST:PORT"); "local" starts one here, which
-            ends with this process. An initialised Ray is used as it is.
+        address: Of a running cluster, as `ray.init` takes it ("auto", "HOST:PORT"); "local" starts one here, which ends
+            with this process. An initialised Ray is used as it is.
         make: Makes a worker's engine, on the worker's machine: what it names must be found there.
         model: What the workers run.
         workers: How many; None: one for every GPU, without GPUs one for every node.
@@ -199,13 +200,25 @@ def _connect(address: str) -> Any:
     if ray.is_initialized():
         return ray
     try:
+        _check_answers(address)
         if address == "local":
             ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level="error")
         else:
             ray.init(address=address, log_to_driver=False, logging_level="error")
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError) as error:
         raise UserError(
             f"No Ray cluster answers at {address!r}: {str(error).strip().partition(chr(10))[0]}",
             "Start one with `ray start --head`, or run with --ray local.",
         ) from error
     return ray
+
+
+def _check_answers(address: str) -> None:
+    """Ray itself tries for minutes.
+
+    Raises:
+        OSError: Nobody listens at HOST:PORT.
+    """
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if colon and port.isdigit():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
