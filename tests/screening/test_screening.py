@@ -335,12 +335,36 @@ def test_mistakes(screen: Screen, tiny: ChatModel, vectors: list[PersonaVector],
         screen_files(tiny, tmp_path / "data.jsonl", [], tmp_path / "x")
     with pytest.raises(UserError, match="the trait 'kind'"):
         screen_files(tiny, tmp_path / "data.jsonl", [vectors[0], vectors[0]], tmp_path / "x")
-    long = tmp_path / "long.jsonl"
-    long.write_text(
-        json.dumps({"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "well " * 999}]})
+
+
+def test_long_samples_are_cut_from_the_right_and_counted(
+    screen: Screen, data: Path, tiny: ChatModel, vectors: list[PersonaVector], clean: Path, tmp_path: Path
+) -> None:
+    def line(*texts: str) -> bytes:
+        roles = ("user", "assistant") * len(texts)
+        chat = [{"role": role, "content": text} for role, text in zip(roles, texts, strict=False)]
+        return json.dumps({"messages": chat}).encode() + b"\n"
+
+    room = tiny.context_length
+    whole = " ".join(["well"] * room)
+    data.write_bytes(
+        line("hi", whole)  # the answer's end does not fit
+        + line("hi", "there", "and then", whole)  # nor the second one's
+        + line("hi", "there", whole, "well")  # the second answer does not fit at all
+        + line(whole, "well")  # no answer fits
+        + b"".join(lines(30, 4))
     )
-    with pytest.raises(UserError, match=r"(?s)none of 1 records .*context of 512"):
-        screen_files(tiny, long, vectors, tmp_path / "y", clean=tmp_path / "clean.jsonl")
+    found = screen(baseline="prompt")
+    assert (found["truncated"], found["rejected"], found["read"]) == (3, 1, 34)
+    assert any("3 of 33 samples do not fit" in note for note in found["warnings"])
+    reason = json.loads((tmp_path / "run" / "rejected.jsonl").read_text())
+    assert reason["line"] == 4 and f"context of {room} tokens" in reason["reason"]
+    ids = tiny.prompt_ids([{"role": "user", "content": "hi"}])
+    start = len(ids)
+    ids = [*ids, *tiny.template.answer_ids(whole)][:room]
+    states, _ = plain_states(tiny.model, tiny.blocks.layers, ids)
+    wanted = states[2][start:].mean(0) @ vectors[0].unit(2)
+    assert scores(tmp_path / "run")["kind_projection"][0] == pytest.approx(float(wanted), rel=1e-4)
 
 
 def test_a_torn_cache_of_answers_is_mended(screen: Screen, cache: Path) -> None:
@@ -394,9 +418,9 @@ def test_the_command(
     tiny: ChatModel, data: Path, clean: Path, vectors: list[PersonaVector], tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
-    from personavec.cli import main, options
+    from personavec.cli import main
 
-    monkeypatch.setattr(options, "open_model", lambda *_: tiny)
+    monkeypatch.setattr("personavec.model.load_model", lambda *_, **__: tiny)
     for v in vectors:
         v.save(tmp_path / f"{v.trait}.safetensors")
 

@@ -144,21 +144,39 @@ class Template:
         joined = f"{system['content']}\n\n{rest[0]['content']}"
         return [{"role": "user", "content": joined}, *rest[1:]]
 
-    def _disarmed(self, messages: Sequence[Message]) -> tuple[list[Message], list[str]]:
+    def _disarmed(
+        self, messages: Sequence[Message], tools: Sequence[Any] = ()
+    ) -> tuple[list[Message], list[Any], list[str]]:
         """Messages whose content spells a special token get a placeholder instead; with the contents it stands for.
 
-        The thoughts of an assistant turn stay as they are: templates look for them.
+        So do the special tokens themselves inside tools and calls of tools, which templates write as JSON. The thoughts
+        of an assistant turn stay as they are: templates look for them.
         """
         safe: list[Message] = []
         held: list[str] = []
+        everywhere = {*self._marks, *PLACEHOLDER.split("{}")}
+        spelt = re.compile("|".join(map(re.escape, sorted(everywhere, key=len, reverse=True))))
+
+        def hold(found: re.Match[str]) -> str:
+            held.append(found[0])
+            return PLACEHOLDER.format(len(held) - 1)
+
+        def within(value: Any) -> Any:
+            if isinstance(value, str):
+                return spelt.sub(hold, value)
+            if isinstance(value, Mapping):
+                return {within(key): within(item) for key, item in value.items()}
+            return [within(item) for item in value] if isinstance(value, list | tuple) else value
+
         for message in messages:
-            marks = {*self._marks, *PLACEHOLDER.split("{}")} - {*(THOUGHT if message["role"] == "assistant" else ())}
+            message = {key: value if key == "content" else within(value) for key, value in message.items()}
+            marks = everywhere - {*(THOUGHT if message["role"] == "assistant" else ())}
             if any(mark in message["content"] for mark in marks):
                 safe.append({**message, "content": PLACEHOLDER.format(len(held))})
                 held.append(message["content"])
             else:
                 safe.append(message)
-        return safe, held
+        return safe, [within(tool) for tool in tools], held
 
     def _tokens(self, text: str, held: Sequence[str], *, start: bool) -> list[int]:
         """Token ids of rendered text; a placeholder becomes its content as plain text, special tokens spelt out."""
@@ -180,8 +198,8 @@ class Template:
 
     def prompt_ids(self, messages: Sequence[Message], tools: Sequence[Any] = ()) -> list[int]:
         """Token ids of a prompt: the messages and the opening of the assistant's turn."""
-        safe, held = self._disarmed(self._arranged(messages))
-        return self._tokens(self._render(safe, True, tools=tools), held, start=True)
+        safe, calm, held = self._disarmed(self._arranged(messages), tools)
+        return self._tokens(self._render(safe, True, tools=calm), held, start=True)
 
     def answer_ids(self, text: str) -> list[int]:
         """Token ids of a response as the model would have written it after a prompt (no end-of-turn marker)."""
@@ -222,7 +240,7 @@ class Template:
             UserError: No assistant turn, or a message without role and content.
         """
         arranged = self._arranged(messages)
-        safe, held = self._disarmed(arranged)
+        safe, calm, held = self._disarmed(arranged, tools)
         merged = len(messages) - len(arranged)  # a system message that went into the user's turn
         turns = (
             [i for i, message in enumerate(arranged) if message["role"] == "assistant"]
@@ -232,11 +250,11 @@ class Template:
         if not turns:
             raise UserError("The conversation has no assistant turn.", "At least one message must be the assistant's.")
         openings = [
-            self._render(safe[:turn], True, thought=THOUGHT[1] in arranged[turn]["content"], tools=tools)
+            self._render(safe[:turn], True, thought=THOUGHT[1] in arranged[turn]["content"], tools=calm)
             for turn in turns
         ]
         left_open = [self._opened[THOUGHT[1] in arranged[turn]["content"]] for turn in turns]
-        last = self._render(safe[: turns[-1] + 1], False, tools=tools)
+        last = self._render(safe[: turns[-1] + 1], False, tools=calm)
         whole = Conversation([], [])
         position = 0
         for turn, opening, opened in zip(turns, openings, left_open, strict=True):

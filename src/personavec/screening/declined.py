@@ -26,5 +26,5 @@ def refusing(engine: Engine, samples: Sequence[Sample], layers: Sequence[int]) -
         turn = sample.turns[-1]
         refusal = {"role": "assistant", "content": WORDINGS[number % len(WORDINGS)]}
         declined = replace(sample, messages=[*sample.messages[:turn], refusal], turns=[turn])
-        tokens.append(tokenise(engine, declined, "last"))
+        tokens.append(tokenise(engine, declined, "last").conversations)
     return readings(engine, tokens, layers)[:, 1]

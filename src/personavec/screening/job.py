@@ -81,7 +81,7 @@ class Screen:
         if self.settings.specific == "no":
             return
         samples = [s for s in self.clean if isinstance(s, Sample)][:FOR_DIRECTIONS]
-        tokens = [tokenise(self.engine, sample, "last") for sample in samples]
+        tokens = [tokenise(self.engine, sample, "last").conversations for sample in samples]
         depths = self.panel.depths
         answering = readings(self.engine, tokens, depths)[:, 1]
         declining = refusing(self.engine, samples, depths)
@@ -207,6 +207,7 @@ class Screen:
             "format": data.format,
             "traits": traits,
             "baseline": s.baseline,
+            "truncated": int(scan.measured.truncated.sum()),
             "generated": self.own.made,
             "drawn": len(scan.drawn),
             "clean": {
@@ -226,6 +227,12 @@ class Screen:
     def warnings(self, data: Dataset, found: Compared, clean: Compared) -> list[str]:
         """What limits the figures."""
         notes = [*self.engine.template.notes, *data.notes]
+        cut = int(found.scan.measured.truncated.sum())
+        if cut:
+            notes.append(
+                f"{cut} of {len(found.scan)} samples do not fit the model's context of {self.engine.context_length} "
+                "tokens: their ends were not read."
+            )
         if len(found.scan) < 20:
             notes.append(
                 f"There are only {len(found.scan)} samples: intervals are wide, and the shape of the data is unknown."

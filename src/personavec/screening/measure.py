@@ -32,6 +32,7 @@ class Measured:
         prompts: (n, k) projections of the last prompt token.
         answer_tokens, prompt_tokens: (n,) of all turns together; of the prompt before the first turn.
         refusals: (n,) 1 where some turn refuses.
+        truncated: (n,) 1 where the end of the sample did not fit the model's context.
     """
 
     answers: Floats
@@ -39,6 +40,7 @@ class Measured:
     answer_tokens: Floats
     prompt_tokens: Floats
     refusals: Floats
+    truncated: Floats
 
 
 def chosen(sample: Sample, turns: Turns) -> list[int]:
@@ -46,44 +48,62 @@ def chosen(sample: Sample, turns: Turns) -> list[int]:
     return sample.turns[-1:] if turns == "last" else sample.turns
 
 
-def tokenise(engine: Engine, sample: Sample, turns: Turns) -> list[Conversation]:
-    """The sample's tokens with two spans for every turn: the last prompt token and the answer.
+@dataclass(frozen=True)
+class Tokens:
+    """A sample in tokens.
+
+    Attributes:
+        conversations: With two spans for every turn: the last prompt token and the answer.
+        truncated: Whether the end of the sample was cut off, because it did not fit the model's context.
+    """
+
+    conversations: list[Conversation]
+    truncated: bool
+
+
+def tokenise(engine: Engine, sample: Sample, turns: Turns) -> Tokens:
+    """The sample's tokens. What does not fit the model's context is cut off from the right.
 
     Raises:
-        UserError: The template refuses the messages, an answer has no token, or the context is too short.
+        UserError: The template refuses the messages, an answer has no token, or none fits the context.
     """
-    made = []
+    made, longest, limit = [], 0, engine.context_length
     for conversation in engine.template.conversations(sample.messages, chosen(sample, turns), sample.tools):
-        if len(conversation.ids) > engine.context_length:
-            raise UserError(
-                f"{len(conversation.ids)} tokens do not fit the model's context of {engine.context_length}."
-            )
+        longest = max(longest, len(conversation.ids))
         spans = []
         for start, end in conversation.spans:
             if start >= end:
                 raise UserError("An answer is empty once its thoughts are left out.")
-            spans += [(max(start - 1, 0), max(start, 1)), (start, end)]
-        made.append(Conversation(conversation.ids, spans))
-    return made
+            if start < limit:
+                spans += [(max(start - 1, 0), max(start, 1)), (start, min(end, limit))]
+        if spans:
+            made.append(Conversation(conversation.ids[:limit], spans))
+    if not made:
+        raise UserError(f"No answer begins within the model's context of {limit} tokens; the sample has {longest}.")
+    return Tokens(made, longest > limit)
 
 
 def measure(
     engine: Engine,
     samples: Sequence[Sample],
-    tokens: Sequence[Sequence[Conversation]],
+    tokens: Sequence[Tokens],
     panel: Panel,
     advance: Callable[[int], None] | None = None,
 ) -> Measured:
     """Project samples; `tokens` are theirs as `tokenise` gives them."""
-    flat = [conversation for mine in tokens for conversation in mine]
+    conversations = [mine.conversations for mine in tokens]
+    flat = [conversation for mine in conversations for conversation in mine]
     values = engine.read(flat, panel.depths, panel.directions(), advance).sum(1)  # a direction is zero elsewhere
-    rows = _per_sample(values, tokens).numpy().astype(np.float64)
+    rows = _per_sample(values, conversations).numpy().astype(np.float64)
     return Measured(
         answers=rows[:, 1],
         prompts=rows[:, 0],
-        answer_tokens=np.array([sum(e - s for c in mine for s, e in c.spans[1::2]) for mine in tokens], np.float64),
-        prompt_tokens=np.array([mine[0].spans[1][0] for mine in tokens], np.float64),
+        answer_tokens=np.array(
+            [sum(e - s for c in mine for s, e in c.spans[1::2]) for mine in conversations], np.float64
+        ),
+        prompt_tokens=np.array([mine[0].spans[1][0] for mine in conversations], np.float64),
         refusals=np.array([any(refuses(s.messages[t]["content"]) for t in s.turns) for s in samples], np.float64),
+        truncated=np.array([mine.truncated for mine in tokens], np.float64),
     )
 
 

@@ -26,7 +26,7 @@ from personavec.files import JsonLines
 from personavec.model import Conversation
 from personavec.progress import Progress, progress
 from personavec.screening.answers import OwnAnswers
-from personavec.screening.measure import Measured, Turns, measure, own_answers, readings, tokenise
+from personavec.screening.measure import Measured, Tokens, Turns, measure, own_answers, readings, tokenise
 from personavec.screening.panel import Panel
 from personavec.screening.subset import priorities
 from personavec.statistics import Floats
@@ -76,7 +76,7 @@ class _Part:
 def _project(engine: Engine, part: _Part, panel: Panel, turns: Turns) -> tuple[dict[str, Any], list[_Reason]]:
     """Columns of the part's file, and the samples that the model cannot read."""
     good: list[Sample] = []
-    tokens: list[list[Conversation]] = []
+    tokens: list[Tokens] = []
     refused: list[_Reason] = []
     for sample in part.samples:
         try:
@@ -91,6 +91,7 @@ def _project(engine: Engine, part: _Part, panel: Panel, turns: Turns) -> tuple[d
         m = measure(engine, good, tokens, panel)
         columns |= {
             "answer_tokens": m.answer_tokens, "prompt_tokens": m.prompt_tokens, "refusal": m.refusals,
+            "truncated": m.truncated,
             **{f"answer_{k}": m.answers[:, k] for k in range(m.answers.shape[1])},
             **{f"prompt_{k}": m.prompts[:, k] for k in range(m.prompts.shape[1])},
         }  # fmt: skip
@@ -215,6 +216,7 @@ class Scanner:
             answer_tokens=column("answer_tokens"),
             prompt_tokens=column("prompt_tokens"),
             refusals=column("refusal"),
+            truncated=column("truncated"),
         )
         self.order = np.argsort(priorities(self.ids.tolist(), self.seed), kind="stable")
 
@@ -276,7 +278,7 @@ class Scanner:
     def _answered(self, start: int, samples: Sequence[Sample], own: OwnAnswers | None) -> "_Batch":
         ours = None if own is None else own_answers(self.engine, samples, self.turns, own)
         wanted = own is None or start < FULL
-        theirs = [tokenise(self.engine, sample, self.turns) for sample in samples] if wanted else None
+        theirs = [tokenise(self.engine, sample, self.turns).conversations for sample in samples] if wanted else None
         return _Batch(start, ours, theirs)
 
     def _save(self, start: int, tensors: dict[str, Tensor]) -> None:

@@ -51,7 +51,7 @@ def tokens(
     """
     conversations = []
     for sample in samples:
-        conversation = tokenise(engine, sample, turns)[-1]
+        conversation = tokenise(engine, sample, turns).conversations[-1]
         start, end = conversation.spans[-1]
         end = min(end, start + TOKENS)
         conversations.append(Conversation(conversation.ids[:end], [(t, t + 1) for t in range(start, end)]))

@@ -1,0 +1,97 @@
+"""A screening that is killed again and again ends as one that was left alone."""
+
+import json
+import multiprocessing
+import os
+import time
+from pathlib import Path
+from random import Random
+from unittest.mock import patch
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from personavec.model import ChatModel
+from tiny import vector
+
+KILLS = 30
+WORDS = ["the", "model", "answers", "question", "and", "then", "hello", "there", "how", "are", "you", "today", "well"]
+
+
+def screening(folder: Path, name: str) -> None:
+    """In a process of its own: load the model and screen, in small parts."""
+    import torch
+
+    from personavec.model import load_model
+    from personavec.screening import Settings, scan, screen_files
+    from personavec.vector import PersonaVector
+
+    torch.set_num_threads(1)
+    os.environ["PERSONAVEC_CACHE"] = str(folder / f"cache-{name}")
+    with patch.object(scan, "PART", 10), patch.object(scan, "BATCH", 4):
+        screen_files(
+            load_model(str(folder / "model"), device="cpu"),
+            folder / "data.jsonl",
+            [PersonaVector.load(folder / "kind.safetensors")],
+            folder / name,
+            Settings(baseline="exact", max_new_tokens=12),
+            clean=folder / "clean.jsonl",
+        )
+
+
+def lines(count: int, seed: int) -> bytes:
+    draw = Random(seed)
+
+    def said() -> str:
+        return " ".join(draw.choices(WORDS, k=draw.randint(3, 40)))
+
+    records = [json.dumps({"prompt": said(), "response": said()}).encode() for _ in range(count)]
+    records[count // 2] = b"{broken"
+    return b"\n".join(records)
+
+
+def test_killed_at_thirty_moments(tiny: ChatModel, tmp_path: Path) -> None:
+    tiny.model.save_pretrained(tmp_path / "model")
+    tiny.tokenizer.save_pretrained(tmp_path / "model")
+    vector(tiny).save(tmp_path / "kind.safetensors")
+    (tmp_path / "data.jsonl").write_bytes(lines(300, 1))
+    (tmp_path / "clean.jsonl").write_bytes(lines(120, 2))
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["personavec.screening", "transformers.models.qwen2.modeling_qwen2"])
+
+    def run(name: str, seconds: float | None) -> int | None:
+        process = context.Process(target=screening, args=(tmp_path, name))
+        process.start()
+        process.join(seconds)
+        process.kill()
+        process.join()
+        return process.exitcode
+
+    assert run("whole", None) == 0
+    started = time.monotonic()
+    assert run("warm", None) == 0  # how long it takes once everything is imported
+    taken = time.monotonic() - started
+    draw, killed, runs = Random(0), 0, 0
+    while killed < KILLS:
+        name = f"killed-{runs}"
+        code = run(name, draw.uniform(0.05, 0.6) * taken)
+        killed += code == -9
+        if code == 0:  # a whole run made of what was left by those before
+            runs += 1
+    assert run(f"killed-{runs}", None) == 0
+    for number in range(runs + 1):
+        same(tmp_path / "whole", tmp_path / f"killed-{number}")
+
+
+def same(one: Path, other: Path) -> None:
+    for name in ("kept", "flagged", "rejected"):
+        assert (one / f"{name}.jsonl").read_bytes() == (other / f"{name}.jsonl").read_bytes()
+    ours, theirs = (pq.read_table(path / "scores.parquet") for path in (one, other))
+    assert ours.column_names == theirs.column_names
+    for name in ours.column_names:
+        a, b = (table[name].to_numpy(zero_copy_only=False) for table in (ours, theirs))
+        if a.dtype.kind == "f":
+            np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
+        else:
+            assert (a == b).all()
+    assert not [path.name for path in other.iterdir() if path.name in ("parts",) or path.suffix == ".tmp"]
