@@ -137,22 +137,26 @@ def _show(tuned: "Tuned", out: Path, model: str | None, prevent: list[str] | Non
                 f"{delta['high']:+.2f}] of {delta['n']} samples"
             )
     table = Table()
-    for heading in ("loss, nats per token", "before", "after", "change"):
-        table.add_column(heading, justify="left" if heading.startswith("loss") else "right")
+    for heading in ("loss", "before", "after", "change"):
+        table.add_column(heading, justify="left" if heading == "loss" else "right")
     loss = run["loss"]
     table.add_row(
-        "training (10 steps)", f"{loss['first']:.3f}", f"{loss['last']:.3f}", f"{loss['last'] - loss['first']:+.3f}"
+        f"training, {loss['window']} steps",
+        f"{loss['first']:.2f}",
+        f"{loss['last']:.2f}",
+        f"{loss['last'] - loss['first']:+.2f}",
     )
     if run["held_out_loss"] is not None:
         found = run["held_out_loss"]
         table.add_row(
-            f"held out (n={found['before']['n']})",
+            f"held out, n={found['before']['n']}",
             *(
                 f"{found[name]['mean']:{form}} [{found[name]['low']:{form}}, {found[name]['high']:{form}}]"
-                for name, form in (("before", ".3f"), ("after", ".3f"), ("change", "+.3f"))
+                for name, form in (("before", ".2f"), ("after", ".2f"), ("change", "+.2f"))
             ),
         )
     console.print(table)
+    print("Nats per token that bears loss; the training's are under the prevention.")
     if run["shift"]:
         last = run["shift"][-1]
         shifts = ", ".join(f"{trait} {value:+.3f}" for trait, value in last.items() if trait != "step")

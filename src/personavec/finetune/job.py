@@ -35,7 +35,7 @@ from personavec.screening.job import CLEAN
 from personavec.statistics import Estimate, Floats, bootstrap_mean
 from personavec.vector import PersonaVector
 
-LAST = 10  # steps whose mean is the loss at the end
+WINDOW = 10  # first and last steps whose mean loss is told
 
 Coefficient = float | Literal["auto"] | None
 Data = Dataset | Path | str | Sequence[Path | str]
@@ -48,7 +48,7 @@ class Tuned:
     Attributes:
         adapter: Folder of the adapter, in PEFT's format: `load_model(name, adapter=tuned.adapter)`.
         coefficients: The coefficient of each prevented trait, chosen or given; None where the method takes none.
-        train_loss: Mean of the last ten steps (fewer if there were fewer), under the prevention.
+        train_loss: Mean of the last ten steps (of the last half if there were fewer than twenty), under the prevention.
         held_out_before, held_out_after: Loss on samples that were not trained on, in nats per token, without any
             prevention; None if none were held out.
         steps: Of the optimiser.
@@ -173,6 +173,7 @@ class _Run:
             after = example_losses(self.model, unseen, "Held-out loss after") if unseen else None
             save_adapter(self.model, adapter, self.folder / "adapter")
         curve = [{"step": e["step"], "loss": round(e["loss"], 5)} for e in history if "loss" in e]
+        window = max(1, min(WINDOW, len(curve) // 2))
         run = {
             "command": "finetune",
             **provenance(self.model, self.folder.arguments),
@@ -189,8 +190,9 @@ class _Run:
             "tokens": round(s.epochs * sum(len(example.ids) for example in examples)),
             "tokens_with_loss": round(s.epochs * sum(example.tokens for example in examples)),
             "loss": {
-                "first": round(fmean(e["loss"] for e in curve[:LAST]), 5),
-                "last": round(fmean(e["loss"] for e in curve[-LAST:]), 5),
+                "first": round(fmean(e["loss"] for e in curve[:window]), 5),
+                "last": round(fmean(e["loss"] for e in curve[-window:]), 5),
+                "window": window,
                 "curve": curve,
             },
             "held_out_loss": _compared(begun["losses"], after, [example.id for example in unseen], s.seed),

@@ -11,6 +11,7 @@ from transformers import PrinterCallback, ProgressCallback, TrainerCallback
 from transformers.utils import logging
 
 from personavec.errors import UserError
+from personavec.finetune.callback import PreventativeSteering
 from personavec.finetune.examples import Example
 from personavec.finetune.losses import LossGuard
 from personavec.finetune.settings import Training
@@ -138,6 +139,9 @@ def train(
         trainer.train(resume_from_checkpoint=None if begun is None else str(begun))
     finally:
         steps.stop()
+        for callback in callbacks:
+            if isinstance(callback, PreventativeSteering):
+                callback.on_train_end(None, None, None)  # trainers do not say so when they end with an error
         logging.set_verbosity(verbosity)
     history: list[dict[str, Any]] = trainer.state.log_history
     return history
