@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+import transformers as tf
 from peft import PeftModel
 from safetensors.torch import load_file
 
@@ -37,6 +38,17 @@ SHORT: dict[str, Any] = {
     "warmup_steps": 1,
     "checkpoint_every": 3,
     "watch_every": 4,
+}
+
+HEADS = {"head_dim": 8}
+FAMILIES: dict[str, Any] = {
+    "qwen2": tiny.qwen2,
+    "gemma2": lambda: tf.Gemma2Config(**tiny.SIZES, **HEADS, query_pre_attn_scalar=8),
+    "granite": lambda: tf.GraniteConfig(**tiny.SIZES, logits_scaling=3.0, residual_multiplier=0.5),
+    "gpt2": lambda: tf.GPT2Config(vocab_size=320, n_embd=32, n_layer=3, n_head=4, n_positions=512, eos_token_id=None),
+    "moe": lambda: tf.Qwen3MoeConfig(
+        **tiny.SIZES, **HEADS, moe_intermediate_size=24, num_experts=4, num_experts_per_tok=2, decoder_sparse_step=1
+    ),
 }
 
 
@@ -231,13 +243,36 @@ def test_nothing_to_train_on(chat: ChatModel, tmp_path: Path) -> None:
     assert len((tmp_path / "run" / "rejected.jsonl").read_text().splitlines()) == 2
 
 
-def test_held_out_losses_are_those_of_plain_forwards(chat: ChatModel, data: Path) -> None:
-    examples = [e for mine in read_samples(Encoder(chat, 128), open_data(data)).examples for e in mine]
+@pytest.mark.parametrize("family", ["qwen2", "gemma2", "granite", "gpt2"])
+def test_held_out_losses_are_those_of_plain_forwards(family: str, data: Path) -> None:
+    """Also where the logits are scaled or capped."""
+    chat = tiny.chat_model(FAMILIES[family]())
+    examples = [e for mine in read_samples(Encoder(chat, 512), open_data(data)).examples for e in mine]
     found = example_losses(chat, examples)
     for example, loss in list(zip(examples, found, strict=True))[:8]:
         with torch.no_grad():
             plain = chat.model(input_ids=torch.tensor([example.ids]), labels=torch.tensor([example.labels])).loss
         assert loss == pytest.approx(float(plain), rel=1e-4)
+
+
+@pytest.mark.parametrize("family", ["gemma2", "gpt2", "moe"])
+def test_other_architectures(family: str, data: Path, tmp_path: Path) -> None:
+    """A head that caps its logits, linear maps of another class, experts whose weights stand together."""
+    chat = tiny.chat_model(FAMILIES[family]())
+    before = {name: weight.clone() for name, weight in chat.model.state_dict().items()}
+    tuned = fine_tune(chat, data, tmp_path / "run", Training(**SHORT), prevent=[(tiny.vector(chat), 1.0)])
+    assert tuned.held_out_after.mean < tuned.held_out_before.mean - 0.05
+    assert same(dict(chat.model.state_dict()), before)
+    assert any("experts" in note for note in tuned.run["warnings"]) == (family == "moe")
+    names = {name.split(".")[-3] for name in weights(tmp_path / "run")}
+    assert (
+        names
+        == {
+            "gemma2": {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"},
+            "gpt2": {"c_attn", "c_proj", "c_fc"},
+            "moe": {"q_proj", "k_proj", "v_proj", "o_proj"},
+        }[family]
+    )
 
 
 def test_auto_is_the_projection_difference_over_the_vectors_length(

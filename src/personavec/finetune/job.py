@@ -144,6 +144,8 @@ class _Run:
         self.notes = [*model.template.notes, *data.notes]
         if settings.max_length > model.context_length:
             self.notes.append(f"Sequences are cut to the model's context of {model.context_length} tokens.")
+        if any("expert" in name and p.dim() == 3 for name, p in model.blocks.layers.named_parameters()):
+            self.notes.append("The weights of the experts get no adapter: only the other projections are trained.")
         self.state = folder / "state.json"  # what a resumed run takes over besides the checkpoint
 
     def run(self) -> None:
