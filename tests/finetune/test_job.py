@@ -199,6 +199,31 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one(
     assert not checkpoints.exists()
 
 
+def test_a_run_that_was_killed_after_its_last_step(
+    chat: ChatModel, vector: PersonaVector, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = Training(**{**SHORT, "checkpoint_every": 7})
+
+    def run(name: str) -> Any:
+        return fine_tune(chat, data, tmp_path / name, settings, prevent=[(vector, 3.0)]).run
+
+    wanted = run("whole")
+    with monkeypatch.context() as patch:
+        patch.setattr("personavec.finetune.job.save_adapter", None)
+        with pytest.raises(TypeError):
+            run("run")
+    found = run("run")
+    assert same(weights(tmp_path / "run"), weights(tmp_path / "whole"))
+    assert (found["loss"], found["shift"], found["steps"]) == (wanted["loss"], wanted["shift"], 7)
+
+
+def test_a_model_with_an_adapter_is_refused(chat: ChatModel, data: Path, tmp_path: Path) -> None:
+    with adapted(chat, Training(method="none")) as adapter:
+        other = ChatModel(adapter, chat.tokenizer, "tiny")
+        with pytest.raises(UserError, match="has an adapter already"):
+            fine_tune(other, data, tmp_path / "run", Training(method="none"))
+
+
 def test_a_finished_run_is_read_back_and_another_refused(
     chat: ChatModel, vector: PersonaVector, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

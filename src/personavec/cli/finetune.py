@@ -1,6 +1,5 @@
 """`personavec finetune`: train an adapter on chat data without letting it take on traits."""
 
-import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -71,7 +70,6 @@ def finetune(
     json: o.Json = False,
 ) -> None:
     """Train a LoRA adapter on the assistant's turns of chat data, with traits kept from being learned."""
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # speaks of kernels that are not used here
     from personavec.data import columns_from_text, open_data
     from personavec.finetune import Training, fine_tune
     from personavec.finetune.training import require_trl
@@ -92,8 +90,9 @@ def finetune(
         pairs.append((PersonaVector.load(path), coefficient))
     watched = [PersonaVector.load(path) for path in watch or ()]
     named = open_data(data, format=format, columns=None if columns is None else columns_from_text(columns), split=split)
+    chat = o.open_model(model, device, dtype)
     tuned = fine_tune(
-        o.open_model(model, device, dtype), named, out, settings,
+        chat, named, out, settings,
         prevent=pairs, watch=watched, safe=safe, other_weights=other_weights,
     )  # fmt: skip
     if json:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -83,13 +84,14 @@ def open_model(
     adapter: str | None = None,
     thinking: bool = False,
 ) -> "ChatModel":
-    """Load the model that the options name, without transformers' own bars and notes."""
+    """Load the model that the options name, without the bars and notes of the libraries below."""
     from transformers.utils import logging
 
     from personavec.model import load_model
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
+    warnings.simplefilter("ignore", FutureWarning)  # what PEFT and transformers say to each other
     return load_model(name, device=device, dtype=dtype, adapter=adapter, thinking=thinking)
 
 

@@ -61,15 +61,11 @@ def adapted(model: ChatModel, settings: Training) -> Iterator[Any]:
     """The model with a fresh LoRA adapter, as a PeftModel. When the context ends the model is as it was before.
 
     Raises:
-        UserError: The model has an adapter already.
+        UserError: See `projections`.
     """
     from peft import LoraConfig, get_peft_model
 
     plain = model.model
-    if hasattr(plain, "peft_config"):
-        raise UserError(
-            f"The model {model.id} has an adapter already.", "Merge it into the weights, or leave --adapter out."
-        )
     configs = [plain.config.get_text_config(), getattr(plain, "generation_config", None)]
     tokens = [{key: getattr(config, key) for key in TOKENS if hasattr(config, key)} for config in configs]
     learning = {name for name, parameter in plain.named_parameters() if parameter.requires_grad}

@@ -316,6 +316,8 @@ def _check(
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise UserError(f"Two vectors are of the trait {twice[0]!r}.", "Give each trait once.")
+    if hasattr(model.model, "peft_config"):
+        raise UserError(f"The model {model.id} has an adapter already.", "Merge it into the weights, or leave it out.")
     if model.dtype == torch.float16:
         raise UserError("Gradients do not fit float16.", "Choose --dtype bfloat16 or float32.")
     if model.device.type == "cuda" and model.device.index not in (None, torch.cuda.current_device()):
