@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from common import publish
+from common import RESULTS
 from personavec import ChatModel, PersonaVector, Training, Tuned, evaluate, fine_tune, load_model
 from personavec.files import JsonLines, write_atomic
 from personavec.finetune.elicit import trait_of
@@ -111,7 +111,7 @@ def main() -> None:
         bare = method in ("none", "interleave")
         out = folder / name.replace(" ", "-")
         tuned = fine_tune(
-            model, data, out, Training(**settings, rank=options.rank),
+            model, data, out, Training(**settings, rank=options.rank, accumulate=4, warmup_steps=2),
             prevent=[] if bare else [(vector, coefficient)], watch=[vector] if bare else [],
         )  # fmt: skip
         adapted = load_model(options.model, adapter=str(tuned.adapter))
@@ -123,20 +123,24 @@ def main() -> None:
     delta = "" if chosen is None else f"{chosen['mean']:.2f} [{chosen['low']:.2f}, {chosen['high']:.2f}]"
     notes = [
         f"{model.id}, {vector.trait}, layer {vector.layer}, |v| {float(vector.at(vector.layer).norm()):.2f}; "
-        f"{tuned.run['trained']} samples, learning rate {options.learning_rate:g}, {options.epochs:g} epochs, rsLoRA rank "
-        f"{options.rank}.",
+        f"{tuned.run['trained']} samples, learning rate {options.learning_rate:g}, {options.epochs:g} epochs, 8 "
+        f"sequences a step, rsLoRA rank {options.rank}.",
         f"auto: the data's projection difference {delta} over |v|.",
         "Held-out loss in nats per token on samples of the data, without prevention; shift of the last prompt token's "
         "projection; scores 0..100 with 95 % intervals over the evaluation questions, without prevention.",
     ]
-    publish(
-        f"prevention-{vector.trait}",
-        f"Fine-tuning on answers that are {vector.trait}, with and without prevention",
-        ["training", "coefficient", "held-out loss", "shift", "trait score", "change", "coherence", "seconds"],
-        rows,
-        notes,
-        options.write,
-    )
+    header = ["training", "coefficient", "held-out loss", "shift", "trait score", "change", "coherence", "seconds"]
+    lines = [
+        f"# Fine-tuning on answers that are {vector.trait}, with and without prevention",
+        "",
+        *("| " + " | ".join(cells) + " |" for cells in [header, ["---"] * len(header), *rows]),
+        "",
+        *(f"- {note}" for note in notes),
+        "",
+    ]
+    print("\n".join(lines))
+    if options.write:
+        write_atomic(RESULTS / f"prevention-{vector.trait}.md", "\n".join(lines))
 
 
 if __name__ == "__main__":

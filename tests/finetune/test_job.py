@@ -261,6 +261,15 @@ def test_the_trainer_sees_the_labels_and_learns_from_no_others(
     assert sorted(rows) == wanted
 
 
+def test_a_training_that_hardly_warms_up_is_told_of(chat: ChatModel, data: Path, tmp_path: Path) -> None:
+    short, long = (
+        fine_tune(chat, data, tmp_path / str(steps), Training(method="none", **{**SHORT, "warmup_steps": steps}))
+        for steps in (4, 3)
+    )
+    assert any("hardly anything is learned" in note for note in short.run["warnings"])
+    assert not any("hardly anything" in note for note in long.run["warnings"])
+
+
 def test_nothing_to_train_on(chat: ChatModel, tmp_path: Path) -> None:
     (tmp_path / "bad.jsonl").write_text('{"messages": [{"role": "user", "content": "hi"}]}\n{not json\n')
     with pytest.raises(UserError, match=r"Nothing in .* can be trained on"):

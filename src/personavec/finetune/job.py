@@ -175,6 +175,11 @@ class _Run:
             after = example_losses(self.model, unseen, "Held-out loss after") if unseen else None
             save_adapter(self.model, adapter, self.folder / "adapter")
         curve = [{"step": e["step"], "loss": round(e["loss"], 5)} for e in history if "loss" in e]
+        if curve[-1]["step"] <= 2 * s.warmup_steps:
+            self.notes.append(
+                f"The training has {curve[-1]['step']} steps, and the learning rate rises over the first "
+                f"{s.warmup_steps} of them: hardly anything is learned. Lower --warmup-steps or --accumulate."
+            )
         window = max(1, min(WINDOW, len(curve) // 2))
         run = {
             "command": "finetune",
