@@ -26,6 +26,7 @@ from personavec.finetune.callback import PreventativeSteering
 from personavec.finetune.elicit import instruction, trait_of
 from personavec.finetune.examples import Encoder, Example, held_out, read_samples, rejected
 from personavec.finetune.losses import example_losses
+from personavec.finetune.prevention import Prevention
 from personavec.finetune.settings import Training
 from personavec.finetune.training import mixed, require_trl, train
 from personavec.finetune.watch import ShiftMonitor, questions
@@ -321,6 +322,10 @@ def _check(
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise UserError(f"Two vectors are of the trait {twice[0]!r}.", "Give each trait once.")
+    if method in ("steer", "ablate", "regularise"):  # now, and not after minutes of preparation
+        numbers = None if method == "ablate" else [1.0 if one == "auto" else float(one or 0.0) for one in given]
+        vectors = [vector for vector, _ in prevent]
+        Prevention(vectors, numbers, method=method, layers=settings.layers, positions=settings.positions)
     if hasattr(model.model, "peft_config"):
         raise UserError(f"The model {model.id} has an adapter already.", "Merge it into the weights, or leave it out.")
     if model.dtype == torch.float16:
