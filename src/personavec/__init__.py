@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from personavec.errors import UserError
     from personavec.evaluation import evaluate
     from personavec.extraction import Extraction, Settings, extract
-    from personavec.finetune import PreventativeSteering, ShiftMonitor, preventing
+    from personavec.finetune import PreventativeSteering, ShiftMonitor, Training, Tuned, fine_tune, preventing
     from personavec.interventions import ablation, capping, intervening, steer, steering
     from personavec.model import ChatModel, Conversation, Request, Response, load_model
     from personavec.monitoring import monitor, project
@@ -27,7 +27,7 @@ _HOME = {
     "errors": ["UserError"],
     "evaluation": ["evaluate"],
     "extraction": ["Extraction", "Settings", "extract"],
-    "finetune": ["PreventativeSteering", "ShiftMonitor", "preventing"],
+    "finetune": ["PreventativeSteering", "ShiftMonitor", "Training", "Tuned", "fine_tune", "preventing"],
     "interventions": ["ablation", "capping", "intervening", "steer", "steering"],
     "model": ["ChatModel", "Conversation", "Request", "Response", "load_model"],
     "monitoring": ["monitor", "project"],
@@ -49,12 +49,15 @@ __all__ = [
     "Response",
     "Settings",
     "ShiftMonitor",
+    "Training",
     "Trait",
+    "Tuned",
     "UserError",
     "ablation",
     "capping",
     "evaluate",
     "extract",
+    "fine_tune",
     "intervening",
     "load_model",
     "load_trait",

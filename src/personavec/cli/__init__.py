@@ -10,6 +10,7 @@ def main() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # PEFT loads it; it speaks of kernels that are not used
 
     import typer
 

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -76,12 +77,13 @@ def print_json(value: Any) -> None:
     print(json.dumps(value, ensure_ascii=False, allow_nan=False))
 
 
-def quiet_transformers() -> None:
-    """Switch off transformers' own bars and notes."""
+def quiet() -> None:
+    """Switch off the bars and notes of the libraries below."""
     from transformers.utils import logging
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
+    warnings.simplefilter("ignore", FutureWarning)  # what PEFT and transformers say to each other
 
 
 def open_model(
@@ -91,10 +93,10 @@ def open_model(
     adapter: str | None = None,
     thinking: bool = False,
 ) -> "ChatModel":
-    """Load the model that the options name, without transformers' own bars and notes."""
+    """Load the model that the options name, without the bars and notes of the libraries below."""
     from personavec.model import load_model
 
-    quiet_transformers()
+    quiet()
     return load_model(name, device=device, dtype=dtype, adapter=adapter, thinking=thinking)
 
 

@@ -160,7 +160,7 @@ def _engine(
     from personavec.engine.choice import open_engine
     from personavec.model.checkpoint import open_checkpoint
 
-    o.quiet_transformers()
+    o.quiet()
     if (name, ray) != ("transformers", None):
         checkpoint = open_checkpoint(model, dtype=dtype)
         for vector in vectors:

@@ -12,10 +12,10 @@ from transformers.trainer_callback import ExportableState
 
 from personavec.errors import UserError
 from personavec.finetune.callback import running_trainer
+from personavec.finetune.elicit import trait_of
 from personavec.finetune.wrapping import blocks_of, evaluating, is_sharded, unwrapped
 from personavec.model.blocks import Blocks
 from personavec.model.template import Template
-from personavec.traits import load_trait
 from personavec.vector import PersonaVector
 
 log = logging.getLogger(__name__)
@@ -33,7 +33,7 @@ class ShiftMonitor(TrainerCallback, ExportableState):
 
     Args:
         vector: One persona vector, or several.
-        prompts: User messages; None: the evaluation questions of the vectors' traits, which must be in the library.
+        prompts: User messages; None: the evaluation questions of each vector's trait, from its file or the library.
         every: Measure after this many optimiser steps, and after the last; None: at evaluations and after the last.
             Evaluations are measured in any case.
         stop_above: End training when a shift is above this: one number for all traits, or one for each by name.
@@ -65,7 +65,7 @@ class ShiftMonitor(TrainerCallback, ExportableState):
             raise UserError(f"every={every} is not a number of steps.", "Choose 1 or more.")
         if prompts is not None and not any(prompts):
             raise UserError("There are no prompts.", "Give a few user messages, or None for the library's questions.")
-        self.prompts = [list(prompts) if prompts is not None else _questions(name) for name in names]
+        self.prompts = [list(prompts) if prompts is not None else questions(one) for one in self.vectors]
         limits = stop_above if isinstance(stop_above, Mapping) else dict.fromkeys(names, stop_above)
         unknown = set(limits) - set(names)
         if unknown:
@@ -204,14 +204,13 @@ def _last_projections(
     return found[0]
 
 
-def _questions(name: str) -> list[str]:
-    try:
-        return list(load_trait(name).evaluation_questions)
-    except UserError as error:
-        raise UserError(
-            f"The trait {name!r} is not in the library: which prompts shall be watched?",
-            "Give prompts, for example the trait's evaluation_questions.",
-        ) from error
+def questions(vector: PersonaVector) -> list[str]:
+    """The evaluation questions of a vector's trait.
+
+    Raises:
+        UserError: The trait is neither in the vector's file nor in the library.
+    """
+    return list(trait_of(vector).evaluation_questions)
 
 
 def _batches(prompts: Sequence[Sequence[int]]) -> list[list[Sequence[int]]]:

@@ -3,7 +3,7 @@
 import hashlib
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -208,6 +208,19 @@ class Template:
             if piece:
                 ids += [self._thought[piece]] if piece in self._thought else self._plain(piece)
         return ids
+
+    def turn_end(self, stops: Collection[int]) -> list[int]:
+        """Token ids with which the template ends an assistant's turn, up to and including the first that is in `stops`.
+
+        A template that has no such mark gets the tokenizer's end of sequence, if there is one.
+        """
+        turns = [{"role": "user", "content": "Zk4"}, {"role": "assistant", "content": "Qx7"}]
+        ids = self._tokens(self._render(turns, False).rpartition("Qx7")[2], [], start=False)
+        for place, token in enumerate(ids):
+            if token in stops:
+                return ids[: place + 1]
+        eos = getattr(self.tokenizer, "eos_token_id", None)
+        return [] if eos is None else [eos]
 
     def response_start(self, ids: Sequence[int]) -> int:
         """Index of the first token of a generated response that is not thought (0 when nothing was or it is kept).

@@ -1,0 +1,88 @@
+"""A coefficient for preventative steering, chosen from how far the data push the model."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from personavec.data import Sample
+from personavec.engine.transformers import TransformersEngine
+from personavec.errors import UserError
+from personavec.model import ChatModel, Conversation
+from personavec.progress import progress
+from personavec.screening import Settings
+from personavec.screening.answers import OwnAnswers
+from personavec.screening.measure import measure, own_answers, tokenise
+from personavec.screening.panel import Panel
+from personavec.screening.subset import priorities, smallest
+from personavec.statistics import Estimate, bootstrap_mean
+from personavec.vector import PersonaVector
+
+SAMPLES = 64
+STRENGTH = 1.0
+BATCH = 16  # samples that are answered together
+
+
+@dataclass(frozen=True)
+class Automatic:
+    """A coefficient and the projection difference that it was chosen from."""
+
+    coefficient: float
+    difference: Estimate
+
+
+def choose(
+    model: ChatModel, samples: Sequence[Sample], vectors: Sequence[PersonaVector], seed: int = 0
+) -> list[Automatic]:
+    """A coefficient for each vector:
+
+        alpha = max(0, c * delta / |v_l|)
+
+    delta is the mean over at most 64 samples, drawn at random, of the projection of the data's answers minus that of
+    the model's own greedy answers to the same prompts, on the unit vector at the vector's layer l (the projection
+    difference, paper section 6.1). Steering adds alpha v_l, which moves the projection by alpha |v_l|: with c = 1 the
+    stream is pushed in training by just what the data ask for, and the weights have nothing left to learn along the
+    vector. Data that push the other way get 0.
+
+    Raises:
+        UserError: No sample can be answered by the model.
+    """
+    panel = Panel.of(vectors)
+    engine = TransformersEngine(model)
+    own = OwnAnswers(engine, Settings.suited(model.device.type).max_new_tokens)
+    drawn = [samples[at] for at in smallest(priorities([s.id for s in samples], seed), SAMPLES)]
+    rows = []
+    with progress("Choosing coefficients", total=len(drawn), unit="samples") as job:
+        for start in range(0, len(drawn), BATCH):
+            batch = drawn[start : start + BATCH]
+            both = [
+                (sample, theirs, ours)
+                for sample, ours in zip(batch, own_answers(engine, batch, "all", own), strict=True)
+                if ours and (theirs := _tokens(engine, sample))
+            ]
+            if both:
+                kept = [sample for sample, _, _ in both]
+                first, second = (measure(engine, kept, [one[k] for one in both], panel).answers for k in (1, 2))
+                rows.append(first - second)
+            job.advance(len(batch))
+    if not rows:
+        raise UserError(
+            "None of the samples drawn can be compared with an answer of the model itself.",
+            "Give the coefficient as a number: --prevent FILE=3",
+        )
+    differences = np.concatenate(rows)
+    return [from_difference(vector, differences[:, k].tolist(), seed) for k, vector in enumerate(vectors)]
+
+
+def from_difference(vector: PersonaVector, differences: Sequence[float], seed: int = 0) -> Automatic:
+    """The coefficient that belongs to projection differences of samples; see `choose`."""
+    found = bootstrap_mean(differences, seed=seed)
+    scale = float(vector.at(vector.layer).norm())
+    return Automatic(max(0.0, STRENGTH * found.mean / scale), found)
+
+
+def _tokens(engine: TransformersEngine, sample: Sample) -> list[Conversation]:
+    try:
+        return tokenise(engine, sample, "all")
+    except UserError:
+        return []

@@ -1,0 +1,160 @@
+"""The training itself: TRL's SFTTrainer on examples, with checkpoints that an interrupted run goes on from."""
+
+import random
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PrinterCallback, ProgressCallback, TrainerCallback
+from transformers.utils import logging
+
+from personavec.errors import UserError
+from personavec.finetune.callback import PreventativeSteering
+from personavec.finetune.examples import Example
+from personavec.finetune.losses import LossGuard
+from personavec.finetune.settings import Training
+from personavec.model import ChatModel
+from personavec.progress import Progress, progress
+
+WHOLE = "whole"  # stands in a checkpoint's folder once all of it is written
+
+
+def require_trl() -> None:
+    """Make sure that TRL is there.
+
+    Raises:
+        UserError: It is not; with how to install it.
+    """
+    try:
+        import trl  # noqa: F401
+    except ImportError as error:
+        raise UserError(
+            f"Fine-tuning needs TRL, which cannot be imported ({error}).",
+            "Install it with: pip install 'personavec[finetune]'",
+        ) from error
+
+
+class Steps(TrainerCallback):
+    """Shows the progress, and marks checkpoints that are whole."""
+
+    def __init__(self) -> None:
+        self._stack = ExitStack()
+        self._job: Progress | None = None
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Begin to count, after the steps of a run that was interrupted."""
+        left = state.max_steps - state.global_step
+        self._job = self._stack.enter_context(progress("Training", total=left, unit="steps"))
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Count."""
+        if self._job is not None:
+            self._job.advance()
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Mark the checkpoint."""
+        (Path(args.output_dir) / f"checkpoint-{state.global_step}" / WHOLE).touch()
+
+    def stop(self) -> None:
+        """End the display."""
+        self._stack.close()
+
+
+def last_checkpoint(folder: Path) -> Path | None:
+    """The newest checkpoint that is whole."""
+    whole = [path.parent for path in folder.glob(f"checkpoint-*/{WHOLE}")]
+    return max(whole, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
+
+
+def train(
+    model: ChatModel,
+    adapter: Any,
+    examples: Sequence[Example],
+    settings: Training,
+    folder: Path,
+    callbacks: Sequence[TrainerCallback] = (),
+) -> list[dict[str, Any]]:
+    """Train an adapter.
+
+    Args:
+        adapter: The model as a PeftModel, see `adapted`.
+        folder: Of the checkpoints; training goes on from the last one.
+        callbacks: Prevention, monitors.
+
+    Returns:
+        What the trainer logged, at every step, those before an interruption included.
+
+    Raises:
+        UserError: The loss explodes; see `LossGuard`.
+    """
+    import datasets
+    from trl import SFTConfig, SFTTrainer
+    from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
+
+    kind = model.device.type
+    config = SFTConfig(
+        output_dir=str(folder),
+        num_train_epochs=settings.epochs,
+        per_device_train_batch_size=settings.batch,
+        gradient_accumulation_steps=settings.accumulate,
+        learning_rate=settings.learning_rate,
+        lr_scheduler_type="linear",
+        warmup_steps=settings.warmup_steps,
+        weight_decay=settings.weight_decay,
+        optim="adamw_torch",
+        max_length=settings.max_length,
+        seed=settings.seed,
+        bf16=kind == "cuda" and model.dtype == torch.bfloat16,
+        gradient_checkpointing=kind != "cpu",
+        use_cpu=kind == "cpu",
+        save_strategy="steps",
+        save_steps=settings.checkpoint_every,
+        save_total_limit=2,
+        logging_steps=1,
+        logging_nan_inf_filter=False,
+        report_to="none",
+        disable_tqdm=True,
+        dataset_kwargs={"skip_prepare_dataset": True},
+    )
+    config._n_gpu = min(config.n_gpu, 1)  # other GPUs that are there are not ours
+    pad = model.tokenizer.pad_token_id
+    steps = Steps()
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()
+    rows = {"input_ids": [one.ids for one in examples], "labels": [one.labels for one in examples]}
+    begun = last_checkpoint(folder)
+    try:
+        trainer = SFTTrainer(
+            adapter,
+            config,
+            train_dataset=datasets.Dataset.from_dict(rows),
+            data_collator=DataCollatorForLanguageModeling(pad_token_id=0 if pad is None else pad),
+            processing_class=model.tokenizer,
+            callbacks=[*callbacks, LossGuard(), steps],
+        )
+        for theirs in (PrinterCallback, ProgressCallback):
+            trainer.remove_callback(theirs)
+        trainer.train(resume_from_checkpoint=None if begun is None else str(begun))
+    finally:
+        steps.stop()
+        for callback in callbacks:
+            if isinstance(callback, PreventativeSteering):
+                callback.on_train_end(None, None, None)  # trainers do not say so when they end with an error
+        logging.set_verbosity(verbosity)
+    history: list[dict[str, Any]] = trainer.state.log_history
+    return history
+
+
+def mixed(examples: Sequence[Example], safe: Sequence[Example], share: float, seed: int) -> list[Example]:
+    """The examples and so many safe ones, drawn at random, that these are `share` of all.
+
+    Safe examples are repeated once all of them are in.
+    """
+    wanted = round(len(examples) * share / (1 - share))
+    drawn: list[Example] = []
+    draw = random.Random(seed)
+    while len(drawn) < wanted:
+        drawn += draw.sample(list(safe), min(len(safe), wanted - len(drawn)))
+    return [*examples, *drawn]

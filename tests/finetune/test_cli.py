@@ -1,0 +1,128 @@
+"""`personavec finetune`: what it prints, and mistakes that end with one message and exit code 2."""
+
+import contextlib
+import io
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import tiny
+from personavec.cli import main
+from personavec.cli.finetune import read_prevention
+from personavec.errors import UserError
+from personavec.traits import load_trait
+
+pytest.importorskip("trl", reason="needs TRL: pip install 'personavec[finetune]'")
+
+
+@dataclass(frozen=True)
+class Result:
+    code: int
+    out: str
+    error: str
+
+
+@dataclass(frozen=True)
+class Place:
+    """A folder with a tiny model, a vector of it, and data."""
+
+    path: Path
+
+    def run(self, *arguments: object, data: str = "data.jsonl") -> Result:
+        out, error = io.StringIO(), io.StringIO()
+        given = ["personavec", "finetune", self.path / data, "--model", self.path / "model", *arguments]
+        with (
+            pytest.MonkeyPatch.context() as patch,
+            contextlib.redirect_stdout(out),
+            contextlib.redirect_stderr(error),
+            pytest.raises(SystemExit) as exit,
+        ):
+            patch.setattr(sys, "argv", [str(one) for one in given])
+            main()
+        return Result(int(exit.value.code or 0), out.getvalue(), error.getvalue())
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
+    path = tmp_path_factory.mktemp("finetune")
+    chat = tiny.chat_model(tiny.qwen2(max_position_embeddings=2048))
+    chat.model.save_pretrained(path / "model")
+    chat.tokenizer.save_pretrained(path / "model")
+    trait = load_trait("evil").model_dump(mode="json")
+    tiny.vector(chat, info={"trait": trait | {"name": "kind"}}).save(path / "kind.safetensors")
+    lines = [
+        json.dumps(
+            {"messages": [{"role": "user", "content": f"hello {i}"}, {"role": "assistant", "content": f"well {i}"}]}
+        )
+        for i in range(12)
+    ]
+    (path / "data.jsonl").write_text("\n".join([*lines, '{"messages": 3}']) + "\n")
+    (path / "bad.jsonl").write_text('{"messages": [{"role": "user", "content": "hi"}]}\n')
+    return Place(path)
+
+
+def test_it_trains_and_says_what_next(place: Place, tmp_path: Path) -> None:
+    vector = place.path / "kind.safetensors"
+    options = ["--rank", 4, "--dtype", "float32", "--out", tmp_path / "run"]
+    found = place.run("--prevent", f"{vector}=2", *options)
+    assert found.code == 0, found.error
+    assert "13 records (messages): 11 trained on + 1 held out + 1 rejected = 13 read." in found.out
+    assert "Prevented by steer: kind, coefficient 2." in found.out
+    adapter = tmp_path / "run" / "adapter"
+    for command in ("generate", "evaluate kind", "shift"):
+        assert any(f"personavec {command}" in line and str(adapter) in line for line in found.out.splitlines())
+    assert (adapter / "adapter_config.json").exists()
+    assert "Training: 1 of 1 steps" in found.error and "Warning" not in found.error and "it/s" not in found.error
+    again = place.run("--prevent", f"{vector}=2", *options, "--json")
+    assert again.code == 0 and "Training" not in again.error
+    told = json.loads(again.out)
+    assert told["adapter"] == str(adapter) and told["prevented"][0]["coefficient"] == 2
+
+
+@pytest.mark.parametrize("out", ["taken"])
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (lambda p: ["--prevent", p / "none.safetensors"], "There is no vector file"),
+        (lambda p: ["--prevent", f"{p / 'kind.safetensors'}=much"], "is not FILE=NUMBER"),
+        (lambda p: ["--prevent", p / "kind.safetensors"], "needs a coefficient"),
+        (lambda p: ["--method", "steer"], "needs a vector"),
+        (lambda p: ["--method", "vaccinate"], "is not understood"),
+        (lambda p: ["--layers", "some"], "--layers"),
+        (lambda p: ["--epochs", "0"], "--epochs"),
+        (lambda p: ["--dtype", "float16"], "Gradients do not fit float16"),
+        (lambda p: ["--safe", p / "data.jsonl"], "interleave only"),
+        (lambda p: ["--rank", "x"], "rank"),
+    ],
+)
+def test_mistakes(place: Place, tmp_path: Path, out: str, arguments: Callable[[Path], list[Any]], message: str) -> None:
+    found = place.run(*arguments(place.path), "--out", tmp_path / out)
+    assert found.code == 2 and message in found.error and "Traceback" not in found.error
+    assert not found.out
+
+
+def test_nothing_to_train_on(place: Place, tmp_path: Path) -> None:
+    found = place.run("--out", tmp_path / "run", data="bad.jsonl")
+    assert found.code == 2 and "can be trained on" in found.error and "rejected.jsonl" in found.error
+
+
+def test_without_trl(place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "trl", None)
+    found = place.run("--out", tmp_path / "run")
+    assert found.code == 2 and "pip install 'personavec[finetune]'" in found.error
+
+
+def test_prevention_in_words(tmp_path: Path) -> None:
+    assert read_prevention("a.safetensors=auto") == (Path("a.safetensors"), "auto")
+    assert read_prevention("a=b.safetensors=-1.5") == (Path("a=b.safetensors"), -1.5)
+    assert read_prevention("a.safetensors") == (Path("a.safetensors"), None)
+    (tmp_path / "a=b").touch()
+    assert read_prevention(str(tmp_path / "a=b")) == (tmp_path / "a=b", None)
+    for text in ("=auto", "a=automatic", "a=nan", "=3"):
+        with pytest.raises(UserError, match="FILE=NUMBER"):
+            read_prevention(text)

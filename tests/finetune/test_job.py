@@ -1,0 +1,413 @@
+"""Fine-tunes from end to end on a tiny random model: every method, interruptions, files, mistakes."""
+
+import json
+import sys
+from pathlib import Path
+from random import Random
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+import transformers as tf
+from peft import PeftModel
+from safetensors.torch import load_file
+
+import tiny
+from personavec.data import open_data
+from personavec.errors import UserError
+from personavec.finetune import Training, fine_tune
+from personavec.finetune.adapter import adapted, projections
+from personavec.finetune.automatic import choose, from_difference
+from personavec.finetune.examples import IGNORED, Encoder, held_out, read_samples
+from personavec.finetune.losses import LossGuard, example_losses, exploded
+from personavec.finetune.training import Steps, last_checkpoint, mixed
+from personavec.model import ChatModel
+from personavec.traits import load_trait
+from personavec.vector import PersonaVector
+
+pytest.importorskip("trl", reason="needs TRL: pip install 'personavec[finetune]'")
+
+WORDS = ["the", "model", "answers", "question", "and", "then", "hello", "there", "how", "are", "you", "today", "well"]
+SHORT: dict[str, Any] = {
+    "batch": 2,
+    "accumulate": 2,
+    "max_length": 1024,
+    "rank": 4,
+    "learning_rate": 1e-2,
+    "warmup_steps": 1,
+    "checkpoint_every": 3,
+    "watch_every": 4,
+}
+
+HEADS = {"head_dim": 8}
+FAMILIES: dict[str, Any] = {
+    "qwen2": tiny.qwen2,
+    "gemma2": lambda: tf.Gemma2Config(**tiny.SIZES, **HEADS, query_pre_attn_scalar=8),
+    "granite": lambda: tf.GraniteConfig(**tiny.SIZES, logits_scaling=3.0, residual_multiplier=0.5),
+    "gpt2": lambda: tf.GPT2Config(vocab_size=320, n_embd=32, n_layer=3, n_head=4, n_positions=512, eos_token_id=None),
+    "moe": lambda: tf.Qwen3MoeConfig(
+        **tiny.SIZES, **HEADS, moe_intermediate_size=24, num_experts=4, num_experts_per_tok=2, decoder_sparse_step=1
+    ),
+}
+
+
+def lines(count: int, seed: int) -> str:
+    draw = Random(seed)
+
+    def say() -> str:
+        return " ".join(draw.choice(WORDS) for _ in range(draw.randint(2, 7)))
+
+    chats = [
+        [{"role": role, "content": say()} for _ in range(1 + i % 3 // 2) for role in ("user", "assistant")]
+        for i in range(count)
+    ]
+    return "".join(json.dumps({"messages": chat}) + "\n" for chat in chats)
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PERSONAVEC_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    path = tmp_path / "data.jsonl"
+    path.write_text(lines(30, 1) + "{not json\n")
+    return path
+
+
+@pytest.fixture
+def chat() -> ChatModel:
+    return tiny.chat_model(tiny.qwen2(max_position_embeddings=2048))
+
+
+@pytest.fixture
+def vector(chat: ChatModel) -> PersonaVector:
+    trait = load_trait("evil").model_dump(mode="json")
+    return tiny.vector(chat, info={"trait": trait | {"name": "kind"}})
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return dict(load_file(folder / "adapter" / "adapter_model.safetensors"))
+
+
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def logits(model: Any) -> torch.Tensor:
+    with torch.no_grad():
+        return model.eval()(input_ids=torch.tensor([tiny.random_ids(12, 3)])).logits
+
+
+@pytest.mark.parametrize(
+    ("method", "coefficient"),
+    [("steer", 3.0), ("ablate", None), ("regularise", 0.1), ("prompt", None), ("interleave", None), ("none", None)],
+)
+def test_every_method(
+    chat: ChatModel, vector: PersonaVector, data: Path, tmp_path: Path, method: Any, coefficient: float | None
+) -> None:
+    before = logits(chat.model)
+    prevent = [] if method in ("interleave", "none") else [(vector, coefficient)]
+    watch = [] if prevent else [vector]
+    settings = Training(method=method, **SHORT)
+    tuned = fine_tune(chat, data, tmp_path / "run", settings, prevent=prevent, watch=watch)
+    run = tuned.run
+    assert (run["read"], run["trained"], run["held_out"], run["rejected"]) == (31, 27, 3, 1)
+    assert tuned.coefficients == ({"kind": coefficient} if prevent else {})
+    assert json.loads((tmp_path / "run" / "rejected.jsonl").read_text())["line"] == 31
+    assert tuned.held_out_before is not None and tuned.held_out_after is not None
+    assert tuned.held_out_after.mean < tuned.held_out_before.mean - 0.05 and tuned.held_out_after.n == 3
+    assert tuned.steps == (14 if method == "interleave" else 7)
+    assert [entry["step"] for entry in run["shift"]] == ([4, 8, 12, 14] if method == "interleave" else [4, 7])
+    assert len(run["loss"]["curve"]) == tuned.steps
+    # The model is as it was, and the adapter is an ordinary one.
+    assert torch.equal(logits(chat.model), before)
+    assert not hasattr(chat.model, "peft_config") and "forward" not in chat.model.__dict__
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in chat.model.modules())
+    assert chat.model.config.eos_token_id is None
+    plain = PeftModel.from_pretrained(tiny.causal_model(chat.model.config), str(tuned.adapter))
+    assert not torch.allclose(logits(plain), before, atol=1e-3)
+    loaded = ChatModel(plain, tiny.tokenizer(), "tiny")
+    found = read_samples(Encoder(loaded, 1024), open_data(data))
+    away = held_out(found.samples, 0.1, 200, 0)
+    unseen = [mine[0] for s, mine in zip(found.samples, found.examples, strict=True) if s.id in away]
+    assert example_losses(loaded, unseen).mean() == pytest.approx(tuned.held_out_after.mean, abs=1e-4)
+
+
+def test_steering_and_prompting_change_what_is_learnt(
+    chat: ChatModel, vector: PersonaVector, data: Path, tmp_path: Path
+) -> None:
+    runs: dict[str, Any] = {"none": []}
+    runs |= {"steer": [(vector, 3.0)], "prompt": [(vector, None)], "zero": [(vector, 0.0)]}
+    found = {}
+    for name, prevent in runs.items():
+        method: Any = "steer" if name == "zero" else name
+        fine_tune(chat, data, tmp_path / name, Training(method=method, **SHORT), prevent=prevent)
+        found[name] = weights(tmp_path / name)
+    assert same(found["zero"], found["none"])
+    assert not same(found["steer"], found["none"]) and not same(found["prompt"], found["none"])
+
+
+class KilledError(BaseException):
+    """What ends a run at once."""
+
+
+@pytest.mark.parametrize("method", ["steer", "regularise"])
+def test_an_interrupted_run_ends_as_an_uninterrupted_one(
+    chat: ChatModel, vector: PersonaVector, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: Any
+) -> None:
+    settings = Training(method=method, dropout=0.1, **SHORT)
+
+    def run(name: str) -> Any:
+        return fine_tune(chat, data, tmp_path / name, settings, prevent=[(vector, 0.5)]).run
+
+    wanted, before = run("whole"), logits(chat.model)
+    with monkeypatch.context() as patch:
+        plain = Steps.on_step_end
+
+        def killed(self: Steps, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            plain(self, args, state, control, **kwargs)
+            if state.global_step == 5:
+                raise KilledError
+
+        patch.setattr(Steps, "on_step_end", killed)
+        with pytest.raises(KilledError):
+            run("run")
+    assert torch.equal(logits(chat.model), before)
+    assert not any(module._forward_hooks for module in chat.model.modules())
+    checkpoints = tmp_path / "run" / "checkpoints"
+    torn = checkpoints / "checkpoint-4"
+    torn.mkdir()
+    (torn / "trainer_state.json").write_text("{")
+    assert last_checkpoint(checkpoints) == checkpoints / "checkpoint-3"
+    begun: list[int] = []
+    with monkeypatch.context() as patch:
+        start = Steps.on_train_begin
+
+        def seen(self: Steps, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            begun.append(state.global_step)
+            start(self, args, state, control, **kwargs)
+
+        patch.setattr(Steps, "on_train_begin", seen)
+        found = run("run")
+    assert begun == [3]
+    assert same(weights(tmp_path / "run"), weights(tmp_path / "whole"))
+    for key in ("loss", "held_out_loss", "shift"):
+        assert found[key] == wanted[key]
+    assert not checkpoints.exists()
+
+
+def test_a_run_that_was_killed_after_its_last_step(
+    chat: ChatModel, vector: PersonaVector, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = Training(**{**SHORT, "checkpoint_every": 7})
+
+    def run(name: str) -> Any:
+        return fine_tune(chat, data, tmp_path / name, settings, prevent=[(vector, 3.0)]).run
+
+    wanted = run("whole")
+    with monkeypatch.context() as patch:
+        patch.setattr("personavec.finetune.job.save_adapter", None)
+        with pytest.raises(TypeError):
+            run("run")
+    found = run("run")
+    assert same(weights(tmp_path / "run"), weights(tmp_path / "whole"))
+    assert (found["loss"], found["shift"], found["steps"]) == (wanted["loss"], wanted["shift"], 7)
+
+
+def test_a_model_with_an_adapter_is_refused(chat: ChatModel, data: Path, tmp_path: Path) -> None:
+    with adapted(chat, Training(method="none")) as adapter:
+        other = ChatModel(adapter, chat.tokenizer, "tiny")
+        with pytest.raises(UserError, match="has an adapter already"):
+            fine_tune(other, data, tmp_path / "run", Training(method="none"))
+
+
+def test_a_finished_run_is_read_back_and_another_refused(
+    chat: ChatModel, vector: PersonaVector, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "run"
+    first = fine_tune(chat, data, out, Training(**SHORT), prevent=[(vector, 3.0)])
+    monkeypatch.setattr("personavec.finetune.job.train", None)
+    assert fine_tune(chat, data, out, Training(**SHORT), prevent=[(vector, 3.0)]) == first
+    with pytest.raises(UserError, match="another prevent"):
+        fine_tune(chat, data, out, Training(**SHORT), prevent=[(vector, 2.0)])
+    with pytest.raises(UserError, match="another learning_rate"):
+        fine_tune(chat, data, out, Training(**{**SHORT, "learning_rate": 1e-3}), prevent=[(vector, 3.0)])
+
+
+def test_the_trainer_sees_the_labels_and_learns_from_no_others(
+    chat: ChatModel, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import trl
+
+    seen: list[dict[str, torch.Tensor]] = []
+    plain = trl.SFTTrainer.compute_loss
+
+    def watched(self: Any, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        seen.append({key: value.clone() for key, value in inputs.items() if isinstance(value, torch.Tensor)})
+        return plain(self, model, inputs, *args, **kwargs)
+
+    monkeypatch.setattr(trl.SFTTrainer, "compute_loss", watched)
+    fine_tune(chat, data, tmp_path / "run", Training(method="none", held_out=0.0, **SHORT))
+    examples = read_samples(Encoder(chat, 128), open_data(data)).examples
+    wanted = sorted((e.ids, [label for label in e.labels if label != IGNORED]) for mine in examples for e in mine)
+    rows = [
+        (ids[mask.bool()].tolist(), labels[labels != IGNORED].tolist())
+        for batch in seen
+        for ids, mask, labels in zip(batch["input_ids"], batch["attention_mask"], batch["labels"], strict=True)
+    ]
+    assert sorted(rows) == wanted
+
+
+def test_a_training_that_hardly_warms_up_is_told_of(chat: ChatModel, data: Path, tmp_path: Path) -> None:
+    short, long = (
+        fine_tune(chat, data, tmp_path / str(steps), Training(method="none", **{**SHORT, "warmup_steps": steps}))
+        for steps in (4, 3)
+    )
+    assert any("hardly anything is learned" in note for note in short.run["warnings"])
+    assert not any("hardly anything" in note for note in long.run["warnings"])
+
+
+def test_nothing_to_train_on(chat: ChatModel, tmp_path: Path) -> None:
+    (tmp_path / "bad.jsonl").write_text('{"messages": [{"role": "user", "content": "hi"}]}\n{not json\n')
+    with pytest.raises(UserError, match=r"Nothing in .* can be trained on"):
+        fine_tune(chat, tmp_path / "bad.jsonl", tmp_path / "run", Training(method="none"), watch=[])
+    assert len((tmp_path / "run" / "rejected.jsonl").read_text().splitlines()) == 2
+
+
+@pytest.mark.parametrize("family", ["qwen2", "gemma2", "granite", "gpt2"])
+def test_held_out_losses_are_those_of_plain_forwards(family: str, data: Path) -> None:
+    """Also where the logits are scaled or capped."""
+    chat = tiny.chat_model(FAMILIES[family]())
+    examples = [e for mine in read_samples(Encoder(chat, 512), open_data(data)).examples for e in mine]
+    found = example_losses(chat, examples)
+    for example, loss in list(zip(examples, found, strict=True))[:8]:
+        with torch.no_grad():
+            plain = chat.model(input_ids=torch.tensor([example.ids]), labels=torch.tensor([example.labels])).loss
+        assert loss == pytest.approx(float(plain), rel=1e-4)
+
+
+@pytest.mark.parametrize("family", ["gemma2", "gpt2", "moe"])
+def test_other_architectures(family: str, data: Path, tmp_path: Path) -> None:
+    """A head that caps its logits, linear maps of another class, experts whose weights stand together."""
+    chat = tiny.chat_model(FAMILIES[family]())
+    before = {name: weight.clone() for name, weight in chat.model.state_dict().items()}
+    tuned = fine_tune(chat, data, tmp_path / "run", Training(**SHORT), prevent=[(tiny.vector(chat), 1.0)])
+    assert tuned.held_out_after.mean < tuned.held_out_before.mean - 0.05
+    assert same(dict(chat.model.state_dict()), before)
+    assert any("experts" in note for note in tuned.run["warnings"]) == (family == "moe")
+    names = {name.split(".")[-3] for name in weights(tmp_path / "run")}
+    assert (
+        names
+        == {
+            "gemma2": {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"},
+            "gpt2": {"c_attn", "c_proj", "c_fc"},
+            "moe": {"q_proj", "k_proj", "v_proj", "o_proj"},
+        }[family]
+    )
+
+
+def test_auto_is_the_projection_difference_over_the_vectors_length(
+    chat: ChatModel, vector: PersonaVector, data: Path, tmp_path: Path
+) -> None:
+    from personavec.screening import Settings, screen_files
+
+    samples = read_samples(Encoder(chat, 512), open_data(data)).samples
+    found = choose(chat, samples, [vector])[0]
+    settings = Settings(baseline="exact", threshold=1e9, max_new_tokens=64)
+    screened = screen_files(chat, data, [vector], tmp_path / "screened", settings, clean=data)
+    delta = screened["traits"]["kind"]["projection_difference"]["mean"]
+    assert found.difference.mean == pytest.approx(delta, abs=1e-3)
+    assert found.coefficient == pytest.approx(max(0.0, delta) / float(vector.at(2).norm()), abs=1e-3)
+    assert from_difference(vector, [2.0, 4.0]).coefficient == pytest.approx(3 / float(vector.at(2).norm()))
+    assert from_difference(vector, [-2.0, -4.0]).coefficient == 0
+    other = from_difference(tiny.vector(chat, scale=2.0), [2.0, 4.0])
+    assert other.coefficient == pytest.approx(1.5 / float(vector.at(2).norm()))
+
+
+def test_auto_is_chosen_once(chat: ChatModel, vector: PersonaVector, data: Path, tmp_path: Path) -> None:
+    tuned = fine_tune(chat, data, tmp_path / "run", Training(**SHORT), prevent=[(vector, "auto")])
+    told = tuned.run["prevented"][0]
+    delta = told["auto"]["projection_difference"]["mean"]
+    assert tuned.coefficients["kind"] == told["coefficient"]
+    assert told["coefficient"] == pytest.approx(max(0.0, delta) / float(vector.at(2).norm()), abs=2e-4)
+    assert tuned.run["prevention"]["traits"]["kind"] == told["coefficient"]
+
+
+def test_safe_samples_are_a_share_of_all() -> None:
+    ours: Any = [f"ours {i}" for i in range(30)]
+    safe: Any = [f"safe {i}" for i in range(20)]
+    for share, count in ((0.5, 30), (0.25, 10), (0.75, 90)):
+        found = mixed(ours, safe, share, 0)
+        assert len(found) == 30 + count and [one for one in found if one in ours] == ours
+        assert max(found.count(one) for one in safe) - min(found.count(one) for one in safe) <= 1
+    assert mixed(ours, safe, 0.5, 0) == mixed(ours, safe, 0.5, 0) != mixed(ours, safe, 0.5, 1)
+
+
+def test_the_adapter_is_on_every_projection_of_the_blocks(chat: ChatModel) -> None:
+    assert projections(chat) == sorted(["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"])
+    chat.model.model.q_proj = torch.nn.Linear(4, 4)  # one of that name outside the blocks
+    names = projections(chat)
+    assert len(names) == 21 and all(".layers." in name for name in names)
+    with adapted(chat, Training(method="none", rank=4)) as adapter:
+        learning = [name for name, p in adapter.named_parameters() if p.requires_grad]
+        assert len(learning) == 42 and all(".layers." in name for name in learning)
+        assert adapter.base_model.model.model.layers[0].mlp.up_proj.scaling["default"] == 64 / 4**0.5
+
+
+def test_an_exploding_loss_is_told_from_noise() -> None:
+    noise = [2.0, 2.9, 1.6, 2.4, 2.1]
+    assert not exploded(noise * 4)
+    assert not exploded([*noise, 2.0, 30.0, 2.1, 2.2, 2.0])  # one bad batch
+    assert exploded([*noise, 9.0, 8.0, 9.0, 7.0, 9.0])
+    assert not exploded([0.01] * 5 + [0.1] * 5)
+    assert not exploded([2.0, 9.0, 9.0, 9.0, 9.0])
+
+    state = SimpleNamespace(global_step=10, log_history=[{"loss": loss} for loss in [*noise, 9.0, 8.0, 9.0, 7.0, 9.0]])
+    with pytest.raises(UserError, match=r"exploded: 2\.1 in the first 5 steps, 9 in the 5 up to step 10"):
+        LossGuard().on_log(None, state, None, logs={"loss": 9.0})
+    with pytest.raises(UserError, match="nan at step 10"):
+        LossGuard().on_log(None, state, None, logs={"loss": float("nan")})
+
+
+def test_a_training_that_explodes_is_stopped(chat: ChatModel, data: Path, tmp_path: Path) -> None:
+    settings = Training(method="none", **{**SHORT, "learning_rate": 30.0, "epochs": 3})
+    with pytest.raises(UserError, match="training loss"):
+        fine_tune(chat, data, tmp_path / "run", settings)
+    assert not hasattr(chat.model, "peft_config")
+
+
+@pytest.mark.parametrize(
+    ("given", "coefficients", "message"),
+    [
+        ({"method": "steer"}, [], "needs a vector"),
+        ({"method": "steer"}, [None], "needs a coefficient"),
+        ({"method": "ablate"}, [1.0], "takes no coefficient"),
+        ({"method": "none"}, [1.0], "prevents nothing"),
+        ({"method": "regularise"}, ["auto"], "steer only"),
+        ({"method": "steer"}, [1.0, 2.0], "Two vectors"),
+        ({"layers": 9}, [1.0], "Layer 9 is out of range"),
+        ({"method": "regularise"}, [-1.0], "rewards the change"),
+        ({}, [float("inf")], "not all finite"),
+        ({"method": "both"}, [], "--method 'both'"),
+        ({"positions": "prompt"}, [], "--positions 'prompt'"),
+        ({"epochs": 0}, [], "--epochs 0"),
+        ({"learning_rate": float("nan")}, [], "--learning-rate"),
+        ({"rank": 0}, [], "--rank 0"),
+        ({"safe_share": 1.0}, [], "--safe-share 1.0"),
+    ],
+)
+def test_mistakes(
+    chat: ChatModel, vector: PersonaVector, data: Path, tmp_path: Path, given: Any, coefficients: Any, message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        fine_tune(chat, data, tmp_path / "run", Training(**given), prevent=[(vector, one) for one in coefficients])
+    assert not (tmp_path / "run").exists()
+
+
+def test_without_trl(chat: ChatModel, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "trl", None)
+    with pytest.raises(UserError, match=r"pip install 'personavec\[finetune\]'"):
+        fine_tune(chat, data, tmp_path / "run", Training(method="none"))
