@@ -157,10 +157,11 @@ def _engine(
     workers: int | None,
 ) -> "Engine":
     """The engine that the options name; what does not fit is refused before anything starts."""
-    from personavec.engine.choice import open_engine
+    from personavec.engine.choice import check_choice, open_engine
     from personavec.model.checkpoint import open_checkpoint
 
     o.quiet()
+    check_choice(name, device=device, ray=ray, workers=workers)
     if (name, ray) != ("transformers", None):
         checkpoint = open_checkpoint(model, dtype=dtype)
         for vector in vectors:

@@ -31,12 +31,7 @@ def open_engine(
     Raises:
         UserError: There is none of this name, what it needs is not installed, or it cannot run the model.
     """
-    if name not in ("transformers", "vllm"):
-        raise UserError(f"--engine {name!r} is not understood.", "Choose transformers or vllm.")
-    if name == "vllm" and device is not None:
-        raise UserError("--device does not go with --engine vllm.", "Choose GPUs with CUDA_VISIBLE_DEVICES.")
-    if workers is not None and ray is None:
-        raise UserError("--workers needs a cluster.", "Name one with --ray ADDRESS, or --ray local.")
+    check_choice(name, device=device, ray=ray, workers=workers)
     from personavec.model.checkpoint import open_checkpoint
 
     if ray is not None:
@@ -54,3 +49,21 @@ def open_engine(
     from personavec.engine.vllm import VllmEngine, device_type
 
     return VllmEngine(open_checkpoint(model, device=device_type(), dtype=dtype), layers)
+
+
+def check_choice(name: str, *, device: str | None, ray: str | None, workers: int | None) -> None:
+    """Refuse, before anything is loaded, what does not go together.
+
+    Raises:
+        UserError: It does not, or vLLM is not installed here.
+    """
+    if name not in ("transformers", "vllm"):
+        raise UserError(f"--engine {name!r} is not understood.", "Choose transformers or vllm.")
+    if name == "vllm" and device is not None:
+        raise UserError("--device does not go with --engine vllm.", "Choose GPUs with CUDA_VISIBLE_DEVICES.")
+    if workers is not None and ray is None:
+        raise UserError("--workers needs a cluster.", "Name one with --ray ADDRESS, or --ray local.")
+    if name == "vllm" and ray is None:
+        from personavec.engine.vllm import device_type
+
+        device_type()

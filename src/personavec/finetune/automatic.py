@@ -8,11 +8,11 @@ import numpy as np
 from personavec.data import Sample
 from personavec.engine.transformers import TransformersEngine
 from personavec.errors import UserError
-from personavec.model import ChatModel, Conversation
+from personavec.model import ChatModel
 from personavec.progress import progress
 from personavec.screening import Settings
 from personavec.screening.answers import OwnAnswers
-from personavec.screening.measure import measure, own_answers, tokenise
+from personavec.screening.measure import Tokens, measure, own_answers, tokenise
 from personavec.screening.panel import Panel
 from personavec.screening.subset import priorities, smallest
 from personavec.statistics import Estimate, bootstrap_mean
@@ -56,7 +56,7 @@ def choose(
         for start in range(0, len(drawn), BATCH):
             batch = drawn[start : start + BATCH]
             both = [
-                (sample, theirs, ours)
+                (sample, theirs, Tokens(ours, False))
                 for sample, ours in zip(batch, own_answers(engine, batch, "all", own), strict=True)
                 if ours and (theirs := _tokens(engine, sample))
             ]
@@ -81,8 +81,8 @@ def from_difference(vector: PersonaVector, differences: Sequence[float], seed: i
     return Automatic(max(0.0, STRENGTH * found.mean / scale), found)
 
 
-def _tokens(engine: TransformersEngine, sample: Sample) -> list[Conversation]:
+def _tokens(engine: TransformersEngine, sample: Sample) -> Tokens | None:
     try:
         return tokenise(engine, sample, "all")
     except UserError:
-        return []
+        return None
