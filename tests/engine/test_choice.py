@@ -18,6 +18,8 @@ from tiny import vector
     [
         (["--engine", "llama"], "Choose transformers or vllm"),
         (["--engine", "vllm", "--device", "cpu"], "--device does not go with --engine vllm"),
+        (["--engine", "vllm", "--adapter", "lora"], "--adapter does not go with --engine vllm or --ray"),
+        (["--ray", "local", "--thinking"], "--thinking does not go with --engine vllm or --ray"),
         (["--engine", "vllm"], "pip install 'personavec[vllm]'"),
     ],
 )

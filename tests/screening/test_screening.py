@@ -367,6 +367,28 @@ def test_long_samples_are_cut_from_the_right_and_counted(
     assert scores(tmp_path / "run")["kind_projection"][0] == pytest.approx(float(wanted), rel=1e-4)
 
 
+def test_the_place_among_reference_sets(
+    tiny: ChatModel, data: Path, clean: Path, vectors: list[PersonaVector], tmp_path: Path
+) -> None:
+    """The same figures as when the other sets are screened themselves; the data are level with themselves."""
+    other = tmp_path / "other.jsonl"
+    other.write_bytes(b"".join(lines(40, 7)))
+    settings = Settings(baseline="exact", max_new_tokens=6)
+    given = (tiny, data, vectors, tmp_path / "run", settings)
+    found = screen_files(*given, clean=clean, beside=[other, data])
+    alone = screen_files(tiny, other, vectors, tmp_path / "alone", settings, clean=clean)
+    for name, trait in found["traits"].items():
+        theirs, itself = trait["references"]
+        assert theirs["name"].endswith("other.jsonl") and theirs["samples"] == 40
+        assert theirs["shift"] == pytest.approx(alone["traits"][name]["shift"], abs=1e-3)
+        assert theirs["above"]["mean"] == pytest.approx(trait["shift"]["mean"] - theirs["shift"]["mean"], abs=1e-3)
+        assert itself["above"]["mean"] == pytest.approx(0, abs=1e-3)
+        (sentence,) = [s for s in found["verdict"] if s.startswith("Among 2") and f"along {name}," in s]
+        assert "data.jsonl" in sentence.partition("not to be told from")[2]
+    assert (tmp_path / "run" / "report.html").read_text().count("Among the reference sets") == 2 * 2  # title and text
+    assert alone["traits"]["kind"]["references"] == []
+
+
 def test_a_torn_cache_of_answers_is_mended(screen: Screen, cache: Path) -> None:
     first = screen("first")
     (path,) = (cache / "answers").glob("*.jsonl")

@@ -55,7 +55,12 @@ def screen(
         float, typer.Option(help="Half width of the interval at which a hybrid screening stops, in deviations.")
     ] = 0.15,
     reference: Annotated[
-        str | None, typer.Option(help="Clean data that set the thresholds. Default: a bundled set.")
+        list[str] | None,
+        typer.Option(
+            help="Clean data that set the thresholds. Default: a bundled set. Repeatable: the data are placed among "
+            "those named after the first.",
+            show_default=False,
+        ),
     ] = None,
     false_alarm_rate: Annotated[float, typer.Option(help="Share of clean samples that may be flagged.")] = 0.05,
     threshold: Annotated[float | None, typer.Option(help="Flag above this projection difference instead.")] = None,
@@ -80,6 +85,8 @@ def screen(
     workers: Annotated[
         int | None, typer.Option(help="Models on the cluster. Default: one for every GPU, or every node.")
     ] = None,
+    adapter: o.Adapter = None,
+    thinking: o.Thinking = False,
     device: o.Device = None,
     dtype: o.Dtype = None,
     json: o.Json = False,
@@ -90,9 +97,10 @@ def screen(
 
     vectors = [PersonaVector.load(path) for path in vector]
     named = open_data(data, format=format, columns=None if columns is None else columns_from_text(columns), split=split)
-    clean = None if reference is None else open_data([reference])
+    clean, *beside = [open_data([name]) for name in reference] if reference else [None]
     terms = o.read_terms(judge or "contrast", judge_price, judge_rpm)
-    runs = _engine(engine, model, vectors, device, dtype, other_weights, ray, workers)
+    choices = {"device": device, "ray": ray, "workers": workers, "adapter": adapter, "thinking": thinking}
+    runs = _engine(engine, model, vectors, dtype, other_weights, choices)
 
     from personavec.screening import Settings, screen_files
     from personavec.specificity import siblings
@@ -111,6 +119,7 @@ def screen(
         settings,
         others=list(others.values()),
         clean=clean,
+        beside=[one for one in beside if one is not None],
         other_weights=other_weights,
         terms=terms,
     )
@@ -150,24 +159,22 @@ def _engine(
     name: str,
     model: str | None,
     vectors: "Sequence[PersonaVector]",
-    device: str | None,
     dtype: str | None,
     other_weights: bool,
-    ray: str | None,
-    workers: int | None,
+    choices: dict[str, Any],
 ) -> "Engine":
     """The engine that the options name; what does not fit is refused before anything starts."""
     from personavec.engine.choice import check_choice, open_engine
     from personavec.model.checkpoint import open_checkpoint
 
     o.quiet()
-    check_choice(name, device=device, ray=ray, workers=workers)
-    if (name, ray) != ("transformers", None):
+    check_choice(name, **choices)
+    if (name, choices["ray"]) != ("transformers", None):
         checkpoint = open_checkpoint(model, dtype=dtype)
         for vector in vectors:
             vector.check(checkpoint, other_weights=other_weights)
     layers = [vector.layer for vector in vectors]
-    return open_engine(name, model, layers, device=device, dtype=dtype, ray=ray, workers=workers)
+    return open_engine(name, model, layers, dtype=dtype, **choices)
 
 
 def _show(summary: dict[str, Any], out: Path) -> None:

@@ -17,6 +17,8 @@ def open_engine(
     dtype: str | None = None,
     ray: str | None = None,
     workers: int | None = None,
+    adapter: str | None = None,
+    thinking: bool = False,
 ) -> Engine:
     """An engine with its model loaded.
 
@@ -27,11 +29,12 @@ def open_engine(
         device, dtype: See `load_model`.
         ray: Address of a Ray cluster that the work is spread over, or "local"; None: this process works alone.
         workers: How many models the cluster runs, see `RayEngine`.
+        adapter, thinking: See `load_model`.
 
     Raises:
         UserError: There is none of this name, what it needs is not installed, or it cannot run the model.
     """
-    check_choice(name, device=device, ray=ray, workers=workers)
+    check_choice(name, device=device, ray=ray, workers=workers, adapter=adapter, thinking=thinking)
     from personavec.model.checkpoint import open_checkpoint
 
     if ray is not None:
@@ -45,13 +48,15 @@ def open_engine(
         from personavec.engine.transformers import TransformersEngine
         from personavec.model import load_model
 
-        return TransformersEngine(load_model(model, device=device, dtype=dtype))
+        return TransformersEngine(load_model(model, device=device, dtype=dtype, adapter=adapter, thinking=thinking))
     from personavec.engine.vllm import VllmEngine, device_type
 
     return VllmEngine(open_checkpoint(model, device=device_type(), dtype=dtype), layers)
 
 
-def check_choice(name: str, *, device: str | None, ray: str | None, workers: int | None) -> None:
+def check_choice(
+    name: str, *, device: str | None, ray: str | None, workers: int | None, adapter: str | None, thinking: bool
+) -> None:
     """Refuse, before anything is loaded, what does not go together.
 
     Raises:
@@ -61,6 +66,11 @@ def check_choice(name: str, *, device: str | None, ray: str | None, workers: int
         raise UserError(f"--engine {name!r} is not understood.", "Choose transformers or vllm.")
     if name == "vllm" and device is not None:
         raise UserError("--device does not go with --engine vllm.", "Choose GPUs with CUDA_VISIBLE_DEVICES.")
+    if (adapter or thinking) and (name, ray) != ("transformers", None):
+        raise UserError(
+            f"{'--adapter' if adapter else '--thinking'} does not go with --engine vllm or --ray.",
+            "Merge the adapter into the weights." if adapter else "Leave it out, or use --engine transformers alone.",
+        )
     if workers is not None and ray is None:
         raise UserError("--workers needs a cluster.", "Name one with --ray ADDRESS, or --ray local.")
     if name == "vllm" and ray is None:

@@ -61,6 +61,7 @@ def write_screen_report(summary: dict[str, Any], shown: dict[str, Any], path: Pa
             "shifts": _shifts(traits),
             **{name: _histogram(name, found, shown["histograms"][name]) for name, found in traits.items()},
             **{f"null {name}": _nulls(name, found) for name, found in traits.items()},
+            **{f"place {name}": _place(name, found) for name, found in traits.items() if found.get("references")},
         },
         provenance=_provenance(summary),
     )
@@ -154,6 +155,36 @@ def _nulls(name: str, found: dict[str, Any]) -> Plot:
         "; ".join(f"{text}: {number(value, 2)}" for text, value, _ in rows),
         paint,
         height=100 + 27 * len(rows),
+    )
+
+
+def _place(name: str, found: dict[str, Any]) -> Plot:
+    rows = [("these data", found["shift"], SCORE)]
+    rows += [(one["name"].rpartition("/")[2], one["shift"], NEUTRAL) for one in found["references"]]
+    rows.sort(key=lambda row: -row[1]["mean"])
+
+    def paint(figure: Figure) -> None:
+        axes = figure.subplots()
+        axes.axvline(0, color=LINE)
+        for row, (_, e, colour) in enumerate(rows):
+            axes.errorbar(
+                e["mean"], row, xerr=[[e["mean"] - e["low"]], [e["high"] - e["mean"]]], fmt="o", color=colour,
+                capsize=4, markersize=8,
+            )  # fmt: skip
+        axes.set_yticks(range(len(rows)), [text for text, _, _ in rows])
+        axes.set_ylim(len(rows) - 0.4, -0.6)
+        axes.grid(False)
+        axes.grid(axis="x")
+        axes.margins(x=0.12)
+        axes.set_xlabel("shift (deviations of clean samples)")
+
+    return plot(
+        f"place-{_slug(name)}",
+        f"Among the reference sets, along {label(name)}",
+        "Zero is the clean reference, which sets the scale. Bars are 95 % intervals.",
+        "; ".join(f"{text}: {estimate(e, 2)}" for text, e, _ in rows),
+        paint,
+        height=90 + 30 * len(rows),
     )
 
 

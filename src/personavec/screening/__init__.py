@@ -29,6 +29,7 @@ def screen_files(
     *,
     others: Sequence[PersonaVector] = (),
     clean: Dataset | Path | str | None = None,
+    beside: Sequence[Dataset | Path | str] = (),
     other_weights: bool = False,
     terms: ApiTerms | None = None,
 ) -> dict[str, Any]:
@@ -42,6 +43,7 @@ def screen_files(
         settings: None: what suits the model's device.
         others: Further vectors of the model: how far do the data shift along those?
         clean: Data that are known to be harmless; they set thresholds and scale. None: the bundled set.
+        beside: Further reference sets: where among them do the data stand?
         other_weights: See `PersonaVector.check`.
         terms: Price and pace of a judge behind an endpoint.
 
@@ -59,7 +61,8 @@ def screen_files(
     del record["arguments"]
     return run_screening(
         engine, _opened(data), vectors, out, settings,
-        others=others, clean=None if clean is None else _opened(clean), record=record,
+        others=others, clean=None if clean is None else _opened(clean), beside=[_opened(one) for one in beside],
+        record=record,
         scorers=None if settings.judge is None else scorers(engine.model, settings.judge, vectors, terms),
     )  # fmt: skip
 

@@ -90,6 +90,31 @@ def trait_findings(
     }
 
 
+def placed(k: int, data: Compared, clean: Compared, beside: Mapping[str, Compared], looks: int) -> list[dict[str, Any]]:
+    """The data set's place among reference sets along the k-th direction.
+
+    Returns:
+        For every reference set, the clean one left out: {"name", "samples", "projection_difference": estimate, "shift":
+        estimate in deviations of clean samples, "above": the data minus this set, likewise}.
+    """
+    base = clean.along[k]
+    total, zero = data.along[k].total.estimate(looks), base.total.estimate()
+    deviation = float(base.difference.std(ddof=1))
+    rows = []
+    for name, one in beside.items():
+        theirs = one.along[k].total.estimate()
+        rows.append(
+            {
+                "name": name,
+                "samples": len(one.scan),
+                "projection_difference": theirs.as_dict(),
+                "shift": _shift(theirs, zero, deviation).as_dict(),
+                "above": _shift(total, theirs, deviation).as_dict(),
+            }
+        )
+    return rows
+
+
 def _along(gaps: Tensor, directions: Tensor) -> Floats:
     """(n, K) projections of (n, d) on unit vectors along (K, d)."""
     units = torch.nn.functional.normalize(directions, dim=-1)

@@ -26,7 +26,7 @@ from personavec.screening.answers import OwnAnswers
 from personavec.screening.declined import refusing
 from personavec.screening.differences import Differences, differences
 from personavec.screening.estimate import planned_sizes, settled
-from personavec.screening.findings import Compared, trait_findings
+from personavec.screening.findings import Compared, placed, trait_findings
 from personavec.screening.judged import FROM, judged
 from personavec.screening.measure import readings, tokenise
 from personavec.screening.outputs import split, write_scores
@@ -55,6 +55,7 @@ class Screen:
         settings: See `Settings`.
         clean: The clean reference; None: the bundled one.
         scorers: The judge of each trait, by its name; None: no judge.
+        beside: Further reference sets, among which the data are placed.
     """
 
     def __init__(
@@ -65,8 +66,9 @@ class Screen:
         settings: Settings,
         clean: Dataset | None,
         scorers: Mapping[str, Scorer] | None = None,
+        beside: Sequence[Dataset] = (),
     ) -> None:
-        self.scorers = scorers or {}
+        self.scorers, self.beside = scorers or {}, beside
         self.engine, self.settings = engine, settings
         self.clean, self.bundled = clean or open_data(CLEAN), clean is None
         self.panel = Panel.of(vectors)
@@ -100,11 +102,11 @@ class Screen:
             self.kept[k] = made.kept
         self.panel = Panel(self.panel.names, self.panel.layers, torch.stack(units))
 
-    def reference(self) -> Compared:
-        """The clean reference, read once per model, panel and settings, and kept in the cache folder."""
+    def reference(self, data: Dataset) -> Compared:
+        """A reference set, read once per model, panel and settings, and kept in the cache folder."""
         s = self.settings
         decides = [
-            self.engine.identity, self.clean.digest, s.baseline, s.turns, s.max_new_tokens, s.seed,
+            self.engine.identity, data.digest, s.baseline, s.turns, s.max_new_tokens, s.seed,
             self.panel.names, self.panel.layers,
             hashlib.sha256(self.panel.units.numpy().tobytes()).hexdigest(),
         ]  # fmt: skip
@@ -112,9 +114,9 @@ class Screen:
         folder = cache_folder() / "references" / name
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / ".lock"):
-            scanner = self._scanner(self.clean, folder, "the clean reference")
+            scanner = self._scanner(data, folder, "the clean reference" if data is self.clean else _name(data))
             scanner.measure()
-            if s.threshold is None:
+            if s.threshold is None and data is self.clean:
                 check_size(len(scanner.lines), s.false_alarm_rate)  # before the model answers anything
             count = {"exact": len(scanner.lines), "prompt": len(scanner.lines), "hybrid": CLEAN_GENERATED}[s.baseline]
             scan = scanner.draw(count, None if s.baseline == "prompt" else self.own)
@@ -150,6 +152,7 @@ class Screen:
         data: Dataset,
         found: Compared,
         clean: Compared,
+        beside: Mapping[str, Compared],
         reasons: Mapping[int, str],
         record: Mapping[str, Any],
     ) -> dict[str, Any]:
@@ -184,6 +187,7 @@ class Screen:
                 else [round(found_level.low, 4), round(found_level.high, 4)],
                 "flagged": int(flags.sum()),
                 "specific_share": round(self.kept[k], 4),
+                "references": placed(k, found, clean, beside, self.intervals[k]),
             }
         if self.scorers:
             everyone = np.arange(len(scan))
@@ -319,6 +323,7 @@ def run_screening(
     others: Sequence[PersonaVector] = (),
     clean: Dataset | None = None,
     scorers: Mapping[str, Scorer] | None = None,
+    beside: Sequence[Dataset] = (),
     record: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Screen a data set into a run folder.
@@ -328,6 +333,7 @@ def run_screening(
             cut off goes on where it stopped; a finished one is read back.
         clean: The clean reference; None: the bundled one.
         scorers: The judge of each trait, by its name; None: no judge.
+        beside: Further reference sets: where among them do the data stand?
         record: Provenance for the summary.
 
     Returns:
@@ -336,12 +342,13 @@ def run_screening(
     Raises:
         UserError: See `Scanner.measure`, `Panel.of`, `conformal`, `remove_span`.
     """
-    job = Screen(engine, vectors, others, settings, clean, scorers)
+    job = Screen(engine, vectors, others, settings, clean, scorers, beside)
     arguments = {
         **asdict(settings),
         **engine.identity,
         "data": data.digest,
         "clean": job.clean.digest,
+        "beside": [one.digest for one in beside],
         "vectors": [[v.trait, v.layer, _digest(v.unit(v.layer))] for v in vectors],
         "others": [[v.trait, v.layer, _digest(v.unit(v.layer))] for v in job.others],
     }
@@ -352,9 +359,10 @@ def run_screening(
         start = time.monotonic()
         parts = folder / "parts"
         job.specific()
-        reference = job.reference()
+        reference = job.reference(job.clean)
+        among = {_name(one): job.reference(one) for one in beside}
         found, reasons = job.data(data, parts, reference)
-        summary = job.write(folder, data, found, reference, reasons, record or {})
+        summary = job.write(folder, data, found, reference, among, reasons, record or {})
         summary["seconds"] = round(time.monotonic() - start, 1)
         write_json(folder / "summary.json", summary)
         shutil.rmtree(parts)
@@ -365,6 +373,10 @@ def _z(mine: Differences, clean: Differences) -> Floats:
     """(n,) in deviations of clean samples."""
     z: Floats = (mine.difference - clean.difference.mean()) / clean.difference.std(ddof=1)
     return z
+
+
+def _name(data: Dataset) -> str:
+    return ", ".join(data.sources)
 
 
 def _digest(tensor: Tensor) -> str:

@@ -7,6 +7,7 @@ def verdict(summary: dict[str, Any]) -> list[str]:
     """A sentence or two per trait, the largest shift first, and what the figures stand on."""
     traits = sorted(summary["traits"].items(), key=lambda item: -abs(item[1]["shift"]["mean"]))
     sentences = [_trait(name, found) for name, found in traits]
+    sentences += [_place(name, found["references"]) for name, found in traits if found.get("references")]
     rate = summary["arguments"]["false_alarm_rate"]
     unspecific = [
         name for name, found in traits if not found["specific"] and found["flagged"] > 2 * rate * found["shift"]["n"]
@@ -42,3 +43,16 @@ def _trait(name: str, found: dict[str, Any]) -> str:
     if found["specific"]:
         return f"Fine-tuning on these data is expected to make the model {way} {name} ({size}). {found['sentences'][0]}"
     return f"The data lie on the side of {way} {name} ({size}). {found['sentences'][0]}"
+
+
+def _place(name: str, references: list[dict[str, Any]]) -> str:
+    above = [one["name"] for one in references if one["above"]["low"] > 0]
+    below = [one["name"] for one in references if one["above"]["high"] < 0]
+    level = [one["name"] for one in references if one["name"] not in (*above, *below)]
+    parts = [
+        f"{words} {', '.join(names)}"
+        for words, names in (("above", above), ("below", below), ("not to be told from", level))
+        if names
+    ]
+    count = len(references)
+    return f"Among {count} further reference set{'s' * (count > 1)} the data stand, along {name}, {'; '.join(parts)}."
