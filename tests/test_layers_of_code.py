@@ -33,7 +33,7 @@ LAYERS = [
         "traits",
         "vector",
     },
-    {"evaluation", "extraction", "finetune", "monitoring", "screening", "specificity", "verdict"},
+    {"evaluation", "extraction", "finetune", "monitoring", "screening", "shift", "specificity", "verdict"},
     {"cli", "__main__"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

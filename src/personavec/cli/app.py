@@ -2,7 +2,7 @@
 
 import typer
 
-from personavec.cli import evaluate, extract, finetune, judges, monitor, screen, talk, traits, vectors
+from personavec.cli import evaluate, extract, finetune, judges, monitor, screen, shift, talk, traits, vectors
 
 app = typer.Typer(
     help="Persona vectors: extract, evaluate, monitor and steer the character of open chat models.",
@@ -17,6 +17,7 @@ app.command("monitor")(monitor.monitor)
 app.command("generate")(talk.generate)
 app.command("chat")(talk.chat)
 app.command("finetune")(finetune.finetune)
+app.command("shift")(shift.shift)
 app.add_typer(screen.app, name="screen")
 app.add_typer(traits.app, name="traits")
 app.add_typer(vectors.app, name="vectors")

@@ -1,0 +1,173 @@
+"""What a fine-tune did to the character: the fine-tuning shift, for any two checkpoints or an adapter."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from personavec.controls import covariance_directions, isotropic_directions
+from personavec.errors import UserError
+from personavec.finetune.watch import questions
+from personavec.model import ChatModel, Conversation
+from personavec.readout import read
+from personavec.screening.attribution import place
+from personavec.statistics import bootstrap_mean
+from personavec.vector import PersonaVector
+
+DIRECTIONS = 200  # random directions of each kind
+
+PromptReadings = Mapping[tuple[str, str | None], Tensor]  # by trait and system prompt: (questions, layers, d)
+
+
+def shift(
+    model: ChatModel,
+    vectors: Sequence[PersonaVector],
+    tuned: ChatModel | None = None,
+    *,
+    systems: Sequence[str] = (),
+    seed: int = 0,
+    other_weights: bool = False,
+) -> dict[str, dict[str, Any]]:
+    """The shift of a fine-tune along each vector: `compare` of what `prompt_readings` reads.
+
+    Args:
+        model: The model before; or the model with a PEFT adapter on it, if `tuned` is None.
+        vectors: Of the model before.
+        tuned: The model after.
+        systems: System prompts under which the shift is measured too: a trait may hide behind one.
+        other_weights: See `PersonaVector.check`.
+
+    Raises:
+        UserError: No adapter and no second model, models of different shape, or what `prompt_readings` raises.
+    """
+    for vector in vectors:
+        vector.check(model, other_weights=other_weights)
+    if tuned is None:
+        if model.adapter_hash is None:
+            raise UserError("There is nothing to compare with.", "Name the tuned model, or an adapter (--adapter).")
+        with model.unadapted():
+            before = prompt_readings(model, vectors, systems)
+        return compare(vectors, before, prompt_readings(model, vectors, systems), seed)
+    before = prompt_readings(model, vectors, systems)
+    return compare(vectors, before, prompt_readings(tuned, vectors, systems), seed)
+
+
+def prompt_readings(model: ChatModel, vectors: Sequence[PersonaVector], systems: Sequence[str] = ()) -> PromptReadings:
+    """Readings of the last prompt token of every trait's evaluation questions, at the layers of all vectors.
+
+    Raises:
+        UserError: No vectors, two of one trait, or a trait whose questions are not known.
+    """
+    names = [vector.trait for vector in vectors]
+    if not names or len(set(names)) < len(names):
+        raise UserError(f"The traits are {names}.", "Give one vector for each trait, at least one.")
+    layers = depths(vectors)
+    found = {}
+    for vector in vectors:
+        for system in (None, *systems):
+            first = [] if system is None else [{"role": "system", "content": system}]
+            prompts = [model.prompt_ids([*first, {"role": "user", "content": q}]) for q in questions(vector)]
+            ends = [Conversation(ids, [(len(ids) - 1, len(ids))]) for ids in prompts]
+            found[vector.trait, system] = read(model, ends, layers=layers).means
+    return found
+
+
+def depths(vectors: Sequence[PersonaVector]) -> list[int]:
+    """The layers of the vectors, in order."""
+    return sorted({vector.layer for vector in vectors})
+
+
+def compare(
+    vectors: Sequence[PersonaVector], before: PromptReadings, after: PromptReadings, seed: int = 0
+) -> dict[str, dict[str, Any]]:
+    """The fine-tuning shift along each vector (paper section 4.2), beside what chance gives:
+
+        shift_l = (mean over the trait's evaluation questions of h_l(last prompt token), after minus before) . v^_l
+
+    at the vector's own layer l. Random directions, isotropic and with the covariance of the readings before, are tried
+    on the same changes: nearly any fine-tune moves the stream somewhat along any direction.
+
+    Returns:
+        {trait: {"layer", "shift": estimate over questions, "neutral_deviations": the shift in deviations of the neutral
+        answers' prompts, None if the vector's file has none, "nulls": {"isotropic", "covariance"}: see `Place`,
+        "others": {trait: the same change along its vector}, "systems": [{"system", "shift": estimate}]}}
+
+    Raises:
+        UserError: The models have different shapes.
+    """
+    layers = depths(vectors)
+    result = {}
+    for vector in vectors:
+        at = layers.index(vector.layer)
+        old, new = before[vector.trait, None][:, at], after[vector.trait, None][:, at]
+        if old.shape != new.shape:
+            raise UserError(
+                f"The models read {tuple(old.shape)} and {tuple(new.shape)}: they are not of one kind.",
+                "Compare a model with a fine-tune of itself.",
+            )
+        change = new - old
+        unit = vector.unit(vector.layer)
+        draws = {
+            "isotropic": isotropic_directions((1, len(unit)), DIRECTIONS, seed)[:, 0],
+            "covariance": covariance_directions(old[:, None], ["all"] * len(old), DIRECTIONS, seed + 1)[:, 0],
+        }
+        mean = change.mean(0)
+        own = float(mean @ unit)
+        deviation = vector.neutral_prompt_deviation
+        result[vector.trait] = {
+            "layer": vector.layer,
+            "shift": _along(change, unit, seed),
+            "neutral_deviations": None if deviation is None else round(own / float(deviation[vector.layer]), 4),
+            "nulls": {
+                name: {
+                    key: round(value, 4)
+                    for key, value in asdict(
+                        place(own, (torch.nn.functional.normalize(some, dim=-1) @ mean).tolist())
+                    ).items()
+                }
+                for name, some in draws.items()
+            },
+            "others": {
+                other.trait: round(float(mean @ other.unit(vector.layer)), 4)
+                for other in vectors
+                if other is not vector
+            },
+            "systems": [
+                {
+                    "system": system,
+                    "shift": _along(after[trait, system][:, at] - before[trait, system][:, at], unit, seed),
+                }
+                for trait, system in before
+                if trait == vector.trait and system is not None
+            ],
+        }
+    return result
+
+
+def _along(change: Tensor, unit: Tensor, seed: int) -> dict[str, Any]:
+    return bootstrap_mean((change @ unit).double().numpy(), seed=seed).as_dict()
+
+
+def verdict(found: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """A sentence per trait, the surest first."""
+    return [_sentence(name, one) for name, one in sorted(found.items(), key=lambda item: _p(item[1]))]
+
+
+def _p(found: Mapping[str, Any]) -> float:
+    return max(float(null["p_value"]) for null in found["nulls"].values())
+
+
+def _sentence(name: str, found: Mapping[str, Any]) -> str:
+    e = found["shift"]
+    size = f"{e['mean']:+.2f}, 95 % interval {e['low']:+.2f} to {e['high']:+.2f}, n = {e['n']} questions"
+    if e["low"] <= 0 <= e["high"]:
+        return f"No move along {name} can be told from none ({size})."
+    way = "more" if e["mean"] > 0 else "less"
+    if _p(found) > 0.05:
+        return f"The model moved toward {way} {name} ({size}), but no farther than along random directions."
+    larger = [other for other, value in found["others"].items() if abs(value) >= abs(e["mean"])]
+    if larger:
+        return f"The model moved toward {way} {name} ({size}); along {', '.join(larger)} it moved as far or farther."
+    return f"The fine-tune made the model {way} {name} ({size}): farther than along random directions and other traits."
