@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from common import arguments, publish
+from personavec.engine import Engine
 
 
 class StubTemplate:
@@ -48,10 +49,11 @@ class StubTemplate:
         return 0
 
 
-class StubEngine:
+class StubEngine(Engine):
     """Answers and readings out of nothing."""
 
-    template, context_length, identity = StubTemplate(), 1 << 20, {"model": "stub"}
+    template: Any = StubTemplate()
+    context_length, identity, version = 1 << 20, {"model": "stub"}, "stub"
 
     def read(
         self, conversations: Any, layers: Any, directions: torch.Tensor | None = None,
