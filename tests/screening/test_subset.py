@@ -13,7 +13,7 @@ def test_priorities_are_uniform_and_belong_to_the_seed() -> None:
     one, other = priorities(ids, 0), priorities(ids, 1)
     assert stats.kstest(one, "uniform").pvalue > 1e-3 and one.min() >= 0 and one.max() < 1
     assert abs(np.corrcoef(one, other)[0, 1]) < 0.06
-    assert np.array_equal(one, priorities(iter(ids), 0))
+    assert np.array_equal(one, priorities(tuple(ids), 0))
 
 
 def test_priorities_never_change() -> None:
@@ -32,7 +32,7 @@ def test_order_does_not_matter(ids: list[str], random: object) -> None:
 
 
 def test_a_smaller_subset_begins_a_larger_one() -> None:
-    values = priorities((str(i) for i in range(1000)), 0)
+    values = priorities([str(i) for i in range(1000)], 0)
     large = smallest(values, 300)
     assert np.array_equal(smallest(values, 100), large[:100])
     assert np.array_equal(np.sort(large), np.sort(np.argsort(values)[:300]))

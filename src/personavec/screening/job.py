@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import torch
 from filelock import FileLock
-from numpy.typing import NDArray
 from torch import Tensor
 
 from personavec.data import Dataset, Sample, open_data
@@ -159,7 +158,7 @@ class Screen:
         """Thresholds, flags, findings; all files but the summary, which comes back."""
         s, scan = self.settings, found.scan
         names = self.panel.names
-        columns: dict[str, NDArray[Any]] = {"id": scan.ids, "index": scan.indices, "line": scan.lines}
+        columns: dict[str, Any] = {"id": scan.ids.column, "index": scan.indices, "line": scan.lines}
         flagged = np.zeros(len(scan), dtype=bool)
         traits: dict[str, dict[str, Any]] = {}
         for k, name in enumerate(names):

@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -17,7 +17,7 @@ from personavec.files import cannot_write
 
 ROWS = 50_000  # of scores.parquet that are written together
 
-Column = NDArray[np.generic]
+Column: TypeAlias = NDArray[np.generic] | pa.Array
 
 
 def write_scores(path: Path, columns: Mapping[str, Column]) -> None:
@@ -25,11 +25,15 @@ def write_scores(path: Path, columns: Mapping[str, Column]) -> None:
     names = list(columns)
     rows = len(columns[names[0]])
     with _whole(path) as temporary:
-        schema = pa.table({name: pa.array(columns[name][:0]) for name in names}).schema
+        schema = pa.table({name: _arrow(columns[name][:0]) for name in names}).schema
         with pq.ParquetWriter(temporary, schema) as writer:
             for start in range(0, rows, ROWS):
-                piece = {name: pa.array(columns[name][start : start + ROWS]) for name in names}
+                piece = {name: _arrow(columns[name][start : start + ROWS]) for name in names}
                 writer.write_table(pa.table(piece, schema=schema))
+
+
+def _arrow(column: Column) -> pa.Array:
+    return column if isinstance(column, pa.Array) else pa.array(column)
 
 
 def split(

@@ -3,7 +3,7 @@
 Everything is written in parts that are whole or absent, so that a scan that was cut off goes on where it stopped.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import count as counted
@@ -31,6 +31,7 @@ from personavec.screening.panel import Panel
 from personavec.screening.subset import priorities
 from personavec.statistics import Floats
 
+ROWS = 1 << 16  # ids that are Python strings at a time
 PART = 512  # records measured together and written as one file
 BATCH = 64  # samples that are answered together
 FULL = 256  # samples whose readings are kept whole, so that any direction can be tried on them later
@@ -49,7 +50,7 @@ class Scan:
         theirs, ours: (f, layers, d) readings of the data's answers and of the model's own, for the first f drawn.
     """
 
-    ids: NDArray[np.str_]
+    ids: "Identities"
     indices: NDArray[np.int64]
     lines: NDArray[np.int64]
     measured: Measured
@@ -61,6 +62,23 @@ class Scan:
 
     def __len__(self) -> int:
         return len(self.lines)
+
+
+class Identities(Collection[str]):
+    """Ids of samples, in Arrow's memory: a tenth of what they take as Python strings."""
+
+    def __init__(self, column: pa.ChunkedArray) -> None:
+        self.column = column.cast(pa.large_string()).combine_chunks()
+
+    def __len__(self) -> int:
+        return len(self.column)
+
+    def __contains__(self, identity: object) -> bool:
+        return any(one == identity for one in self)
+
+    def __iter__(self) -> Iterator[str]:
+        for start in range(0, len(self), ROWS):
+            yield from self.column.slice(start, ROWS).to_pylist()
 
 
 _Reason = tuple[int, int, str]  # index and line of a record, and why it is no sample
@@ -209,7 +227,7 @@ class Scanner:
 
         self.indices: NDArray[np.int64] = table["index"].to_numpy()
         self.lines: NDArray[np.int64] = table["line"].to_numpy()
-        self.ids: NDArray[np.str_] = np.array(table["id"].to_pylist())
+        self.ids = Identities(table["id"])
         self.measured = Measured(
             answers=np.stack([column(f"answer_{k}") for k in several], 1),
             prompts=np.stack([column(f"prompt_{k}") for k in several], 1),
@@ -218,7 +236,7 @@ class Scanner:
             refusals=column("refusal"),
             truncated=column("truncated"),
         )
-        self.order = np.argsort(priorities(self.ids.tolist(), self.seed), kind="stable")
+        self.order = np.argsort(priorities(self.ids, self.seed), kind="stable")
 
     def _rejected(self) -> Iterator[dict[str, Any]]:
         for path in sorted(self.folder.glob("part-*.rejected.jsonl")):

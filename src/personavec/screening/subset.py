@@ -1,7 +1,7 @@
 """Which samples get a baseline: a random subset that does not depend on the order of the data or on interruptions."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection
 from hashlib import blake2b
 
 import numpy as np
@@ -15,14 +15,22 @@ def priority(identity: str, occurrence: int, seed: int) -> float:
     return (int.from_bytes(digest) >> 11) / 2**53
 
 
-def priorities(ids: Iterable[str], seed: int) -> NDArray[np.float64]:
-    """Those of all samples (N,). One that occurs twice gets two, and keeps them in whatever order the samples come."""
-    seen: Counter[str] = Counter()
-    found = []
-    for identity in ids:
-        found.append(priority(identity, seen[identity], seed))
-        seen[identity] += 1
-    return np.array(found, dtype=np.float64)
+def priorities(ids: Collection[str], seed: int) -> NDArray[np.float64]:
+    """Those of all samples (N,). One that occurs twice gets two, and keeps them in whatever order the samples come.
+
+    Only ids that occur more than once are held in memory.
+    """
+    found = np.fromiter((priority(identity, 0, seed) for identity in ids), dtype=np.float64)
+    values, counts = np.unique(found, return_counts=True)
+    again = np.isin(found, values[counts > 1])
+    if again.any():
+        seen: Counter[str] = Counter()
+        for row, identity in enumerate(ids):
+            if again[row]:
+                if seen[identity]:
+                    found[row] = priority(identity, seen[identity], seed)
+                seen[identity] += 1
+    return found
 
 
 def smallest(values: NDArray[np.float64], size: int) -> NDArray[np.intp]:
