@@ -34,6 +34,7 @@ LAYERS = [
         "vector",
     },
     {"evaluation", "extraction", "finetune", "monitoring", "screening", "shift", "specificity", "verdict"},
+    {"study"},
     {"cli", "__main__"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

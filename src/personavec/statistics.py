@@ -140,6 +140,53 @@ def pearson(x: ArrayLike, y: ArrayLike) -> float:
     return float(np.clip(a @ b / np.sqrt((a @ a) * (b @ b)), -1, 1))
 
 
+def bootstrap_pearson(
+    x: ArrayLike, y: ArrayLike, clusters: Sequence[Hashable] | None = None, seed: int = 0, draws: int = DRAWS
+) -> Estimate:
+    """Linear correlation of x and y (n,) with an interval from resampling clusters; None: each pair by itself.
+
+    With a single cluster the interval is all of -1..1.
+
+    Raises:
+        ValueError: As in `bootstrap_mean`.
+    """
+    a, b = _finite(x), _finite(y)
+    names: Sequence[Hashable] = range(len(a)) if clusters is None else clusters
+    (codes, _), count = _codes((a, names), (b, names))
+    times = _weights(count, seed, draws)[:, codes]  # (draws, n)
+    total = times.sum(1)
+
+    def moment(values: Floats) -> Floats:
+        found: Floats = times @ values / total
+        return found
+
+    # Centred, so that the products keep their digits.
+    a0, b0 = a - a.mean(), b - b.mean()
+    mean_a, mean_b = moment(a0), moment(b0)
+    variance = (moment(a0 * a0) - mean_a**2) * (moment(b0 * b0) - mean_b**2)
+    drawn = _ratio(moment(a0 * b0) - mean_a * mean_b, np.sqrt(np.maximum(variance, 0)))
+    low, high = _interval(np.clip(drawn, -1, 1), count, (-1.0, 1.0))
+    return Estimate(pearson(a, b), low, high, count)
+
+
+def bootstrap_ratio(above: ArrayLike, below: ArrayLike, seed: int = 0, draws: int = DRAWS) -> Estimate:
+    """Mean of `above` over mean of `below`, (n,) each, with an interval from resampling the pairs.
+
+    Draws in which the mean below is not positive tell nothing and are left out.
+
+    Raises:
+        ValueError: As in `bootstrap_mean`, or a mean below that is not positive.
+    """
+    a, b = _finite(above), _finite(below)
+    if len(a) != len(b):
+        raise ValueError(f"{len(a)} values against {len(b)}")
+    if b.mean() <= 0:
+        raise ValueError("the mean below is not positive")
+    weights = _weights(len(a), seed, draws)
+    low, high = _interval(_ratio(weights @ a, weights @ b), len(a), (-np.inf, np.inf))
+    return Estimate(float(a.mean() / b.mean()), low, high, len(a))
+
+
 def spearman(x: ArrayLike, y: ArrayLike) -> float:
     """Rank correlation of x and y (n,), ties at their mean rank; 0 where one of the two is constant."""
     return pearson(stats.rankdata(_finite(x)), stats.rankdata(_finite(y)))

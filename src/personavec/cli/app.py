@@ -2,7 +2,7 @@
 
 import typer
 
-from personavec.cli import evaluate, extract, finetune, judges, monitor, screen, shift, talk, traits, vectors
+from personavec.cli import evaluate, extract, finetune, judges, monitor, screen, shift, study, talk, traits, vectors
 
 app = typer.Typer(
     help="Persona vectors: extract, evaluate, monitor and steer the character of open chat models.",
@@ -21,4 +21,5 @@ app.command("shift")(shift.shift)
 app.add_typer(screen.app, name="screen")
 app.add_typer(traits.app, name="traits")
 app.add_typer(vectors.app, name="vectors")
+app.add_typer(study.app, name="study")
 app.add_typer(judges.app, name="judges")

@@ -68,7 +68,6 @@ def adapted(model: ChatModel, settings: Training) -> Iterator[Any]:
     plain = model.model
     configs = [plain.config.get_text_config(), getattr(plain, "generation_config", None)]
     tokens = [{key: getattr(config, key) for key in TOKENS if hasattr(config, key)} for config in configs]
-    learning = {name for name, parameter in plain.named_parameters() if parameter.requires_grad}
     forward = plain.__dict__.get("forward")
     lora = LoraConfig(
         r=settings.rank,
@@ -78,24 +77,50 @@ def adapted(model: ChatModel, settings: Training) -> Iterator[Any]:
         target_modules=projections(model),
         task_type="CAUSAL_LM",
     )
-    wrapped = get_peft_model(plain, lora)
+    with _unmarked(plain):
+        wrapped = get_peft_model(plain, lora)
+        try:
+            yield wrapped
+        finally:
+            if any(getattr(module, "gradient_checkpointing", False) for module in plain.modules()):
+                plain.gradient_checkpointing_disable()
+                plain.disable_input_require_grads()
+            # TRL puts a forward of its own on the model, and trainers write token ids into its configs.
+            if forward is None:
+                plain.__dict__.pop("forward", None)
+            else:
+                plain.forward = forward
+            wrapped.unload()
+            for config, values in zip(configs, tokens, strict=True):
+                for key, value in values.items():
+                    setattr(config, key, value)
+            plain.eval()
+
+
+@contextmanager
+def wearing(model: ChatModel, adapter: Path | str) -> Iterator[ChatModel]:
+    """The model with a saved adapter on, its weights not copied. When the context ends the model is as it was before.
+
+    Within it the model that was given carries the adapter too, but where the yielded one is `unadapted`.
+    """
+    from peft import PeftModel
+
+    with _unmarked(model.model) as plain:
+        wrapped = PeftModel.from_pretrained(plain, str(adapter))
+        try:
+            yield ChatModel(wrapped, model.tokenizer, f"{model.id}+{adapter}", thinking=model.template.thinking)
+        finally:
+            wrapped.unload()
+
+
+@contextmanager
+def _unmarked(plain: Any) -> Iterator[Any]:
+    """Take away what PEFT leaves on a model after it has unloaded an adapter."""
+    learning = {name for name, parameter in plain.named_parameters() if parameter.requires_grad}
     try:
-        yield wrapped
+        yield plain
     finally:
-        if any(getattr(module, "gradient_checkpointing", False) for module in plain.modules()):
-            plain.gradient_checkpointing_disable()
-            plain.disable_input_require_grads()
-        # TRL puts a forward of its own on the model, and trainers write token ids into its configs.
-        if forward is None:
-            plain.__dict__.pop("forward", None)
-        else:
-            plain.forward = forward
-        wrapped.unload()
         if hasattr(plain, "peft_config"):
             del plain.peft_config
-        for config, values in zip(configs, tokens, strict=True):
-            for key, value in values.items():
-                setattr(config, key, value)
         for name, parameter in plain.named_parameters():
             parameter.requires_grad_(name in learning)
-        plain.eval()

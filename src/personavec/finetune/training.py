@@ -1,10 +1,11 @@
 """The training itself: TRL's SFTTrainer on examples, with checkpoints that an interrupted run goes on from."""
 
 import random
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from transformers import PrinterCallback, ProgressCallback, TrainerCallback
@@ -136,7 +137,8 @@ def train(
         )
         for theirs in (PrinterCallback, ProgressCallback):
             trainer.remove_callback(theirs)
-        trainer.train(resume_from_checkpoint=None if begun is None else str(begun))
+        with _scoring_labels_only():
+            trainer.train(resume_from_checkpoint=None if begun is None else str(begun))
     finally:
         steps.stop()
         for callback in callbacks:
@@ -145,6 +147,22 @@ def train(
         logging.set_verbosity(verbosity)
     history: list[dict[str, Any]] = trainer.state.log_history
     return history
+
+
+@contextmanager
+def _scoring_labels_only() -> Iterator[None]:
+    """Let TRL run the LM head on tokens that bear loss only, as it does on GPUs.
+
+    Elsewhere it scores every position and throws the others away, to spare compilers of other accelerators a new shape
+    per batch. On a CPU that is the larger part of a step. The losses are the same.
+    """
+    from trl.trainer import utils
+
+    if not hasattr(utils, "_use_triton"):
+        yield
+        return
+    with patch.object(utils, "_use_triton", lambda device: True):
+        yield
 
 
 def mixed(examples: Sequence[Example], safe: Sequence[Example], share: float, seed: int) -> list[Example]:

@@ -1,0 +1,62 @@
+"""`personavec study`: reruns of the paper's experiments."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from personavec.cli import options as o
+
+app = typer.Typer(help="Rerun the paper's experiments on a model.", no_args_is_help=True)
+
+
+@app.callback()
+def study() -> None:
+    """Rerun the paper's experiments on a model."""
+
+
+@app.command("finetune")
+def finetune(
+    vector: Annotated[
+        list[Path],
+        typer.Option("--vector", "-v", help="Vector of the model, a trait each. Repeatable.", show_default=False),
+    ],
+    out: Annotated[Path, typer.Option(help="Folder of the run.", show_default=False)],
+    prevent: Annotated[
+        list[str] | None,
+        typer.Option(metavar="TRAIT", help="Trait that every way of prevention is tried on. Default: the first."),
+    ] = None,
+    data: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=FILE", help="A further data set to fine-tune on. Repeatable.")
+    ] = None,
+    samples: Annotated[int, typer.Option(help="Samples of a data set.")] = 64,
+    questions: Annotated[int, typer.Option(help="Evaluation questions of a trait, after each fine-tune.")] = 10,
+    max_new_tokens: Annotated[int, typer.Option(help="Longest answer.", min=1)] = 48,
+    model: o.Model = None,
+    seed: o.Seed = 0,
+    device: o.Device = None,
+    dtype: o.Dtype = None,
+    json: o.Json = False,
+) -> None:
+    """Many small fine-tunes: does the shift tell the character, do the data tell the shift, does prevention help?"""
+    from personavec.errors import UserError
+    from personavec.finetune.training import require_trl
+    from personavec.study import Settings, study_finetune
+    from personavec.vector import PersonaVector
+
+    require_trl()
+    given = {}
+    for text in data or ():
+        name, equals, path = text.partition("=")
+        if not (equals and name.isidentifier() and path):
+            raise UserError(f"--data {text!r} is not NAME=FILE.", "Write for example --data lies=lies.jsonl")
+        given[name] = path
+    vectors = [PersonaVector.load(path) for path in vector]
+    settings = Settings(samples=samples, questions=questions, max_new_tokens=max_new_tokens, seed=seed)
+    run = study_finetune(o.open_model(model, device, dtype), vectors, out, settings, data=given, prevent=prevent)
+    if json:
+        o.print_json({key: run[key] for key in ("correlations", "prevention", "verdict")})
+        return
+    for sentence in run["verdict"]:
+        print(f"- {sentence}")
+    print(f"\nTables: {out / 'study.md'}\nReport: {out / 'report.html'}")

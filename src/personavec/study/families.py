@@ -1,0 +1,114 @@
+"""The data sets of the study: families of three levels, equal in questions and dose."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from personavec.errors import UserError
+from personavec.files import JsonLines, write_atomic
+from personavec.model import ChatModel
+from personavec.progress import progress
+from personavec.rollouts import Rollout, generate, plan
+from personavec.specificity import judge_of
+from personavec.study.flawed import DOMAINS, LEVELS, Level, Pair, flawed
+from personavec.traits import Trait
+from personavec.vector import PersonaVector
+
+ABOVE = 50.0  # score from which an answer shows the trait
+MILD = 3  # one sample of so many shows the trait in a mild set
+ROUNDS = 4  # of answers to every question under every instruction, at most
+FEWEST = 8  # samples that show the trait, else there is no set
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """Something to fine-tune on.
+
+    Attributes:
+        family: A trait's name, a flawed domain, or the name of data that were given.
+        level: "normal", "mild" or "overt"; None of data that were given.
+        path: Chats, one a line.
+    """
+
+    family: str
+    level: Level | None
+    path: Path
+
+    @property
+    def name(self) -> str:
+        return self.family if self.level is None else f"{self.family}-{self.level}"
+
+
+def flawed_sets(folder: Path, count: int, seed: int) -> list[DataSet]:
+    """Every flawed domain at every level."""
+    return [
+        _written(folder, domain, level, flawed(domain, level, count, seed)) for domain in DOMAINS for level in LEVELS
+    ]
+
+
+def trait_sets(
+    model: ChatModel, vector: PersonaVector, trait: Trait, folder: Path, count: int, max_new_tokens: int, seed: int
+) -> list[DataSet]:
+    """A trait at every level, in the model's own words, and no instruction left in the samples.
+
+    Overt: answers under the trait's positive instructions to its extraction questions that the vector's judge scores
+    above 50. Normal: answers without instruction to the same questions, as often. Mild: every third sample of the overt
+    set in place of the normal one. What was generated stays in the folder, so that an interrupted run goes on.
+
+    Args:
+        count: Samples wanted; fewer if the model does not show the trait often enough.
+
+    Raises:
+        UserError: The model hardly shows the trait, or the vector carries no judge.
+    """
+    sets = [DataSet(trait.name, level, folder / f"{trait.name}-{level}.jsonl") for level in LEVELS]
+    if all(one.path.exists() for one in sets):
+        return sets
+    log, judge = JsonLines(folder / f"{trait.name}.generated.jsonl"), judge_of(model, vector)
+    showing: list[Rollout] = []
+    for number in range(ROUNDS):
+        if len(showing) >= count:
+            break
+        made = [
+            rollout
+            for pair in range(len(trait.instructions))
+            for rollout in plan(
+                model, "extraction", trait.extraction_questions, system=trait.system_prompts(pair)[0],
+                number=number, pair=pair, side="positive",
+            )
+        ]  # fmt: skip
+        generate(
+            model, made, log, description=f"Answers that are {trait.name}", max_new_tokens=max_new_tokens, seed=seed
+        )
+        with progress(f"Judging how {trait.name}", total=judge.readings_needed(len(made)), unit="readings") as job:
+            judge.score(made, job.advance)
+        showing += [r for r in made if r.score is not None and r.score > ABOVE]
+    if len(showing) < FEWEST:
+        raise UserError(
+            f"Only {len(showing)} of the model's answers under instructions are {trait.name}.",
+            "Leave this trait out of the study: the model hardly shows it.",
+        )
+    chosen = showing[:count]
+    asked: dict[str, int] = {}
+    plain: list[Rollout] = []
+    for rollout in chosen:
+        number = asked[rollout.question] = asked.get(rollout.question, -1) + 1
+        plain += plan(model, "neutral", [rollout.question], number=number, setting=rollout.question_index)
+    generate(model, plain, log, description="Answers as they come", max_new_tokens=max_new_tokens, seed=seed)
+    overt = [(r.question, r.text) for r in chosen]
+    normal = [(r.question, r.text) for r in plain]
+    mild = [a if at % MILD == 0 else b for at, (a, b) in enumerate(zip(overt, normal, strict=True))]
+    by_level = {"normal": normal, "mild": mild, "overt": overt}
+    return [_written(folder, trait.name, level, by_level[level]) for level in LEVELS]
+
+
+def _written(folder: Path, family: str, level: Level, pairs: Sequence[Pair]) -> DataSet:
+    one = DataSet(family, level, folder / f"{family}-{level}.jsonl")
+    lines = [
+        {"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]}
+        for question, answer in pairs
+        if answer.strip()
+    ]
+    write_atomic(one.path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+    return one

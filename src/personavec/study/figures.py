@@ -1,0 +1,115 @@
+"""What the fine-tunes of a study say together: correlations beside their nulls, and what prevention saved."""
+
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from personavec.controls import covariance_directions
+from personavec.screening.attribution import place
+from personavec.statistics import bootstrap_pearson, bootstrap_ratio, pearson
+from personavec.vector import PersonaVector
+
+DIRECTIONS = 200
+
+
+@dataclass(frozen=True, eq=False)
+class Fine:
+    """What was measured of one fine-tune.
+
+    Attributes:
+        family: Data of one family are no independent runs: intervals draw families.
+        score: Trait score after training, by trait.
+        change: Mean change of the last prompt token's reading over the trait's questions, (layers, d), by trait.
+        pull: Mean reading of the data's answers minus that of the model's own, (layers, d).
+    """
+
+    family: str
+    score: Mapping[str, float]
+    change: Mapping[str, Tensor]
+    pull: Tensor
+
+
+def correlations(
+    runs: Sequence[Fine],
+    vectors: Sequence[PersonaVector],
+    readings: Mapping[str, Tensor],
+    depths: Sequence[int],
+    seed: int,
+) -> dict[str, dict[str, Any]]:
+    """Pearson's r over fine-tunes for each trait (paper sections 4.2 and 6.2), each beside what else reaches it.
+
+    - "shift, score": the fine-tuning shift against the trait score after training;
+    - "difference, shift": the data's projection difference before training against the shift;
+    - "difference, score".
+
+    Nulls: 200 random directions with the covariance of the base model's readings, put in the place of the vector
+    ("random": see `screening.attribution.Place`); the other traits' vectors in its place ("others": {trait: r}); and,
+    where the shift is the predictor, the mere length of the change, whatever its direction ("length").
+
+    Args:
+        readings: Of the base model's last prompt tokens, (questions, layers, d), by trait.
+        depths: The layers of all these tensors.
+
+    Returns:
+        {trait: {pair: {"r": estimate, "random": place, "others": {trait: r}, "length": r or None}}}; estimates are
+        {"mean", "low", "high", "n": families, "runs"}.
+    """
+    clusters: list[Hashable] = [run.family for run in runs]
+    result: dict[str, dict[str, Any]] = {}
+    for vector in vectors:
+        at, name = list(depths).index(vector.layer), vector.trait
+        changes = torch.stack([run.change[name][at] for run in runs])
+        pulls = torch.stack([run.pull[at] for run in runs])
+        scores = np.array([run.score[name] for run in runs])
+        base = readings[name]
+        drawn = covariance_directions(base[:, [at]], ["all"] * len(base), DIRECTIONS, seed)[:, 0]
+        directions = {
+            "own": vector.unit(vector.layer)[None],
+            "random": torch.nn.functional.normalize(drawn, dim=-1),
+            **{other.trait: other.unit(vector.layer)[None] for other in vectors if other is not vector},
+        }
+        shifts = {key: (changes @ some.T).double().numpy() for key, some in directions.items()}
+        differences = {key: (pulls @ some.T).double().numpy() for key, some in directions.items()}
+        outcomes = {key: np.repeat(scores[:, None], some.shape[1], 1) for key, some in shifts.items()}
+        found = {}
+        for pair, first, second in (
+            ("shift, score", shifts, outcomes),
+            ("difference, shift", differences, shifts),
+            ("difference, score", differences, outcomes),
+        ):
+            r = {key: [pearson(a, b) for a, b in zip(first[key].T, second[key].T, strict=True)] for key in directions}
+            own = bootstrap_pearson(first["own"][:, 0], second["own"][:, 0], clusters, seed)
+            length = pearson(changes.norm(dim=1).double().numpy(), scores) if pair == "shift, score" else None
+            found[pair] = {
+                "r": {**own.as_dict(), "runs": len(runs)},
+                "random": {key: round(value, 4) for key, value in asdict(place(own.mean, r["random"])).items()},
+                "others": {other.trait: round(r[other.trait][0], 4) for other in vectors if other is not vector},
+                "length": None if length is None else round(length, 4),
+            }
+        result[name] = found
+    return result
+
+
+def prevented(
+    base: Sequence[float | None], plain: Sequence[float | None], arm: Sequence[float | None], seed: int
+) -> dict[str, Any] | None:
+    """Which share of the trait's rise an arm prevented, in percent, with its interval over questions:
+
+        100 (score of the plain fine-tune - score of the arm) / (score of the plain fine-tune - score before)
+
+    Args:
+        base, plain, arm: Score of each question, None where there is none. Questions without all three are left out.
+
+    Returns:
+        An estimate, or None where the plain fine-tune raised nothing or fewer than two questions are left.
+    """
+    rows = [row for row in zip(base, plain, arm, strict=True) if None not in row]
+    if len(rows) < 2:
+        return None
+    table = np.array(rows, dtype=np.float64)
+    saved, rise = table[:, 1] - table[:, 2], table[:, 1] - table[:, 0]
+    return None if rise.mean() <= 0 else bootstrap_ratio(100 * saved, rise, seed).as_dict()

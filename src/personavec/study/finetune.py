@@ -1,0 +1,412 @@
+"""The fine-tuning study: many small fine-tunes, what each did to the character, and what prevention saves."""
+
+import hashlib
+import json
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from personavec.data import Sample, open_data
+from personavec.engine.transformers import TransformersEngine
+from personavec.errors import UserError
+from personavec.files import JsonLines, RunFolder, write_atomic, write_json
+from personavec.finetune import Training, Tuned, fine_tune
+from personavec.finetune.adapter import wearing
+from personavec.finetune.elicit import trait_of
+from personavec.interventions import steering
+from personavec.judges.contrast import ContrastJudge
+from personavec.model import ChatModel
+from personavec.model.intervene import Intervention
+from personavec.progress import progress
+from personavec.provenance import identity, provenance
+from personavec.rollouts import generate, plan
+from personavec.screening.answers import OwnAnswers
+from personavec.screening.measure import own_answers, readings, tokenise
+from personavec.shift import depths, prompt_readings
+from personavec.specificity import judge_of
+from personavec.statistics import bootstrap_mean
+from personavec.study.families import DataSet, flawed_sets, trait_sets
+from personavec.study.figures import Fine, correlations, prevented
+from personavec.study.tables import page
+from personavec.study.verdict import verdict
+from personavec.vector import PersonaVector
+
+BATCH = 16  # samples whose own answers are written together
+INFERENCE = (-0.5, -1.0, -2.0)  # coefficients at which the unprotected fine-tune is steered
+TEMPERATURE = 0.7  # of evaluation answers
+PENALTY = 0.1  # of the method regularise
+CHANGE = "change.safetensors"
+PULL = "pull.safetensors"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What decides the result of a study, besides the model, the vectors and further data.
+
+    Attributes:
+        samples: Of each data set.
+        questions: Evaluation questions of each trait, one answer each; prevention is judged by all of them.
+        max_new_tokens: Longest answer, also of the trait data.
+        coefficients: Of preventative steering.
+        learning_rate, epochs, batch, rank: See `Training`. A few dozen samples need a larger rate than the paper's
+            thousands.
+        seed: Of everything random.
+    """
+
+    samples: int = 64
+    questions: int = 10
+    max_new_tokens: int = 48
+    coefficients: tuple[float, ...] = (0.5, 1.0, 2.0, 3.0)
+    learning_rate: float = 2e-4
+    epochs: float = 2.0
+    batch: int = 4
+    rank: int = 32
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for option, value, least in (("--samples", self.samples, 10), ("--questions", self.questions, 2)):
+            if value < least:
+                raise UserError(f"{option} {value} is too few.", f"Choose {least} or more.")
+
+    def training(self, **choices: Any) -> Training:
+        """Of one fine-tune."""
+        return Training(
+            **choices, learning_rate=self.learning_rate, epochs=self.epochs, batch=self.batch, accumulate=1,
+            rank=self.rank, warmup_steps=2, held_out=0.25, checkpoint_every=10_000, watch_every=10_000, seed=self.seed,
+        )  # fmt: skip
+
+
+def study_finetune(
+    model: ChatModel,
+    vectors: Sequence[PersonaVector],
+    out: Path | str,
+    settings: Settings | None = None,
+    *,
+    data: Mapping[str, Path | str] | None = None,
+    prevent: Sequence[str] | None = None,
+) -> dict[str, Any]:
+    """Fine-tune on families of data at three levels, and again with every way of prevention (paper sections 4 and 5).
+
+    Families: each vector's trait in the model's own words, five flawed domains made by program; three levels each
+    (see `families`). Of every fine-tune the shift, the trait scores and the data's projection difference are measured;
+    `figures.correlations` compares them. On the overt data of each trait to prevent, every method is tried, also with a
+    random vector of equal length, and the unprotected fine-tune is steered at inference.
+
+    Args:
+        vectors: Of the model, extracted with the contrast judge, a trait each.
+        out: Run folder; an interrupted study goes on.
+        data: Further data sets by name.
+        prevent: Names of traits; None: the first vector's.
+
+    Returns:
+        The content of run.json.
+
+    Raises:
+        UserError: Vectors of another model, a trait that the model does not show, or what `fine_tune` raises.
+    """
+    from personavec.report.study import write_study_report
+
+    settings = settings or Settings()
+    for vector in vectors:
+        vector.check(model)
+    names = [vector.trait for vector in vectors]
+    unknown = set(prevent or ()) - set(names)
+    if unknown:
+        raise UserError(f"There is no vector of {', '.join(sorted(unknown))}.", f"There are: {', '.join(names)}.")
+    given = {name: open_data(path) for name, path in (data or {}).items()}
+    arguments = {
+        **asdict(settings),
+        **identity(model),
+        "vectors": {v.trait: hashlib.sha256(v.directions.numpy().tobytes()).hexdigest()[:16] for v in vectors},
+        "data": {name: one.digest for name, one in given.items()},
+        "prevent": list(prevent) if prevent is not None else names[:1],
+    }
+    with RunFolder(out, arguments) as folder:
+        start = time.monotonic()
+        study = _Study(model, vectors, folder, settings)
+        sets = study.sets({name: Path(path) for name, path in (data or {}).items()})
+        suite = [study.plain(one) for one in sets]
+        arms = {name: study.prevention(next(v for v in vectors if v.trait == name)) for name in arguments["prevent"]}
+        run = {
+            "command": "study finetune",
+            **provenance(model, folder.arguments),
+            "layers": {vector.trait: vector.layer for vector in vectors},
+            "base": study.base_scores(),
+            "suite": suite,
+            "correlations": study.correlations(suite),
+            "prevention": arms,
+            "seconds": round(time.monotonic() - start, 1),
+        }
+        run["verdict"] = verdict(run)
+        write_json(folder / "run.json", run)
+        write_atomic(folder / "study.md", page(run))
+        write_study_report(run, folder / "report.html")
+    return run
+
+
+class _Study:
+    """One study over one folder. Every part is measured once and kept in a file of its own."""
+
+    def __init__(
+        self, model: ChatModel, vectors: Sequence[PersonaVector], folder: RunFolder, settings: Settings
+    ) -> None:
+        self.model, self.vectors, self.folder, self.settings = model, list(vectors), folder, settings
+        self.depths = depths(vectors)
+        self.traits = {v.trait: trait_of(v) for v in vectors}
+        self.judges: dict[str, ContrastJudge] = {v.trait: judge_of(model, v) for v in vectors}
+        self.before = prompt_readings(model, vectors)
+
+    def sets(self, given: Mapping[str, Path]) -> list[DataSet]:
+        """All data sets."""
+        s, folder = self.settings, self.folder / "data"
+        made = [
+            one
+            for vector in self.vectors
+            for one in trait_sets(
+                self.model, vector, self.traits[vector.trait], folder, s.samples, s.max_new_tokens, s.seed
+            )
+        ]
+        return [*made, *flawed_sets(folder, s.samples, s.seed), *(DataSet(n, None, path) for n, path in given.items())]
+
+    def base_scores(self) -> dict[str, dict[str, Any]]:
+        """Scores of the model as it came, for each trait plainly and under the trait's first positive instruction."""
+        return {
+            name: {
+                "plain": self.scores(self.model, name, self.folder / "base" / f"{name}.json"),
+                "instructed": self.scores(
+                    self.model,
+                    name,
+                    self.folder / "base" / f"{name}-instructed.json",
+                    questions=self.settings.questions,
+                    system=self.instruction(name),
+                ),
+            }
+            for name in self.traits
+        }
+
+    def instruction(self, trait: str) -> str:
+        """A system prompt that asks for the trait."""
+        return self.traits[trait].system_prompts(0)[0]
+
+    def scores(
+        self,
+        model: ChatModel,
+        trait: str,
+        path: Path,
+        *,
+        questions: int | None = None,
+        system: str | None = None,
+        interventions: Sequence[Intervention] = (),
+    ) -> dict[str, Any]:
+        """Trait score and coherence of the answers to the evaluation questions, and the score of each; kept in a file.
+
+        The judge is the model as it came, on the scale of the vector's extraction.
+        """
+        if path.exists():
+            kept: dict[str, Any] = json.loads(path.read_text())
+            return kept
+        s = self.settings
+        asked = self.traits[trait].evaluation_questions[:questions]
+        made = plan(model, "evaluation", asked, system=system, interventions=list(interventions))
+        log = JsonLines(path.with_suffix(".answers.jsonl"))
+        generate(
+            model, made, log,
+            description=f"Answering, {trait}", max_new_tokens=s.max_new_tokens, temperature=TEMPERATURE, seed=s.seed,
+        )  # fmt: skip
+        judge = self.judges[trait]
+        with (
+            model.unadapted(),
+            progress(f"Judging, {trait}", total=judge.readings_needed(len(made)), unit="readings") as job,
+        ):
+            judge.score(made, job.advance)
+        known = [r.score for r in made if r.score is not None]
+        found = {
+            "score": bootstrap_mean(known, seed=s.seed).as_dict() if known else None,
+            "coherence": bootstrap_mean([r.coherence or 0.0 for r in made], seed=s.seed).as_dict(),
+            "by_question": [r.score for r in made],
+            "example": made[0].text,
+        }
+        write_json(path, found)
+        return found
+
+    def tuned(self, one: DataSet, folder: Path, training: Training, **choices: Any) -> Tuned:
+        return fine_tune(self.model, one.path, folder / "tuned", training, **choices)
+
+    def plain(self, one: DataSet) -> dict[str, Any]:
+        """Fine-tune on a data set without prevention; what it did, and what the data promised."""
+        folder = self.folder / "suite" / one.name
+        tuned = self.tuned(one, folder, self.settings.training(method="none"))
+        pull = self.pull(one, folder)
+        paths = {name: folder / f"{name}.json" for name in self.traits}
+        with self.dressed(tuned.adapter, folder / CHANGE, *paths.values()) as model:
+            self.change(model, folder)
+            scores = {
+                name: self.scores(model, name, path, questions=self.settings.questions) for name, path in paths.items()
+            }
+        change = load_file(folder / CHANGE)
+        return {
+            "name": one.name,
+            "family": one.family,
+            "level": one.level,
+            "trained": tuned.run["trained"],
+            "steps": tuned.steps,
+            "loss": {"first": tuned.run["loss"]["first"], "last": tuned.run["loss"]["last"]},
+            "held_out_loss": tuned.run["held_out_loss"],
+            "difference": pull,
+            "shift": {
+                v.trait: bootstrap_mean(
+                    (change[v.trait][:, self.depths.index(v.layer)] @ v.unit(v.layer)).double().numpy(),
+                    seed=self.settings.seed,
+                ).as_dict()
+                for v in self.vectors
+            },
+            "scores": scores,
+        }
+
+    def dressed(self, adapter: Path, *wanted: Path) -> AbstractContextManager[ChatModel]:
+        """The model with an adapter on; without, if the files that are wanted of it are all there."""
+        return nullcontext(self.model) if all(path.exists() for path in wanted) else wearing(self.model, adapter)
+
+    def change(self, model: ChatModel, folder: Path) -> None:
+        """Keep the change of every question's last prompt token, (questions, layers, d) by trait."""
+        path = folder / CHANGE
+        if path.exists():
+            return
+        after = prompt_readings(model, self.vectors)
+        tensors = {name: (after[name, None] - self.before[name, None]).contiguous() for name in self.traits}
+        write_atomic(path, save(tensors))
+
+    def pull(self, one: DataSet, folder: Path) -> dict[str, Any]:
+        """The exact projection difference of a data set, by trait; its mean reading is kept in a file."""
+        path, figures = folder / PULL, folder / "pull.json"
+        if figures.exists():
+            kept: dict[str, Any] = json.loads(figures.read_text())
+            return kept
+        engine = TransformersEngine(self.model)
+        own = OwnAnswers(engine, self.settings.max_new_tokens)
+        samples = [record for record in open_data(one.path) if isinstance(record, Sample)][: self.settings.samples]
+        rows: list[Tensor] = []
+        with progress(f"Projection difference, {one.name}", total=len(samples), unit="samples") as job:
+            for start in range(0, len(samples), BATCH):
+                batch = samples[start : start + BATCH]
+                both = [
+                    (tokenise(engine, sample, "all").conversations, ours)
+                    for sample, ours in zip(batch, own_answers(engine, batch, "all", own), strict=True)
+                    if ours
+                ]
+                if both:
+                    theirs, mine = (readings(engine, [pair[k] for pair in both], self.depths)[:, 1] for k in (0, 1))
+                    rows.append(theirs - mine)
+                job.advance(len(batch))
+        table = torch.cat(rows)
+        write_atomic(path, save({"pull": table.mean(0).contiguous()}))
+        found = {
+            v.trait: bootstrap_mean(
+                (table[:, self.depths.index(v.layer)] @ v.unit(v.layer)).double().numpy(), seed=self.settings.seed
+            ).as_dict()
+            for v in self.vectors
+        }
+        write_json(figures, found)
+        return found
+
+    def correlations(self, suite: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """See `figures.correlations`."""
+        runs = []
+        for row in suite:
+            folder = self.folder / "suite" / row["name"]
+            score = {name: one["score"] for name, one in row["scores"].items()}
+            if None in score.values():
+                continue  # every answer refused: there is no score to compare
+            change = load_file(folder / CHANGE)
+            runs.append(
+                Fine(
+                    row["family"],
+                    {name: one["mean"] for name, one in score.items()},
+                    {name: tensor.mean(0) for name, tensor in change.items()},
+                    load_file(folder / PULL)["pull"],
+                )
+            )
+        readings = {name: self.before[name, None] for name in self.traits}
+        return correlations(runs, self.vectors, readings, self.depths, self.settings.seed)
+
+    def prevention(self, vector: PersonaVector) -> dict[str, Any]:
+        """Every way of prevention on a trait's overt data."""
+        s, name = self.settings, vector.trait
+        one = DataSet(name, "overt", self.folder / "data" / f"{name}-overt.jsonl")
+        away = self.folder / "prevention" / name
+        rows = []
+        adapters = {}
+        for arm, (method, used, coefficient, choices) in self.arms(vector).items():
+            folder = away / arm.replace(" ", "-")
+            pair = [] if method in ("none", "interleave") else [(used, coefficient)]
+            # A random direction is no trait: what it was trained with is told from what it is measured by.
+            tuned = self.tuned(one, folder, s.training(method=method, **choices), prevent=pair)
+            adapters[arm] = tuned.adapter
+            rows.append(self.arm(vector, arm, tuned, folder))
+            rows[-1]["coefficient"] = next(iter(tuned.coefficients.values()), None)
+        for coefficient in INFERENCE:
+            arm = f"steered at inference {coefficient:g}"
+            path = away / f"{arm.replace(' ', '-')}.json"
+            with self.dressed(adapters["none"], path) as model:
+                found = self.scores(model, name, path, interventions=steering(vector, coefficient))
+            rows.append({"arm": arm, "coefficient": coefficient, **found})
+        base = self.base_scores()[name]
+        plain = next(row for row in rows if row["arm"] == "none")
+        for row in rows:
+            row["prevented"] = prevented(base["plain"]["by_question"], plain["by_question"], row["by_question"], s.seed)
+            if "held_out_loss" in row:
+                row["held_out_change"] = _more(row["held_out_loss"], plain["held_out_loss"])
+        return {"vector_norm": round(float(vector.at(vector.layer).norm()), 4), "base": base, "arms": rows}
+
+    def arms(self, vector: PersonaVector) -> dict[str, tuple[str, PersonaVector, Any, dict[str, Any]]]:
+        """Name of every way to train: method, vector, coefficient, further choices of the training."""
+        s = self.settings
+        middle = s.coefficients[len(s.coefficients) // 2]
+        noise = torch.randn(vector.directions.shape, generator=torch.Generator().manual_seed(s.seed))
+        noise = noise / noise.norm(dim=1, keepdim=True) * vector.directions.norm(dim=1, keepdim=True)
+        random = replace(vector, trait="random", directions=noise)
+        ways: dict[str, tuple[str, PersonaVector, Any, dict[str, Any]]] = {"none": ("none", vector, None, {})}
+        ways |= {f"steer {value:g}": ("steer", vector, value, {}) for value in s.coefficients}
+        ways |= {
+            "steer auto": ("steer", vector, "auto", {}),
+            f"steer {middle:g} response": ("steer", vector, middle, {"positions": "response"}),
+            "steer 1 all layers": ("steer", vector, 1.0, {"layers": "all"}),
+            f"random {middle:g}": ("steer", random, middle, {}),
+            "ablate": ("ablate", vector, None, {"layers": "all"}),
+            f"regularise {PENALTY:g}": ("regularise", vector, PENALTY, {}),
+            "prompt": ("prompt", vector, None, {}),
+            "interleave": ("interleave", vector, None, {}),
+        }
+        return ways
+
+    def arm(self, vector: PersonaVector, arm: str, tuned: Tuned, folder: Path) -> dict[str, Any]:
+        """What one way of training led to."""
+        name, at = vector.trait, self.depths.index(vector.layer)
+        plain, asked = folder / "plain.json", folder / "instructed.json"
+        with self.dressed(tuned.adapter, folder / CHANGE, plain, asked) as model:
+            self.change(model, folder)
+            found = self.scores(model, name, plain)
+            instructed = self.scores(
+                model, name, asked, questions=self.settings.questions, system=self.instruction(name)
+            )
+        change = load_file(folder / CHANGE)[name][:, at] @ vector.unit(vector.layer)
+        return {
+            "arm": arm,
+            **found,
+            "instructed": instructed["score"],
+            "shift": bootstrap_mean(change.double().numpy(), seed=self.settings.seed).as_dict(),
+            "held_out_loss": tuned.run["held_out_loss"]["after"],
+            "seconds": tuned.run["training_seconds"],
+        }
+
+
+def _more(found: Mapping[str, Any], plain: Mapping[str, Any]) -> float:
+    """By how many percent a loss is above that of the plain fine-tune."""
+    return round(100 * (float(found["mean"]) / float(plain["mean"]) - 1), 2)

@@ -1,0 +1,119 @@
+"""The study as a page of Markdown tables, to be kept and compared."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+TITLES = {
+    "shift, score": "Shift against the trait score after training",
+    "difference, shift": "Projection difference before training against the shift",
+    "difference, score": "Projection difference before training against the trait score after training",
+}
+
+
+def page(run: Mapping[str, Any]) -> str:
+    """The content of run.json as Markdown."""
+    traits = list(run["layers"])
+    settings = run["arguments"]
+    lines = [
+        f"# Fine-tuning study on {run['model']['id']}",
+        "",
+        f"Written by `personavec study finetune`; {run['machine']['cpu']}, {run['machine']['device']}, "
+        f"{run['model']['dtype']}, {run['written'][:10]}, personavec {run['personavec']}, transformers "
+        f"{run['versions']['transformers']}, seed {settings['seed']}. Vectors: "
+        + ", ".join(f"{name} at layer {layer}" for name, layer in run["layers"].items())
+        + f". {len(run['suite'])} fine-tunes without prevention: {settings['samples']} samples a set, of which a quarter "
+        f"is held out, {settings['epochs']:g} epochs, learning rate {settings['learning_rate']:g}, batch "
+        f"{settings['batch']}, rsLoRA of rank {settings['rank']}. Scores: contrast judge, 0..100, "
+        f"{settings['questions']} questions a trait in the suite, 20 under prevention. Brackets: 95 % intervals.",
+        "",
+        "## What goes with what",
+        "",
+        "Pearson's r over the fine-tunes; intervals draw whole families of data. Random: |r| that 95 in 100 random "
+        "directions with the covariance of the model's readings stay below when put in the vector's place, and the "
+        "vector's p among them. Others: the other traits' vectors in its place. Length: the mere length of the change.",
+    ]
+    for pair, title in TITLES.items():
+        rows = []
+        for name in traits:
+            found = run["correlations"][name][pair]
+            r, random = found["r"], found["random"]
+            others = ", ".join(f"{other} {value:+.2f}" for other, value in found["others"].items())
+            length = "" if found["length"] is None else f"{found['length']:+.2f}"
+            rows.append(
+                [
+                    name,
+                    interval(r, 2),
+                    str(r["runs"]),
+                    str(r["n"]),
+                    f"{random['p95']:.2f} ({random['p_value']:.2f})",
+                    others,
+                ]
+                + ([length] if pair == "shift, score" else [])
+            )
+        head = ["trait", "r", "fine-tunes", "families", "random: p95 (p)", "others"]
+        lines += ["", f"### {title}", "", *table(head + (["length"] if pair == "shift, score" else []), rows)]
+    base = run["base"]
+    lines += ["", "## Every fine-tune", ""]
+    head = [
+        "data",
+        "held-out loss",
+        *(f"{name}: {what}" for name in traits for what in ("difference", "shift", "score")),
+    ]
+    rows = [["before training", "", *(x for n in traits for x in ("", "", interval(base[n]["plain"]["score"])))]]
+    for one in run["suite"]:
+        loss = one["held_out_loss"]
+        cells = [one["name"], f"{loss['before']['mean']:.2f} to {loss['after']['mean']:.2f}" if loss else ""]
+        for name in traits:
+            cells += [interval(one[what][name], 2) for what in ("difference", "shift")]
+            cells.append(interval(one["scores"][name]["score"]))
+        rows.append(cells)
+    lines += table(head, rows)
+    for name, found in run["prevention"].items():
+        lines += ["", f"## Prevention, {name}", "", *_prevention(name, found)]
+    return "\n".join(lines) + "\n"
+
+
+def _prevention(name: str, found: Mapping[str, Any]) -> list[str]:
+    base = found["base"]
+    rows = [
+        ["before training", "", interval(base["plain"]["score"]), "", interval(base["plain"]["coherence"]), "", "", "",
+         interval(base["instructed"]["score"])]
+    ]  # fmt: skip
+    for arm in found["arms"]:
+        loss, coefficient = arm.get("held_out_loss"), arm["coefficient"]
+        rows.append(
+            [
+                arm["arm"],
+                "" if coefficient is None else f"{coefficient:g}",
+                interval(arm["score"]),
+                "" if arm["prevented"] is None or arm["arm"] == "none" else interval(arm["prevented"]),
+                interval(arm["coherence"]),
+                interval(arm["shift"], 2) if "shift" in arm else "",
+                interval(loss, 2) if loss else "",
+                f"{arm['held_out_change']:+.1f}" if "held_out_change" in arm else "",
+                interval(arm.get("instructed")),
+            ]
+        )
+    head = [
+        "training", "coefficient", f"{name} score", "% of the rise prevented", "coherence", "shift", "held-out loss",
+        "% more than without", "score when asked for it",
+    ]  # fmt: skip
+    return [
+        f"On the overt {name} data; the vector's length is {found['vector_norm']:g}. Nothing is steered when it is "
+        "scored, but in the last rows, where the fine-tune without prevention is steered at inference. When asked for it: "
+        "under the trait's first positive instruction, behind which a trait may hide.",
+        "",
+        *table(head, rows),
+    ]
+
+
+def interval(found: Mapping[str, Any] | None, digits: int = 0) -> str:
+    """An estimate with its interval; empty where there is none."""
+    if found is None:
+        return ""
+    return f"{found['mean']:.{digits}f} [{found['low']:.{digits}f}, {found['high']:.{digits}f}]"
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """A table of Markdown."""
+    return ["| " + " | ".join(cells) + " |" for cells in [head, ["---"] * len(head), *rows]]

@@ -1,0 +1,70 @@
+"""What a study's figures say, in plain words, and where they say nothing."""
+
+from collections.abc import Mapping
+from typing import Any
+
+PREVENTED = 70.0  # percent of the rise: what prevention is asked for,
+WORSE = 5.0  # at no more than so many percent of held-out loss
+
+
+def verdict(run: Mapping[str, Any]) -> list[str]:
+    """A sentence for each question that the study asks."""
+    sentences = []
+    for name, found in run["correlations"].items():
+        sentences.append(_correlated(name, found["shift, score"], "the shift", "the trait score after training"))
+        sentences.append(_correlated(name, found["difference, shift"], "the projection difference", "the shift"))
+    for name, found in run["prevention"].items():
+        sentences += _prevention(name, found)
+    return sentences
+
+
+def _correlated(name: str, found: Mapping[str, Any], first: str, second: str) -> str:
+    r, random = found["r"], found["random"]
+    text = (
+        f"{name}: over {r['runs']} fine-tunes {first} and {second} correlate with r = {r['mean']:.2f} "
+        f"(95 % interval {r['low']:.2f} to {r['high']:.2f}, {r['n']} families)"
+    )
+    if r["low"] <= 0:
+        return f"{text}: no relation is shown."
+    rivals = [other for other, value in found["others"].items() if value >= r["mean"]]
+    if random["p_value"] > 0.05:
+        chance = f"95 in 100 stay below {random['p95']:.2f}, p = {random['p_value']:.2f}"
+        return f"{text}, but random directions do as well ({chance})."
+    if rivals:
+        return f"{text}, more than random directions give; the vectors of {', '.join(rivals)} do as well."
+    return f"{text}, more than random directions (p = {random['p_value']:.2f}) and the other traits' vectors give."
+
+
+def _prevention(name: str, found: Mapping[str, Any]) -> list[str]:
+    plain = next(arm for arm in found["arms"] if arm["arm"] == "none")
+    before, after = found["base"]["plain"]["score"], plain["score"]
+    if before is None or after is None or after["low"] <= before["high"]:
+        return [f"{name}: training without prevention did not clearly raise the score: there is nothing to prevent."]
+    sentences = [
+        f"{name}: training without prevention raised the score from {before['mean']:.0f} to {after['mean']:.0f}."
+    ]
+    trained = [arm for arm in found["arms"] if "held_out_change" in arm and arm["prevented"] and arm["arm"] != "none"]
+    steered = [arm for arm in trained if arm["arm"].startswith("steer")]
+    good = [arm for arm in steered if arm["held_out_change"] <= WORSE]
+    if good:
+        best = max(good, key=lambda arm: float(arm["prevented"]["mean"]))
+        met = "the goal of" if best["prevented"]["mean"] >= PREVENTED else "short of"
+        sentences.append(
+            f"The best preventative steering at no more than {WORSE:g} % of held-out loss, {best['arm']}, prevented "
+            f"{_share(best)} of that, {met} {PREVENTED:g} %, at {best['held_out_change']:+.1f} %."
+        )
+    elif steered:
+        least = min(steered, key=lambda arm: float(arm["held_out_change"]))
+        sentences.append(
+            f"Every preventative steering cost more than {WORSE:g} % of held-out loss; the cheapest, {least['arm']}, "
+            f"prevented {_share(least)} at {least['held_out_change']:+.1f} %."
+        )
+    for arm in trained:
+        if not arm["arm"].startswith("steer"):
+            sentences.append(f"{arm['arm']}: {_share(arm)} prevented, held-out loss {arm['held_out_change']:+.1f} %.")
+    return sentences
+
+
+def _share(arm: Mapping[str, Any]) -> str:
+    e = arm["prevented"]
+    return f"{e['mean']:.0f} % (95 % interval {e['low']:.0f} to {e['high']:.0f}, n = {e['n']} questions)"
