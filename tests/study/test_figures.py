@@ -1,0 +1,101 @@
+"""Correlations beside their nulls; the numbers of an independent replication."""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from personavec.model import ChatModel
+from personavec.statistics import bootstrap_pearson, bootstrap_ratio, pearson
+from personavec.study.figures import Fine, correlations, prevented
+from tiny import vector
+
+
+def test_the_replication_s_correlations(shared_data: Path) -> None:
+    with (shared_data / "reference/replication_qwen2.5-7b.csv").open() as handle:
+        rows = list(csv.DictReader(handle))
+    assert len(rows) == 24
+    found = {
+        (what, trait): bootstrap_pearson(
+            [float(row[f"{what}_{trait}"]) for row in rows], [float(row[f"score_{trait}"]) for row in rows]
+        )
+        for what in ("shift", "projection_difference")
+        for trait in ("evil", "sycophantic", "hallucinating")
+    }
+    assert [round(one.mean, 3) for one in found.values()] == [0.832, 0.757, 0.912, 0.943, 0.850, 0.605]
+    assert all(one.low < one.mean < one.high <= 1 and one.n == 24 for one in found.values())
+
+
+def test_interval_of_a_correlation_holds_what_it_promises() -> None:
+    rng = np.random.default_rng(0)
+    held = 0
+    for trial in range(150):
+        x = rng.standard_normal(24)
+        y = 0.6 * x + 0.8 * rng.standard_normal(24)  # r = 0.6
+        found = bootstrap_pearson(x, y, seed=trial, draws=500)
+        held += found.low <= 0.6 <= found.high
+    assert held >= 130  # 0.95 of 150 is 142; chance leaves this bound once in thousands of tries
+
+
+def test_clusters_widen_the_interval() -> None:
+    rng = np.random.default_rng(1)
+    x, y = (np.repeat(rng.standard_normal(6), 8) + 0.01 * rng.standard_normal(48) for _ in range(2))
+    apart, together = bootstrap_pearson(x, y), bootstrap_pearson(x, y, np.repeat(np.arange(6), 8).tolist())
+    assert together.n == 6 and together.high - together.low > 1.5 * (apart.high - apart.low)
+    one = bootstrap_pearson(x, y, [0] * 48)
+    assert (one.low, one.high) == (-1.0, 1.0)
+
+
+def test_constant_columns_have_no_correlation() -> None:
+    found = bootstrap_pearson([1.0, 1.0, 1.0], [1.0, 2.0, 3.0])
+    assert found.mean == 0 and -1 <= found.low <= found.high <= 1
+
+
+def test_share_prevented() -> None:
+    base, plain, arm = [10.0, 20.0, 30.0], [50.0, 60.0, 70.0], [20.0, 30.0, 40.0]
+    found = prevented(base, plain, arm, 0)
+    assert found is not None and found["mean"] == pytest.approx(75) and found["n"] == 3
+    assert prevented([10.0, None, None], plain, [20.0, None, 3.0], 0) is None
+    assert prevented(plain, base, arm, 0) is None  # nothing was raised
+    with_gap = prevented([*base, None], [*plain, 3.0], [*arm, 4.0], 0)
+    assert with_gap == found
+
+
+def test_ratio_refuses_what_has_no_meaning() -> None:
+    with pytest.raises(ValueError, match="not positive"):
+        bootstrap_ratio([1.0, 2.0], [1.0, -1.0])
+    with pytest.raises(ValueError, match="2 values against 1"):
+        bootstrap_ratio([1.0, 2.0], [1.0])
+
+
+def test_the_vector_s_direction_stands_out_and_a_random_one_does_not(tiny: ChatModel) -> None:
+    own, other = vector(tiny, seed=1), vector(tiny, seed=2)
+    from dataclasses import replace
+
+    vectors = [replace(own, trait="a"), replace(other, trait="b")]
+    rng = torch.Generator().manual_seed(0)
+    d = tiny.hidden_size
+    strengths = torch.linspace(-2, 2, 24)
+    runs = [
+        Fine(
+            family=f"family {number // 3}",
+            score={"a": 50 + 10 * float(s), "b": float(torch.randn(1, generator=rng))},
+            change={name: (s * 8 * own.unit(2) + torch.randn(d, generator=rng))[None] for name in ("a", "b")},
+            pull=(s * 8 * own.unit(2) + torch.randn(d, generator=rng))[None],
+        )
+        for number, s in enumerate(strengths)
+    ]
+    readings = {name: torch.randn(20, 1, d, generator=rng) for name in ("a", "b")}
+    found = correlations(runs, vectors, readings, [2], seed=0)
+    a = found["a"]["shift, score"]
+    x = [float(run.change["a"][0] @ own.unit(2)) for run in runs]
+    assert a["r"]["mean"] == pytest.approx(pearson(x, [run.score["a"] for run in runs]), abs=1e-4)
+    assert a["r"]["n"] == 8 and a["r"]["runs"] == 24 and a["r"]["low"] > 0.9
+    assert a["random"]["n"] == 200 and a["random"]["p_value"] < 0.05
+    # What trait b scores has nothing to do with the change, along any direction.
+    b = found["b"]["shift, score"]
+    assert b["random"]["p_value"] > 0.05 and b["r"]["low"] < 0 < b["r"]["high"]
+    pulled = found["a"]["difference, shift"]
+    assert set(pulled["others"]) == {"b"} and pulled["length"] is None and pulled["r"]["mean"] > 0.9
