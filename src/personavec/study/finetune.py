@@ -26,6 +26,7 @@ from personavec.model import ChatModel
 from personavec.model.intervene import Intervention
 from personavec.progress import progress
 from personavec.provenance import identity, provenance
+from personavec.report.study import write_study_report
 from personavec.rollouts import generate, plan
 from personavec.screening.answers import OwnAnswers
 from personavec.screening.measure import own_answers, readings, tokenise
@@ -42,6 +43,7 @@ BATCH = 16  # samples whose own answers are written together
 INFERENCE = (-0.5, -1.0, -2.0)  # coefficients at which the unprotected fine-tune is steered
 TEMPERATURE = 0.7  # of evaluation answers
 PENALTY = 0.1  # of the method regularise
+PULLED = 24  # samples of a data set that the model answers itself, for its projection difference
 CHANGE = "change.safetensors"
 PULL = "pull.safetensors"
 
@@ -61,11 +63,11 @@ class Settings:
     """
 
     samples: int = 64
-    questions: int = 10
+    questions: int = 8
     max_new_tokens: int = 48
     coefficients: tuple[float, ...] = (0.5, 1.0, 2.0, 3.0)
     learning_rate: float = 2e-4
-    epochs: float = 2.0
+    epochs: float = 1.0
     batch: int = 4
     rank: int = 32
     seed: int = 0
@@ -111,8 +113,6 @@ def study_finetune(
     Raises:
         UserError: Vectors of another model, a trait that the model does not show, or what `fine_tune` raises.
     """
-    from personavec.report.study import write_study_report
-
     settings = settings or Settings()
     for vector in vectors:
         vector.check(model)
@@ -129,25 +129,10 @@ def study_finetune(
         "prevent": list(prevent) if prevent is not None else names[:1],
     }
     with RunFolder(out, arguments) as folder:
-        start = time.monotonic()
-        study = _Study(model, vectors, folder, settings)
-        sets = study.sets({name: Path(path) for name, path in (data or {}).items()})
-        suite = [study.plain(one) for one in sets]
-        arms = {name: study.prevention(next(v for v in vectors if v.trait == name)) for name in arguments["prevent"]}
-        run = {
-            "command": "study finetune",
-            **provenance(model, folder.arguments),
-            "layers": {vector.trait: vector.layer for vector in vectors},
-            "base": study.base_scores(),
-            "suite": suite,
-            "correlations": study.correlations(suite),
-            "prevention": arms,
-            "seconds": round(time.monotonic() - start, 1),
-        }
-        run["verdict"] = verdict(run)
-        write_json(folder / "run.json", run)
-        write_atomic(folder / "study.md", page(run))
-        write_study_report(run, folder / "report.html")
+        if not (folder / "run.json").exists():
+            study = _Study(model, vectors, folder, settings)
+            study.run({name: Path(path) for name, path in (data or {}).items()}, arguments["prevent"])
+        run: dict[str, Any] = json.loads((folder / "run.json").read_text())
     return run
 
 
@@ -162,6 +147,25 @@ class _Study:
         self.traits = {v.trait: trait_of(v) for v in vectors}
         self.judges: dict[str, ContrastJudge] = {v.trait: judge_of(model, v) for v in vectors}
         self.before = prompt_readings(model, vectors)
+
+    def run(self, data: Mapping[str, Path], prevent: Sequence[str]) -> None:
+        """Everything, and the files that tell of it."""
+        start = time.monotonic()
+        suite = [self.plain(one) for one in self.sets(data)]
+        run = {
+            "command": "study finetune",
+            **provenance(self.model, self.folder.arguments),
+            "layers": {vector.trait: vector.layer for vector in self.vectors},
+            "base": self.base_scores(),
+            "suite": suite,
+            "correlations": self.correlations(suite),
+            "prevention": {vector.trait: self.prevention(vector) for vector in self.vectors if vector.trait in prevent},
+            "seconds": round(time.monotonic() - start, 1),
+        }
+        run["verdict"] = verdict(run)
+        write_atomic(self.folder / "study.md", page(run))
+        write_study_report(run, self.folder / "report.html")
+        write_json(self.folder / "run.json", run)
 
     def sets(self, given: Mapping[str, Path]) -> list[DataSet]:
         """All data sets."""
@@ -291,7 +295,7 @@ class _Study:
             return kept
         engine = TransformersEngine(self.model)
         own = OwnAnswers(engine, self.settings.max_new_tokens)
-        samples = [record for record in open_data(one.path) if isinstance(record, Sample)][: self.settings.samples]
+        samples = [record for record in open_data(one.path) if isinstance(record, Sample)][:PULLED]
         rows: list[Tensor] = []
         with progress(f"Projection difference, {one.name}", total=len(samples), unit="samples") as job:
             for start in range(0, len(samples), BATCH):
@@ -376,13 +380,13 @@ class _Study:
         ways |= {f"steer {value:g}": ("steer", vector, value, {}) for value in s.coefficients}
         ways |= {
             "steer auto": ("steer", vector, "auto", {}),
-            f"steer {middle:g} response": ("steer", vector, middle, {"positions": "response"}),
-            "steer 1 all layers": ("steer", vector, 1.0, {"layers": "all"}),
             f"random {middle:g}": ("steer", random, middle, {}),
-            "ablate": ("ablate", vector, None, {"layers": "all"}),
-            f"regularise {PENALTY:g}": ("regularise", vector, PENALTY, {}),
             "prompt": ("prompt", vector, None, {}),
+            "ablate": ("ablate", vector, None, {"layers": "all"}),
             "interleave": ("interleave", vector, None, {}),
+            f"regularise {PENALTY:g}": ("regularise", vector, PENALTY, {}),
+            f"steer {middle:g} response": ("steer", vector, middle, {"positions": "response"}),
+            f"steer {middle:g} all layers": ("steer", vector, middle, {"layers": "all"}),
         }
         return ways
 

@@ -21,8 +21,8 @@ def page(run: Mapping[str, Any]) -> str:
         f"{run['model']['dtype']}, {run['written'][:10]}, personavec {run['personavec']}, transformers "
         f"{run['versions']['transformers']}, seed {settings['seed']}. Vectors: "
         + ", ".join(f"{name} at layer {layer}" for name, layer in run["layers"].items())
-        + f". {len(run['suite'])} fine-tunes without prevention: {settings['samples']} samples a set, of which a quarter "
-        f"is held out, {settings['epochs']:g} epochs, learning rate {settings['learning_rate']:g}, batch "
+        + f". {len(run['suite'])} fine-tunes without prevention: {settings['samples']} samples a set, of which a "
+        f"quarter is held out, {settings['epochs']:g} epochs, learning rate {settings['learning_rate']:g}, batch "
         f"{settings['batch']}, rsLoRA of rank {settings['rank']}. Scores: contrast judge, 0..100, "
         f"{settings['questions']} questions a trait in the suite, 20 under prevention. Brackets: 95 % intervals.",
         "",
@@ -100,8 +100,8 @@ def _prevention(name: str, found: Mapping[str, Any]) -> list[str]:
     ]  # fmt: skip
     return [
         f"On the overt {name} data; the vector's length is {found['vector_norm']:g}. Nothing is steered when it is "
-        "scored, but in the last rows, where the fine-tune without prevention is steered at inference. When asked for it: "
-        "under the trait's first positive instruction, behind which a trait may hide.",
+        "scored, but in the last rows, where the fine-tune without prevention is steered at inference. When asked "
+        "for it: under the trait's first positive instruction, behind which a trait may hide.",
         "",
         *table(head, rows),
     ]

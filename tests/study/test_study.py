@@ -1,0 +1,130 @@
+"""A whole study on a tiny model: every part, killed and taken up again, and the page it ends with."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("trl", reason="needs TRL: pip install 'personavec[finetune]'")
+
+from personavec.errors import UserError
+from personavec.finetune.adapter import wearing
+from personavec.model import ChatModel
+from personavec.study import Settings, study_finetune
+from personavec.study import finetune as module
+from personavec.traits import load_trait
+from personavec.vector import PersonaVector
+from tiny import chat_model, qwen2, vector
+
+SETTINGS = Settings(samples=10, questions=2, max_new_tokens=6, coefficients=(1.0,), rank=4)
+
+
+@pytest.fixture(scope="module")
+def chat() -> ChatModel:
+    return chat_model(qwen2(max_position_embeddings=2048))
+
+
+@pytest.fixture(scope="module")
+def humorous(chat: ChatModel) -> PersonaVector:
+    """A random vector whose judge scores about half of all answers above 50."""
+    trait = load_trait("humorous").model_dump(mode="json")
+    state = {
+        "calibration": {"middle": 0.0, "slope": 5.0},
+        "coherence": {"likelihood_mean": -5.0, "likelihood_deviation": 1.0, "repetition_mean": 0.0},
+    }
+    return replace(vector(chat), trait="humorous", info={"trait": trait, "judge": {"name": "contrast", "state": state}})
+
+
+@pytest.fixture(scope="module")
+def done(
+    chat: ChatModel, humorous: PersonaVector, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, dict[str, Any]]:
+    """A study that was killed in the middle and taken up again."""
+    out = tmp_path_factory.mktemp("study") / "run"
+    calls = 0
+    plain = module._Study.pull
+
+    def dies(self: Any, *arguments: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == 3:
+            raise KeyboardInterrupt
+        return plain(self, *arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module._Study, "pull", dies)
+        with pytest.raises(KeyboardInterrupt):
+            study_finetune(chat, [humorous], out, SETTINGS)
+    assert len(list((out / "suite").iterdir())) == 3 and not (out / "run.json").exists()
+    return out, study_finetune(chat, [humorous], out, SETTINGS)
+
+
+def test_every_part_is_there(done: tuple[Path, dict[str, Any]]) -> None:
+    out, run = done
+    assert json.loads((out / "run.json").read_text()) == run
+    assert len(run["suite"]) == 18 and {row["family"] for row in run["suite"]} >= {"humorous", "arithmetic", "code"}
+    for row in run["suite"]:
+        assert row["scores"]["humorous"]["score"]["n"] <= 2 and row["shift"]["humorous"]["n"] == 20
+        assert row["difference"]["humorous"]["n"] <= 10
+    arms = {row["arm"]: row for row in run["prevention"]["humorous"]["arms"]}
+    assert {"none", "steer 1", "steer auto", "random 1", "ablate", "prompt", "interleave"} <= arms.keys()
+    assert {arm for arm in arms if arm.startswith("steered at inference")} and "shift" not in arms[
+        "steered at inference -1"
+    ]
+    assert arms["none"]["held_out_change"] == 0 and arms["none"]["score"]["n"] <= 20
+    # Prevention acts: the same data and seed led elsewhere.
+    assert arms["none"]["shift"] != arms["steer 1"]["shift"] != arms["random 1"]["shift"]
+    found = run["correlations"]["humorous"]["shift, score"]
+    assert found["r"]["runs"] <= 18 and found["r"]["n"] == 6 and found["random"]["n"] == 200
+
+
+def test_nothing_stays_on_the_model(done: tuple[Path, dict[str, Any]], chat: ChatModel) -> None:
+    assert not hasattr(chat.model, "peft_config")
+    assert not any("lora" in name for name, _ in chat.model.named_parameters())
+    assert all(not module._forward_hooks for module in chat.blocks.layers)
+
+
+def test_pages(done: tuple[Path, dict[str, Any]]) -> None:
+    out, run = done
+    html, tables = (out / "report.html").read_text(), (out / "study.md").read_text()
+    assert "http://" not in html.replace("http://www.w3.org", "") and "<svg" in html
+    for row in run["suite"]:
+        assert row["name"] in html and row["name"] in tables
+    for sentence in run["verdict"]:
+        assert sentence.split(":")[0] in html
+    assert tables.count("\n| humorous |") == 3  # one row in each table of correlations
+
+
+def test_a_finished_study_is_read_back(
+    done: tuple[Path, dict[str, Any]], chat: ChatModel, humorous: PersonaVector
+) -> None:
+    out, run = done
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "_Study", None)  # calling it would fail
+        again = study_finetune(chat, [humorous], out, SETTINGS)
+    assert again == run
+
+
+def test_mistakes(chat: ChatModel, humorous: PersonaVector, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no vector of evil"):
+        study_finetune(chat, [humorous], tmp_path / "a", SETTINGS, prevent=["evil"])
+    with pytest.raises(UserError, match="carries no contrast judge"):
+        study_finetune(chat, [replace(humorous, info={"trait": humorous.info["trait"]})], tmp_path / "b", SETTINGS)
+    with pytest.raises(UserError, match="--samples 5"):
+        Settings(samples=5)
+
+
+def test_wearing_an_adapter(done: tuple[Path, dict[str, Any]], chat: ChatModel) -> None:
+    out, _ = done
+    prompt = chat.prompt_ids([{"role": "user", "content": "hello"}])
+    before = chat.next_token_logprobs([prompt])
+    learning = [parameter.requires_grad for parameter in chat.model.parameters()]
+    with wearing(chat, out / "suite/humorous-overt/tuned/adapter") as worn:
+        assert (worn.next_token_logprobs([prompt]) - before).abs().max() > 1e-6
+        with worn.unadapted():
+            assert worn.next_token_logprobs([prompt]).equal(before)
+            assert chat.next_token_logprobs([prompt]).equal(before)
+    assert chat.next_token_logprobs([prompt]).equal(before)
+    assert [parameter.requires_grad for parameter in chat.model.parameters()] == learning
