@@ -24,6 +24,7 @@ LAYERS = [
         "interchange",
         "interventions",
         "judges",
+        "likelihood",
         "provenance",
         "readout",
         "refusals",
@@ -33,7 +34,17 @@ LAYERS = [
         "traits",
         "vector",
     },
-    {"evaluation", "extraction", "finetune", "monitoring", "screening", "shift", "specificity", "verdict"},
+    {
+        "capability",
+        "evaluation",
+        "extraction",
+        "finetune",
+        "monitoring",
+        "screening",
+        "shift",
+        "specificity",
+        "verdict",
+    },
     {"cli", "__main__"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
