@@ -13,8 +13,9 @@ from transformers.trainer_callback import ExportableState
 from personavec.errors import UserError
 from personavec.finetune.callback import running_trainer
 from personavec.finetune.elicit import trait_of
-from personavec.finetune.wrapping import blocks_of, evaluating, is_sharded, unwrapped
+from personavec.finetune.wrapping import blocks_of, is_sharded, unwrapped
 from personavec.model.blocks import Blocks
+from personavec.model.evaluating import evaluating
 from personavec.model.template import Template
 from personavec.vector import PersonaVector
 
