@@ -17,9 +17,9 @@ from typing import Any
 from common import RESULTS
 from personavec import ChatModel, PersonaVector, Training, Tuned, evaluate, fine_tune, load_model
 from personavec.files import JsonLines, write_atomic
-from personavec.finetune.elicit import trait_of
 from personavec.rollouts import Rollout, generate, plan
 from personavec.specificity import judge_of
+from personavec.traits.of_vector import trait_of
 
 ABOVE = 50.0  # score from which an answer shows the trait
 
@@ -113,6 +113,7 @@ def main() -> None:
         tuned = fine_tune(
             model, data, out, Training(**settings, rank=options.rank, accumulate=4, warmup_steps=2),
             prevent=[] if bare else [(vector, coefficient)], watch=[vector] if bare else [],
+            measure=False,
         )  # fmt: skip
         adapted = load_model(options.model, adapter=str(tuned.adapter))
         scored = evaluate(adapted, trait, out / "scored", vectors=[vector], max_new_tokens=options.tokens)
