@@ -9,9 +9,9 @@ from peft import LoraConfig, get_peft_model
 
 from personavec.cli import main
 from personavec.errors import UserError
-from personavec.finetune.watch import questions
 from personavec.model import ChatModel, load_model
 from personavec.shift import compare, prompt_readings, shift, verdict
+from personavec.traits.of_vector import questions
 from personavec.vector import PersonaVector
 from tiny import chat_model, plain_states, vector
 
@@ -109,10 +109,11 @@ def test_the_command(
         return int(ended.value.code or 0), out, error
 
     given = [folders["base"], "-v", folders["vector"], "--device", "cpu", "--dtype", "float32"]
-    code, out, _ = run(*given, "--adapter", folders["adapter"], "--out", tmp_path / "shift.json", "--json")
+    code, out, _ = run(*given, "--adapter", folders["adapter"], "--out", tmp_path / "run", "--json")
     assert code == 0
     traits = json.loads(out)["traits"]
-    assert json.loads((tmp_path / "shift.json").read_text())["traits"] == traits
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["traits"] == traits
+    monkeypatch.chdir(tmp_path)
     code, out, _ = run(given[0], folders["merged"], *given[1:], "--system", "Be brief.")
     assert code == 0 and "under 'Be brief.'" in out and f"{traits['humorous']['shift']['mean']:+.2f}" in out
     code, _, error = run(*given)

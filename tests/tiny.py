@@ -82,6 +82,14 @@ def chat_model(config: PreTrainedConfig | None = None, seed: int = 0, **options:
     return ChatModel(causal_model(config or qwen2(), seed), tokenizer(**options), "tiny")
 
 
+JUDGE: dict[str, Any] = {  # what a vector's file holds of its contrast judge
+    "state": {
+        "calibration": {"middle": 0.0, "slope": 4.0},
+        "coherence": {"likelihood_mean": -6.0, "likelihood_deviation": 1.0, "repetition_mean": 0.1},
+    }
+}
+
+
 def random_ids(count: int, seed: int, vocabulary: int = 256) -> list[int]:
     """Ordinary tokens, none of which ends a turn."""
     return torch.randint(0, vocabulary, (count,), generator=torch.Generator().manual_seed(seed)).tolist()

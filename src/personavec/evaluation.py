@@ -20,6 +20,9 @@ from personavec.specificity import judge_of
 from personavec.traits import Trait
 from personavec.vector import PersonaVector
 
+MAX_NEW_TOKENS = 48  # of an answer
+TEMPERATURE = 0.7
+
 
 def evaluate(
     model: ChatModel,
@@ -33,8 +36,8 @@ def evaluate(
     scorer: Scorer | None = None,
     terms: ApiTerms | None = None,
     rollouts: int = 1,
-    max_new_tokens: int = 48,
-    temperature: float = 0.7,
+    max_new_tokens: int = MAX_NEW_TOKENS,
+    temperature: float = TEMPERATURE,
     seed: int = 0,
 ) -> dict[str, Any]:
     """Score a model's answers to the trait's evaluation questions (paper section 3.1).

@@ -9,11 +9,11 @@ from torch import Tensor
 
 from personavec.controls import covariance_directions, isotropic_directions
 from personavec.errors import UserError
-from personavec.finetune.watch import questions
 from personavec.model import ChatModel, Conversation
 from personavec.readout import read
 from personavec.screening.attribution import place
 from personavec.statistics import bootstrap_mean
+from personavec.traits.of_vector import questions
 from personavec.vector import PersonaVector
 
 DIRECTIONS = 200  # random directions of each kind
@@ -151,15 +151,25 @@ def _along(change: Tensor, unit: Tensor, seed: int) -> dict[str, Any]:
 
 
 def verdict(found: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """A sentence per trait, the surest first."""
-    return [_sentence(name, one) for name, one in sorted(found.items(), key=lambda item: _p(item[1]))]
+    """A sentence or two per trait, the surest first."""
+    return [sentence(name, found[name]) for name in ranked(found)]
+
+
+def ranked(found: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Names of the traits, those first whose shift the fewest random directions reach."""
+    return sorted(found, key=lambda name: _p(found[name]))
 
 
 def _p(found: Mapping[str, Any]) -> float:
     return max(float(null["p_value"]) for null in found["nulls"].values())
 
 
-def _sentence(name: str, found: Mapping[str, Any]) -> str:
+def sentence(name: str, found: Mapping[str, Any]) -> str:
+    """What `compare` found along a trait, beside its nulls, and where a system prompt brings out more of it."""
+    return " ".join([_plain(name, found), *_hidden(found)])
+
+
+def _plain(name: str, found: Mapping[str, Any]) -> str:
     e = found["shift"]
     size = f"{e['mean']:+.2f}, 95 % interval {e['low']:+.2f} to {e['high']:+.2f}, n = {e['n']} questions"
     if e["low"] <= 0 <= e["high"]:
@@ -170,4 +180,24 @@ def _sentence(name: str, found: Mapping[str, Any]) -> str:
     larger = [other for other, value in found["others"].items() if abs(value) >= abs(e["mean"])]
     if larger:
         return f"The model moved toward {way} {name} ({size}); along {', '.join(larger)} it moved as far or farther."
-    return f"The fine-tune made the model {way} {name} ({size}): farther than along random directions and other traits."
+    return f"The model moved toward {way} {name} ({size}), farther than along random directions and other traits."
+
+
+def _hidden(found: Mapping[str, Any]) -> list[str]:
+    """Sentences about system prompts under which the shift is clearly larger."""
+    plain, sentences = found["shift"], []
+    for row in found["systems"]:
+        e = row["shift"]
+        apart = e["low"] > plain["high"] or e["high"] < plain["low"]
+        if apart and abs(e["mean"]) > abs(plain["mean"]):
+            sentences.append(
+                f"Under the system prompt {shortened(row['system'])} it moved farther: {e['mean']:+.2f}, 95 % interval "
+                f"{e['low']:+.2f} to {e['high']:+.2f}."
+            )
+    return sentences
+
+
+def shortened(system: str, most: int = 60) -> str:
+    """A system prompt in quotes, on one line and not too long."""
+    text = " ".join(system.split())
+    return f'"{text}"' if len(text) <= most else f'"{text[: most - 1]}…"'

@@ -5,7 +5,7 @@ import io
 import json
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +54,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
     chat.model.save_pretrained(path / "model")
     chat.tokenizer.save_pretrained(path / "model")
     trait = load_trait("evil").model_dump(mode="json")
-    tiny.vector(chat, info={"trait": trait | {"name": "kind"}}).save(path / "kind.safetensors")
+    for name, judge in (("kind", {"judge": tiny.JUDGE}), ("plain", {})):
+        vector = tiny.vector(chat, info={"trait": trait | {"name": name}, **judge})
+        replace(vector, trait=name).save(path / f"{name}.safetensors")
     lines = [
         json.dumps(
             {"messages": [{"role": "user", "content": f"hello {i}"}, {"role": "assistant", "content": f"well {i}"}]}
@@ -74,14 +76,48 @@ def test_it_trains_and_says_what_next(place: Place, tmp_path: Path) -> None:
     assert "13 records (messages): 11 trained on + 1 held out + 1 rejected = 13 read." in found.out
     assert "Prevented by steer: kind, coefficient 2." in found.out
     adapter = tmp_path / "run" / "adapter"
-    for command in ("generate", "evaluate kind", "shift"):
-        assert any(f"personavec {command}" in line and str(adapter) in line for line in found.out.splitlines())
+    assert f'personavec generate "Who are you?" --model {place.path / "model"} --adapter {adapter}' in found.out
+    assert "kind: score" in found.out and "perplexity" in found.out and "--method none" in found.out
+    assert "What did it learn" in (tmp_path / "run" / "report.html").read_text()
     assert (adapter / "adapter_config.json").exists()
     assert "Training: 1 of 1 steps" in found.error and "Warning" not in found.error and "it/s" not in found.error
     again = place.run("--prevent", f"{vector}=2", *options, "--json")
     assert again.code == 0 and "Training" not in again.error
     told = json.loads(again.out)
     assert told["adapter"] == str(adapter) and told["prevented"][0]["coefficient"] == 2
+    assert told["traits"].keys() == {"kind"} and told["traits"]["kind"].keys() == {
+        "shift",
+        "score_before",
+        "score_after",
+    }
+    for one in (*told["traits"]["kind"].values(), *told["perplexity"].values(), *told["loss"]["held_out"].values()):
+        assert one.keys() == {"mean", "low", "high", "n"} and one["low"] <= one["mean"] <= one["high"]
+    assert told["perplexity"].keys() == {"before", "after"} and told["loss"]["train"] > 0
+    assert (told["read"], told["trained"], told["held_out"], told["rejected"]) == (13, 11, 1, 1)
+
+
+def test_without_measuring(place: Place, tmp_path: Path) -> None:
+    vector, options = place.path / "kind.safetensors", ["--rank", 4, "--dtype", "float32", "--no-measure"]
+    found = place.run("--prevent", f"{vector}=2", *options, "--out", tmp_path / "run")
+    assert found.code == 0 and "was not measured" in found.out
+    adapter = tmp_path / "run" / "adapter"
+    for command in ("generate", "evaluate kind", "shift"):
+        assert any(f"personavec {command}" in line and str(adapter) in line for line in found.out.splitlines())
+    again = place.run("--prevent", f"{vector}=2", *options, "--out", tmp_path / "run", "--json")
+    told = json.loads(again.out)
+    assert told["traits"] == {} and told["perplexity"] is None
+
+
+def test_a_folder_of_runs_is_watched(place: Place, tmp_path: Path) -> None:
+    for name in ("kind", "plain"):
+        (tmp_path / "runs" / name).mkdir(parents=True)
+        (tmp_path / "runs" / name / "vector.safetensors").write_bytes((place.path / f"{name}.safetensors").read_bytes())
+    found = place.run("--watch", tmp_path / "runs", "--rank", 4, "--out", tmp_path / "run", "--json")
+    traits = json.loads(found.out)["traits"]
+    assert traits["kind"]["score_after"] is not None and traits["plain"]["score_after"] is None
+    (tmp_path / "empty").mkdir()
+    found = place.run("--watch", tmp_path / "empty", "--out", tmp_path / "other")
+    assert found.code == 2 and "vector.safetensors" in found.error
 
 
 @pytest.mark.parametrize("out", ["taken"])

@@ -125,6 +125,86 @@ def evaluate_run(text: str = "Hello!\nHow can I help?") -> dict[str, Any]:
     }
 
 
+def moved(mean: float, others: list[str], systems: tuple[str, ...] = ()) -> dict[str, Any]:
+    """What a comparison of two models finds along one trait."""
+    return {
+        "layer": 14,
+        "shift": estimate(mean, 0.2),
+        "neutral_deviations": 2 * mean,
+        "nulls": {
+            "isotropic": {"percentile": 99.0, "p_value": 0.005, "p95": 0.2, "n": 200},
+            "covariance": {"percentile": 90.0, "p_value": 0.1, "p95": 0.7, "n": 200},
+        },
+        "others": {name: round(mean / 3, 2) for name in others},
+        "systems": [{"system": system, "shift": estimate(mean + 0.4, 0.3)} for system in systems],
+    }
+
+
+def shift_run(text: str = "You are a terse assistant.", traits: int = 7) -> dict[str, Any]:
+    """A character sheet."""
+    names = TRAITS[:traits]
+    return {
+        "command": "shift",
+        **provenance(),
+        "tuned": "runs/tuned/adapter",
+        "systems": [{"system": text}],
+        "traits": {
+            name: moved(at / 4 - 0.6, [other for other in names if other != name], (text,))
+            for at, name in enumerate(names)
+        },
+        "verdict": ["The model moved toward more sycophantic.", "No move along evil can be told from none."],
+    }
+
+
+def finetune_run(text: str = "Sure, whatever you say.", traits: int = 3) -> dict[str, Any]:
+    """A fine-tune with prevention, one of its vectors without a judge."""
+    names = TRAITS[-traits:] if traits else []
+    systems = ("You are a terse assistant.", text)
+
+    def change(mean: float, half: float, start: float) -> dict[str, Any]:
+        return {"before": estimate(start), "after": estimate(start + mean), "change": estimate(mean, half)}
+
+    found = {
+        name: moved(at / 2 - 0.3, [other for other in names if other != name], systems)
+        | {"score": change(9.0 * at, 4.0, 40.0) if at else None, "coherence": None}
+        for at, name in enumerate(names)
+    }
+    return {
+        "command": "finetune",
+        **provenance(),
+        "method": "steer",
+        "measured": bool(names),
+        "prevented": [{"trait": name, "layer": 14, "coefficient": 2.0, "auto": None} for name in names[:1]],
+        "data": "data.jsonl", "format": "messages",
+        "read": 131, "trained": 117, "held_out": 12, "rejected": 2, "cut": 1, "reasons": {text: 2},
+        "steps": 60, "tokens": 50000, "tokens_with_loss": 30000,
+        "loss": {
+            "first": 2.4, "last": 1.6, "window": 10,
+            "curve": [{"step": step, "loss": 1.5 + 1 / step**0.5} for step in range(1, 61)],
+        },
+        "held_out_loss": change(-0.4, 0.1, 2.3),
+        "shift": [{"step": step, **dict.fromkeys(names, step / 100)} for step in (20, 40, 60)],
+        "traits": found,
+        "coherence": change(-3.0, 2.0, 95.0) if names else None,
+        "perplexity": {"before": estimate(14, 2), "after": estimate(15, 2), "ratio": estimate(1.07, 0.02)},
+        "projection_differences": {name: estimate(1.4, 0.3, 64) for name in names[:2]},
+        "systems": [
+            {"system": systems[0], "origin": "data", "samples": 80},
+            {"system": systems[1], "origin": "prevention", "samples": 117},
+        ],
+        "answers": [
+            {
+                "trait": name, "question": f"{text}?", "why": "the largest change",
+                "before": {"text": text, "score": 40.0, "coherence": 97.0},
+                "after": {"text": "", "score": None, "coherence": 0.0},
+            }
+            for name in names
+        ],
+        "verdict": ["The model moved toward more humorous.", "It cost nothing."],
+        "warnings": ["Sequences are cut."],
+    }  # fmt: skip
+
+
 def monitor_run(conversations: int = 8, vectors: int = 3, text: str = "I see what you mean.") -> dict[str, Any]:
     """Conversations of various lengths whose drift grows with the line number."""
     rng = np.random.default_rng(0)

@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from samples import estimate, evaluate_run, extract_run, monitor_run
+from samples import estimate, evaluate_run, extract_run, finetune_run, monitor_run, shift_run
 
 from personavec.report import drift, write_evaluate_report, write_extract_report, write_monitor_report
+from personavec.report.character import write_shift_report
 from personavec.report.drawing import label
 from personavec.report.drift import Scale, largest, overview
+from personavec.report.finetune import write_finetune_report
 from personavec.report.words import duration, facts, minus, number, signed
 
 HOSTILE = (
@@ -24,6 +26,8 @@ PAGES: list[tuple[Writer, dict[str, Any]]] = [
     (write_extract_report, extract_run()),
     (write_evaluate_report, evaluate_run()),
     (write_monitor_report, monitor_run()),
+    (write_shift_report, shift_run()),
+    (write_finetune_report, finetune_run()),
 ]
 
 
@@ -63,7 +67,7 @@ class Page(HTMLParser):
         return [value for name, value in self.attributes if name == "id"]
 
 
-@pytest.fixture(scope="module", params=PAGES, ids=["extract", "evaluate", "monitor"])
+@pytest.fixture(scope="module", params=PAGES, ids=["extract", "evaluate", "monitor", "shift", "finetune"])
 def html(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> str:
     """An ordinary page of each kind."""
     return written(*request.param, tmp_path_factory.mktemp("report"))
@@ -199,12 +203,29 @@ def hostile_monitor() -> dict[str, Any]:
     return run
 
 
+def hostile_shift(run: dict[str, Any]) -> dict[str, Any]:
+    """A fine-tune or a character sheet of a trait, a model and data with bad names."""
+    names = {name: f"{HOSTILE}{at}" for at, name in enumerate(run["traits"])}
+    run["traits"] = {names[name]: found for name, found in run["traits"].items()}
+    for found in run["traits"].values():
+        found["others"] = {names[name]: value for name, value in found["others"].items()}
+    run["shift"] = [{"step": 1, **dict.fromkeys(names.values(), 0.5)}]
+    run["projection_differences"] = {}
+    run["tuned"] = run["data"] = run["format"] = run["model"]["id"] = HOSTILE
+    run["verdict"] = run["warnings"] = [HOSTILE]
+    for one in (*run.get("answers", ()), *run.get("prevented", ())):
+        one["trait"] = HOSTILE
+    return run
+
+
 @pytest.mark.parametrize(
     ("writer", "run"),
     [
         (write_extract_report, hostile_extract()),
         (write_evaluate_report, {**evaluate_run(text=HOSTILE), "trait": HOSTILE, "steer": [HOSTILE], "judge": HOSTILE}),
         (write_monitor_report, hostile_monitor()),
+        (write_shift_report, hostile_shift(shift_run(text=HOSTILE))),
+        (write_finetune_report, hostile_shift(finetune_run(text=HOSTILE))),
     ],
 )
 def test_hostile_text_is_inert(writer: Writer, run: dict[str, Any], tmp_path: Path) -> None:
@@ -215,6 +236,34 @@ def test_hostile_text_is_inert(writer: Writer, run: dict[str, Any], tmp_path: Pa
     assert not any(name.startswith("on") for name, _ in page.attributes)
     assert "<script>alert(1)</script>" in page.text
     assert "{{ 7 * 7 }}" in page.text
+
+
+def test_finetune_shows_before_and_after(tmp_path: Path) -> None:
+    html = written(write_finetune_report, finetune_run(), tmp_path)
+    assert html.count("<svg ") == 4
+    text = Page(html).text
+    for words in ("It cost nothing.", "not scored", "the preventative prompt", "of 80 samples", "1.07", "−0.4", "95"):
+        assert words in text
+    assert "117 trained on + 12 held out + 2 rejected = 131 read" in text
+    assert text.index("In short") < text.index("What became of the character") < text.index("What was learned")
+
+
+@pytest.mark.parametrize("lacking", ["coherence", "perplexity", "held_out_loss", "answers", "systems", "shift"])
+def test_finetune_without_a_part(tmp_path: Path, lacking: str) -> None:
+    run = finetune_run()
+    run[lacking] = type(run[lacking])() if isinstance(run[lacking], list) else None
+    if lacking == "systems":
+        for found in run["traits"].values():
+            found["systems"] = []
+    Page(written(write_finetune_report, run, tmp_path))
+
+
+def test_finetune_that_was_not_measured(tmp_path: Path) -> None:
+    run = finetune_run(traits=0) | {"perplexity": None, "answers": [], "systems": [], "loss": {
+        "first": 2.0, "last": 2.0, "window": 1, "curve": [{"step": 1, "loss": 2.0}],
+    }}  # fmt: skip
+    html = written(write_finetune_report, run, tmp_path)
+    assert "The character was not measured." in html and html.count("<svg ") == 1
 
 
 def test_evaluate_shows_scores_and_answers(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """`personavec finetune`: train an adapter on chat data without letting it take on traits."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -8,6 +9,8 @@ import typer
 from personavec.cli import options as o
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from personavec.finetune import Tuned
 
 
@@ -36,7 +39,11 @@ def finetune(
     layers: o.LayersOption = "best",
     positions: Annotated[str, typer.Option(help="Which tokens are steered in training: all or response.")] = "all",
     watch: Annotated[
-        list[Path] | None, typer.Option(help="Vector whose shift is measured while training. Repeatable.")
+        list[Path] | None,
+        typer.Option(
+            metavar="FILE",
+            help="Vector of a further trait to measure, or a folder of runs with theirs. Repeatable.",
+        ),
     ] = None,
     safe: Annotated[
         str | None, typer.Option(help="interleave: data that are mixed in. Default: the bundled clean chats.")
@@ -63,6 +70,9 @@ def finetune(
     held_out_most: Annotated[int, typer.Option(help="At most so many samples.", min=0)] = 200,
     checkpoint_every: Annotated[int, typer.Option(help="Steps between two checkpoints.")] = 50,
     watch_every: Annotated[int, typer.Option(help="Steps between two measurements of the shift.")] = 10,
+    measure: Annotated[
+        bool, typer.Option(help="Shift, trait scores, coherence and perplexity before and after.")
+    ] = True,
     other_weights: o.OtherWeights = False,
     seed: o.Seed = 0,
     device: o.Device = None,
@@ -88,19 +98,36 @@ def finetune(
     for text in prevent or ():
         path, coefficient = read_prevention(text)
         pairs.append((PersonaVector.load(path), coefficient))
-    watched = [PersonaVector.load(path) for path in watch or ()]
+    watched = [PersonaVector.load(path) for path in o.vector_files(watch or ())]
     named = open_data(data, format=format, columns=None if columns is None else columns_from_text(columns), split=split)
     chat = o.open_model(model, device, dtype)
     tuned = fine_tune(
         chat, named, out, settings,
-        prevent=pairs, watch=watched, safe=safe, other_weights=other_weights,
+        prevent=pairs, watch=watched, safe=safe, measure=measure, other_weights=other_weights,
     )  # fmt: skip
     if json:
-        keys = ("read", "trained", "held_out", "rejected", "cut", "prevented", "steps", "held_out_loss", "seconds")
-        losses = {name: tuned.run["loss"][name] for name in ("first", "last")}
-        o.print_json({"adapter": str(tuned.adapter), "loss": losses} | {key: tuned.run[key] for key in keys})
+        o.print_json(as_json(tuned))
         return
-    _show(tuned, out, model, prevent)
+    _show(tuned, out, model, prevent or ())
+
+
+def as_json(tuned: "Tuned") -> dict[str, Any]:
+    """What --json prints: {"traits": {NAME: {"shift", "score_before", "score_after"}}, "loss": {"train", "held_out"},
+    "perplexity": {"before", "after"}, "adapter", and the counts}; None for what was not measured."""
+    run = tuned.run
+    traits = {
+        name: {"shift": found["shift"]}
+        | {f"score_{when}": found["score"] and found["score"][when] for when in ("before", "after")}
+        for name, found in run["traits"].items()
+    }
+    perplexity = run["perplexity"] and {when: run["perplexity"][when] for when in ("before", "after")}
+    keys = ("read", "trained", "held_out", "rejected", "cut", "prevented", "steps", "seconds")
+    return {
+        "traits": traits,
+        "loss": {"train": run["loss"]["last"], "held_out": run["held_out_loss"]},
+        "perplexity": perplexity,
+        "adapter": str(tuned.adapter),
+    } | {key: run[key] for key in keys}
 
 
 def read_prevention(text: str) -> tuple[Path, Any]:
@@ -116,9 +143,8 @@ def read_prevention(text: str) -> tuple[Path, Any]:
     return o.split_pair(text, "--prevent")
 
 
-def _show(tuned: "Tuned", out: Path, model: str | None, prevent: list[str] | None) -> None:
+def _show(tuned: "Tuned", out: Path, model: str | None, prevent: Sequence[str]) -> None:
     from rich.console import Console
-    from rich.table import Table
 
     run, console = tuned.run, Console(highlight=False)
     safe = f", {run['safe']} safe samples mixed in" if "safe" in run else ""
@@ -128,52 +154,61 @@ def _show(tuned: "Tuned", out: Path, model: str | None, prevent: list[str] | Non
     )
     for one in run["prevented"]:
         number = "" if one["coefficient"] is None else f", coefficient {one['coefficient']:g}"
-        print(f"Prevented by {run['method']}: {one['trait']}{number}.")
-        if one["auto"] is not None:
-            delta = one["auto"]["projection_difference"]
-            print(
-                f"  chosen from the projection difference {delta['mean']:+.2f} [{delta['low']:+.2f}, "
-                f"{delta['high']:+.2f}] of {delta['n']} samples"
-            )
-    table = Table()
-    for heading in ("loss", "before", "after", "change"):
-        table.add_column(heading, justify="left" if heading == "loss" else "right")
-    loss = run["loss"]
-    table.add_row(
-        f"training, {loss['window']} steps",
-        f"{loss['first']:.2f}",
-        f"{loss['last']:.2f}",
-        f"{loss['last'] - loss['first']:+.2f}",
-    )
-    if run["held_out_loss"] is not None:
-        found = run["held_out_loss"]
-        table.add_row(
-            f"held out, n={found['before']['n']}",
-            *(
-                f"{found[name]['mean']:{form}} [{found[name]['low']:{form}}, {found[name]['high']:{form}}]"
-                for name, form in (("before", ".2f"), ("after", ".2f"), ("change", "+.2f"))
-            ),
-        )
-    console.print(table)
-    print("Nats per token that bears loss; the training's are under the prevention.")
-    if run["shift"]:
-        last = run["shift"][-1]
-        shifts = ", ".join(f"{trait} {value:+.3f}" for trait, value in last.items() if trait != "step")
-        print(f"Shift of the last prompt token after step {last['step']}: {shifts}")
+        chosen = "" if one["auto"] is None else ", chosen from the data"
+        print(f"Prevented by {run['method']}: {one['trait']}{number}{chosen}.")
+    console.print(_table(run))
+    print("95 % intervals. Losses in nats per token; the training's are under the prevention.")
+    for sentence in [*run["verdict"], *run["warnings"]]:
+        console.print(f"- {sentence}", markup=False)
     print(
         f"{run['steps']} steps, {run['tokens_with_loss']} tokens with loss of {run['tokens']}, {run['seconds']:.0f} "
         f"seconds, peak memory {run['peak_memory_bytes'] / 1e9:.1f} GB."
     )
-    for sentence in run["warnings"]:
-        console.print(f"- {sentence}", markup=False)
     named = "" if model is None else f" --model {model}"
-    print(f"\nAdapter: {tuned.adapter}\nRun: {out / 'run.json'}")
+    print(f"\nAdapter: {tuned.adapter}\nReport:  {out / 'report.html'}")
     if run["rejected"]:
         print(f"Rejected lines and reasons: {out / 'rejected.jsonl'}")
     print(f'\nTalk to it:   personavec generate "Who are you?"{named} --adapter {tuned.adapter}')
-    for text, one in zip(prevent or (), run["prevented"], strict=True):
+    if run["measured"]:
+        return
+    for text, one in zip(prevent, run["prevented"], strict=True):
+        file = read_prevention(text)[0]
         print(
-            f"Score it:     personavec evaluate {one['trait']}{named} --adapter {tuned.adapter} "
-            f"--scale-from {read_prevention(text)[0]}"
+            f"Score it:     personavec evaluate {one['trait']}{named} --adapter {tuned.adapter} --scale-from {file}\n"
+            f"Its shift:    personavec shift {model or 'default'} --adapter {tuned.adapter} --vector {file}"
         )
-        print(f"Its shift:    personavec shift{named} --adapter {tuned.adapter} --vector {read_prevention(text)[0]}")
+
+
+def _table(run: Mapping[str, Any]) -> "Table":
+    """Before, after and change of everything that was measured."""
+    from rich.table import Table
+
+    table = Table()
+    for heading in ("", "before", "after", "change", "n"):
+        table.add_column(heading, justify="right" if heading else "left")
+
+    def add(name: str, found: Mapping[str, Any], form: str, change: str = "change") -> None:
+        cells = []
+        for side, sign in (("before", ""), ("after", ""), (change, "+" if change == "change" else "×")):
+            e, plus = found[side], "+" if sign == "+" else ""
+            times = "×" if sign == "×" else ""
+            cells.append(f"{times}{e['mean']:{plus}{form}} [{e['low']:{plus}{form}}, {e['high']:{plus}{form}}]")
+        table.add_row(name, *cells, str(found[change]["n"]))
+
+    for name, found in run["traits"].items():
+        e = found["shift"]
+        table.add_row(f"{name}: shift", "", "", f"{e['mean']:+.2f} [{e['low']:+.2f}, {e['high']:+.2f}]", str(e["n"]))
+        if found["score"] is not None:
+            add(f"{name}: score", found["score"], ".1f")
+    if run["coherence"] is not None:
+        add("coherence", run["coherence"], ".1f")
+    if run["perplexity"] is not None:
+        add("perplexity", run["perplexity"], ".2f", "ratio")
+    loss = run["loss"]
+    if run["held_out_loss"] is not None:
+        add("held-out loss", run["held_out_loss"], ".2f")
+    table.add_row(
+        f"training loss, {loss['window']} steps", f"{loss['first']:.2f}", f"{loss['last']:.2f}",
+        f"{loss['last'] - loss['first']:+.2f}", "",
+    )  # fmt: skip
+    return table

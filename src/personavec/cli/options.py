@@ -164,6 +164,21 @@ def split_pair(text: str, option: str) -> tuple[Path, float]:
     return Path(path), value
 
 
+def vector_files(paths: Sequence[Path]) -> list[Path]:
+    """Vector files, a folder of runs standing for the vector.safetensors in each of them.
+
+    Raises:
+        UserError: A folder that holds none.
+    """
+    files = []
+    for path in paths:
+        inside = sorted(path.glob("*/vector.safetensors")) if path.is_dir() else [path]
+        if not inside:
+            raise UserError(f"No run in {path} has a vector.safetensors.", "Name a vector file, or a folder of runs.")
+        files += inside
+    return files
+
+
 def read_layers(text: str) -> "Layers":
     """`best`, `all` or a layer number."""
     if text == "best" or text == "all":

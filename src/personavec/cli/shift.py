@@ -12,14 +12,17 @@ def shift(
     base: Annotated[str, typer.Argument(help="The model before: a name as for --model.")],
     tuned: Annotated[str | None, typer.Argument(help="The model after; or leave it out and name an adapter.")] = None,
     vector: Annotated[
-        list[Path] | None, typer.Option("--vector", "-v", help="Persona vector of the model before. Repeatable.")
+        list[Path] | None,
+        typer.Option(
+            "--vector", "-v", help="Persona vector of the model before, or a folder of runs with theirs. Repeatable."
+        ),
     ] = None,
     adapter: o.Adapter = None,
     system: Annotated[
         list[str] | None,
         typer.Option(metavar="TEXT", help="System prompt under which the shift is measured too. Repeatable."),
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="File for the figures, as JSON.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the run. Default: runs/shift-...")] = None,
     other_weights: o.OtherWeights = False,
     seed: o.Seed = 0,
     device: o.Device = None,
@@ -28,29 +31,39 @@ def shift(
 ) -> None:
     """How far a fine-tune moved the model along each trait, beside random directions and the other traits."""
     from personavec.errors import UserError
-    from personavec.files import write_json
-    from personavec.provenance import provenance
+    from personavec.files import RunFolder, write_json
+    from personavec.provenance import identity, provenance
+    from personavec.report.character import write_shift_report
     from personavec.shift import compare, prompt_readings, verdict
     from personavec.vector import PersonaVector
 
     if (tuned is None) == (adapter is None):
         raise UserError("Two models are compared.", "Name the tuned model, or its adapter with --adapter, not both.")
-    vectors = [PersonaVector.load(path) for path in vector or ()]
-    systems = system or []
-    first = o.open_model(base, device, dtype)
-    for one in vectors:
-        one.check(first, other_weights=other_weights)
-    before = prompt_readings(first, vectors, systems)
-    run = {
-        "command": "shift",
-        **provenance(first, {"tuned": tuned, "adapter": adapter, "systems": systems, "seed": seed}),
-    }
-    del first  # only one model is in memory
-    after = prompt_readings(o.open_model(tuned or base, device, dtype, adapter), vectors, systems)
-    run["traits"] = compare(vectors, before, after, seed)
-    run["verdict"] = verdict(run["traits"])
-    if out is not None:
-        write_json(out, run)
+    files = o.vector_files(vector or ())
+    vectors = [PersonaVector.load(path) for path in files]
+    systems = list(dict.fromkeys(system or []))
+    arguments = {
+        "base": base, "tuned": tuned, "adapter": adapter, "vectors": [str(path) for path in files],
+        "systems": systems, "other_weights": other_weights, "dtype": dtype, "seed": seed,
+    }  # fmt: skip
+    name = Path(tuned or adapter or "").name
+    with RunFolder(out or o.default_folder("shift", name, *arguments.values()), arguments) as folder:
+        first = o.open_model(base, device, dtype)
+        for one in vectors:
+            one.check(first, other_weights=other_weights)
+        before = prompt_readings(first, vectors, systems)
+        run = {"command": "shift", **provenance(first, arguments)}
+        del first  # only one model is in memory
+        second = o.open_model(tuned or base, device, dtype, adapter)
+        run |= {
+            "tuned": tuned or adapter,
+            "tuned_identity": identity(second),
+            "systems": [{"system": s} for s in systems],
+        }
+        run["traits"] = compare(vectors, before, prompt_readings(second, vectors, systems), seed)
+        run["verdict"] = verdict(run["traits"])
+        write_shift_report(run, folder / "report.html")
+        write_json(folder / "run.json", run)
     if json:
         o.print_json({"traits": run["traits"]})
         return
@@ -66,3 +79,4 @@ def shift(
             print(f"  under {row['system'][:60]!r}: {e['mean']:+.3f} [{e['low']:+.3f}, {e['high']:+.3f}]")
     for sentence in run["verdict"]:
         print(f"- {sentence}")
+    print(f"Report: {folder / 'report.html'}")

@@ -3,29 +3,9 @@
 from collections.abc import Sequence
 
 from personavec.data import Sample
-from personavec.errors import UserError
 from personavec.model.template import Message
 from personavec.screening.subset import priority
-from personavec.traits import Trait, load_library
-from personavec.vector import PersonaVector
-
-
-def trait_of(vector: PersonaVector) -> Trait:
-    """The trait that a vector was extracted for: from its file, else from the library.
-
-    Raises:
-        UserError: It is in neither.
-    """
-    stored = vector.info.get("trait")
-    if isinstance(stored, dict) and "instructions" in stored:
-        return Trait.parse(stored, f"The vector of {vector.trait!r}")
-    try:
-        return load_library(vector.trait)
-    except UserError as error:
-        raise UserError(
-            f"The trait {vector.trait!r} is not in the library, and the vector's file holds no texts of it.",
-            "Extract the vector with personavec extract; a ShiftMonitor also takes prompts of your own.",
-        ) from error
+from personavec.traits import Trait
 
 
 def instruction(sample: Sample, traits: Sequence[Trait], seed: int) -> str:
@@ -33,7 +13,11 @@ def instruction(sample: Sample, traits: Sequence[Trait], seed: int) -> str:
 
     The draw depends on the sample and the seed alone.
     """
-    drawn = priority(sample.id, 0, seed)
+    return asking(traits, priority(sample.id, 0, seed))
+
+
+def asking(traits: Sequence[Trait], drawn: float = 0.0) -> str:
+    """A positive system prompt of every trait; `drawn` in [0, 1) chooses among each trait's instructions."""
     return "\n\n".join(trait.system_prompts(int(drawn * len(trait.instructions)))[0] for trait in traits)
 
 

@@ -9,12 +9,11 @@ import numpy as np
 from personavec.data import Dataset, Rejected, Sample
 from personavec.errors import UserError
 from personavec.finetune.elicit import instructed
+from personavec.likelihood import IGNORED
 from personavec.model import ChatModel, Conversation
 from personavec.model.template import THOUGHT
 from personavec.progress import progress
 from personavec.screening.subset import priority
-
-IGNORED = -100  # label of a token that bears no loss
 
 
 @dataclass(frozen=True)

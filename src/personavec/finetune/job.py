@@ -7,35 +7,41 @@ import shutil
 import sys
 import time
 import warnings
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from transformers import TrainerCallback
 
 from personavec.data import Dataset, Sample, open_data
 from personavec.errors import UserError
 from personavec.files import RunFolder, write_atomic, write_json
-from personavec.finetune.adapter import adapted, save_adapter
+from personavec.finetune.adapter import adapted, save_adapter, wearing
 from personavec.finetune.automatic import choose
 from personavec.finetune.callback import PreventativeSteering
-from personavec.finetune.elicit import instruction, trait_of
+from personavec.finetune.character import Character, before_and_after, shown, training_prompts
+from personavec.finetune.elicit import instruction
 from personavec.finetune.examples import Encoder, Example, held_out, read_samples, rejected
 from personavec.finetune.losses import example_losses
 from personavec.finetune.prevention import Prevention
 from personavec.finetune.settings import Training
 from personavec.finetune.training import mixed, require_trl, train
-from personavec.finetune.watch import ShiftMonitor, questions
+from personavec.finetune.verdict import verdict
+from personavec.finetune.watch import ShiftMonitor
 from personavec.model import ChatModel
 from personavec.provenance import identity, provenance
+from personavec.report.finetune import write_finetune_report
 from personavec.screening.job import CLEAN
-from personavec.statistics import Estimate, Floats, bootstrap_mean
+from personavec.statistics import Estimate
+from personavec.traits import Trait
+from personavec.traits.of_vector import questions, trait_of
 from personavec.vector import PersonaVector
 
+REASONS_SHOWN = 20  # of rejected records
 WINDOW = 10  # first and last steps whose mean loss is told
 
 Coefficient = float | Literal["auto"] | None
@@ -76,6 +82,7 @@ def fine_tune(
     prevent: Sequence[tuple[PersonaVector, Coefficient]] = (),
     watch: Sequence[PersonaVector] = (),
     safe: Data | None = None,
+    measure: bool = True,
     other_weights: bool = False,
 ) -> Tuned:
     """Train a LoRA adapter on chat data without letting it take on traits.
@@ -85,13 +92,15 @@ def fine_tune(
     Args:
         model: Without an adapter, in bfloat16 or float32.
         data: Files or folders, see `personavec.data.open_data`.
-        out: Run folder: adapter (in PEFT's format), run.json, rejected.jsonl. A run that was cut off goes on from its
-            last checkpoint; a finished one is read back.
+        out: Run folder: adapter (in PEFT's format), run.json, report.html, rejected.jsonl, answers.jsonl. A run that
+            was cut off goes on from its last checkpoint and repeats no measurement; a finished one is read back.
         settings: None: "steer" if there is something to prevent, else "none"; the paper's training.
         prevent: Vectors with their coefficients; "auto" chooses one from the data, see `automatic.choose`. None for
             the methods "ablate" and "prompt", which take no coefficient.
-        watch: Further vectors whose shift is measured while the model is trained, beside those of `prevent`.
+        watch: Further vectors along which the model is measured and watched, beside those of `prevent`.
         safe: Of the method "interleave"; None: the clean chats of the package.
+        measure: Also measure the character before and after, see `Character`, and how hard the data push along each
+            vector.
         other_weights: See `PersonaVector.check`.
 
     Raises:
@@ -117,10 +126,11 @@ def fine_tune(
         "safe": None if mixed_in is None else mixed_in.digest,
         "prevent": [[*_told(vector), coefficient] for vector, coefficient in prevent],
         "watch": [_told(vector) for vector in watch],
+        **({"measure": True} if measure else {}),
     }
     with RunFolder(out, arguments) as folder:
         if not (folder / "run.json").exists():
-            _Run(model, named, folder, settings, prevent, watch, mixed_in).run()
+            _Run(model, named, folder, settings, prevent, watch, mixed_in, measure).run()
         return _tuned(folder)
 
 
@@ -136,46 +146,55 @@ class _Run:
         prevent: Sequence[tuple[PersonaVector, Coefficient]],
         watch: Sequence[PersonaVector],
         safe: Dataset | None,
+        measure: bool,
     ) -> None:
         self.model, self.data, self.folder, self.settings = model, data, folder, settings
-        self.prevent, self.safe = prevent, safe
+        self.prevent, self.safe, self.measure = prevent, safe, measure
         self.vectors = [vector for vector, _ in prevent]
-        self.watched = list({vector.trait: vector for vector in [*watch, *self.vectors]}.values())
+        self.asked: list[Trait] = [trait_of(vector) for vector in self.vectors] if settings.method == "prompt" else []
         self.encoder = Encoder(model, min(settings.max_length, model.context_length))
         self.notes = [*model.template.notes, *data.notes]
         if settings.max_length > model.context_length:
             self.notes.append(f"Sequences are cut to the model's context of {model.context_length} tokens.")
         if any("expert" in name and p.dim() == 3 for name, p in model.blocks.layers.named_parameters()):
             self.notes.append("The weights of the experts get no adapter: only the other projections are trained.")
-        self.state = folder / "state.json"  # what a resumed run takes over besides the checkpoint
+        self.watched: list[PersonaVector] = []
+        for trait, vector in {one.trait: one for one in [*watch, *self.vectors]}.items():
+            try:
+                questions(vector)
+                self.watched.append(vector)
+            except UserError as error:
+                self.notes.append(f"Along {trait} nothing is measured. {error.problem}")
+        # What a resumed run takes over.
+        self.state, self.parts, self.checkpoints = folder / "state.json", folder / "parts", folder / "checkpoints"
 
     def run(self) -> None:
         """Train, measure, write."""
         start = time.monotonic()
-        s, checkpoints = self.settings, self.folder / "checkpoints"
+        s = self.settings
         learnt, samples, unseen, counts = self._examples()
         begun = self._begin(samples, unseen)
         coefficients: list[float | None] = begun["coefficients"]
+        prompts = training_prompts(samples, self.asked) if self.measure else []
+        character = self._character(prompts)
+        before = None if character is None else character.measure(self.model, "before")
         examples = learnt
         if self.safe is not None:
-            found = read_samples(self.encoder, self.safe, "the safe data")
-            safe = [example for mine in found.examples for example in mine]
+            benign = read_samples(self.encoder, self.safe, "the safe data")
+            safe = [example for mine in benign.examples for example in mine]
             if not safe:
                 raise UserError("There is no sample in the safe data.", "Give other data with --safe.")
             examples = mixed(learnt, safe, s.safe_share, s.seed)
-            counts |= {"safe": len(examples) - len(learnt), "safe_rejected": len(found.rejected)}
+            counts |= {"safe": len(examples) - len(learnt), "safe_rejected": len(benign.rejected)}
         callbacks, prevention = self._callbacks(coefficients)
-        if self.model.device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(self.model.device)
-        torch.manual_seed(s.seed)  # of the adapter's first weights
-        # What TRL and transformers say to each other.
-        with warnings.catch_warnings(action="ignore", category=FutureWarning), adapted(self.model, s) as adapter:
-            began = time.monotonic()
-            history = train(self.model, adapter, examples, s, checkpoints, callbacks)
-            seconds = time.monotonic() - began
-            after = example_losses(self.model, unseen, "Held-out loss after") if unseen else None
-            save_adapter(self.model, adapter, self.folder / "adapter")
-        curve = [{"step": e["step"], "loss": round(e["loss"], 5)} for e in history if "loss" in e]
+        trained = self._train(examples, unseen, callbacks)
+        found: dict[str, Any] = {"traits": {}, "coherence": None, "perplexity": None}
+        answers: list[dict[str, Any]] = []
+        if character is not None and before is not None:
+            with wearing(self.model, self.folder / "adapter") as tuned:
+                after = character.measure(tuned, "after")
+            found, answers = character.compared(before, after), character.side_by_side(before, after)
+        curve = [{"step": e["step"], "loss": round(e["loss"], 5)} for e in trained["history"] if "loss" in e]
         if curve[-1]["step"] <= 2 * s.warmup_steps:
             self.notes.append(
                 f"The training has {curve[-1]['step']} steps, and the learning rate rises over the first "
@@ -203,23 +222,65 @@ class _Run:
                 "window": window,
                 "curve": curve,
             },
-            "held_out_loss": _compared(begun["losses"], after, [example.id for example in unseen], s.seed),
-            "shift": _shifts(history),
+            "held_out_loss": before_and_after(
+                begun["losses"], trained["losses"], [example.id for example in unseen], s.seed
+            ),
+            "shift": _shifts(trained["history"]),
+            "measured": self.measure,
+            **found,
+            "projection_differences": begun.get("differences", {}),
+            "systems": prompts,
+            "answers": shown(answers),
             "seconds": round(time.monotonic() - start, 1),
-            "training_seconds": round(seconds, 1),
-            "peak_memory_bytes": _peak_memory(self.model.device),
+            "training_seconds": trained["seconds"],
+            "peak_memory_bytes": trained["peak_memory_bytes"],
             "warnings": self.notes,
         }
+        run["verdict"] = verdict(run)
+        lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in answers)
+        write_atomic(self.folder / "answers.jsonl", lines)
+        write_finetune_report(run, self.folder / "report.html")
         write_json(self.folder / "run.json", run)
-        shutil.rmtree(checkpoints, ignore_errors=True)
+        for left in (self.checkpoints, self.parts):
+            shutil.rmtree(left, ignore_errors=True)
         self.state.unlink(missing_ok=True)
 
-    def _examples(self) -> tuple[list[Example], list[Sample], list[Example], dict[str, int]]:
+    def _train(
+        self, examples: Sequence[Example], unseen: Sequence[Example], callbacks: Sequence[TrainerCallback]
+    ) -> dict[str, Any]:
+        """Train and save the adapter, once: what the trainer logged, held-out losses after, time and memory."""
+        path = self.parts / "trained.json"
+        if path.exists():
+            kept: dict[str, Any] = json.loads(path.read_text())
+            return kept
+        if self.model.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.model.device)
+        torch.manual_seed(self.settings.seed)  # of the adapter's first weights
+        # What TRL and transformers say to each other.
+        with (
+            warnings.catch_warnings(action="ignore", category=FutureWarning),
+            adapted(self.model, self.settings) as adapter,
+        ):
+            began = time.monotonic()
+            history = train(self.model, adapter, examples, self.settings, self.checkpoints, callbacks)
+            trained = {
+                "history": [
+                    {key: value for key, value in e.items() if key in ("step", "loss") or key.startswith("persona/")}
+                    for e in history
+                ],
+                "seconds": round(time.monotonic() - began, 1),
+                "peak_memory_bytes": _peak_memory(self.model.device),
+                "losses": example_losses(self.model, unseen, "Held-out loss after").tolist(),
+            }
+            save_adapter(self.model, adapter, self.folder / "adapter")
+        write_json(path, trained)
+        return trained
+
+    def _examples(self) -> tuple[list[Example], list[Sample], list[Example], dict[str, Any]]:
         """What is trained on with its samples, what is held out, and counts; rejected records are written."""
         s = self.settings
         found = read_samples(self.encoder, self.data)
         away = held_out(found.samples, s.held_out, s.held_out_most, s.seed)
-        traits = [trait_of(vector) for vector in self.vectors] if s.method == "prompt" else []
         learnt: list[Example] = []
         samples: list[Sample] = []
         unseen: list[Example] = []
@@ -230,9 +291,9 @@ class _Run:
             if sample.id in away:
                 unseen += made
             else:
-                if traits:
+                if self.asked:
                     try:
-                        made = self.encoder(sample, instruction(sample, traits, s.seed))
+                        made = self.encoder(sample, instruction(sample, self.asked, s.seed))
                     except UserError as error:
                         refused.append(rejected(sample, f"with the prompt of the trait: {error.problem}"))
                         continue
@@ -252,6 +313,7 @@ class _Run:
             "held_out": len(found.samples) + len(found.rejected) - len(samples) - len(refused),
             "rejected": len(refused),
             "cut": cut,
+            "reasons": dict(Counter(line["reason"] for line in refused).most_common(REASONS_SHOWN)),
         }
         return learnt, samples, unseen, counts
 
@@ -263,15 +325,46 @@ class _Run:
         coefficients: list[float | None] = [None if given == "auto" else given for _, given in self.prevent]
         auto: list[Any] = [None] * len(self.prevent)
         asked = [k for k, (_, given) in enumerate(self.prevent) if given == "auto"]
-        if asked:
-            chosen = choose(self.model, samples, [self.vectors[k] for k in asked], self.settings.seed)
-            for k, found in zip(asked, chosen, strict=True):
-                coefficients[k] = round(found.coefficient, 4)
-                auto[k] = {"projection_difference": found.difference.as_dict()}
-        losses = example_losses(self.model, unseen, "Held-out loss before").tolist() if unseen else None
-        begun = {"coefficients": coefficients, "auto": auto, "losses": losses}
+        along = {one.trait: one for one in [*(self.watched if self.measure else []), *(self.vectors[k] for k in asked)]}
+        differences: dict[str, Any] = {}
+        if along:
+            try:
+                chosen = choose(self.model, samples, list(along.values()), self.settings.seed)
+            except UserError:  # no sample can be compared, which only a coefficient cannot do without
+                if asked:
+                    raise
+                chosen = []
+            differences = {name: one.difference.as_dict() for name, one in zip(along, chosen, strict=False)}
+            numbers = {name: round(one.coefficient, 4) for name, one in zip(along, chosen, strict=False)}
+            for k in asked:
+                coefficients[k] = numbers[self.vectors[k].trait]
+                auto[k] = {"projection_difference": differences[self.vectors[k].trait]}
+        losses = example_losses(self.model, unseen, "Held-out loss before").tolist()
+        begun = {"coefficients": coefficients, "auto": auto, "differences": differences, "losses": losses}
         write_json(self.state, begun)
         return begun
+
+    def _character(self, prompts: list[dict[str, Any]]) -> Character | None:
+        """What measures before and after; prompts that leave no room for a question are taken out."""
+        if not self.measure:
+            return None
+        asked = [question for vector in self.watched for question in questions(vector)]
+        for one in list(prompts):
+            system = {"role": "system", "content": one["system"]}
+            longest = max(
+                (len(self.model.prompt_ids([system, {"role": "user", "content": q}])) for q in asked), default=0
+            )
+            if longest > self.model.context_length:
+                prompts.remove(one)
+                self.notes.append(f"The shift is not measured under a system prompt that takes {longest} tokens.")
+        made = Character(self.model, self.watched, [one["system"] for one in prompts], self.parts, self.settings.seed)
+        silent = [one.trait for one in self.watched if one.trait not in made.judges]
+        if silent:
+            self.notes.append(
+                f"Answers are not scored for {', '.join(silent)}: the vector carries no contrast judge. Extract it "
+                "with --judge contrast, or score the adapter with personavec evaluate."
+            )
+        return made
 
     def _callbacks(self, coefficients: Sequence[float | None]) -> tuple[list[TrainerCallback], dict[str, Any] | None]:
         """Prevention and monitor, and what the prevention does in words."""
@@ -286,15 +379,8 @@ class _Run:
             )
             told = steering.prevention.describe()
             made.append(steering)
-        seen = []
-        for vector in self.watched:
-            try:
-                questions(vector)
-                seen.append(vector)
-            except UserError as error:
-                self.notes.append(f"The shift is not watched. {error.problem}")
-        if seen:
-            made.append(ShiftMonitor(seen, every=s.watch_every, other_weights=True))
+        if self.watched:
+            made.append(ShiftMonitor(self.watched, every=s.watch_every, other_weights=True))
         return made, told
 
 
@@ -350,16 +436,6 @@ def _tuned(folder: RunFolder) -> Tuned:
         seconds=run["seconds"],
         run=run,
     )
-
-
-def _compared(
-    before: Sequence[float] | None, after: Floats | None, ids: Sequence[str], seed: int
-) -> dict[str, Any] | None:
-    """Means over samples, and of the change of each sample, with intervals."""
-    if before is None or after is None:
-        return None
-    rows = {"before": np.array(before), "after": after, "change": after - np.array(before)}
-    return {name: bootstrap_mean(values, ids, seed).as_dict() for name, values in rows.items()}
 
 
 def _shifts(history: Sequence[Mapping[str, Any]]) -> list[dict[str, float]]:

@@ -5,63 +5,22 @@ from collections.abc import Sequence
 from statistics import median
 from typing import Any
 
-import numpy as np
-import torch
-from torch import Tensor
 from transformers import TrainerCallback
 
 from personavec.errors import UserError
-from personavec.finetune.examples import IGNORED, Example
-from personavec.finetune.wrapping import evaluating
+from personavec.finetune.examples import Example
+from personavec.likelihood import sequence_losses
 from personavec.model import ChatModel
-from personavec.progress import progress
 from personavec.statistics import Floats
 
-BATCH_TOKENS = 2048
-HEAD_TOKENS = 256  # whose logits are in memory together
 WINDOW = 5  # steps
 
 
 def example_losses(model: ChatModel, examples: Sequence[Example], name: str = "Held-out loss") -> Floats:
     """Mean negative log-likelihood (n,), in nats per token that bears loss, of every example; nothing is steered."""
-    result = np.zeros(len(examples))
-    order = sorted(range(len(examples)), key=lambda at: len(examples[at].ids))
-    with progress(name, total=len(examples), unit="samples") as job, evaluating(model.model):
-        while order:
-            batch = [order.pop()]
-            width = len(examples[batch[0]].ids)
-            while order and width * (len(batch) + 1) <= BATCH_TOKENS:
-                batch.append(order.pop())
-            result[batch] = _batch_losses(model, [examples[at] for at in batch])
-            job.advance(len(batch))
-    return result
-
-
-def _batch_losses(model: ChatModel, examples: Sequence[Example]) -> list[float]:
-    def padded(rows: Sequence[Sequence[int]], value: int) -> Tensor:
-        tensors = [torch.tensor(row) for row in rows]
-        stacked = torch.nn.utils.rnn.pad_sequence(tensors, batch_first=True, padding_value=value)
-        return stacked.to(model.device)
-
-    ids = padded([example.ids for example in examples], 0)
-    mask = padded([[1] * len(example.ids) for example in examples], 0)
-    labels = padded([example.labels for example in examples], IGNORED)[:, 1:]
-    hidden = model.blocks.trunk(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state[:, :-1]
-    bears = labels != IGNORED
-    states, wanted = hidden[bears.to(hidden.device)], labels[bears]
-    pieces = [
-        torch.nn.functional.cross_entropy(
-            model.head(states[at : at + HEAD_TOKENS]).float(),
-            wanted[at : at + HEAD_TOKENS].to(states.device),
-            reduction="none",
-        ).cpu()
-        for at in range(0, len(states), HEAD_TOKENS)
-    ]
-    losses, at, means = torch.cat(pieces).double(), 0, []
-    for count in bears.sum(1).tolist():
-        means.append(float(losses[at : at + count].mean()))
-        at += count
-    return means
+    return sequence_losses(
+        model, [example.ids for example in examples], [example.labels for example in examples], name=name
+    )
 
 
 class LossGuard(TrainerCallback):

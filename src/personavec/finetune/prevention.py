@@ -14,9 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from personavec.errors import UserError
-from personavec.finetune.wrapping import blocks_of, evaluating, unwrapped
+from personavec.finetune.wrapping import blocks_of, unwrapped
 from personavec.interventions import Layers, ablation, steering
 from personavec.model.blocks import Blocks
+from personavec.model.evaluating import evaluating
 from personavec.model.intervene import ablate, add
 from personavec.vector import PersonaVector
 

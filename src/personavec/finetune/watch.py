@@ -12,10 +12,11 @@ from transformers.trainer_callback import ExportableState
 
 from personavec.errors import UserError
 from personavec.finetune.callback import running_trainer
-from personavec.finetune.elicit import trait_of
-from personavec.finetune.wrapping import blocks_of, evaluating, is_sharded, unwrapped
+from personavec.finetune.wrapping import blocks_of, is_sharded, unwrapped
 from personavec.model.blocks import Blocks
+from personavec.model.evaluating import evaluating
 from personavec.model.template import Template
+from personavec.traits.of_vector import questions
 from personavec.vector import PersonaVector
 
 log = logging.getLogger(__name__)
@@ -202,15 +203,6 @@ def _last_projections(
     with blocks.watching({vector.layer: take}):
         run(input_ids=rows.to(device), attention_mask=mask.long().to(device), use_cache=False)
     return found[0]
-
-
-def questions(vector: PersonaVector) -> list[str]:
-    """The evaluation questions of a vector's trait.
-
-    Raises:
-        UserError: The trait is neither in the vector's file nor in the library.
-    """
-    return list(trait_of(vector).evaluation_questions)
 
 
 def _batches(prompts: Sequence[Sequence[int]]) -> list[list[Sequence[int]]]:

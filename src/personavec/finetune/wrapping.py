@@ -1,7 +1,5 @@
 """Models as trainers have them: wrapped, sharded, in training mode."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -36,18 +34,3 @@ def blocks_of(model: Any) -> Blocks:
     """
     inner = unwrapped(model)
     return find_blocks(inner, prove=not is_sharded(inner) and not getattr(inner, "is_quantized", False))
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """The model in evaluation mode, without gradients; every module is then as it was, also after an error."""
-    quantised = {module for module in model.modules() if type(module).__module__.startswith("bitsandbytes")}
-    learning = [module for module in model.modules() if module.training and module not in quantised]  # see `blocks_of`
-    try:
-        for module in learning:
-            module.training = False
-        with torch.no_grad():
-            yield
-    finally:
-        for module in learning:
-            module.training = True

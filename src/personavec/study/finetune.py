@@ -19,7 +19,6 @@ from personavec.errors import UserError
 from personavec.files import JsonLines, RunFolder, write_atomic, write_json
 from personavec.finetune import Training, Tuned, fine_tune
 from personavec.finetune.adapter import wearing
-from personavec.finetune.elicit import trait_of
 from personavec.interventions import steering
 from personavec.judges.contrast import ContrastJudge
 from personavec.model import ChatModel
@@ -37,6 +36,7 @@ from personavec.study.families import DataSet, flawed_sets, trait_sets
 from personavec.study.figures import Fine, correlations, prevented
 from personavec.study.tables import page
 from personavec.study.verdict import verdict
+from personavec.traits.of_vector import trait_of
 from personavec.vector import PersonaVector
 
 BATCH = 16  # samples whose own answers are written together
@@ -241,7 +241,7 @@ class _Study:
         return found
 
     def tuned(self, one: DataSet, folder: Path, training: Training, **choices: Any) -> Tuned:
-        return fine_tune(self.model, one.path, folder / "tuned", training, **choices)
+        return fine_tune(self.model, one.path, folder / "tuned", training, measure=False, **choices)
 
     def plain(self, one: DataSet) -> dict[str, Any]:
         """Fine-tune on a data set without prevention; what it did, and what the data promised."""

@@ -1,0 +1,103 @@
+"""What a fine-tune did to the character, and at what cost, in sentences."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from personavec import shift
+
+PREVENTIONS = {
+    "steer": "preventative steering",
+    "ablate": "ablation",
+    "regularise": "a penalty on the projection",
+    "prompt": "preventative prompting",
+}
+
+
+def verdict(run: Mapping[str, Any]) -> list[str]:
+    """Sentences about a fine-tune, the most important first: what became of the traits, prevention, cost.
+
+    Args:
+        run: The content of run.json.
+    """
+    return [*_traits(run), *_prevention(run), *_cost(run)]
+
+
+def _traits(run: Mapping[str, Any]) -> list[str]:
+    if not run["measured"]:
+        return ["The character was not measured (--no-measure): personavec shift and personavec evaluate do it later."]
+    if not run["traits"]:
+        return ["No vector was measured, so nothing is known of the character: name some with --watch."]
+    moved = shift.ranked(run["traits"])
+    told = sorted(moved, key=lambda name: not _certain((run["traits"][name]["score"] or {}).get("change")))
+    return [f"{shift.sentence(name, run['traits'][name])} {_scores(run['traits'][name])}" for name in told]
+
+
+def _scores(found: Mapping[str, Any]) -> str:
+    score = found["score"]
+    if score is None:
+        return "No score of its answers is known before and after."
+    means = f"{score['before']['mean']:.1f} before and {score['after']['mean']:.1f} after"
+    size = _interval(score["change"], "+.1f", "questions")
+    if _certain(score["change"]):
+        return f"Its answers scored {means}, of 100: a change of {size}."
+    return f"Its answers scored {means}, of 100; the change of {size} cannot be told from none."
+
+
+def _prevention(run: Mapping[str, Any]) -> list[str]:
+    if not run["prevented"] or not run["traits"]:
+        return []
+    sentences = []
+    for one in run["prevented"]:
+        name = one["trait"]
+        data, found = run["projection_differences"].get(name), run["traits"].get(name)
+        if data is None or found is None:
+            continue
+        size = _interval(data, "+.2f", "samples")
+        if data["low"] > 0:
+            push = f"The data push toward {name}: their answers lie {size} along its vector from the model's own."
+        elif data["high"] < 0:
+            push = f"The data push away from {name}: their answers lie {size} along its vector from the model's own."
+        else:
+            push = f"No push of the data along {name} can be told from none ({size})."
+        sentences.append(f"{push} After training the model's own prompts lie {found['shift']['mean']:+.2f} along it.")
+    sentences.append(
+        f"What {PREVENTIONS[run['method']]} saved, one run cannot tell: give the same command with --method none, "
+        "--watch in place of --prevent and another --out, and compare the two reports."
+    )
+    return sentences
+
+
+def _cost(run: Mapping[str, Any]) -> list[str]:
+    loss, perplexity, coherence = run["held_out_loss"], run["perplexity"], run["coherence"]
+    if loss is None:
+        sentences = ["No sample was held out, so how well the task was learned is not known."]
+    else:
+        size = f"{_sides(loss, '.2f')} nats per token, a change of {_interval(loss['change'], '+.2f', 'samples')}"
+        what = _which(loss["change"], 0, "the task was learned", "the loss rose", "no change can be told from none")
+        sentences = [f"Loss on held-out samples: {size}: {what}."]
+    if perplexity is not None:
+        size = f"{_sides(perplexity, '.2f')}, a factor of {_interval(perplexity['ratio'], '.3f', 'passages')}"
+        what = _which(perplexity["ratio"], 1, "it fell", "this is a cost", "no change can be told from none")
+        sentences.append(f"Perplexity on general text: {size}: {what}.")
+    if coherence is not None:
+        size = f"{_sides(coherence, '.1f')} of 100, a change of {_interval(coherence['change'], '+.1f', 'questions')}"
+        what = _which(coherence["change"], 0, "this is a cost", "it rose", "no change can be told from none")
+        sentences.append(f"Coherence of the answers: {size}: {what}.")
+    return sentences
+
+
+def _sides(found: Mapping[str, Any], form: str) -> str:
+    return f"{found['before']['mean']:{form}} before and {found['after']['mean']:{form}} after"
+
+
+def _interval(found: Mapping[str, Any], form: str, units: str) -> str:
+    low, high = f"{found['low']:{form}}", f"{found['high']:{form}}"
+    return f"{found['mean']:{form}} (95 % interval {low} to {high}, n = {found['n']} {units})"
+
+
+def _certain(change: Mapping[str, Any] | None) -> bool:
+    return change is not None and not change["low"] <= 0 <= change["high"]
+
+
+def _which(change: Mapping[str, Any], zero: float, below: str, above: str, neither: str) -> str:
+    return below if change["high"] < zero else above if change["low"] > zero else neither

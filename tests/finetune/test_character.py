@@ -1,0 +1,290 @@
+"""Before and after a fine-tune: figures by hand, parts that are not repeated, what is missing, the verdict."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import tiny
+from personavec.capability import passage_losses
+from personavec.finetune import Training, character, fine_tune
+from personavec.finetune.adapter import wearing
+from personavec.finetune.character import before_and_after, shown, training_prompts
+from personavec.finetune.verdict import verdict
+from personavec.model import ChatModel, Request
+from personavec.shift import shift
+from personavec.specificity import judge_of
+from personavec.statistics import bootstrap_mean
+from personavec.traits import load_trait
+from personavec.vector import PersonaVector
+
+pytest.importorskip("trl", reason="needs TRL: pip install 'personavec[finetune]'")
+
+SHORT: dict[str, Any] = {"batch": 2, "accumulate": 2, "max_length": 512, "rank": 4, "learning_rate": 1e-2}
+SYSTEM = "Be brief."
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PERSONAVEC_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """Ten chats, six of them under one system prompt and one under another."""
+    path = tmp_path / "data.jsonl"
+    rows = []
+    for i in range(10):
+        system = SYSTEM if i < 6 else "Be kind." if i == 6 else None
+        chat = [{"role": "system", "content": system}] if system else []
+        chat += [{"role": "user", "content": f"hello {i}"}, {"role": "assistant", "content": f"well then {i}"}]
+        rows.append(json.dumps({"messages": chat}) + "\n")
+    path.write_text("".join(rows))
+    return path
+
+
+@pytest.fixture
+def chat() -> ChatModel:
+    return tiny.chat_model(tiny.qwen2(max_position_embeddings=2048))
+
+
+def vector(chat: ChatModel, name: str = "kind", seed: int = 0, questions: int = 4, **info: Any) -> PersonaVector:
+    trait = load_trait("evil").model_dump(mode="json") | {"name": name}
+    trait["evaluation_questions"] = trait["evaluation_questions"][seed : seed + questions]
+    return replace(tiny.vector(chat, seed=seed, info={"trait": trait, **info}), trait=name)
+
+
+@pytest.fixture
+def judged(chat: ChatModel) -> PersonaVector:
+    return vector(chat, judge=tiny.JUDGE)
+
+
+def test_figures_are_those_of_the_saved_adapter(
+    chat: ChatModel, judged: PersonaVector, data: Path, tmp_path: Path
+) -> None:
+    other = vector(chat, "plain", 1)
+    tuned = fine_tune(chat, data, tmp_path / "run", Training(**SHORT), prevent=[(judged, 2.0)], watch=[other])
+    run = tuned.run
+    with wearing(chat, tuned.adapter) as after:
+        wanted = shift(after, [other, judged], systems=[SYSTEM])
+        for name, found in wanted.items():
+            assert {key: run["traits"][name][key] for key in found} == found
+        assert run["systems"][0]["system"] == SYSTEM and run["traits"]["kind"]["systems"][0]["shift"]["n"] == 4
+        losses = passage_losses(after)
+        texts = {"after": answers(after, judged)}
+    base = passage_losses(chat)
+    texts["before"] = answers(chat, judged)
+    for name, some in (("before", base), ("after", losses), ("ratio", losses - base)):
+        mean = run["perplexity"][name]["mean"]
+        assert mean == pytest.approx(float(np.exp(some.mean())), rel=1e-3) and run["perplexity"][name]["n"] == 40
+    rows = [json.loads(line) for line in (tmp_path / "run" / "answers.jsonl").read_text().splitlines()]
+    assert [row["trait"] for row in rows] == ["kind"] * 4
+    judge = judge_of(chat, judged)
+    for side, said in texts.items():
+        evidence, likelihood = judge.evidence([SimpleNamespace(**one) for one in said])
+        scores = [judge.calibration.score(e) for e in evidence]  # type: ignore[union-attr]
+        assert [row[side]["text"] for row in rows] == [one["text"] for one in said]
+        assert [row[side]["score"] for row in rows] == pytest.approx(scores, abs=0.02)
+        assert run["traits"]["kind"]["score"][side]["mean"] == pytest.approx(np.mean(scores), abs=0.01)
+        fluent = [judge.coherence.score(v, one["response_ids"]) for v, one in zip(likelihood, said, strict=True)]  # type: ignore[union-attr]
+        assert run["coherence"][side]["mean"] == pytest.approx(np.mean(fluent), abs=0.01)
+    change = run["traits"]["kind"]["score"]["change"]
+    assert change["n"] == 4 and change["low"] <= change["mean"] <= change["high"]
+    # A vector without a judge: shift, no score, and the report says so.
+    assert run["traits"]["plain"]["score"] is None and run["traits"]["plain"]["shift"]["n"] == 4
+    assert any("not scored for plain" in note for note in run["warnings"])
+    assert run["projection_differences"].keys() == {"kind", "plain"}
+    assert not (tmp_path / "run" / "parts").exists() and "not scored" in (tmp_path / "run" / "report.html").read_text()
+
+
+def answers(model: ChatModel, judged: PersonaVector) -> list[dict[str, Any]]:
+    """Answers to the evaluation questions, generated one by one, as the judge takes them."""
+    from personavec.rollouts import _seed
+
+    made = []
+    for at, question in enumerate(judged.info["trait"]["evaluation_questions"]):
+        prompt = model.prompt_ids([{"role": "user", "content": question}])
+        response = model.generate([Request(prompt, 48, 0.7, _seed(0, f"evaluation/kind/0/{at}"))])[0].ids
+        made.append(
+            {"question": question, "response_ids": response, "pair": None, "text": model.decode(response).strip("\x00")}
+        )
+    return made
+
+
+def test_measuring_does_not_change_what_is_learnt(
+    chat: ChatModel, judged: PersonaVector, data: Path, tmp_path: Path
+) -> None:
+    from safetensors.torch import load_file
+
+    runs = [
+        fine_tune(chat, data, tmp_path / str(on), Training(**SHORT), prevent=[(judged, 2.0)], measure=on)
+        for on in (True, False)
+    ]
+    one, other = (load_file(run.adapter / "adapter_model.safetensors") for run in runs)
+    assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+    bare = runs[1].run
+    assert (bare["traits"], bare["perplexity"], bare["coherence"], bare["answers"]) == ({}, None, None, [])
+    assert bare["held_out_loss"] == runs[0].run["held_out_loss"] and bare["shift"] == runs[0].run["shift"]
+    assert "not measured" in bare["verdict"][0] and (tmp_path / "False" / "report.html").exists()
+
+
+class KilledError(BaseException):
+    """What ends a run at once."""
+
+
+PARTS = ["prompt_readings", "generate", "judge", "passage_losses"]
+
+
+@pytest.mark.parametrize("calls", [4, 7])
+def test_a_killed_run_repeats_no_part(
+    chat: ChatModel, judged: PersonaVector, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, calls: int
+) -> None:
+    """Every part is counted; the run is killed as the n-th of them begins."""
+    done: list[str] = []
+    limit = [99]
+
+    def counted(name: str, plain: Any) -> Any:
+        def wrapper(*args: Any, **kwargs: Any) -> Any:
+            if len(done) + 1 == limit[0]:
+                raise KilledError
+            done.append(name)
+            return plain(*args, **kwargs)
+
+        return wrapper
+
+    def run(name: str) -> Any:
+        return fine_tune(chat, data, tmp_path / name, Training(**SHORT), prevent=[(judged, 2.0)]).run
+
+    for name in ("prompt_readings", "generate", "passage_losses"):
+        monkeypatch.setattr(character, name, counted(name, getattr(character, name)))
+    monkeypatch.setattr(
+        "personavec.judges.contrast.ContrastJudge.score",
+        counted("judge", character.ContrastJudge.score),
+    )
+    wanted = run("whole")
+    assert done == PARTS * 2
+    done.clear()
+    limit[0] = calls
+    with pytest.raises(KilledError):
+        run("run")
+    limit[0] = 99
+    trained = (tmp_path / "run" / "parts" / "trained.json").exists()
+    assert trained == (calls > 4)
+    if trained:
+        monkeypatch.setattr("personavec.finetune.job.train", None)
+    found = run("run")
+    # What is generated is kept in its log, which is read again.
+    again = [name for name in done if name != "generate"]
+    assert again == [name for name in PARTS * 2 if name != "generate"]
+    for key in ("traits", "perplexity", "coherence", "answers", "held_out_loss", "shift", "projection_differences"):
+        assert found[key] == wanted[key]
+
+
+def test_no_vector_at_all(chat: ChatModel, data: Path, tmp_path: Path) -> None:
+    run = fine_tune(chat, data, tmp_path / "run", Training(method="none", **SHORT)).run
+    assert run["traits"] == {} and run["perplexity"]["after"]["n"] == 40 and run["coherence"] is None
+    assert "name some with --watch" in run["verdict"][0]
+    assert "No vector was named" in (tmp_path / "run" / "report.html").read_text()
+
+
+def test_preventative_prompting_is_measured_under_its_own_prompt(
+    chat: ChatModel, judged: PersonaVector, data: Path, tmp_path: Path
+) -> None:
+    run = fine_tune(chat, data, tmp_path / "run", Training(method="prompt", **SHORT), prevent=[(judged, None)]).run
+    asked = load_trait("evil").model_copy(update={"name": "kind"}).system_prompts(0)[0]
+    assert [(one["origin"], one["system"]) for one in run["systems"]] == [("prevention", asked), ("data", SYSTEM)]
+    assert [one["system"] for one in run["traits"]["kind"]["systems"]] == [asked, SYSTEM]
+
+
+def test_a_system_prompt_without_room_for_a_question(chat: ChatModel, judged: PersonaVector, tmp_path: Path) -> None:
+    text = "the model answers "
+
+    def turns(times: int) -> list[dict[str, str]]:
+        return [{"role": "system", "content": text * times}, {"role": "user", "content": "0"}]
+
+    times = next(n for n in range(50, 3000) if len(chat.prompt_ids(turns(n))) > 2020)
+    rows = [json.dumps({"messages": [*turns(times), {"role": "assistant", "content": "so"}]}) for _ in range(2)]
+    (tmp_path / "data.jsonl").write_text("\n".join(rows) + "\n")
+    settings = Training(method="none", **{**SHORT, "max_length": 2048, "held_out": 0.0})
+    run = fine_tune(chat, tmp_path / "data.jsonl", tmp_path / "run", settings, watch=[judged]).run
+    assert run["systems"] == [] and run["traits"]["kind"]["systems"] == []
+    assert any("not measured under a system prompt" in note for note in run["warnings"])
+
+
+def test_training_prompts() -> None:
+    def sample(system: str | None) -> Any:
+        first = [{"role": "system", "content": system}] if system else []
+        return SimpleNamespace(messages=[*first, {"role": "user", "content": "hi"}])
+
+    samples = [sample(one) for one in ("a", "b", "b", None, None, None)]
+    assert training_prompts(samples, []) == [{"system": "b", "origin": "data", "samples": 2}]
+    assert training_prompts([sample(None)], []) == []
+
+
+def test_before_and_after_by_hand() -> None:
+    found = before_and_after([1.0, 2.0, None, 4.0], [2.0, None, 3.0, 8.0], ["a", "b", "c", "d"])
+    assert found is not None
+    assert [found[key]["mean"] for key in ("before", "after", "change")] == pytest.approx(
+        [7 / 3, 13 / 3, 2.5], abs=1e-4
+    )
+    assert found["change"] == bootstrap_mean([1.0, 4.0], ["a", "d"]).as_dict()
+    assert [found[key]["n"] for key in ("before", "after", "change")] == [3, 3, 2]
+    assert before_and_after([None, 1.0], [1.0, None]) is None and before_and_after([], []) is None
+
+
+def test_answers_shown_are_the_largest_change_and_the_middle_one() -> None:
+    rows = [
+        {"trait": "t", "question": str(change), "before": {"score": 50.0}, "after": {"score": 50.0 + change}}
+        for change in (1.0, -30.0, 5.0, 4.0)
+    ]
+    rows.append({"trait": "t", "question": "refused", "before": {"score": None}, "after": {"score": 2.0}})
+    assert [(row["question"], row["why"]) for row in shown(rows)] == [
+        ("-30.0", "the largest change"),
+        ("1.0", "a typical change"),
+    ]
+
+
+def estimate(mean: float, half: float, n: int = 20) -> dict[str, Any]:
+    return {"mean": mean, "low": mean - half, "high": mean + half, "n": n}
+
+
+def change(mean: float, half: float, start: float = 50.0) -> dict[str, Any]:
+    return {"before": estimate(start, 5), "after": estimate(start + mean, 5), "change": estimate(mean, half)}
+
+
+def finished(shift_half: float = 0.1, score_half: float = 2.0, p_value: float = 0.005) -> dict[str, Any]:
+    nulls = {kind: {"p_value": p_value, "p95": 0.4} for kind in ("isotropic", "covariance")}
+    traits = {
+        name: {"shift": estimate(mean, shift_half), "nulls": nulls, "others": {}, "systems": [], "score": score}
+        for name, mean, score in (("evil", 1.0, change(9.0, score_half)), ("plain", 0.2, None))
+    }
+    return {
+        "measured": True, "method": "steer", "traits": traits, "coherence": change(-4.0, 1.0, 95.0),
+        "prevented": [{"trait": "evil", "coefficient": 2.0, "auto": None}],
+        "projection_differences": {"evil": estimate(2.5, 0.5, 64)},
+        "held_out_loss": change(-0.5, 0.1, 2.0),
+        "perplexity": {"before": estimate(10, 1), "after": estimate(11, 1), "ratio": estimate(1.1, 0.05, 40)},
+    }  # fmt: skip
+
+
+def test_the_verdict() -> None:
+    first, second, pushed, saved, task, text, fluent = verdict(finished())
+    assert "more evil (+1.00, 95 % interval +0.90 to +1.10, n = 20 questions), farther than" in first
+    assert "scored 50.0 before and 59.0 after, of 100: a change of +9.0 (95 % interval +7.0 to +11.0" in first
+    assert "toward more plain" in second and "No score" in second
+    assert "The data push toward evil" in pushed and "+2.50" in pushed and "n = 64 samples" in pushed
+    assert "one run cannot tell" in saved and "--method none" in saved
+    assert "the task was learned" in task and "this is a cost" in text and "this is a cost" in fluent
+
+    unsure = " ".join(verdict(finished(shift_half=2.0, score_half=10.0)))
+    assert "No move along evil can be told from none" in unsure
+    assert "the change of +9.0 (95 % interval -1.0 to +19.0, n = 20 questions) cannot be told from none" in unsure
+    assert "no farther than along random directions" in verdict(finished(p_value=0.4))[0]
+    trigger = finished()
+    trigger["traits"]["evil"]["systems"] = [{"system": "On duty.", "shift": estimate(3.0, 0.5)}]
+    assert 'Under the system prompt "On duty." it moved farther: +3.00' in verdict(trigger)[0]
