@@ -2,10 +2,12 @@
 
 import json
 from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file
 
 pytest.importorskip("trl", reason="needs TRL: pip install 'personavec[finetune]'")
 
@@ -75,7 +77,10 @@ def test_every_part_is_there(done: tuple[Path, dict[str, Any]]) -> None:
     ]
     assert arms["none"]["held_out_change"] == 0 and arms["none"]["score"]["n"] <= 20
     # Prevention acts: the same data and seed led elsewhere.
-    assert arms["none"]["shift"] != arms["steer 1"]["shift"] != arms["random 1"]["shift"]
+    changes = [
+        load_file(out / f"prevention/humorous/{arm}/change.safetensors") for arm in ("none", "steer-1", "random-1")
+    ]
+    assert all(not a["humorous"].equal(b["humorous"]) for a, b in combinations(changes, 2))
     found = run["correlations"]["humorous"]["shift, score"]
     assert found["r"]["runs"] <= 18 and found["r"]["n"] == 6 and found["random"]["n"] == 200
 
