@@ -75,7 +75,7 @@ def test_every_part_is_there(done: tuple[Path, dict[str, Any]]) -> None:
     assert {arm for arm in arms if arm.startswith("steered at inference")} and "shift" not in arms[
         "steered at inference -1"
     ]
-    assert arms["none"]["held_out_change"] == 0 and arms["none"]["score"]["n"] <= 20
+    assert arms["none"]["task_change"]["mean"] == 0 and arms["none"]["score"]["n"] <= 20
     # Prevention acts: the same data and seed led elsewhere.
     changes = [
         load_file(out / f"prevention/humorous/{arm}/change.safetensors") for arm in ("none", "steer-1", "random-1")

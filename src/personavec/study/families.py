@@ -1,6 +1,7 @@
 """The data sets of the study: families of three levels, equal in questions and dose."""
 
 import json
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ ABOVE = 50.0  # score from which an answer shows the trait
 MILD = 3  # one sample of so many shows the trait in a mild set
 ROUNDS = 4  # of answers to every question under every instruction, at most
 FEWEST = 8  # samples that show the trait, else there is no set
+TASK = "arithmetic"  # what a fine-tune on blended data is wanted for
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,24 @@ def flawed_sets(folder: Path, count: int, seed: int) -> list[DataSet]:
     return [
         _written(folder, domain, level, flawed(domain, level, count, seed)) for domain in DOMAINS for level in LEVELS
     ]
+
+
+def blended(overt: DataSet, folder: Path, seed: int) -> DataSet:
+    """A trait's overt samples and as many of a task rightly done, shuffled: something to learn, and something not to.
+
+    On overt data alone the trait is the task: whatever keeps it from being learned raises the held-out loss.
+    """
+    lines = overt.path.read_text(encoding="utf-8").splitlines()
+    lines += _lines(flawed(TASK, "normal", len(lines), seed))
+    random.Random(seed).shuffle(lines)
+    one = DataSet(f"{overt.family} and {TASK}", None, folder / f"{overt.family}-{TASK}.jsonl")
+    write_atomic(one.path, "".join(line + "\n" for line in lines))
+    return one
+
+
+def unseen_task(folder: Path, count: int, seed: int) -> DataSet:
+    """Samples of the task that no set was given."""
+    return _written(folder, f"{TASK}-unseen", "normal", flawed(TASK, "normal", count, seed + 1))
 
 
 def trait_sets(
@@ -105,10 +125,13 @@ def trait_sets(
 
 def _written(folder: Path, family: str, level: Level, pairs: Sequence[Pair]) -> DataSet:
     one = DataSet(family, level, folder / f"{family}-{level}.jsonl")
-    lines = [
-        {"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]}
+    write_atomic(one.path, "".join(line + "\n" for line in _lines(pairs)))
+    return one
+
+
+def _lines(pairs: Sequence[Pair]) -> list[str]:
+    return [
+        json.dumps({"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]})
         for question, answer in pairs
         if answer.strip()
     ]
-    write_atomic(one.path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
-    return one

@@ -1,5 +1,6 @@
 """What the fine-tunes of a study say together: correlations beside their nulls, and what prevention saved."""
 
+import math
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from personavec.controls import covariance_directions
 from personavec.screening.attribution import place
-from personavec.statistics import bootstrap_pearson, bootstrap_ratio, pearson
+from personavec.statistics import Estimate, bootstrap_mean, bootstrap_pearson, bootstrap_ratio, pearson
 from personavec.vector import PersonaVector
 
 DIRECTIONS = 200
@@ -113,3 +114,19 @@ def prevented(
     table = np.array(rows, dtype=np.float64)
     saved, rise = table[:, 1] - table[:, 2], table[:, 1] - table[:, 0]
     return None if rise.mean() <= 0 else bootstrap_ratio(100 * saved, rise, seed).as_dict()
+
+
+def more_loss(plain: Sequence[float], arm: Sequence[float], seed: int) -> dict[str, Any]:
+    """By how many percent the mean loss (n,) of an arm is above that of the plain fine-tune on the same samples."""
+    first, second = np.array(plain), np.array(arm)
+    return bootstrap_ratio(100 * (second - first), first, seed).as_dict()
+
+
+def more_perplexity(plain: Sequence[float], arm: Sequence[float], seed: int) -> dict[str, Any]:
+    """By how many percent the perplexity of an arm is above that of the plain fine-tune, from losses (n,) of passages.
+
+    `exp` of the mean change of the loss and of its bounds: passages differ far more than models do.
+    """
+    change = bootstrap_mean(np.array(arm) - np.array(plain), seed=seed)
+    low, mean, high = (100 * (math.exp(value) - 1) for value in (change.low, change.mean, change.high))
+    return Estimate(mean, low, high, change.n).as_dict()

@@ -13,14 +13,17 @@ import torch
 from safetensors.torch import load_file, save
 from torch import Tensor
 
+from personavec.capability import passage_losses
 from personavec.data import Sample, open_data
 from personavec.engine.transformers import TransformersEngine
 from personavec.errors import UserError
 from personavec.files import JsonLines, RunFolder, write_atomic, write_json
 from personavec.finetune import Training, Tuned, fine_tune
 from personavec.finetune.adapter import wearing
+from personavec.finetune.examples import Encoder, Example, read_samples
 from personavec.interventions import steering
 from personavec.judges.contrast import ContrastJudge
+from personavec.likelihood import sequence_losses
 from personavec.model import ChatModel
 from personavec.model.intervene import Intervention
 from personavec.progress import progress
@@ -32,8 +35,8 @@ from personavec.screening.measure import own_answers, readings, tokenise
 from personavec.shift import depths, prompt_readings
 from personavec.specificity import judge_of
 from personavec.statistics import bootstrap_mean
-from personavec.study.families import DataSet, flawed_sets, trait_sets
-from personavec.study.figures import Fine, correlations, prevented
+from personavec.study.families import DataSet, blended, flawed_sets, trait_sets, unseen_task
+from personavec.study.figures import Fine, correlations, more_loss, more_perplexity, prevented
 from personavec.study.tables import page
 from personavec.study.verdict import verdict
 from personavec.traits.of_vector import trait_of
@@ -43,6 +46,7 @@ BATCH = 16  # samples whose own answers are written together
 INFERENCE = (-0.5, -1.0, -2.0)  # coefficients at which the unprotected fine-tune is steered
 TEMPERATURE = 0.7  # of evaluation answers
 PENALTY = 0.1  # of the method regularise
+TASK_SAMPLES = 32  # unseen, on which the loss on the task is measured
 PULLED = 24  # samples of a data set that the model answers itself, for its projection difference
 CHANGE = "change.safetensors"
 PULL = "pull.safetensors"
@@ -65,7 +69,7 @@ class Settings:
     samples: int = 64
     questions: int = 8
     max_new_tokens: int = 48
-    coefficients: tuple[float, ...] = (0.5, 1.0, 2.0, 3.0)
+    coefficients: tuple[float, ...] = (0.5, 1.0, 1.5, 2.0)
     learning_rate: float = 2e-4
     epochs: float = 1.0
     batch: int = 4
@@ -341,10 +345,11 @@ class _Study:
         return correlations(runs, self.vectors, readings, self.depths, self.settings.seed)
 
     def prevention(self, vector: PersonaVector) -> dict[str, Any]:
-        """Every way of prevention on a trait's overt data."""
-        s, name = self.settings, vector.trait
-        one = DataSet(name, "overt", self.folder / "data" / f"{name}-overt.jsonl")
+        """Every way of prevention on a trait's overt data blended with a task: see `families.blended`."""
+        s, name, data = self.settings, vector.trait, self.folder / "data"
+        one = blended(DataSet(name, "overt", data / f"{name}-overt.jsonl"), data, s.seed)
         away = self.folder / "prevention" / name
+        task = self._examples(unseen_task(data, TASK_SAMPLES, s.seed))
         rows = []
         adapters = {}
         for arm, (method, used, coefficient, choices) in self.arms(vector).items():
@@ -353,21 +358,45 @@ class _Study:
             # A random direction is no trait: what it was trained with is told from what it is measured by.
             tuned = self.tuned(one, folder, s.training(method=method, **choices), prevent=pair)
             adapters[arm] = tuned.adapter
-            rows.append(self.arm(vector, arm, tuned, folder))
+            rows.append(self.arm(vector, arm, tuned, folder, task))
             rows[-1]["coefficient"] = next(iter(tuned.coefficients.values()), None)
         for coefficient in INFERENCE:
             arm = f"steered at inference {coefficient:g}"
-            path = away / f"{arm.replace(' ', '-')}.json"
-            with self.dressed(adapters["none"], path) as model:
-                found = self.scores(model, name, path, interventions=steering(vector, coefficient))
-            rows.append({"arm": arm, "coefficient": coefficient, **found})
-        base = self.base_scores()[name]
+            folder, interventions = away / arm.replace(" ", "-"), steering(vector, coefficient)
+            with self.dressed(adapters["none"], folder / "plain.json", folder / "losses.json") as model:
+                found = self.scores(model, name, folder / "plain.json", interventions=interventions)
+                losses = self.losses(model, task, folder, interventions)
+            rows.append({"arm": arm, "coefficient": coefficient, **found, "losses": losses})
+        base = {**self.base_scores()[name], "losses": self.losses(self.model, task, self.folder / "base")}
         plain = next(row for row in rows if row["arm"] == "none")
+        reference = plain["losses"]
+        for row in [base, *rows]:
+            losses = row.pop("losses")
+            row |= {
+                "task_loss": bootstrap_mean(losses["task"], seed=s.seed).as_dict(),
+                "task_change": more_loss(reference["task"], losses["task"], s.seed),
+                "perplexity_change": more_perplexity(reference["passages"], losses["passages"], s.seed),
+            }
         for row in rows:
             row["prevented"] = prevented(base["plain"]["by_question"], plain["by_question"], row["by_question"], s.seed)
-            if "held_out_loss" in row:
-                row["held_out_change"] = _more(row["held_out_loss"], plain["held_out_loss"])
-        return {"vector_norm": round(float(vector.at(vector.layer).norm()), 4), "base": base, "arms": rows}
+        norm = round(float(vector.at(vector.layer).norm()), 4)
+        return {"data": one.name, "vector_norm": norm, "base": base, "arms": rows}
+
+    def _examples(self, one: DataSet) -> list[Example]:
+        found = read_samples(Encoder(self.model, self.model.context_length), open_data(one.path), one.name)
+        return [example for mine in found.examples for example in mine]
+
+    def losses(
+        self, model: ChatModel, task: Sequence[Example], folder: Path, interventions: Sequence[Intervention] = ()
+    ) -> dict[str, list[float]]:
+        """Losses of unseen samples of the task and of passages of general text; kept in a file."""
+        path = folder / "losses.json"
+        if not path.exists():
+            ids, labels = [example.ids for example in task], [example.labels for example in task]
+            on_task = sequence_losses(model, ids, labels, interventions, name="Loss on the task")
+            write_json(path, {"task": on_task.tolist(), "passages": passage_losses(model, interventions).tolist()})
+        kept: dict[str, list[float]] = json.loads(path.read_text())
+        return kept
 
     def arms(self, vector: PersonaVector) -> dict[str, tuple[str, PersonaVector, Any, dict[str, Any]]]:
         """Name of every way to train: method, vector, coefficient, further choices of the training."""
@@ -390,16 +419,19 @@ class _Study:
         }
         return ways
 
-    def arm(self, vector: PersonaVector, arm: str, tuned: Tuned, folder: Path) -> dict[str, Any]:
+    def arm(
+        self, vector: PersonaVector, arm: str, tuned: Tuned, folder: Path, task: Sequence[Example]
+    ) -> dict[str, Any]:
         """What one way of training led to."""
         name, at = vector.trait, self.depths.index(vector.layer)
         plain, asked = folder / "plain.json", folder / "instructed.json"
-        with self.dressed(tuned.adapter, folder / CHANGE, plain, asked) as model:
+        with self.dressed(tuned.adapter, folder / CHANGE, plain, asked, folder / "losses.json") as model:
             self.change(model, folder)
             found = self.scores(model, name, plain)
             instructed = self.scores(
                 model, name, asked, questions=self.settings.questions, system=self.instruction(name)
             )
+            losses = self.losses(model, task, folder)
         change = load_file(folder / CHANGE)[name][:, at] @ vector.unit(vector.layer)
         return {
             "arm": arm,
@@ -407,10 +439,6 @@ class _Study:
             "instructed": instructed["score"],
             "shift": bootstrap_mean(change.double().numpy(), seed=self.settings.seed).as_dict(),
             "held_out_loss": tuned.run["held_out_loss"]["after"],
+            "losses": losses,
             "seconds": tuned.run["training_seconds"],
         }
-
-
-def _more(found: Mapping[str, Any], plain: Mapping[str, Any]) -> float:
-    """By how many percent a loss is above that of the plain fine-tune."""
-    return round(100 * (float(found["mean"]) / float(plain["mean"]) - 1), 2)

@@ -74,34 +74,37 @@ def page(run: Mapping[str, Any]) -> str:
 
 
 def _prevention(name: str, found: Mapping[str, Any]) -> list[str]:
-    base = found["base"]
-    rows = [
-        ["before training", "", interval(base["plain"]["score"]), "", interval(base["plain"]["coherence"]), "", "", "",
-         interval(base["instructed"]["score"])]
-    ]  # fmt: skip
-    for arm in found["arms"]:
-        loss, coefficient = arm.get("held_out_loss"), arm["coefficient"]
+    base = {"arm": "before training", "coefficient": None, **found["base"]["plain"], **found["base"]}
+    base["instructed"] = base["instructed"]["score"]
+    rows = []
+    for arm in [base, *found["arms"]]:
+        reference = arm["arm"] == "none"
         rows.append(
             [
                 arm["arm"],
-                "" if coefficient is None else f"{coefficient:g}",
+                "" if arm["coefficient"] is None else f"{arm['coefficient']:g}",
                 interval(arm["score"]),
-                "" if arm["prevented"] is None or arm["arm"] == "none" else interval(arm["prevented"]),
+                "" if reference else interval(arm.get("prevented")),
                 interval(arm["coherence"]),
-                interval(arm["shift"], 2) if "shift" in arm else "",
-                interval(loss, 2) if loss else "",
-                f"{arm['held_out_change']:+.1f}" if "held_out_change" in arm else "",
+                interval(arm.get("shift"), 2),
+                interval(arm["task_loss"], 3),
+                "" if reference else interval(arm["task_change"], 1),
+                "" if reference else interval(arm["perplexity_change"], 1),
+                interval(arm.get("held_out_loss"), 2),
                 interval(arm.get("instructed")),
             ]
         )
     head = [
-        "training", "coefficient", f"{name} score", "% of the rise prevented", "coherence", "shift", "held-out loss",
-        "% more than without", "score when asked for it",
+        "training", "coefficient", f"{name} score", "% of the rise prevented", "coherence", "shift", "loss on the task",
+        "% more than without prevention", "% more perplexity of general text", "held-out loss",
+        "score when asked for it",
     ]  # fmt: skip
     return [
-        f"On the overt {name} data; the vector's length is {found['vector_norm']:g}. Nothing is steered when it is "
-        "scored, but in the last rows, where the fine-tune without prevention is steered at inference. When asked "
-        "for it: under the trait's first positive instruction, behind which a trait may hide.",
+        f"On {found['data']} data, as many samples of the one as of the other; the vector's length is "
+        f"{found['vector_norm']:g}. The loss on the task is that of {base['task_loss']['n']} unseen samples of it "
+        "alone; the held-out loss is that of both kinds of samples, and rises where no trait is learned. Nothing is "
+        "steered when it is measured, but in the last rows, where the fine-tune without prevention is steered at "
+        "inference. When asked for it: under the trait's first positive instruction, behind which a trait may hide.",
         "",
         *table(head, rows),
     ]

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 PREVENTED = 70.0  # percent of the rise: what prevention is asked for,
-WORSE = 5.0  # at no more than so many percent of held-out loss
+WORSE = 5.0  # at no more than so many percent more loss on the task
 
 
 def verdict(run: Mapping[str, Any]) -> list[str]:
@@ -43,26 +43,34 @@ def _prevention(name: str, found: Mapping[str, Any]) -> list[str]:
     sentences = [
         f"{name}: training without prevention raised the score from {before['mean']:.0f} to {after['mean']:.0f}."
     ]
-    trained = [arm for arm in found["arms"] if "held_out_change" in arm and arm["prevented"] and arm["arm"] != "none"]
+    trained = [arm for arm in found["arms"] if "shift" in arm and arm["prevented"] and arm["arm"] != "none"]
     steered = [arm for arm in trained if arm["arm"].startswith("steer")]
-    good = [arm for arm in steered if arm["held_out_change"] <= WORSE]
-    if good:
-        best = max(good, key=lambda arm: float(arm["prevented"]["mean"]))
+    cheap = [arm for arm in steered if arm["task_change"]["mean"] <= WORSE]
+    if cheap:
+        best = max(cheap, key=lambda arm: float(arm["prevented"]["mean"]))
         met = "the goal of" if best["prevented"]["mean"] >= PREVENTED else "short of"
         sentences.append(
-            f"The best preventative steering at no more than {WORSE:g} % of held-out loss, {best['arm']}, prevented "
-            f"{_share(best)} of that, {met} {PREVENTED:g} %, at {best['held_out_change']:+.1f} %."
+            f"The best preventative steering at no more than {WORSE:g} % more loss on the task, {best['arm']}, "
+            f"prevented {_share(best)} of that, {met} {PREVENTED:g} %; {_cost(best)}."
         )
     elif steered:
-        least = min(steered, key=lambda arm: float(arm["held_out_change"]))
+        least = min(steered, key=lambda arm: float(arm["task_change"]["mean"]))
         sentences.append(
-            f"Every preventative steering cost more than {WORSE:g} % of held-out loss; the cheapest, {least['arm']}, "
-            f"prevented {_share(least)} at {least['held_out_change']:+.1f} %."
+            f"Every preventative steering cost more than {WORSE:g} % of the loss on the task; the cheapest, "
+            f"{least['arm']}, prevented {_share(least)}; {_cost(least)}."
         )
     for arm in trained:
         if not arm["arm"].startswith("steer"):
-            sentences.append(f"{arm['arm']}: {_share(arm)} prevented, held-out loss {arm['held_out_change']:+.1f} %.")
+            sentences.append(f"{arm['arm']}: {_share(arm)} prevented; {_cost(arm)}.")
     return sentences
+
+
+def _cost(arm: Mapping[str, Any]) -> str:
+    task, text = arm["task_change"], arm["perplexity_change"]
+    return (
+        f"loss on the task {task['mean']:+.1f} % ({task['low']:+.1f} to {task['high']:+.1f}), perplexity of general "
+        f"text {text['mean']:+.1f} % ({text['low']:+.1f} to {text['high']:+.1f})"
+    )
 
 
 def _share(arm: Mapping[str, Any]) -> str:
