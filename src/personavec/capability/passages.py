@@ -23,7 +23,11 @@ def passages() -> list[str]:
 
 
 def passage_losses(
-    model: ChatModel, interventions: Sequence[Intervention] = (), *, name: str = "Perplexity of general text"
+    model: ChatModel,
+    interventions: Sequence[Intervention] = (),
+    *,
+    first: int | None = None,
+    name: str = "Perplexity of general text",
 ) -> Floats:
     """Mean negative log-likelihood (n,), in nats per token, of every bundled passage, in the order of the file.
 
@@ -33,6 +37,7 @@ def passage_losses(
     Args:
         interventions: Steering. It acts on every token, whatever its positions, since a text has no prompt and no
             response.
+        first: Only so many passages; None: all.
         name: For the progress bar.
 
     Raises:
@@ -41,7 +46,7 @@ def passage_losses(
     start = model.tokenizer.bos_token_id
     ids = [
         ([] if start is None else [start]) + list(model.tokenizer(text, add_special_tokens=False)["input_ids"])
-        for text in passages()
+        for text in passages()[:first]
     ]
     ids = [row[: model.context_length] for row in ids]
     losses = sequence_losses(model, ids, ids, interventions, name=name, unit="passages")

@@ -29,8 +29,8 @@ def finetune(
     data: Annotated[
         list[str] | None, typer.Option(metavar="NAME=FILE", help="A further data set to fine-tune on. Repeatable.")
     ] = None,
-    samples: Annotated[int, typer.Option(help="Samples of a data set.")] = 64,
-    questions: Annotated[int, typer.Option(help="Evaluation questions of a trait, after each fine-tune.")] = 8,
+    samples: Annotated[int, typer.Option(help="Samples of a data set.")] = 24,
+    questions: Annotated[int, typer.Option(help="Evaluation questions of a trait, after each fine-tune.")] = 6,
     max_new_tokens: Annotated[int, typer.Option(help="Longest answer.", min=1)] = 48,
     model: o.Model = None,
     seed: o.Seed = 0,

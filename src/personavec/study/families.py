@@ -4,6 +4,7 @@ import json
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 from personavec.errors import UserError
@@ -87,17 +88,13 @@ def trait_sets(
         return sets
     log, judge = JsonLines(folder / f"{trait.name}.generated.jsonl"), judge_of(model, vector)
     showing: list[Rollout] = []
-    for number in range(ROUNDS):
+    for number, pair in product(range(ROUNDS), range(len(trait.instructions))):
         if len(showing) >= count:
             break
-        made = [
-            rollout
-            for pair in range(len(trait.instructions))
-            for rollout in plan(
-                model, "extraction", trait.extraction_questions, system=trait.system_prompts(pair)[0],
-                number=number, pair=pair, side="positive",
-            )
-        ]  # fmt: skip
+        made = plan(
+            model, "extraction", trait.extraction_questions, system=trait.system_prompts(pair)[0],
+            number=number, pair=pair, side="positive",
+        )  # fmt: skip
         generate(
             model, made, log, description=f"Answers that are {trait.name}", max_new_tokens=max_new_tokens, seed=seed
         )

@@ -17,39 +17,37 @@ from personavec.capability import passage_losses
 from personavec.data import Sample, open_data
 from personavec.engine.transformers import TransformersEngine
 from personavec.errors import UserError
-from personavec.files import JsonLines, RunFolder, write_atomic, write_json
+from personavec.files import RunFolder, write_atomic, write_json
 from personavec.finetune import Training, Tuned, fine_tune
 from personavec.finetune.adapter import wearing
 from personavec.finetune.examples import Encoder, Example, read_samples
 from personavec.interventions import steering
-from personavec.judges.contrast import ContrastJudge
 from personavec.likelihood import sequence_losses
 from personavec.model import ChatModel
 from personavec.model.intervene import Intervention
 from personavec.progress import progress
 from personavec.provenance import identity, provenance
 from personavec.report.study import write_study_report
-from personavec.rollouts import generate, plan
 from personavec.screening.answers import OwnAnswers
 from personavec.screening.measure import own_answers, readings, tokenise
 from personavec.shift import depths, prompt_readings
-from personavec.specificity import judge_of
 from personavec.statistics import bootstrap_mean
-from personavec.study.families import DataSet, blended, flawed_sets, trait_sets, unseen_task
+from personavec.study.answers import Answers, Sheet
+from personavec.study.families import TASK, DataSet, blended, flawed_sets, trait_sets, unseen_task
 from personavec.study.figures import Fine, correlations, more_loss, more_perplexity, prevented
 from personavec.study.tables import page
 from personavec.study.verdict import verdict
-from personavec.traits.of_vector import trait_of
 from personavec.vector import PersonaVector
 
 BATCH = 16  # samples whose own answers are written together
 INFERENCE = (-0.5, -1.0, -2.0)  # coefficients at which the unprotected fine-tune is steered
-TEMPERATURE = 0.7  # of evaluation answers
 PENALTY = 0.1  # of the method regularise
+PASSAGES = 16  # of general text, on which the perplexity is measured
 TASK_SAMPLES = 32  # unseen, on which the loss on the task is measured
-PULLED = 24  # samples of a data set that the model answers itself, for its projection difference
+PULLED = 16  # samples of a data set that the model answers itself, for its projection difference
 CHANGE = "change.safetensors"
 PULL = "pull.safetensors"
+LOSSES = "losses.json"
 
 
 @dataclass(frozen=True)
@@ -66,13 +64,13 @@ class Settings:
         seed: Of everything random.
     """
 
-    samples: int = 64
-    questions: int = 8
+    samples: int = 24
+    questions: int = 6
     max_new_tokens: int = 48
-    coefficients: tuple[float, ...] = (0.5, 1.0, 1.5, 2.0)
+    coefficients: tuple[float, ...] = (0.5, 1.0, 2.0)
     learning_rate: float = 2e-4
     epochs: float = 1.0
-    batch: int = 4
+    batch: int = 2
     rank: int = 32
     seed: int = 0
 
@@ -148,22 +146,26 @@ class _Study:
     ) -> None:
         self.model, self.vectors, self.folder, self.settings = model, list(vectors), folder, settings
         self.depths = depths(vectors)
-        self.traits = {v.trait: trait_of(v) for v in vectors}
-        self.judges: dict[str, ContrastJudge] = {v.trait: judge_of(model, v) for v in vectors}
+        self.answers = Answers(model, vectors, folder.path, settings.max_new_tokens, settings.seed)
+        self.traits = self.answers.traits
         self.before = prompt_readings(model, vectors)
 
     def run(self, data: Mapping[str, Path], prevent: Sequence[str]) -> None:
         """Everything, and the files that tell of it."""
         start = time.monotonic()
-        suite = [self.plain(one) for one in self.sets(data)]
+        self.answers.ask(self.model, "base", self.base_sheets())
+        fine = {one: self.plain(one) for one in self.sets(data)}
+        arms = {vector.trait: self.arms_trained(vector) for vector in self.vectors if vector.trait in prevent}
+        self.answers.judge()
+        suite = [self.told(one, tuned) for one, tuned in fine.items()]
         run = {
             "command": "study finetune",
             **provenance(self.model, self.folder.arguments),
             "layers": {vector.trait: vector.layer for vector in self.vectors},
-            "base": self.base_scores(),
+            "base": {name: self.base(name) for name in self.traits},
             "suite": suite,
             "correlations": self.correlations(suite),
-            "prevention": {vector.trait: self.prevention(vector) for vector in self.vectors if vector.trait in prevent},
+            "prevention": {v.trait: self.prevention(v, arms[v.trait]) for v in self.vectors if v.trait in arms},
             "seconds": round(time.monotonic() - start, 1),
         }
         run["verdict"] = verdict(run)
@@ -183,82 +185,37 @@ class _Study:
         ]
         return [*made, *flawed_sets(folder, s.samples, s.seed), *(DataSet(n, None, path) for n, path in given.items())]
 
-    def base_scores(self) -> dict[str, dict[str, Any]]:
-        """Scores of the model as it came, for each trait plainly and under the trait's first positive instruction."""
-        return {
-            name: {
-                "plain": self.scores(self.model, name, self.folder / "base" / f"{name}.json"),
-                "instructed": self.scores(
-                    self.model,
-                    name,
-                    self.folder / "base" / f"{name}-instructed.json",
-                    questions=self.settings.questions,
-                    system=self.instruction(name),
-                ),
-            }
-            for name in self.traits
-        }
+    def base_sheets(self) -> dict[str, Sheet]:
+        """What the model as it came is asked: for each trait plainly, and instructed to show it."""
+        sheets = {}
+        for name in self.traits:
+            sheets[name] = self.answers.sheet(name)
+            sheets[f"{name} instructed"] = self.answers.sheet(name, self.settings.questions, instructed=True)
+        return sheets
 
-    def instruction(self, trait: str) -> str:
-        """A system prompt that asks for the trait."""
-        return self.traits[trait].system_prompts(0)[0]
+    def base(self, trait: str) -> dict[str, Any]:
+        """Scores of the model as it came."""
+        found = self.answers.found
+        return {"plain": found("base", trait), "instructed": found("base", f"{trait} instructed")}
 
-    def scores(
-        self,
-        model: ChatModel,
-        trait: str,
-        path: Path,
-        *,
-        questions: int | None = None,
-        system: str | None = None,
-        interventions: Sequence[Intervention] = (),
-    ) -> dict[str, Any]:
-        """Trait score and coherence of the answers to the evaluation questions, and the score of each; kept in a file.
+    def tuned(self, one: DataSet, name: str, training: Training, **choices: Any) -> Tuned:
+        return fine_tune(self.model, one.path, self.folder / name / "tuned", training, measure=False, **choices)
 
-        The judge is the model as it came, on the scale of the vector's extraction.
-        """
-        if path.exists():
-            kept: dict[str, Any] = json.loads(path.read_text())
-            return kept
-        s = self.settings
-        asked = self.traits[trait].evaluation_questions[:questions]
-        made = plan(model, "evaluation", asked, system=system, interventions=list(interventions))
-        log = JsonLines(path.with_suffix(".answers.jsonl"))
-        generate(
-            model, made, log,
-            description=f"Answering, {trait}", max_new_tokens=s.max_new_tokens, temperature=TEMPERATURE, seed=s.seed,
-        )  # fmt: skip
-        judge = self.judges[trait]
-        with (
-            model.unadapted(),
-            progress(f"Judging, {trait}", total=judge.readings_needed(len(made)), unit="readings") as job,
-        ):
-            judge.score(made, job.advance)
-        known = [r.score for r in made if r.score is not None]
-        found = {
-            "score": bootstrap_mean(known, seed=s.seed).as_dict() if known else None,
-            "coherence": bootstrap_mean([r.coherence or 0.0 for r in made], seed=s.seed).as_dict(),
-            "by_question": [r.score for r in made],
-            "example": made[0].text,
-        }
-        write_json(path, found)
-        return found
+    def plain(self, one: DataSet) -> Tuned:
+        """Fine-tune on a data set without prevention, and measure what the data promised and what came of it."""
+        name = f"suite/{one.name}"
+        tuned = self.tuned(one, name, self.settings.training(method="none"))
+        self.pull(one, self.folder / name)
+        sheets = {trait: self.answers.sheet(trait, self.settings.questions) for trait in self.traits}
+        with self.dressed(tuned.adapter, name, sheets, CHANGE) as model:
+            self.change(model, self.folder / name)
+            self.answers.ask(model, name, sheets)
+        return tuned
 
-    def tuned(self, one: DataSet, folder: Path, training: Training, **choices: Any) -> Tuned:
-        return fine_tune(self.model, one.path, folder / "tuned", training, measure=False, **choices)
-
-    def plain(self, one: DataSet) -> dict[str, Any]:
-        """Fine-tune on a data set without prevention; what it did, and what the data promised."""
-        folder = self.folder / "suite" / one.name
-        tuned = self.tuned(one, folder, self.settings.training(method="none"))
-        pull = self.pull(one, folder)
-        paths = {name: folder / f"{name}.json" for name in self.traits}
-        with self.dressed(tuned.adapter, folder / CHANGE, *paths.values()) as model:
-            self.change(model, folder)
-            scores = {
-                name: self.scores(model, name, path, questions=self.settings.questions) for name, path in paths.items()
-            }
-        change = load_file(folder / CHANGE)
+    def told(self, one: DataSet, tuned: Tuned) -> dict[str, Any]:
+        """What came of a fine-tune, once its answers are judged."""
+        name = f"suite/{one.name}"
+        change = load_file(self.folder / name / CHANGE)
         return {
             "name": one.name,
             "family": one.family,
@@ -267,20 +224,22 @@ class _Study:
             "steps": tuned.steps,
             "loss": {"first": tuned.run["loss"]["first"], "last": tuned.run["loss"]["last"]},
             "held_out_loss": tuned.run["held_out_loss"],
-            "difference": pull,
-            "shift": {
-                v.trait: bootstrap_mean(
-                    (change[v.trait][:, self.depths.index(v.layer)] @ v.unit(v.layer)).double().numpy(),
-                    seed=self.settings.seed,
-                ).as_dict()
-                for v in self.vectors
-            },
-            "scores": scores,
+            "difference": self.pull(one, self.folder / name),
+            "shift": {v.trait: self.shift(v, change) for v in self.vectors},
+            "scores": {trait: self.answers.found(name, trait) for trait in self.traits},
         }
 
-    def dressed(self, adapter: Path, *wanted: Path) -> AbstractContextManager[ChatModel]:
-        """The model with an adapter on; without, if the files that are wanted of it are all there."""
-        return nullcontext(self.model) if all(path.exists() for path in wanted) else wearing(self.model, adapter)
+    def shift(self, vector: PersonaVector, change: Mapping[str, Tensor]) -> dict[str, Any]:
+        """Mean of the change along a vector at its layer, over its questions."""
+        along = change[vector.trait][:, self.depths.index(vector.layer)] @ vector.unit(vector.layer)
+        return bootstrap_mean(along.double().numpy(), seed=self.settings.seed).as_dict()
+
+    def dressed(
+        self, adapter: Path, name: str, sheets: Mapping[str, Sheet], *files: str
+    ) -> AbstractContextManager[ChatModel]:
+        """The model with an adapter on; without, if nothing is wanted of it any more."""
+        done = all((self.folder / name / file).exists() for file in files) and self.answers.complete(name, sheets)
+        return nullcontext(self.model) if done else wearing(self.model, adapter)
 
     def change(self, model: ChatModel, folder: Path) -> None:
         """Keep the change of every question's last prompt token, (questions, layers, d) by trait."""
@@ -344,59 +303,99 @@ class _Study:
         readings = {name: self.before[name, None] for name in self.traits}
         return correlations(runs, self.vectors, readings, self.depths, self.settings.seed)
 
-    def prevention(self, vector: PersonaVector) -> dict[str, Any]:
-        """Every way of prevention on a trait's overt data blended with a task: see `families.blended`."""
-        s, name, data = self.settings, vector.trait, self.folder / "data"
-        one = blended(DataSet(name, "overt", data / f"{name}-overt.jsonl"), data, s.seed)
-        away = self.folder / "prevention" / name
+    def arms_trained(self, vector: PersonaVector) -> dict[str, tuple[float | None, Tuned | None]]:
+        """Train in every way of prevention on a trait's overt data blended with a task, see `families.blended`.
+
+        Returns:
+            The coefficient of each arm and its training; no training where the plain one is steered at inference.
+        """
+        s, trait, data = self.settings, vector.trait, self.folder / "data"
+        one = blended(DataSet(trait, "overt", data / f"{trait}-overt.jsonl"), data, s.seed)
         task = self._examples(unseen_task(data, TASK_SAMPLES, s.seed))
-        rows = []
-        adapters = {}
+        self.losses(self.model, task, self._arm(vector, "base"))
+        arms: dict[str, tuple[float | None, Tuned | None]] = {}
         for arm, (method, used, coefficient, choices) in self.arms(vector).items():
-            folder = away / arm.replace(" ", "-")
+            name = self._arm(vector, arm)
             pair = [] if method in ("none", "interleave") else [(used, coefficient)]
             # A random direction is no trait: what it was trained with is told from what it is measured by.
-            tuned = self.tuned(one, folder, s.training(method=method, **choices), prevent=pair)
-            adapters[arm] = tuned.adapter
-            rows.append(self.arm(vector, arm, tuned, folder, task))
-            rows[-1]["coefficient"] = next(iter(tuned.coefficients.values()), None)
+            tuned = self.tuned(one, name, s.training(method=method, **choices), prevent=pair)
+            arms[arm] = next(iter(tuned.coefficients.values()), None), tuned
+            sheets = {
+                trait: self.answers.sheet(trait),
+                f"{trait} instructed": self.answers.sheet(trait, s.questions, instructed=True),
+            }
+            with self.dressed(tuned.adapter, name, sheets, CHANGE, LOSSES) as model:
+                self.change(model, self.folder / name)
+                self.losses(model, task, name)
+                self.answers.ask(model, name, sheets)
+        plain = self.folder / self._arm(vector, "none") / "tuned" / "adapter"
         for coefficient in INFERENCE:
             arm = f"steered at inference {coefficient:g}"
-            folder, interventions = away / arm.replace(" ", "-"), steering(vector, coefficient)
-            with self.dressed(adapters["none"], folder / "plain.json", folder / "losses.json") as model:
-                found = self.scores(model, name, folder / "plain.json", interventions=interventions)
-                losses = self.losses(model, task, folder, interventions)
-            rows.append({"arm": arm, "coefficient": coefficient, **found, "losses": losses})
-        base = {**self.base_scores()[name], "losses": self.losses(self.model, task, self.folder / "base")}
+            name, steered = self._arm(vector, arm), steering(vector, coefficient)
+            sheets = {trait: self.answers.sheet(trait, interventions=steered)}
+            with self.dressed(plain, name, sheets, LOSSES) as model:
+                self.losses(model, task, name, steered)
+                self.answers.ask(model, name, sheets)
+            arms[arm] = coefficient, None
+        return arms
+
+    def _arm(self, vector: PersonaVector, arm: str) -> str:
+        return f"prevention/{vector.trait}/{arm.replace(' ', '-')}"
+
+    def prevention(
+        self, vector: PersonaVector, arms: Mapping[str, tuple[float | None, Tuned | None]]
+    ) -> dict[str, Any]:
+        """What every way of prevention saved and cost, once its answers are judged."""
+        trait, seed = vector.trait, self.settings.seed
+        rows = []
+        for arm, (coefficient, tuned) in arms.items():
+            name = self._arm(vector, arm)
+            row = {"arm": arm, "coefficient": coefficient, **self.answers.found(name, trait), **self.cost(vector, arm)}
+            if tuned is not None:
+                row |= {
+                    "instructed": self.answers.found(name, f"{trait} instructed")["score"],
+                    "shift": self.shift(vector, load_file(self.folder / name / CHANGE)),
+                    "held_out_loss": tuned.run["held_out_loss"]["after"],
+                    "seconds": tuned.run["training_seconds"],
+                }
+            rows.append(row)
+        base = {**self.base(trait), **self.cost(vector, "base")}
         plain = next(row for row in rows if row["arm"] == "none")
-        reference = plain["losses"]
-        for row in [base, *rows]:
-            losses = row.pop("losses")
-            row |= {
-                "task_loss": bootstrap_mean(losses["task"], seed=s.seed).as_dict(),
-                "task_change": more_loss(reference["task"], losses["task"], s.seed),
-                "perplexity_change": more_perplexity(reference["passages"], losses["passages"], s.seed),
-            }
         for row in rows:
-            row["prevented"] = prevented(base["plain"]["by_question"], plain["by_question"], row["by_question"], s.seed)
-        norm = round(float(vector.at(vector.layer).norm()), 4)
-        return {"data": one.name, "vector_norm": norm, "base": base, "arms": rows}
+            row["prevented"] = prevented(base["plain"]["by_question"], plain["by_question"], row["by_question"], seed)
+        return {
+            "data": f"{trait} and {TASK}",
+            "vector_norm": round(float(vector.at(vector.layer).norm()), 4),
+            "base": base,
+            "arms": rows,
+        }
+
+    def cost(self, vector: PersonaVector, arm: str) -> dict[str, Any]:
+        """Loss on the task, and how it and the perplexity of general text compare with training without prevention."""
+        plain, mine = (json.loads((self.folder / self._arm(vector, one) / LOSSES).read_text()) for one in ("none", arm))
+        seed = self.settings.seed
+        return {
+            "task_loss": bootstrap_mean(mine["task"], seed=seed).as_dict(),
+            "task_change": more_loss(plain["task"], mine["task"], seed),
+            "perplexity_change": more_perplexity(plain["passages"], mine["passages"], seed),
+        }
 
     def _examples(self, one: DataSet) -> list[Example]:
         found = read_samples(Encoder(self.model, self.model.context_length), open_data(one.path), one.name)
         return [example for mine in found.examples for example in mine]
 
     def losses(
-        self, model: ChatModel, task: Sequence[Example], folder: Path, interventions: Sequence[Intervention] = ()
-    ) -> dict[str, list[float]]:
-        """Losses of unseen samples of the task and of passages of general text; kept in a file."""
-        path = folder / "losses.json"
-        if not path.exists():
-            ids, labels = [example.ids for example in task], [example.labels for example in task]
-            on_task = sequence_losses(model, ids, labels, interventions, name="Loss on the task")
-            write_json(path, {"task": on_task.tolist(), "passages": passage_losses(model, interventions).tolist()})
-        kept: dict[str, list[float]] = json.loads(path.read_text())
-        return kept
+        self, model: ChatModel, task: Sequence[Example], name: str, interventions: Sequence[Intervention] = ()
+    ) -> None:
+        """Keep the losses of unseen samples of the task and of passages of general text."""
+        path = self.folder / name / LOSSES
+        if path.exists():
+            return
+        ids, labels = [example.ids for example in task], [example.labels for example in task]
+        on_task = sequence_losses(model, ids, labels, interventions, name="Loss on the task")
+        write_json(
+            path, {"task": on_task.tolist(), "passages": passage_losses(model, interventions, first=PASSAGES).tolist()}
+        )
 
     def arms(self, vector: PersonaVector) -> dict[str, tuple[str, PersonaVector, Any, dict[str, Any]]]:
         """Name of every way to train: method, vector, coefficient, further choices of the training."""
@@ -414,31 +413,6 @@ class _Study:
             "ablate": ("ablate", vector, None, {"layers": "all"}),
             "interleave": ("interleave", vector, None, {}),
             f"regularise {PENALTY:g}": ("regularise", vector, PENALTY, {}),
-            f"steer {middle:g} response": ("steer", vector, middle, {"positions": "response"}),
             f"steer {middle:g} all layers": ("steer", vector, middle, {"layers": "all"}),
         }
         return ways
-
-    def arm(
-        self, vector: PersonaVector, arm: str, tuned: Tuned, folder: Path, task: Sequence[Example]
-    ) -> dict[str, Any]:
-        """What one way of training led to."""
-        name, at = vector.trait, self.depths.index(vector.layer)
-        plain, asked = folder / "plain.json", folder / "instructed.json"
-        with self.dressed(tuned.adapter, folder / CHANGE, plain, asked, folder / "losses.json") as model:
-            self.change(model, folder)
-            found = self.scores(model, name, plain)
-            instructed = self.scores(
-                model, name, asked, questions=self.settings.questions, system=self.instruction(name)
-            )
-            losses = self.losses(model, task, folder)
-        change = load_file(folder / CHANGE)[name][:, at] @ vector.unit(vector.layer)
-        return {
-            "arm": arm,
-            **found,
-            "instructed": instructed["score"],
-            "shift": bootstrap_mean(change.double().numpy(), seed=self.settings.seed).as_dict(),
-            "held_out_loss": tuned.run["held_out_loss"]["after"],
-            "losses": losses,
-            "seconds": tuned.run["training_seconds"],
-        }
