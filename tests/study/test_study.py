@@ -21,7 +21,9 @@ from personavec.traits import load_trait
 from personavec.vector import PersonaVector
 from tiny import chat_model, qwen2, vector
 
-SETTINGS = Settings(samples=10, questions=2, max_new_tokens=6, coefficients=(1.0,), rank=4)
+SETTINGS = Settings(
+    samples=10, questions=2, prevention_questions=3, max_new_tokens=6, answer_tokens=6, coefficients=(1.0,), rank=4
+)
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +80,7 @@ def test_every_part_is_there(done: tuple[Path, dict[str, Any]]) -> None:
     assert {arm for arm in arms if arm.startswith("steered at inference")} and "shift" not in arms[
         "steered at inference -1"
     ]
-    assert arms["none"]["task_change"]["mean"] == 0 and arms["none"]["score"]["n"] <= 20
+    assert arms["none"]["task_change"]["mean"] == 0 and arms["none"]["score"]["n"] <= 3
     # Prevention acts: the same data and seed led elsewhere.
     changes = [
         load_file(out / f"prevention/humorous/{arm}/change.safetensors") for arm in ("none", "steer-1", "random-1")

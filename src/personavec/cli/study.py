@@ -30,8 +30,8 @@ def finetune(
         list[str] | None, typer.Option(metavar="NAME=FILE", help="A further data set to fine-tune on. Repeatable.")
     ] = None,
     samples: Annotated[int, typer.Option(help="Samples of a data set.")] = 24,
-    questions: Annotated[int, typer.Option(help="Evaluation questions of a trait, after each fine-tune.")] = 6,
-    max_new_tokens: Annotated[int, typer.Option(help="Longest answer.", min=1)] = 48,
+    questions: Annotated[int, typer.Option(help="Evaluation questions of a trait, after each fine-tune.")] = 4,
+    max_new_tokens: Annotated[int, typer.Option(help="Longest answer in the trait data.", min=1)] = 48,
     model: o.Model = None,
     seed: o.Seed = 0,
     device: o.Device = None,

@@ -42,8 +42,8 @@ from personavec.vector import PersonaVector
 BATCH = 16  # samples whose own answers are written together
 INFERENCE = (-0.5, -1.0, -2.0)  # coefficients at which the unprotected fine-tune is steered
 PENALTY = 0.1  # of the method regularise
-PASSAGES = 16  # of general text, on which the perplexity is measured
-TASK_SAMPLES = 32  # unseen, on which the loss on the task is measured
+PASSAGES = 8  # of general text, on which the perplexity is measured
+TASK_SAMPLES = 12  # unseen, on which the loss on the task is measured
 PULLED = 16  # samples of a data set that the model answers itself, for its projection difference
 CHANGE = "change.safetensors"
 PULL = "pull.safetensors"
@@ -56,8 +56,11 @@ class Settings:
 
     Attributes:
         samples: Of each data set.
-        questions: Evaluation questions of each trait, one answer each; prevention is judged by all of them.
-        max_new_tokens: Longest answer, also of the trait data.
+        questions: Evaluation questions of each trait after each fine-tune, one answer each; also of those instructed to
+            show the trait.
+        prevention_questions: The same where prevention is judged.
+        max_new_tokens: Longest answer in the trait data.
+        answer_tokens: Longest answer to an evaluation question.
         coefficients: Of preventative steering.
         learning_rate, epochs, batch, rank: See `Training`. A few dozen samples need a larger rate than the paper's
             thousands.
@@ -65,8 +68,10 @@ class Settings:
     """
 
     samples: int = 24
-    questions: int = 6
+    questions: int = 4
+    prevention_questions: int = 10
     max_new_tokens: int = 48
+    answer_tokens: int = 32
     coefficients: tuple[float, ...] = (0.5, 1.0, 2.0)
     learning_rate: float = 2e-4
     epochs: float = 1.0
@@ -146,7 +151,7 @@ class _Study:
     ) -> None:
         self.model, self.vectors, self.folder, self.settings = model, list(vectors), folder, settings
         self.depths = depths(vectors)
-        self.answers = Answers(model, vectors, folder.path, settings.max_new_tokens, settings.seed)
+        self.answers = Answers(model, vectors, folder.path, settings.answer_tokens, settings.seed)
         self.traits = self.answers.traits
         self.before = prompt_readings(model, vectors)
 
@@ -189,7 +194,7 @@ class _Study:
         """What the model as it came is asked: for each trait plainly, and instructed to show it."""
         sheets = {}
         for name in self.traits:
-            sheets[name] = self.answers.sheet(name)
+            sheets[name] = self.answers.sheet(name, self.settings.prevention_questions)
             sheets[f"{name} instructed"] = self.answers.sheet(name, self.settings.questions, instructed=True)
         return sheets
 
@@ -321,7 +326,7 @@ class _Study:
             tuned = self.tuned(one, name, s.training(method=method, **choices), prevent=pair)
             arms[arm] = next(iter(tuned.coefficients.values()), None), tuned
             sheets = {
-                trait: self.answers.sheet(trait),
+                trait: self.answers.sheet(trait, s.prevention_questions),
                 f"{trait} instructed": self.answers.sheet(trait, s.questions, instructed=True),
             }
             with self.dressed(tuned.adapter, name, sheets, CHANGE, LOSSES) as model:
@@ -332,7 +337,7 @@ class _Study:
         for coefficient in INFERENCE:
             arm = f"steered at inference {coefficient:g}"
             name, steered = self._arm(vector, arm), steering(vector, coefficient)
-            sheets = {trait: self.answers.sheet(trait, interventions=steered)}
+            sheets = {trait: self.answers.sheet(trait, s.prevention_questions, interventions=steered)}
             with self.dressed(plain, name, sheets, LOSSES) as model:
                 self.losses(model, task, name, steered)
                 self.answers.ask(model, name, sheets)
