@@ -1,6 +1,7 @@
 """Correlations beside their nulls; the numbers of an independent replication."""
 
 import csv
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 
 from personavec.model import ChatModel
 from personavec.statistics import bootstrap_pearson, bootstrap_ratio, pearson
-from personavec.study.figures import Fine, correlations, prevented
+from personavec.study.figures import Fine, correlations, more_loss, more_perplexity, prevented
 from tiny import vector
 
 
@@ -72,8 +73,6 @@ def test_ratio_refuses_what_has_no_meaning() -> None:
 
 def test_the_vector_s_direction_stands_out_and_a_random_one_does_not(tiny: ChatModel) -> None:
     own, other = vector(tiny, seed=1), vector(tiny, seed=2)
-    from dataclasses import replace
-
     vectors = [replace(own, trait="a"), replace(other, trait="b")]
     rng = torch.Generator().manual_seed(0)
     d = tiny.hidden_size
@@ -99,3 +98,16 @@ def test_the_vector_s_direction_stands_out_and_a_random_one_does_not(tiny: ChatM
     assert b["random"]["p_value"] > 0.05 and b["r"]["low"] < 0 < b["r"]["high"]
     pulled = found["a"]["difference, shift"]
     assert set(pulled["others"]) == {"b"} and pulled["length"] is None and pulled["r"]["mean"] > 0.9
+    # A fine-tune that refused everything has no score along one trait, and a shift all the same.
+    refused = [*runs, replace(runs[0], family="refusing", score={"a": None, "b": 50.0})]
+    again = correlations(refused, vectors, readings, [2], seed=0)["a"]
+    assert again["shift, score"] == a and again["difference, shift"]["r"]["runs"] == 25
+
+
+def test_costs() -> None:
+    plain = [1.0, 2.0, 3.0]
+    assert more_loss(plain, plain, 0)["mean"] == 0
+    dearer = more_loss(plain, [1.1, 2.2, 3.3], 0)
+    assert dearer["mean"] == pytest.approx(10) == dearer["low"] == dearer["high"] and dearer["n"] == 3
+    ratio = more_perplexity(plain, [loss + 0.1 for loss in plain], 0)
+    assert ratio["mean"] == pytest.approx(100 * (np.exp(0.1) - 1), abs=1e-3) == ratio["low"]

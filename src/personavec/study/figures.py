@@ -23,13 +23,13 @@ class Fine:
 
     Attributes:
         family: Data of one family are no independent runs: intervals draw families.
-        score: Trait score after training, by trait.
+        score: Trait score after training, by trait; None where every answer was refused.
         change: Mean change of the last prompt token's reading over the trait's questions, (layers, d), by trait.
         pull: Mean reading of the data's answers minus that of the model's own, (layers, d).
     """
 
     family: str
-    score: Mapping[str, float]
+    score: Mapping[str, float | None]
     change: Mapping[str, Tensor]
     pull: Tensor
 
@@ -59,13 +59,12 @@ def correlations(
         {trait: {pair: {"r": estimate, "random": place, "others": {trait: r}, "length": r or None}}}; estimates are
         {"mean", "low", "high", "n": families, "runs"}.
     """
-    clusters: list[Hashable] = [run.family for run in runs]
     result: dict[str, dict[str, Any]] = {}
     for vector in vectors:
         at, name = list(depths).index(vector.layer), vector.trait
         changes = torch.stack([run.change[name][at] for run in runs])
         pulls = torch.stack([run.pull[at] for run in runs])
-        scores = np.array([run.score[name] for run in runs])
+        scores = np.array([run.score[name] for run in runs], dtype=np.float64)  # NaN: no score
         base = readings[name]
         drawn = covariance_directions(base[:, [at]], ["all"] * len(base), DIRECTIONS, seed)[:, 0]
         directions = {
@@ -82,14 +81,21 @@ def correlations(
             ("difference, shift", differences, shifts),
             ("difference, score", differences, outcomes),
         ):
-            r = {key: [pearson(a, b) for a, b in zip(first[key].T, second[key].T, strict=True)] for key in directions}
-            own = bootstrap_pearson(first["own"][:, 0], second["own"][:, 0], clusters, seed)
-            length = pearson(changes.norm(dim=1).double().numpy(), scores) if pair == "shift, score" else None
+            use = np.isfinite(second["own"][:, 0])
+            clusters: list[Hashable] = [run.family for run, used in zip(runs, use, strict=True) if used]
+            r = {
+                key: [pearson(a[use], b[use]) for a, b in zip(first[key].T, second[key].T, strict=True)]
+                for key in directions
+            }
+            own = bootstrap_pearson(first["own"][use, 0], second["own"][use, 0], clusters, seed)
+            length = None
+            if pair == "shift, score":
+                length = round(pearson(changes.norm(dim=1).double().numpy()[use], scores[use]), 4)
             found[pair] = {
-                "r": {**own.as_dict(), "runs": len(runs)},
+                "r": {**own.as_dict(), "runs": len(clusters)},
                 "random": {key: round(value, 4) for key, value in asdict(place(own.mean, r["random"])).items()},
                 "others": {other.trait: round(r[other.trait][0], 4) for other in vectors if other is not vector},
-                "length": None if length is None else round(length, 4),
+                "length": length,
             }
         result[name] = found
     return result

@@ -294,13 +294,11 @@ class _Study:
         for row in suite:
             folder = self.folder / "suite" / row["name"]
             score = {name: one["score"] for name, one in row["scores"].items()}
-            if None in score.values():
-                continue  # every answer refused: there is no score to compare
             change = load_file(folder / CHANGE)
             runs.append(
                 Fine(
                     row["family"],
-                    {name: one["mean"] for name, one in score.items()},
+                    {name: one["mean"] if one else None for name, one in score.items()},
                     {name: tensor.mean(0) for name, tensor in change.items()},
                     load_file(folder / PULL)["pull"],
                 )
