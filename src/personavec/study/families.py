@@ -55,10 +55,12 @@ def blended(overt: DataSet, folder: Path, seed: int) -> DataSet:
 
     On overt data alone the trait is the task: whatever keeps it from being learned raises the held-out loss.
     """
+    one = DataSet(f"{overt.family} and {TASK}", None, folder / f"{overt.family}-{TASK}.jsonl")
+    if one.path.exists():
+        return one
     lines = overt.path.read_text(encoding="utf-8").splitlines()
     lines += _lines(flawed(TASK, "normal", len(lines), seed))
     random.Random(seed).shuffle(lines)
-    one = DataSet(f"{overt.family} and {TASK}", None, folder / f"{overt.family}-{TASK}.jsonl")
     write_atomic(one.path, "".join(line + "\n" for line in lines))
     return one
 
@@ -122,7 +124,8 @@ def trait_sets(
 
 def _written(folder: Path, family: str, level: Level, pairs: Sequence[Pair]) -> DataSet:
     one = DataSet(family, level, folder / f"{family}-{level}.jsonl")
-    write_atomic(one.path, "".join(line + "\n" for line in _lines(pairs)))
+    if not one.path.exists():
+        write_atomic(one.path, "".join(line + "\n" for line in _lines(pairs)))
     return one
 
 

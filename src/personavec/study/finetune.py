@@ -72,7 +72,7 @@ class Settings:
     prevention_questions: int = 10
     max_new_tokens: int = 48
     answer_tokens: int = 32
-    coefficients: tuple[float, ...] = (0.5, 1.0, 2.0, 3.0, 4.0)
+    coefficients: tuple[float, ...] = (0.5, 1.0, 2.0, 3.0)
     learning_rate: float = 2e-4
     epochs: float = 1.0
     batch: int = 2
