@@ -370,11 +370,13 @@ def test_evaluate(run: Path, folder: Path, trait: Path, tmp_path: Path) -> None:
     with_vector = command(*common, "--steer", f"{run / 'vector.safetensors'}=2", "--out", tmp_path / "a")
     assert with_vector.returncode == 0, with_vector.stderr
     result = json.loads(with_vector.stdout)
-    assert set(result) == {"trait", "score", "coherence"}
+    assert set(result) == {"trait", "score", "coherence", "perplexity", "lm_eval"}
+    assert result["perplexity"].keys() == {"before", "after", "ratio"} and result["perplexity"]["ratio"]["mean"] != 1
     assert result["score"]["n"] == 4
     assert result["score"]["low"] <= result["score"]["mean"] <= result["score"]["high"]
     alone = command(*common, "--out", tmp_path / "b")
     assert alone.returncode == 0, alone.stderr
+    assert json.loads(alone.stdout)["perplexity"] is None  # nothing that could cost anything
     assert "<html" in (tmp_path / "b" / "report.html").read_text()
 
 

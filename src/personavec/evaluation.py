@@ -1,11 +1,13 @@
 """How strongly a model shows a trait: mean score and coherence on the evaluation questions."""
 
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from personavec.capability import Tasks, passage_losses, perplexities
+from personavec.capability.tasks import Results, compared, fingerprint
 from personavec.effects import estimate
 from personavec.errors import UserError
 from personavec.files import JsonLines, RunFolder, write_json
@@ -38,6 +40,7 @@ def evaluate(
     rollouts: int = 1,
     max_new_tokens: int = MAX_NEW_TOKENS,
     temperature: float = TEMPERATURE,
+    lm_eval: Sequence[str] = (),
     seed: int = 0,
 ) -> dict[str, Any]:
     """Score a model's answers to the trait's evaluation questions (paper section 3.1).
@@ -52,10 +55,11 @@ def evaluate(
         judge: "contrast", "local:MODEL" or "api:MODEL"; or `scorer` itself.
         terms: Of the judge "api:MODEL"; not part of what decides the result.
         rollouts: Answers per question.
+        lm_eval: Tasks of lm-evaluation-harness that are run too, see `Tasks`.
 
     Returns:
-        The content of run.json: {"trait", "score": {"mean", "low", "high", "n"}, "coherence": {...}, "answers", ...};
-        intervals are bootstrapped over questions.
+        The content of run.json: {"trait", "score": {"mean", "low", "high", "n"}, "coherence": {...}, "answers", ...,
+        and what `_capability` measures}; intervals are bootstrapped over questions.
     """
     arguments = {
         "trait": trait.model_dump(mode="json"),
@@ -68,7 +72,9 @@ def evaluate(
         "max_new_tokens": max_new_tokens,
         "temperature": temperature,
         "seed": seed,
+        **({"lm_eval": fingerprint(lm_eval)} if lm_eval else {}),
     }
+    tasks = Tasks(lm_eval) if lm_eval else None
     options: dict[str, Any] = {"max_new_tokens": max_new_tokens, "temperature": temperature, "seed": seed}
     with RunFolder(out, arguments) as folder:
         log = JsonLines(folder / "generated.jsonl")
@@ -86,6 +92,7 @@ def evaluate(
             scorer = scorer or _calibrated(model, trait, vectors, log, options)
             with progress("Judging", total=scorer.readings_needed(len(answers)), unit="readings") as job:
                 scorer.score(answers, job.advance)
+        capability = _capability(model, interventions, tasks, folder, seed)
         run = {
             "command": "evaluate",
             **provenance(model, {k: v for k, v in arguments.items() if k not in ("trait", "calibration")}),
@@ -97,13 +104,37 @@ def evaluate(
             "answers": [
                 {"question": r.question, "text": r.text, "score": r.score, "coherence": r.coherence} for r in answers
             ],
+            **capability,
         }
+        if tasks is not None:
+            run["versions"]["lm_eval"] = tasks.version
         lines = JsonLines(folder / "rollouts.jsonl")
         lines.path.unlink(missing_ok=True)
         lines.append(*(r.record() for r in answers))
         write_evaluate_report(run, folder / "report.html")
         write_json(folder / "run.json", run)
     return run
+
+
+def _capability(
+    model: ChatModel, interventions: Sequence[Intervention], tasks: Tasks | None, folder: RunFolder, seed: int
+) -> dict[str, Any]:
+    """What adapter and steering cost: {"perplexity": of general text, None where there is neither, "lm_eval": see
+    `compared`, None without tasks}; before is the model without them."""
+    losses: list[Any] = []
+    results: list[Results] = []
+    changed = bool(interventions) or model.adapter_hash is not None
+    for side, edits in (("before", ()), ("after", interventions)) if changed else (("before", ()),):
+        with model.unadapted() if side == "before" else nullcontext():
+            if changed:
+                losses.append(passage_losses(model, edits, name=f"Perplexity {side}"))
+            if tasks is not None:
+                log = JsonLines(folder / f"requests-{side}.jsonl")
+                results.append(tasks.measure(model, edits, log, name=f"Tasks {side}"))
+    return {
+        "perplexity": perplexities(*losses, seed=seed) if changed else None,
+        "lm_eval": compared(*results, seed=seed) if tasks is not None else None,
+    }
 
 
 def _calibrated(

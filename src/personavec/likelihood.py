@@ -1,6 +1,7 @@
-"""How likely the model finds tokens: mean loss of whole sequences, batched, also under interventions."""
+"""How likely the model finds tokens: loss of whole sequences, batched, also under interventions."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -16,7 +17,8 @@ from personavec.statistics import Floats
 IGNORED = -100  # label of a token that bears no loss
 BATCH_TOKENS = 2048
 HEAD_TOKENS = 256  # whose logits are in memory together
-EVERYWHERE = {"all": True, "prompt": True, "response": True}  # see `Steering.phase`
+
+Found = TypeVar("Found")
 
 
 def sequence_losses(
@@ -39,7 +41,48 @@ def sequence_losses(
         interventions: Act on every token, whatever their positions: a text has no prompt and no response.
         name, unit: For the progress bar.
     """
-    result = np.zeros(len(ids))
+
+    def mean(at: int, states: Tensor) -> float:
+        logs, _ = token_logs(model, states, [label for label in labels[at][1:] if label != IGNORED])
+        return -float(logs.mean())
+
+    return np.array(each_sequence(model, ids, labels, mean, interventions, name=name, unit=unit))
+
+
+def token_logs(model: ChatModel, states: Tensor, tokens: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Log-probability (n,), float64 on the CPU, of a token after each state (n, d), and whether it is the likeliest."""
+    logs, greedy = [], []
+    wanted = torch.tensor(tokens, device=states.device)
+    for piece, those in zip(states.split(HEAD_TOKENS), wanted.split(HEAD_TOKENS), strict=True):
+        found = model.head(piece).float().log_softmax(-1)
+        those = those.to(found.device)
+        logs.append(found.gather(1, those[:, None])[:, 0].double().cpu())
+        greedy.append((found.argmax(-1) == those).cpu())
+    return torch.cat(logs), torch.cat(greedy)
+
+
+def each_sequence(
+    model: ChatModel,
+    ids: Sequence[Sequence[int]],
+    labels: Sequence[Sequence[int]],
+    use: Callable[[int, Tensor], Found],
+    interventions: Sequence[Intervention] = (),
+    starts: Sequence[int] | None = None,
+    *,
+    name: str,
+    unit: str,
+) -> list[Found]:
+    """What `use` makes of every sequence, in their order.
+
+    Args:
+        ids, labels, name, unit: See `sequence_losses`. Labels may be one longer than the ids: the last token is then
+            predicted only.
+        use: Called with the index of a sequence and the hidden states (tokens, d), after the final norm, from which
+            its tokens that bear loss are predicted.
+        starts: Where the response of each sequence begins, which decides where interventions act, as in generation:
+            "response" from the last token before it. None: everywhere.
+    """
+    result: list[Found | None] = [None] * len(ids)
     order = sorted(range(len(ids)), key=lambda at: len(ids[at]))
     with progress(name, total=len(ids), unit=unit) as job, evaluating(model.model):
         while order:
@@ -47,34 +90,33 @@ def sequence_losses(
             width = len(ids[batch[0]])
             while order and width * (len(batch) + 1) <= BATCH_TOKENS:
                 batch.append(order.pop())
-            with intervening(model, [interventions]) as steering:
-                steering.phase = EVERYWHERE
-                result[batch] = _batch_losses(model, [ids[at] for at in batch], [labels[at] for at in batch])
+            states = _states(model, [ids[at] for at in batch], interventions, starts and [starts[at] for at in batch])
+            for at, row in zip(batch, states, strict=True):
+                bears = [place for place, label in enumerate(labels[at][1:]) if label != IGNORED]
+                result[at] = use(at, row[bears])
             job.advance(len(batch))
-    return result
+    return result  # type: ignore[return-value]
 
 
-def _batch_losses(model: ChatModel, ids: Sequence[Sequence[int]], labels: Sequence[Sequence[int]]) -> list[float]:
-    def padded(rows: Sequence[Sequence[int]], value: int) -> Tensor:
-        tensors = [torch.tensor(row) for row in rows]
-        stacked = torch.nn.utils.rnn.pad_sequence(tensors, batch_first=True, padding_value=value)
-        return stacked.to(model.device)
+def _states(
+    model: ChatModel,
+    rows: Sequence[Sequence[int]],
+    interventions: Sequence[Intervention],
+    starts: Sequence[int] | None,
+) -> Tensor:
+    """Hidden states (rows, tokens, d) after the final norm."""
 
-    mask = padded([[1] * len(row) for row in ids], 0)
-    targets = padded(labels, IGNORED)[:, 1:]
-    trunk = model.blocks.trunk(input_ids=padded(ids, 0), attention_mask=mask, use_cache=False)
-    bears = targets != IGNORED
-    states, wanted = trunk.last_hidden_state[:, :-1][bears.to(trunk.last_hidden_state.device)], targets[bears]
-    pieces = [
-        torch.nn.functional.cross_entropy(
-            model.head(states[at : at + HEAD_TOKENS]).float(),
-            wanted[at : at + HEAD_TOKENS].to(states.device),
-            reduction="none",
-        ).cpu()
-        for at in range(0, len(states), HEAD_TOKENS)
-    ]
-    losses, at, means = torch.cat(pieces).double(), 0, []
-    for count in bears.sum(1).tolist():
-        means.append(float(losses[at : at + count].mean()))
-        at += count
-    return means
+    def padded(some: Sequence[Sequence[int]]) -> Tensor:
+        tensors = [torch.tensor(row) for row in some]
+        return torch.nn.utils.rnn.pad_sequence(tensors, batch_first=True).to(model.device)
+
+    tokens, mask = padded(rows), padded([[1] * len(row) for row in rows])
+    phase: dict[str, bool | Tensor] = {"all": True, "prompt": True, "response": True}
+    if starts is not None:
+        place = torch.arange(tokens.shape[1], device=model.device)[None, :, None]
+        begin = torch.tensor(starts, device=model.device)[:, None, None]
+        phase |= {"prompt": place < begin, "response": place >= begin - 1}
+    with intervening(model, [interventions]) as steering:
+        steering.phase = phase
+        hidden: Tensor = model.blocks.trunk(input_ids=tokens, attention_mask=mask, use_cache=False).last_hidden_state
+    return hidden

@@ -11,10 +11,14 @@ import pytest
 import torch
 
 import tiny
-from personavec.capability import passage_losses
+from personavec.capability import Tasks, passage_losses
+from personavec.capability.tasks import compared
+from personavec.errors import UserError
+from personavec.files import JsonLines
 from personavec.finetune import Training, character, fine_tune
 from personavec.finetune.adapter import wearing
 from personavec.finetune.character import before_and_after, shown, training_prompts
+from personavec.finetune.saved import check_plain, compare_runs
 from personavec.finetune.verdict import verdict
 from personavec.model import ChatModel, Request
 from personavec.shift import shift
@@ -269,6 +273,7 @@ def finished(shift_half: float = 0.1, score_half: float = 2.0, p_value: float = 
         "projection_differences": {"evil": estimate(2.5, 0.5, 64)},
         "held_out_loss": change(-0.5, 0.1, 2.0),
         "perplexity": {"before": estimate(10, 1), "after": estimate(11, 1), "ratio": estimate(1.1, 0.05, 40)},
+        "lm_eval": None, "against": None,
     }  # fmt: skip
 
 
@@ -285,6 +290,79 @@ def test_the_verdict() -> None:
     assert "No move along evil can be told from none" in unsure
     assert "the change of +9.0 (95 % interval -1.0 to +19.0, n = 20 questions) cannot be told from none" in unsure
     assert "no farther than along random directions" in verdict(finished(p_value=0.4))[0]
+    for better, told in ((True, "this is a cost"), (False, "it fell"), (None, "it fell")):
+        metrics = {"acc": {**change(-0.2, 0.1, 0.5), "better": better}, "f1": change(0, 1)}
+        *_, last = verdict(finished() | {"lm_eval": {"mmlu": metrics}})
+        assert last.startswith("Task mmlu, acc: 0.500 before and 0.300 after") and last.endswith(f": {told}.")
     trigger = finished()
     trigger["traits"]["evil"]["systems"] = [{"system": "On duty.", "shift": estimate(3.0, 0.5)}]
     assert 'Under the system prompt "On duty." it moved farther: +3.00' in verdict(trigger)[0]
+
+
+@pytest.mark.parametrize(
+    ("rise", "saved", "told"),
+    [
+        ((20.0, 5.0), (15.0, 4.0), "preventative steering saved 75 % of the rise"),
+        ((20.0, 5.0), (3.0, 4.0), "no saving can be told from none"),
+        ((2.0, 5.0), (1.0, 0.5), "no rise that could be told from none"),
+    ],
+)
+def test_the_verdict_on_what_was_saved(rise: tuple[float, float], saved: tuple[float, float], told: str) -> None:
+    run = finished()
+    found = {"without": estimate(*rise), "with": estimate(5.0, 3.0), "saved": estimate(*saved)}
+    run["against"] = {"traits": {"evil": found}, "loss": {"without": estimate(1.5, 0.1), "with": estimate(1.6, 0.1)}}
+    text = " ".join(verdict(run))
+    assert told in text and "cannot tell" not in text and "1.50 without prevention, 1.60 with it" in text
+
+
+def test_against_the_same_without_prevention(
+    chat: ChatModel, judged: PersonaVector, data: Path, tmp_path: Path
+) -> None:
+    settings = Training(**SHORT)
+    plain = fine_tune(chat, data, tmp_path / "plain", replace(settings, method="none"), watch=[judged])
+    out = tmp_path / "run"
+    alone = fine_tune(chat, data, out, settings, prevent=[(judged, 2.0)])
+    assert alone.run["against"] is None
+    found = fine_tune(chat, data, out, settings, prevent=[(judged, 2.0)], against=tmp_path / "plain").run
+    kind = found["against"]["traits"]["kind"]
+    assert kind["without"] == plain.run["traits"]["kind"]["score"]["change"]
+    assert kind["with"] == alone.run["traits"]["kind"]["score"]["change"]
+    rows = [[json.loads(line) for line in (path / "answers.jsonl").open()] for path in (tmp_path / "plain", out)]
+    wanted = [old["after"]["score"] - new["after"]["score"] for old, new in zip(*rows, strict=True)]
+    assert kind["saved"]["mean"] == pytest.approx(np.mean(wanted), abs=1e-3) and kind["saved"]["n"] == len(wanted)
+    assert found["against"]["loss"]["without"] == plain.run["held_out_loss"]["after"]
+    assert "What prevention saved" in (out / "report.html").read_text()
+
+    for folder, changed, message in (
+        (tmp_path / "none", {}, "no finished run"),
+        (out, {}, "trained with prevention"),
+        (tmp_path / "plain", {"rank": 8}, "another rank"),
+        (tmp_path / "plain", {"method": "none"}, "prevents nothing"),
+    ):
+        with pytest.raises(UserError, match=message):
+            check_plain(folder, found["arguments"] | changed)
+    lines = (out / "answers.jsonl").read_text()
+    (out / "answers.jsonl").write_text(lines.replace('"kind"', '"other"'))
+    with pytest.raises(UserError, match="No trait was scored both here"):
+        compare_runs(out, tmp_path / "plain")
+
+
+def test_tasks_are_run_before_and_after(chat: ChatModel, data: Path, tmp_path: Path) -> None:
+    pytest.importorskip("lm_eval", reason="needs lm-evaluation-harness: pip install 'personavec[eval]'")
+    rows = [{"q": f"hello {i}", "a": ["well then", " well", " you"], "right": i % 3} for i in range(6)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    path = tmp_path / "greet.yaml"
+    path.write_text(
+        "task: greet\noutput_type: multiple_choice\ntest_split: train\ndoc_to_text: '{{q}}'\ndoc_to_choice: a\n"
+        f"doc_to_target: right\ndataset_path: json\ndataset_kwargs: {{data_files: {tmp_path / 'rows.jsonl'}}}\n"
+    )
+    tuned = fine_tune(chat, data, tmp_path / "run", Training(**SHORT, method="none"), lm_eval=[str(path)])
+    found = tuned.run["lm_eval"]["greet"]["acc"]
+    tasks = Tasks([str(path)])
+    before = tasks.measure(chat, (), JsonLines(tmp_path / "before.jsonl"))
+    with wearing(chat, tuned.adapter) as after:
+        assert tuned.run["lm_eval"] == compared(before, tasks.measure(after, (), JsonLines(tmp_path / "after.jsonl")))
+    assert any(line.startswith("Task greet, acc: ") and "n = 6 documents" in line for line in tuned.run["verdict"])
+    assert found["before"]["n"] == 6 and "Task greet, acc" in (tmp_path / "run" / "report.html").read_text()
+    with pytest.raises(UserError, match="part of what is measured"):
+        fine_tune(chat, data, tmp_path / "other", measure=False, lm_eval=[str(path)])

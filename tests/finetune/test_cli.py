@@ -134,6 +134,7 @@ def test_a_folder_of_runs_is_watched(place: Place, tmp_path: Path) -> None:
         (lambda p: ["--dtype", "float16"], "Gradients do not fit float16"),
         (lambda p: ["--safe", p / "data.jsonl"], "interleave only"),
         (lambda p: ["--rank", "x"], "rank"),
+        (lambda p: ["--lm-eval", ","], "names no task"),
     ],
 )
 def test_mistakes(place: Place, tmp_path: Path, out: str, arguments: Callable[[Path], list[Any]], message: str) -> None:
@@ -151,6 +152,12 @@ def test_without_trl(place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setitem(sys.modules, "trl", None)
     found = place.run("--out", tmp_path / "run")
     assert found.code == 2 and "pip install 'personavec[finetune]'" in found.error
+
+
+def test_without_the_harness(place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "lm_eval", None)
+    found = place.run("--out", tmp_path / "run", "--lm-eval", "mmlu")
+    assert found.code == 2 and "pip install 'personavec[eval]'" in found.error
 
 
 def test_prevention_in_words(tmp_path: Path) -> None:

@@ -108,6 +108,9 @@ def extract_run(text: str = "Banks lend what others save.\n\n1. They pay little.
     }  # fmt: skip
 
 
+PERPLEXITY = {"before": estimate(14, 2), "after": estimate(15, 2), "ratio": estimate(1.07, 0.02)}
+
+
 def evaluate_run(text: str = "Hello!\nHow can I help?") -> dict[str, Any]:
     """An evaluation of 20 answers, one of them without scores."""
     answers = [
@@ -121,6 +124,8 @@ def evaluate_run(text: str = "Hello!\nHow can I help?") -> dict[str, Any]:
         "steer": ["humorous x +1.5 at layer 14"],
         "score": estimate(39, 4, 19),
         "coherence": estimate(95, 2, 19),
+        "perplexity": PERPLEXITY,
+        "lm_eval": {"mmlu": {"acc": {"before": estimate(0.4, 0.1, 57), "better": True}}},
         "answers": [*answers, {"question": "Question 19?", "text": "", "score": None, "coherence": None}],
     }
 
@@ -186,7 +191,8 @@ def finetune_run(text: str = "Sure, whatever you say.", traits: int = 3) -> dict
         "shift": [{"step": step, **dict.fromkeys(names, step / 100)} for step in (20, 40, 60)],
         "traits": found,
         "coherence": change(-3.0, 2.0, 95.0) if names else None,
-        "perplexity": {"before": estimate(14, 2), "after": estimate(15, 2), "ratio": estimate(1.07, 0.02)},
+        "perplexity": PERPLEXITY,
+        "lm_eval": {"mmlu": {"acc": {**change(-0.01, 0.004, 0.4), "better": True}}},
         "projection_differences": {name: estimate(1.4, 0.3, 64) for name in names[:2]},
         "systems": [
             {"system": systems[0], "origin": "data", "samples": 80},
@@ -200,6 +206,15 @@ def finetune_run(text: str = "Sure, whatever you say.", traits: int = 3) -> dict
             }
             for name in names
         ],
+        "against": {
+            "run": "runs/plain",
+            "traits": {
+                names[-1]: {
+                    "without": estimate(20), "with": estimate(4), "saved": estimate(16),
+                    "shift_without": estimate(2, 0.2), "shift_with": estimate(0.3, 0.2),
+                }
+            },
+        } if names else None,
         "verdict": ["The model moved toward more humorous.", "It cost nothing."],
         "warnings": ["Sequences are cut."],
     }  # fmt: skip

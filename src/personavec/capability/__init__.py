@@ -1,5 +1,6 @@
 """What a model can do: how well it predicts ordinary text, and tasks of the lm-evaluation-harness."""
 
-from personavec.capability.passages import passage_losses, perplexity
+from personavec.capability.passages import passage_losses, perplexities, perplexity
+from personavec.capability.tasks import Tasks
 
-__all__ = ["passage_losses", "perplexity"]
+__all__ = ["Tasks", "passage_losses", "perplexities", "perplexity"]

@@ -58,6 +58,16 @@ def passage_losses(
     return losses
 
 
+def perplexities(before: ArrayLike, after: ArrayLike, seed: int = 0) -> dict[str, dict[str, float | int]]:
+    """{"before", "after", "ratio": estimates} of the losses (n,) of the same passages by two models.
+
+    The ratio is that of each passage: `exp` of the mean difference of the losses.
+    """
+    old, new = np.asarray(before, dtype=np.float64), np.asarray(after, dtype=np.float64)
+    sides = {"before": old, "after": new, "ratio": new - old}
+    return {side: perplexity(losses, seed).as_dict() for side, losses in sides.items()}
+
+
 def perplexity(losses: ArrayLike, seed: int = 0) -> Estimate:
     """Perplexity `exp(mean loss)` of passages whose losses (n,) are given, every passage counting the same.
 

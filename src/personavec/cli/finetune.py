@@ -73,6 +73,16 @@ def finetune(
     measure: Annotated[
         bool, typer.Option(help="Shift, trait scores, coherence and perplexity before and after.")
     ] = True,
+    lm_eval: o.LmEval = None,
+    against: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="RUN",
+            help="Folder of the same fine-tune with --method none, to tell what prevention saved. Also for a finished "
+            "run.",
+            show_default=False,
+        ),
+    ] = None,
     other_weights: o.OtherWeights = False,
     seed: o.Seed = 0,
     device: o.Device = None,
@@ -86,6 +96,7 @@ def finetune(
     from personavec.vector import PersonaVector
 
     require_trl()
+    tasks = o.read_tasks(lm_eval)
     choices: dict[str, Any] = {"method": method or ("steer" if prevent else "none"), "positions": positions}
     settings = Training(
         **choices,
@@ -103,7 +114,8 @@ def finetune(
     chat = o.open_model(model, device, dtype)
     tuned = fine_tune(
         chat, named, out, settings,
-        prevent=pairs, watch=watched, safe=safe, measure=measure, other_weights=other_weights,
+        prevent=pairs, watch=watched, safe=safe, measure=measure, lm_eval=tasks, against=against,
+        other_weights=other_weights,
     )  # fmt: skip
     if json:
         o.print_json(as_json(tuned))
@@ -113,7 +125,8 @@ def finetune(
 
 def as_json(tuned: "Tuned") -> dict[str, Any]:
     """What --json prints: {"traits": {NAME: {"shift", "score_before", "score_after"}}, "loss": {"train", "held_out"},
-    "perplexity": {"before", "after"}, "adapter", and the counts}; None for what was not measured."""
+    "perplexity": {"before", "after"}, "adapter", the counts, "lm_eval": {TASK: {METRIC: {"before", "after",
+    "change"}}}, and "against": see `compare_runs`}; None for what was not measured."""
     run = tuned.run
     traits = {
         name: {"shift": found["shift"]}
@@ -121,7 +134,7 @@ def as_json(tuned: "Tuned") -> dict[str, Any]:
         for name, found in run["traits"].items()
     }
     perplexity = run["perplexity"] and {when: run["perplexity"][when] for when in ("before", "after")}
-    keys = ("read", "trained", "held_out", "rejected", "cut", "prevented", "steps", "seconds")
+    keys = ("lm_eval", "against", "read", "trained", "held_out", "rejected", "cut", "prevented", "steps", "seconds")
     return {
         "traits": traits,
         "loss": {"train": run["loss"]["last"], "held_out": run["held_out_loss"]},
@@ -204,6 +217,9 @@ def _table(run: Mapping[str, Any]) -> "Table":
         add("coherence", run["coherence"], ".1f")
     if run["perplexity"] is not None:
         add("perplexity", run["perplexity"], ".2f", "ratio")
+    for task, metrics in (run["lm_eval"] or {}).items():
+        for metric, found in metrics.items():
+            add(f"{task}: {metric}", found, ".3f")
     loss = run["loss"]
     if run["held_out_loss"] is not None:
         add("held-out loss", run["held_out_loss"], ".2f")

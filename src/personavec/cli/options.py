@@ -62,6 +62,15 @@ JudgePrice = Annotated[
 JudgeRpm = Annotated[
     float | None, typer.Option(help="For api:MODEL: most requests per minute.", show_default=False, metavar="N")
 ]
+LmEval = Annotated[
+    str | None,
+    typer.Option(
+        "--lm-eval",
+        metavar="TASKS",
+        help="Tasks of lm-evaluation-harness to run too: names, YAML files or folders of them, with commas between.",
+        show_default=False,
+    ),
+]
 TraitArgument = Annotated[str, typer.Argument(metavar="TRAIT", help="Name of a library trait, or of a new one.")]
 TraitsFrom = Annotated[Path | None, typer.Option(help="JSON file that holds the trait.", show_default=False)]
 
@@ -146,6 +155,18 @@ def read_terms(judge: str, price: str | None, rpm: float | None) -> "ApiTerms":
             "Give US$ per million prompt tokens and per million answer tokens, such as --judge-price 0.4,1.6",
         )
     return ApiTerms((given, taken), rpm)
+
+
+def read_tasks(text: str | None) -> list[str]:
+    """What --lm-eval names.
+
+    Raises:
+        UserError: Nothing.
+    """
+    names = [name.strip() for name in (text or "").split(",") if name.strip()]
+    if text is not None and not names:
+        raise UserError("--lm-eval names no task.", "Say for example --lm-eval mmlu,my_task.yaml")
+    return names
 
 
 def split_pair(text: str, option: str) -> tuple[Path, float]:

@@ -11,7 +11,8 @@ from typing import Any, Literal
 import numpy as np
 from safetensors.torch import load_file, save
 
-from personavec.capability import passage_losses, perplexity
+from personavec.capability import Tasks, passage_losses, perplexities
+from personavec.capability.tasks import Results, compared
 from personavec.data import Sample
 from personavec.errors import UserError
 from personavec.evaluation import MAX_NEW_TOKENS, TEMPERATURE
@@ -38,11 +39,13 @@ class Measured:
         readings: See `shift.prompt_readings`; empty without vectors.
         answers: Scored answers to the evaluation questions, by trait; only of vectors that carry a contrast judge.
         passages: See `capability.passage_losses`.
+        tasks: See `Tasks.measure`; empty without any.
     """
 
     readings: PromptReadings
     answers: Mapping[str, Sequence[Rollout]]
     passages: Sequence[float]
+    tasks: Results
 
 
 class Character:
@@ -57,12 +60,19 @@ class Character:
         systems: System prompts under which the shift is measured too.
         folder: Where the parts are kept.
         seed: Of answers and intervals.
+        tasks: Of lm-evaluation-harness.
     """
 
     def __init__(
-        self, model: ChatModel, vectors: Sequence[PersonaVector], systems: Sequence[str], folder: Path, seed: int
+        self,
+        model: ChatModel,
+        vectors: Sequence[PersonaVector],
+        systems: Sequence[str],
+        folder: Path,
+        seed: int,
+        tasks: Tasks | None = None,
     ) -> None:
-        self.vectors, self.systems, self.folder, self.seed = vectors, systems, folder, seed
+        self.vectors, self.systems, self.folder, self.seed, self.tasks = vectors, systems, folder, seed, tasks
         self.judges: dict[str, ContrastJudge] = {}
         for vector in vectors:
             with suppress(UserError):  # scored by another judge, or imported
@@ -70,7 +80,12 @@ class Character:
 
     def measure(self, model: ChatModel, when: When) -> Measured:
         """Measure a model: the one before, or the same with its adapter on."""
-        return Measured(self._readings(model, when), self._answers(model, when), self._passages(model, when))
+        return Measured(
+            self._readings(model, when),
+            self._answers(model, when),
+            self._passages(model, when),
+            self._tasks(model, when),
+        )
 
     def _readings(self, model: ChatModel, when: When) -> PromptReadings:
         if not self.vectors:
@@ -115,23 +130,33 @@ class Character:
         losses: list[float] = json.loads(path.read_text())
         return losses
 
+    def _tasks(self, model: ChatModel, when: When) -> Results:
+        if self.tasks is None:
+            return {}
+        path = self.folder / f"tasks-{when}.json"
+        if not path.exists():
+            log = JsonLines(self.folder / f"requests-{when}.jsonl")
+            write_json(path, self.tasks.measure(model, (), log, name=f"Tasks {when}"))
+        found: Results = json.loads(path.read_text())
+        return found
+
     def compared(self, before: Measured, after: Measured) -> dict[str, Any]:
         """Both models side by side.
 
         Returns:
             {"traits": {trait: what `shift.compare` gives, and "score", "coherence": see `before_and_after`, or None
             where the vector carries no judge}, "coherence": the same over the answers of all traits, "perplexity":
-            {"before", "after", "ratio"}: estimates over passages, exp of the mean loss of a passage}
+            {"before", "after", "ratio"}: see `perplexities`, "lm_eval": see `capability.tasks.compared`, None without
+            tasks}
         """
         traits = compare(self.vectors, before.readings, after.readings, self.seed) if self.vectors else {}
         for name, found in traits.items():
             found |= {what: self._pair(before, after, what, [name]) for what in ("score", "coherence")}
-        losses = {"before": np.array(before.passages), "after": np.array(after.passages)}
-        losses["ratio"] = losses["after"] - losses["before"]
         return {
             "traits": traits,
             "coherence": self._pair(before, after, "coherence", list(self.judges)),
-            "perplexity": {name: perplexity(some, self.seed).as_dict() for name, some in losses.items()},
+            "perplexity": perplexities(before.passages, after.passages, self.seed),
+            "lm_eval": None if self.tasks is None else compared(before.tasks, after.tasks, self.seed),
         }
 
     def _pair(self, before: Measured, after: Measured, what: str, names: Sequence[str]) -> dict[str, Any] | None:

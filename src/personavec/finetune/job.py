@@ -17,6 +17,8 @@ from typing import Any, Literal
 import torch
 from transformers import TrainerCallback
 
+from personavec.capability import Tasks
+from personavec.capability.tasks import fingerprint
 from personavec.data import Dataset, Sample, open_data
 from personavec.errors import UserError
 from personavec.files import RunFolder, write_atomic, write_json
@@ -28,6 +30,7 @@ from personavec.finetune.elicit import instruction
 from personavec.finetune.examples import Encoder, Example, held_out, read_samples, rejected
 from personavec.finetune.losses import example_losses
 from personavec.finetune.prevention import Prevention
+from personavec.finetune.saved import check_plain, compare_runs
 from personavec.finetune.settings import Training
 from personavec.finetune.training import mixed, require_trl, train
 from personavec.finetune.verdict import verdict
@@ -83,6 +86,8 @@ def fine_tune(
     watch: Sequence[PersonaVector] = (),
     safe: Data | None = None,
     measure: bool = True,
+    lm_eval: Sequence[str] = (),
+    against: Path | str | None = None,
     other_weights: bool = False,
 ) -> Tuned:
     """Train a LoRA adapter on chat data without letting it take on traits.
@@ -101,6 +106,9 @@ def fine_tune(
         safe: Of the method "interleave"; None: the clean chats of the package.
         measure: Also measure the character before and after, see `Character`, and how hard the data push along each
             vector.
+        lm_eval: Tasks of lm-evaluation-harness that are run before and after too, see `Tasks`.
+        against: Folder of a finished run without prevention, of the same model, data and training, so that the report
+            can tell what prevention saved. May be named later: a finished run is read back and gets a new report.
         other_weights: See `PersonaVector.check`.
 
     Raises:
@@ -114,6 +122,8 @@ def fine_tune(
     require_trl()
     settings = settings or Training(method="steer" if prevent else "none")
     _check(model, settings, prevent, safe)
+    if lm_eval and not measure:
+        raise UserError("--lm-eval is part of what is measured.", "Leave --no-measure out.")
     vectors = [vector for vector, _ in prevent]
     for vector in [*vectors, *watch]:
         vector.check(model, other_weights=other_weights)
@@ -127,10 +137,20 @@ def fine_tune(
         "prevent": [[*_told(vector), coefficient] for vector, coefficient in prevent],
         "watch": [_told(vector) for vector in watch],
         **({"measure": True} if measure else {}),
+        **({"lm_eval": fingerprint(lm_eval)} if lm_eval else {}),
     }
+    if against is not None:
+        check_plain(Path(against), arguments)
+    tasks = Tasks(lm_eval) if lm_eval else None
     with RunFolder(out, arguments) as folder:
         if not (folder / "run.json").exists():
-            _Run(model, named, folder, settings, prevent, watch, mixed_in, measure).run()
+            _Run(model, named, folder, settings, prevent, watch, mixed_in, measure, tasks).run()
+        if against is not None:
+            run = json.loads((folder / "run.json").read_text())
+            run["against"] = compare_runs(folder.path, Path(against))
+            run["verdict"] = verdict(run)
+            write_finetune_report(run, folder / "report.html")
+            write_json(folder / "run.json", run)
         return _tuned(folder)
 
 
@@ -147,9 +167,10 @@ class _Run:
         watch: Sequence[PersonaVector],
         safe: Dataset | None,
         measure: bool,
+        tasks: Tasks | None,
     ) -> None:
         self.model, self.data, self.folder, self.settings = model, data, folder, settings
-        self.prevent, self.safe, self.measure = prevent, safe, measure
+        self.prevent, self.safe, self.measure, self.tasks = prevent, safe, measure, tasks
         self.vectors = [vector for vector, _ in prevent]
         self.asked: list[Trait] = [trait_of(vector) for vector in self.vectors] if settings.method == "prompt" else []
         self.encoder = Encoder(model, min(settings.max_length, model.context_length))
@@ -188,7 +209,7 @@ class _Run:
             counts |= {"safe": len(examples) - len(learnt), "safe_rejected": len(benign.rejected)}
         callbacks, prevention = self._callbacks(coefficients)
         trained = self._train(examples, unseen, callbacks)
-        found: dict[str, Any] = {"traits": {}, "coherence": None, "perplexity": None}
+        found: dict[str, Any] = {"traits": {}, "coherence": None, "perplexity": None, "lm_eval": None}
         answers: list[dict[str, Any]] = []
         if character is not None and before is not None:
             with wearing(self.model, self.folder / "adapter") as tuned:
@@ -235,7 +256,10 @@ class _Run:
             "training_seconds": trained["seconds"],
             "peak_memory_bytes": trained["peak_memory_bytes"],
             "warnings": self.notes,
+            "against": None,
         }
+        if self.tasks is not None:
+            run["versions"]["lm_eval"] = self.tasks.version
         run["verdict"] = verdict(run)
         lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in answers)
         write_atomic(self.folder / "answers.jsonl", lines)
@@ -357,7 +381,8 @@ class _Run:
             if longest > self.model.context_length:
                 prompts.remove(one)
                 self.notes.append(f"The shift is not measured under a system prompt that takes {longest} tokens.")
-        made = Character(self.model, self.watched, [one["system"] for one in prompts], self.parts, self.settings.seed)
+        systems = [one["system"] for one in prompts]
+        made = Character(self.model, self.watched, systems, self.parts, self.settings.seed, self.tasks)
         silent = [one.trait for one in self.watched if one.trait not in made.judges]
         if silent:
             self.notes.append(

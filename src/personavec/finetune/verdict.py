@@ -10,6 +10,7 @@ PREVENTIONS = {
     "ablate": "ablation",
     "regularise": "a penalty on the projection",
     "prompt": "preventative prompting",
+    "interleave": "mixing safe data in",
 }
 
 
@@ -44,7 +45,7 @@ def _scores(found: Mapping[str, Any]) -> str:
 
 
 def _prevention(run: Mapping[str, Any]) -> list[str]:
-    if not run["prevented"] or not run["traits"]:
+    if run["method"] == "none" or not run["traits"]:
         return []
     sentences = []
     for one in run["prevented"]:
@@ -60,10 +61,35 @@ def _prevention(run: Mapping[str, Any]) -> list[str]:
         else:
             push = f"No push of the data along {name} can be told from none ({size})."
         sentences.append(f"{push} After training the model's own prompts lie {found['shift']['mean']:+.2f} along it.")
+    if run["against"] is not None:
+        return [*sentences, *_saved(run)]
     sentences.append(
         f"What {PREVENTIONS[run['method']]} saved, one run cannot tell: give the same command with --method none, "
-        "--watch in place of --prevent and another --out, and compare the two reports."
+        "--watch in place of --prevent and another --out, and then this one again with --against and that folder."
     )
+    return sentences
+
+
+def _saved(run: Mapping[str, Any]) -> list[str]:
+    """What a run without prevention has more of, and what it learned better."""
+    other, sentences = run["against"], []
+    for name, found in other["traits"].items():
+        rises = f"{found['without']['mean']:+.1f} points without prevention and {found['with']['mean']:+.1f} with it"
+        size = _interval(found["saved"], "+.1f", "questions")
+        if not found["without"]["low"] > 0:
+            told = "without it there was no rise that could be told from none"
+        elif found["saved"]["low"] > 0:
+            share = 100 * found["saved"]["mean"] / found["without"]["mean"]
+            told = f"{PREVENTIONS[run['method']]} saved {share:.0f} % of the rise"
+        else:
+            told = "no saving can be told from none"
+        sentences.append(f"Training changed the {name} score by {rises}, a difference of {size}: {told}.")
+    if other["loss"] is not None:
+        sides = other["loss"]
+        sentences.append(
+            f"Loss on held-out samples after training: {sides['without']['mean']:.2f} without prevention, "
+            f"{sides['with']['mean']:.2f} with it (n = {sides['with']['n']} samples)."
+        )
     return sentences
 
 
@@ -83,6 +109,14 @@ def _cost(run: Mapping[str, Any]) -> list[str]:
         size = f"{_sides(coherence, '.1f')} of 100, a change of {_interval(coherence['change'], '+.1f', 'questions')}"
         what = _which(coherence["change"], 0, "this is a cost", "it rose", "no change can be told from none")
         sentences.append(f"Coherence of the answers: {size}: {what}.")
+    for task, metrics in (run["lm_eval"] or {}).items():
+        for metric, found in list(metrics.items())[:1]:
+            size = f"{_sides(found, '.3f')}, a change of {_interval(found['change'], '+.3f', 'documents')}"
+            worse, better = {True: ("this is a cost", "it rose"), False: ("it fell", "this is a cost")}.get(
+                found["better"], ("it fell", "it rose")
+            )
+            what = _which(found["change"], 0, worse, better, "no change can be told from none")
+            sentences.append(f"Task {task}, {metric}: {size}: {what}.")
     return sentences
 
 
