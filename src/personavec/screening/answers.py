@@ -51,6 +51,6 @@ class OwnAnswers:
             with self._alone:
                 list(self._lines)  # cuts off a line that a killed process left torn
                 self._lines.append(*records)
-            self._known |= {record["key"]: array("I", record["ids"]) for record in records}
+            self._known |= {key: array("I", ids) for key, ids in zip(missing, answers, strict=True)}
             self.made += len(records)
         return [self._known[key].tolist() for key in keys]

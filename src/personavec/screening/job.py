@@ -193,7 +193,7 @@ class Screen:
                 if s.judge_all:
                     flags[:, k] |= above
                     traits[name]["flagged"] = int(flags[:, k].sum())
-        flagged = flags.any(1)
+        flagged: NDArray[np.bool_] = np.logical_or.reduce(flags, axis=1)
         write_scores(folder / "scores.parquet", self.columns(found, clean, flags, opinions))
         indices = (index for block in scan.table.blocks() for index in block.indices.tolist())
         with progress("Writing", total=data.total, unit="records") as job:
