@@ -32,6 +32,7 @@ from personavec.traits import library_names, load_trait
 
 NEW_TOKENS = 64
 ALONE = 12  # samples the plain way gets in a round
+FEW = 8  # samples of the runs before the first, which only read the clean reference
 
 
 def make(path: Path, count: int) -> None:
@@ -86,8 +87,9 @@ def main() -> None:
         (folder / "cache").mkdir()
         (folder / "cache" / "models").symlink_to(cache_folder() / "models")
         os.environ["PERSONAVEC_CACHE"] = str(folder / "cache")
-        make(folder / "data.jsonl", options.samples)
-        data = open_data(folder / "data.jsonl")
+        for name, count in (("data", options.samples), ("few", FEW)):
+            make(folder / f"{name}.jsonl", count)
+        data, few = open_data(folder / "data.jsonl"), open_data(folder / "few.jsonl")
 
         def alone(turn: int) -> float:
             lines = range(turn * ALONE, (turn + 1) * ALONE)
@@ -95,7 +97,7 @@ def main() -> None:
             found[f"plain {turn}"] = plainly(model, data, vectors, lines)
             return (now() - start) / len(lines)
 
-        def screened(baseline: str, turn: int) -> float:
+        def screened(baseline: str, turn: int, data: Dataset = data) -> float:
             shutil.rmtree(folder / "cache" / "answers", ignore_errors=True)
             out = folder / f"{baseline}-{turn}"
             settings = Settings(baseline=baseline, max_new_tokens=NEW_TOKENS)  # type: ignore[arg-type]
@@ -108,11 +110,11 @@ def main() -> None:
             generated[baseline] = summary["generated"]
             return taken / summary["read"]
 
-        ways: dict[str, Callable[[int], float]] = {
+        ways: dict[str, Callable[..., float]] = {
             name: partial(screened, name) for name in ("exact", "hybrid", "prompt")
         }
         for way in ways.values():
-            way(-1)  # reads the clean reference
+            way(-1, few)  # reads the clean reference
         seconds = side_by_side({"plain": alone, **ways}, options.rounds)
     plain = np.concatenate([found[f"plain {turn}"] for turn in range(options.rounds)])
     apart = np.abs(plain - found["exact"][: len(plain)]) / found["exact"].std(0)

@@ -19,6 +19,7 @@ from personavec.screening import Settings, compare_screenings, projector, screen
 from personavec.screening import answers as answers_module
 from personavec.screening import job as job_module
 from personavec.screening import scan as scan_module
+from personavec.screening import table as table_module
 from personavec.vector import PersonaVector
 from tiny import plain_greedy, plain_states, vector
 
@@ -155,6 +156,28 @@ def test_a_hybrid_screening_holds_the_exact_figure(screen: Screen, tmp_path: Pat
         np.testing.assert_allclose(guess[f"{name}_own"][known], truth[f"{name}_own"][known], rtol=1e-4, atol=1e-4)
         assert np.isfinite(guess[f"{name}_difference"]).all()
         assert (guess[f"{name}_baseline_error"] > 0).all()
+
+
+@pytest.mark.parametrize("baseline", ["hybrid", "exact", "prompt"])
+def test_many_samples_are_screened_as_few(
+    screen: Screen, baseline: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = screen("whole", baseline=baseline)
+    monkeypatch.setenv("PERSONAVEC_CACHE", str(tmp_path / "another"))
+    for module, name, value in ((table_module, "ROWS", 20), (scan_module, "PART", 16), (scan_module, "SOME", 75)):
+        monkeypatch.setattr(module, name, value)
+    pieces = screen("pieces", baseline=baseline)
+    first, second = scores(tmp_path / "whole"), scores(tmp_path / "pieces")
+    for name, column in first.items():
+        if column.dtype == float:
+            np.testing.assert_allclose(column, second[name], rtol=1e-4, atol=1e-5)
+        else:
+            assert (column == second[name]).all(), name
+    for name, trait in whole["traits"].items():
+        other = pieces["traits"][name]
+        assert trait["projection_difference"] == pytest.approx(other["projection_difference"], abs=1e-3)
+        assert (trait["flagged"], trait["auc"]["n"]) == (other["flagged"], other["auc"]["n"] + 90 - 75)
+    assert (tmp_path / "whole" / "flagged.jsonl").read_bytes() == (tmp_path / "pieces" / "flagged.jsonl").read_bytes()
 
 
 def test_a_prompt_screening_generates_nothing(screen: Screen, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -335,6 +358,15 @@ def test_mistakes(screen: Screen, tiny: ChatModel, vectors: list[PersonaVector],
         screen_files(tiny, tmp_path / "data.jsonl", [], tmp_path / "x")
     with pytest.raises(UserError, match="the trait 'kind'"):
         screen_files(tiny, tmp_path / "data.jsonl", [vectors[0], vectors[0]], tmp_path / "x")
+    (tmp_path / "one.jsonl").write_bytes(b"".join(lines(1, 5)))
+    with pytest.raises(UserError, match="one sample has no spread"):
+        screen_files(tiny, tmp_path / "one.jsonl", vectors, tmp_path / "one", clean=tmp_path / "clean.jsonl")
+
+
+def test_a_model_that_says_nothing_is_named(screen: Screen, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(answers_module.OwnAnswers, "__call__", lambda self, prompts: [[] for _ in prompts])
+    with pytest.raises(UserError, match="the model itself answers 0 of 70 prompts"):
+        screen(baseline="exact")
 
 
 def test_long_samples_are_cut_from_the_right_and_counted(

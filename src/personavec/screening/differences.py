@@ -1,60 +1,80 @@
-"""Projection differences of every sample of a scan, along one direction, under one baseline."""
+"""Projection differences of the samples of a scan, along one direction, under one baseline."""
 
 from dataclasses import dataclass
 
 import numpy as np
 
-from personavec.screening.calibration import calibrate
-from personavec.screening.estimate import Difference, hybrid_difference, plain_difference
+from personavec.screening.calibration import Fit, fit_subset
+from personavec.screening.estimate import differences_from_moments, plain_difference
 from personavec.screening.scan import Scan
 from personavec.screening.settings import Baseline
+from personavec.screening.table import Block
 from personavec.statistics import Floats
 
 
 @dataclass(frozen=True)
-class Differences:
-    """Along one direction; n samples.
+class Scores:
+    """Of n samples, along one direction.
 
     Attributes:
         baseline: (n,) what each answer is compared with.
         difference: (n,) projection of the answer minus that.
         error: (n,) standard error of the baseline; 0 where the model's own answer was read.
         own: (n,) projection of the model's own answer, NaN where there is none.
-        total: The data set's projection difference, with its interval.
-        r_squared: How much of the own answers' variance the prompt predicts; None without prediction.
     """
 
     baseline: Floats
     difference: Floats
     error: Floats
     own: Floats
-    total: Difference
-    r_squared: float | None
 
 
-def differences(scan: Scan, kind: Baseline, k: int) -> Differences:
-    """Of the k-th direction.
+class Differences:
+    """Along the k-th direction of a scan. Scores of all samples are computed a block at a time, with `of`.
 
     In a hybrid screening every sample's baseline is a prediction, also where the own answer is known: the prediction is
     then the one that leaves this sample out. Samples thus stay exchangeable, which the false-alarm rate stands on.
+
+    Attributes:
+        total: The data set's projection difference, with its interval.
+        r_squared: How much of the own answers' variance the prompt predicts; None without prediction.
+        some: (m,) differences of the samples in `scan.some`.
     """
-    answers, prompts = scan.measured.answers[:, k], scan.measured.prompts
-    own = np.full(len(scan), np.nan)
-    own[scan.drawn] = scan.own[:, k]
-    if kind == "prompt":
-        nothing = np.zeros(len(scan))
-        everything = np.arange(len(scan))
-        total = plain_difference(answers, everything, prompts[:, k])
-        return Differences(prompts[:, k], answers - prompts[:, k], nothing, own, total, None)
-    fit = calibrate(prompts, scan.drawn, scan.own[:, k])
-    total = hybrid_difference(answers, prompts, scan.drawn, scan.own[:, k])
-    known = np.isfinite(own) if kind == "exact" else np.zeros(len(scan), dtype=bool)
-    baseline = np.where(known, own, fit.predictions)
-    return Differences(
-        baseline,
-        answers - baseline,
-        np.where(known, 0.0, fit.errors),
-        own,
-        total,
-        None if kind == "exact" else float(fit.r_squared),
-    )
+
+    def __init__(self, scan: Scan, kind: Baseline, k: int) -> None:
+        self.kind, self.k = kind, k
+        self.fit: Fit | None = None
+        self.r_squared: float | None = None
+        if kind == "prompt":
+            gaps = np.concatenate([b.measured.answers[:, k] - b.measured.prompts[:, k] for b in scan.table.blocks()])
+            self.total = plain_difference(gaps, np.arange(len(gaps)), np.zeros(len(gaps)))
+        else:
+            known, own = scan.known.measured, scan.own[:, [k]]
+            self.fit = fit_subset(scan.prompts, known.prompts, own)
+            answers = known.answers[:, [k]]
+            # As in `hybrid_difference`: the answers' own projections along this direction are a feature too.
+            self.total = differences_from_moments(scan.answers[k], scan.prompts, answers, known.prompts, own)[0]
+            order = np.argsort(scan.drawn, kind="stable")
+            self._drawn, self._own = scan.drawn[order], own[order, 0]
+            self._left = [each[order, 0] for each in (self.fit.left_out, self.fit.left_out_errors)]
+            if kind == "hybrid":
+                self.r_squared = float(self.fit.r_squared[0])
+        self.some = self.of(scan.some).difference
+
+    def of(self, block: Block) -> Scores:
+        """Scores of some of the scan's samples."""
+        answers, prompts = block.measured.answers[:, self.k], block.measured.prompts
+        own = np.full(len(block), np.nan)
+        error = np.zeros(len(block))
+        if self.fit is None:
+            baseline = prompts[:, self.k]
+            return Scores(baseline, answers - baseline, error, own)
+        predicted, errors = (each[:, 0] for each in self.fit.predict(prompts))
+        at = np.minimum(np.searchsorted(self._drawn, block.rows), len(self._drawn) - 1)
+        known = self._drawn[at] == block.rows
+        own[known] = self._own[at[known]]
+        for mine, left in zip((predicted, errors), self._left, strict=True):
+            mine[known] = left[at[known]]
+        exact = known if self.kind == "exact" else np.zeros_like(known)
+        baseline = np.where(exact, own, predicted)
+        return Scores(baseline, answers - baseline, np.where(exact, 0.0, errors), own)

@@ -34,7 +34,7 @@ def trait_findings(
     """The k-th trait's projection difference, beside that of the clean reference and of directions that mean nothing.
 
     Nulls and other traits are compared on the samples whose readings were kept whole: there, any direction can be tried
-    on exactly the same differences.
+    on exactly the same differences. AUC and covariates are those of `Scan.some`, at most 65,536 samples.
 
     Args:
         others: Directions (d,) of other traits at this trait's layer, by name.
@@ -49,7 +49,7 @@ def trait_findings(
     """
     mine, theirs = data.along[k], clean.along[k]
     total, reference = mine.total.estimate(looks), theirs.total.estimate()
-    deviation = float(theirs.difference.std(ddof=1))
+    deviation = float(theirs.some.std(ddof=1))
     layer = panel.depths.index(panel.layers[k])
     gaps = [scan.theirs[:, layer] - scan.ours[:, layer] for scan in (data.scan, clean.scan)]
     own = _shifts(gaps, panel.units[k : k + 1])[0]
@@ -61,9 +61,9 @@ def trait_findings(
     nulls = {name: place(own, _shifts(gaps, directions)) for name, directions in draws.items()}
     rivals = dict(zip(others, _shifts(gaps, torch.stack(list(others.values()))), strict=True)) if others else {}
     shift = _shift(total, reference, deviation)
-    apart = separation(mine.difference, theirs.difference, *(_along(gap, draws["covariance"]) for gap in gaps))
+    apart = separation(mine.some, theirs.some, *(_along(gap, draws["covariance"]) for gap in gaps))
     adjusted = adjusted_shift(
-        mine.difference, theirs.difference, _covariates(data.scan.measured), _covariates(clean.scan.measured)
+        mine.some, theirs.some, _covariates(data.scan.some.measured), _covariates(clean.scan.some.measured)
     )
     said = explanation(panel.names[k], shift, nulls["covariance"], rivals, adjusted)
     return {
@@ -99,7 +99,7 @@ def placed(k: int, data: Compared, clean: Compared, beside: Mapping[str, Compare
     """
     base = clean.along[k]
     total, zero = data.along[k].total.estimate(looks), base.total.estimate()
-    deviation = float(base.difference.std(ddof=1))
+    deviation = float(base.some.std(ddof=1))
     rows = []
     for name, one in beside.items():
         theirs = one.along[k].total.estimate()

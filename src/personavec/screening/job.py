@@ -4,14 +4,16 @@ import hashlib
 import json
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from filelock import FileLock
+from numpy.typing import NDArray
 from torch import Tensor
 
 from personavec.data import Dataset, Sample, open_data
@@ -23,16 +25,16 @@ from personavec.progress import progress
 from personavec.report.screening import histogram, write_screen_report
 from personavec.screening.answers import OwnAnswers
 from personavec.screening.declined import refusing
-from personavec.screening.differences import Differences, differences
+from personavec.screening.differences import Differences
 from personavec.screening.estimate import planned_sizes, settled
 from personavec.screening.findings import Compared, placed, trait_findings
 from personavec.screening.judged import FROM, judged
 from personavec.screening.measure import readings, tokenise
-from personavec.screening.outputs import split, write_scores
+from personavec.screening.outputs import Column, split, write_scores
 from personavec.screening.panel import Panel
 from personavec.screening.scan import Scan, Scanner
 from personavec.screening.settings import Settings
-from personavec.screening.shown import find, listed, select, texts, tokens
+from personavec.screening.shown import Standing, find, listed, select, texts, tokens
 from personavec.screening.specific import length_direction, refusal_direction, remove_span, whiten
 from personavec.screening.threshold import check_size, threshold
 from personavec.screening.verdict import verdict
@@ -116,8 +118,8 @@ class Screen:
             scanner = self._scanner(data, folder, "the clean reference" if data is self.clean else _name(data))
             scanner.measure()
             if s.threshold is None and data is self.clean:
-                check_size(len(scanner.lines), s.false_alarm_rate)  # before the model answers anything
-            count = {"exact": len(scanner.lines), "prompt": len(scanner.lines), "hybrid": CLEAN_GENERATED}[s.baseline]
+                check_size(len(scanner.table), s.false_alarm_rate)  # before the model answers anything
+            count = {"exact": len(scanner.table), "prompt": len(scanner.table), "hybrid": CLEAN_GENERATED}[s.baseline]
             scan = scanner.draw(count, None if s.baseline == "prompt" else self.own)
         return self._compared(scan)
 
@@ -129,12 +131,12 @@ class Screen:
         if s.baseline == "prompt":
             return self._compared(scanner.draw(256, None)), scanner.reasons()
         if s.baseline == "exact":
-            return self._compared(scanner.draw(len(scanner.lines), self.own)), scanner.reasons()
-        looks = planned_sizes(len(scanner.lines))
-        precision = [s.precision * float(mine.difference.std(ddof=1)) for mine in clean.along]
+            return self._compared(scanner.draw(len(scanner.table), self.own)), scanner.reasons()
+        looks = planned_sizes(len(scanner.table))
+        precision = [s.precision * float(mine.some.std(ddof=1)) for mine in clean.along]
         levels = [mine.total.mean for mine in clean.along]
         for count in looks:
-            found = self._compared(scanner.draw(count, self.own))
+            found = self._compared(scanner.draw(count, self.own, growing=True))
             totals = [mine.total for mine in found.along]
             reasons = [
                 settled(total, looks, near, level) for total, near, level in zip(totals, precision, levels, strict=True)
@@ -156,53 +158,46 @@ class Screen:
         record: Mapping[str, Any],
     ) -> dict[str, Any]:
         """Thresholds, flags, findings; all files but the summary, which comes back."""
-        s, scan = self.settings, found.scan
-        names = self.panel.names
-        columns: dict[str, Any] = {"id": scan.ids.column, "index": scan.indices, "line": scan.lines}
-        flagged = np.zeros(len(scan), dtype=bool)
+        s, scan, names = self.settings, found.scan, self.panel.names
+        levels = [None if s.threshold is not None else threshold(c.some, s.false_alarm_rate) for c in clean.along]
+        limits = [float(s.threshold or 0.0) if level is None else level.value for level in levels]
+        flags = np.zeros((len(scan), len(names)), dtype=bool)
+        standing = [Standing(partial(_selected, threshold=limit)) for limit in limits]
+        farthest = Standing(listed)
+        for block in scan.table.blocks():
+            scores = [mine.of(block).difference for mine in found.along]
+            for k, difference in enumerate(scores):
+                flags[block.rows, k] = difference > limits[k]
+                standing[k].add(block.rows, difference)
+            farthest.add(block.rows, np.stack([_z(d, c) for d, c in zip(scores, clean.along, strict=True)], 1))
         traits: dict[str, dict[str, Any]] = {}
-        for k, name in enumerate(names):
-            mine, theirs = found.along[k], clean.along[k]
-            found_level = None if s.threshold is not None else threshold(theirs.difference, s.false_alarm_rate)
-            level = found_level.value if found_level is not None else float(s.threshold or 0.0)
-            flags = mine.difference > level
-            flagged |= flags
-            columns |= {
-                f"{name}_projection": scan.measured.answers[:, k],
-                f"{name}_prompt": scan.measured.prompts[:, k],
-                f"{name}_baseline": mine.baseline,
-                f"{name}_baseline_error": mine.error,
-                f"{name}_own": mine.own,
-                f"{name}_difference": mine.difference,
-                f"{name}_z": _z(mine, theirs),
-                f"{name}_flagged": flags,
-            }
+        for k, (name, level) in enumerate(zip(names, levels, strict=True)):
             others = {v.trait: v.unit(self.panel.layers[k]) for v in [*self.vectors, *self.others] if v.trait != name}
             traits[name] = {
                 **trait_findings(self.panel, k, found, clean, others, self.intervals[k], s.seed),
-                "threshold": round(level, 4),
-                "false_alarms": None
-                if found_level is None
-                else [round(found_level.low, 4), round(found_level.high, 4)],
-                "flagged": int(flags.sum()),
+                "threshold": round(limits[k], 4),
+                "false_alarms": None if level is None else [round(level.low, 4), round(level.high, 4)],
+                "flagged": int(flags[:, k].sum()),
                 "specific_share": round(self.kept[k], 4),
                 "references": placed(k, found, clean, beside, self.intervals[k]),
             }
+        opinions: dict[str, Floats] = {}
         if self.scorers:
             everyone = np.arange(len(scan))
-            rows = {n: everyone if s.judge_all else np.flatnonzero(columns[f"{n}_flagged"]) for n in names}
-            for name, scores in judged(self.engine, data, scan.indices, rows, self.scorers, s.turns).items():
-                columns[f"{name}_judge"] = scores
-                seen = np.isfinite(scores)
-                traits[name]["judge"] = {"scored": int(seen.sum()), "above_50": int((scores[seen] > FROM).sum())}
+            rows = {n: everyone if s.judge_all else np.flatnonzero(flags[:, k]) for k, n in enumerate(names)}
+            opinions = judged(self.engine, data, scan.table, rows, self.scorers, s.turns)
+            for k, name in enumerate(names):
+                seen = np.isfinite(opinions[name])
+                above = seen & (np.nan_to_num(opinions[name]) > FROM)
+                traits[name]["judge"] = {"scored": int(seen.sum()), "above_50": int(above.sum())}
                 if s.judge_all:
-                    columns[f"{name}_flagged"] |= seen & (np.nan_to_num(scores) > FROM)
-                    traits[name]["flagged"] = int(columns[f"{name}_flagged"].sum())
-                    flagged |= columns[f"{name}_flagged"]
-        columns["flagged"] = flagged
-        write_scores(folder / "scores.parquet", columns)
+                    flags[:, k] |= above
+                    traits[name]["flagged"] = int(flags[:, k].sum())
+        flagged: NDArray[np.bool_] = np.logical_or.reduce(flags, axis=1)
+        write_scores(folder / "scores.parquet", self.columns(found, clean, flags, opinions))
+        indices = (index for block in scan.table.blocks() for index in block.indices.tolist())
         with progress("Writing", total=data.total, unit="records") as job:
-            counts = split(folder.path, data, scan.indices, flagged, reasons, job.advance)
+            counts = split(folder.path, data, indices, flagged, reasons, job.advance)
         summary = {
             "command": "screen",
             **record,
@@ -210,7 +205,7 @@ class Screen:
             "format": data.format,
             "traits": traits,
             "baseline": s.baseline,
-            "truncated": int(scan.measured.truncated.sum()),
+            "truncated": scan.truncated,
             "generated": self.own.made,
             "drawn": len(scan.drawn),
             "clean": {
@@ -224,13 +219,36 @@ class Screen:
             "arguments": asdict(s),
         }
         summary["verdict"] = verdict(summary)
-        write_screen_report(summary, self.shown(data, found, clean, traits), folder / "report.html")
+        shown = self.shown(data, found, clean, limits, flagged, standing, farthest)
+        write_screen_report(summary, shown, folder / "report.html")
         return summary
+
+    def columns(
+        self, found: Compared, clean: Compared, flags: NDArray[np.bool_], judged: Mapping[str, Floats]
+    ) -> Iterator[dict[str, Column]]:
+        """The columns of scores.parquet, some rows at a time."""
+        for block in found.scan.table.blocks():
+            columns: dict[str, Column] = {"id": block.ids, "index": block.indices, "line": block.lines}
+            for k, name in enumerate(self.panel.names):
+                scores = found.along[k].of(block)
+                columns |= {
+                    f"{name}_projection": block.measured.answers[:, k],
+                    f"{name}_prompt": block.measured.prompts[:, k],
+                    f"{name}_baseline": scores.baseline,
+                    f"{name}_baseline_error": scores.error,
+                    f"{name}_own": scores.own,
+                    f"{name}_difference": scores.difference,
+                    f"{name}_z": _z(scores.difference, clean.along[k]),
+                    f"{name}_flagged": flags[block.rows, k],
+                }
+            columns |= {f"{name}_judge": scores[block.rows] for name, scores in judged.items()}
+            columns["flagged"] = flags[block.rows].any(1)
+            yield columns
 
     def warnings(self, data: Dataset, found: Compared, clean: Compared) -> list[str]:
         """What limits the figures."""
         notes = [*self.engine.template.notes, *data.notes]
-        cut = int(found.scan.measured.truncated.sum())
+        cut = found.scan.truncated
         if cut:
             notes.append(
                 f"{cut} of {len(found.scan)} samples do not fit the model's context of {self.engine.context_length} "
@@ -254,20 +272,32 @@ class Screen:
                 )
         return notes
 
-    def shown(self, data: Dataset, found: Compared, clean: Compared, traits: Mapping[str, Any]) -> dict[str, Any]:
+    def shown(
+        self,
+        data: Dataset,
+        found: Compared,
+        clean: Compared,
+        limits: Sequence[float],
+        flagged: NDArray[np.bool_],
+        standing: Sequence[Standing],
+        farthest: Standing,
+    ) -> dict[str, Any]:
         """What the report shows of single samples."""
-        scan, names, turns = found.scan, self.panel.names, self.settings.turns
-        z = {name: _z(found.along[k], clean.along[k]) for k, name in enumerate(names)}
+        table, names, turns = found.scan.table, self.panel.names, self.settings.turns
         picked = [
-            (k, row, place)
-            for k, name in enumerate(names)
-            for row, place in select(found.along[k].difference, traits[name]["threshold"])
+            (k, int(one.rows[at]), place)
+            for k, one in enumerate(standing)
+            for at, place in select(one.values, limits[k])
         ]
-        rows = listed(z)
-        samples = find(data, [int(scan.indices[row]) for row in {*rows, *(row for _, row, _ in picked)}])
+        rows = [int(farthest.rows[at]) for at in listed(farthest.values)]
+        block = table.take(sorted({*rows, *(row for _, row, _ in picked)}))
+        at = {int(row): i for i, row in enumerate(block.rows)}
+        difference = [mine.of(block).difference for mine in found.along]
+        z = [_z(mine, theirs) for mine, theirs in zip(difference, clean.along, strict=True)]
+        samples = find(data, block.indices.tolist())
 
         def sample(row: int) -> Sample:
-            return samples[int(scan.indices[row])]
+            return samples[int(block.indices[at[row]])]
 
         pieces = tokens(
             self.engine, [sample(row) for _, row, _ in picked], self.panel, [k for k, _, _ in picked], turns
@@ -277,28 +307,22 @@ class Screen:
             chosen[names[k]].append(
                 {
                     "place": place,
-                    "line": int(scan.lines[row]),
-                    "difference": float(found.along[k].difference[row]),
-                    "z": float(z[names[k]][row]),
+                    "line": int(block.lines[at[row]]),
+                    "difference": float(difference[k][at[row]]),
+                    "z": float(z[k][at[row]]),
                     "asked": texts(sample(row), turns)["asked"],
                     "tokens": said,
                 }
             )
-        flags = {
-            row: any(found.along[k].difference[row] > traits[n]["threshold"] for k, n in enumerate(names))
-            for row in rows
-        }
         return {
-            "histograms": {
-                name: histogram(found.along[k].difference, clean.along[k].difference) for k, name in enumerate(names)
-            },
+            "histograms": {name: histogram(found.along[k].some, clean.along[k].some) for k, name in enumerate(names)},
             "samples": chosen,
             "rows": [
                 {
-                    "line": int(scan.lines[row]),
+                    "line": int(block.lines[at[row]]),
                     **texts(sample(row), turns),
-                    "flagged": flags[row],
-                    "z": {name: float(z[name][row]) for name in names},
+                    "flagged": bool(flagged[row]),
+                    "z": {name: float(z[k][at[row]]) for k, name in enumerate(names)},
                 }
                 for row in rows
             ],
@@ -309,7 +333,7 @@ class Screen:
         return Scanner(self.engine, data, self.panel, folder, turns=s.turns, seed=s.seed, name=name)
 
     def _compared(self, scan: Scan) -> Compared:
-        return Compared(scan, [differences(scan, self.settings.baseline, k) for k in range(len(self.panel.names))])
+        return Compared(scan, [Differences(scan, self.settings.baseline, k) for k in range(len(self.panel.names))])
 
 
 def run_screening(
@@ -368,10 +392,14 @@ def run_screening(
     return summary
 
 
-def _z(mine: Differences, clean: Differences) -> Floats:
+def _z(difference: Floats, clean: Differences) -> Floats:
     """(n,) in deviations of clean samples."""
-    z: Floats = (mine.difference - clean.difference.mean()) / clean.difference.std(ddof=1)
+    z: Floats = (difference - clean.some.mean()) / clean.some.std(ddof=1)
     return z
+
+
+def _selected(difference: Floats, threshold: float) -> NDArray[np.intp]:
+    return np.array([row for row, _ in select(difference, threshold)], dtype=np.intp)
 
 
 def _name(data: Dataset) -> str:

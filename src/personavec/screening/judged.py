@@ -15,6 +15,7 @@ from personavec.model.checkpoint import Checkpoint
 from personavec.progress import progress
 from personavec.rollouts import Rollout
 from personavec.screening.measure import Turns, chosen
+from personavec.screening.table import Table
 from personavec.specificity import judge_of
 from personavec.statistics import Floats
 from personavec.traits import Trait
@@ -59,7 +60,7 @@ def scorers(
 def judged(
     engine: Engine,
     data: Dataset,
-    indices: NDArray[np.int64],
+    table: Table,
     rows: Mapping[str, NDArray[np.intp]],
     by: Mapping[str, Scorer],
     turns: Turns,
@@ -69,12 +70,14 @@ def judged(
     The judge reads the last turn that counts, and what the user said before it.
 
     Args:
-        indices: (n,) of all samples.
+        table: Of all samples.
         rows: Which of them are judged, by trait.
         by: The judge of each trait.
     """
-    scores = {name: np.full(len(indices), np.nan) for name in rows}
-    wanted = {name: {int(indices[row]): int(row) for row in mine} for name, mine in rows.items()}
+    scores = {name: np.full(len(table), np.nan) for name in rows}
+    wanted = {
+        name: dict(zip(table.take(mine).indices.tolist(), mine.tolist(), strict=True)) for name, mine in rows.items()
+    }
     total = sum(map(len, wanted.values()))
     with progress("Judging samples", total=total, unit="samples") as job:
         for window in _windows(data, set().union(*wanted.values())):

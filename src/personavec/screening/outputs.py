@@ -1,7 +1,7 @@
 """What a screening leaves behind: scores.parquet, kept.jsonl, flagged.jsonl and rejected.jsonl, whole or absent."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, TypeAlias
@@ -15,31 +15,25 @@ from personavec.data import Dataset, Rejected
 from personavec.errors import UserError
 from personavec.files import cannot_write
 
-ROWS = 50_000  # of scores.parquet that are written together
-
-Column: TypeAlias = NDArray[np.generic] | pa.Array
+Column: TypeAlias = NDArray[np.generic] | pa.ChunkedArray
 
 
-def write_scores(path: Path, columns: Mapping[str, Column]) -> None:
-    """Write the columns as Parquet, a group of rows at a time."""
-    names = list(columns)
-    rows = len(columns[names[0]])
-    with _whole(path) as temporary:
-        schema = pa.table({name: _arrow(columns[name][:0]) for name in names}).schema
-        with pq.ParquetWriter(temporary, schema) as writer:
-            for start in range(0, rows, ROWS):
-                piece = {name: _arrow(columns[name][start : start + ROWS]) for name in names}
-                writer.write_table(pa.table(piece, schema=schema))
-
-
-def _arrow(column: Column) -> pa.Array:
-    return column if isinstance(column, pa.Array) else pa.array(column)
+def write_scores(path: Path, pieces: Iterable[Mapping[str, Column]]) -> None:
+    """Write columns as Parquet, piece by piece; there is at least one piece, and all have the same columns."""
+    with ExitStack() as stack:
+        temporary = stack.enter_context(_whole(path))
+        writer: pq.ParquetWriter | None = None
+        for piece in pieces:
+            table = pa.table(dict(piece))
+            if writer is None:
+                writer = stack.enter_context(pq.ParquetWriter(temporary, table.schema))
+            writer.write_table(table)
 
 
 def split(
     folder: Path,
     data: Dataset,
-    indices: NDArray[np.int64],
+    indices: Iterable[int],
     flagged: NDArray[np.bool_],
     reasons: Mapping[int, str],
     advance: Callable[[int], None],
@@ -49,7 +43,7 @@ def split(
     Kept and flagged lines are the original bytes.
 
     Args:
-        indices: (n,) of the samples, in the order of the data.
+        indices: Of the n samples, in the order of the data.
         flagged: (n,).
         reasons: Why a record that the data set took for a sample was rejected later, by index.
 
@@ -61,7 +55,7 @@ def split(
     """
     counts = {"read": 0, "kept": 0, "flagged": 0, "rejected": 0}
     ended = dict.fromkeys(counts, True)  # a file's last line may lack its newline
-    row = 0
+    row, expected = 0, iter(indices)
     with ExitStack() as stack:
         files: dict[str, IO[bytes]] = {}
         for name in ("kept", "flagged", "rejected"):
@@ -77,7 +71,7 @@ def split(
                 line = {"line": record.line, "source": record.source, "reason": reason, "raw": raw}
                 written = json.dumps(line, ensure_ascii=False).encode() + b"\n"
             else:
-                if row >= len(indices) or indices[row] != record.index:
+                if next(expected, None) != record.index:
                     raise UserError("The data changed while they were screened.", "Start again with another --out.")
                 kind = "flagged" if flagged[row] else "kept"
                 written = record.raw
@@ -87,7 +81,7 @@ def split(
             counts[kind] += 1
             ended[kind] = written.endswith(b"\n")
             files[kind].write(written)
-        if row != len(indices):
+        if row != len(flagged):
             raise UserError("The data changed while they were screened.", "Start again with another --out.")
     return counts
 

@@ -3,7 +3,7 @@
 Everything is written in parts that are whole or absent, so that a scan that was cut off goes on where it stopped.
 """
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import count as counted
@@ -26,15 +26,18 @@ from personavec.files import JsonLines
 from personavec.model import Conversation
 from personavec.progress import Progress, progress
 from personavec.screening.answers import OwnAnswers
-from personavec.screening.measure import Measured, Tokens, Turns, measure, own_answers, readings, tokenise
+from personavec.screening.measure import Tokens, Turns, measure, own_answers, readings, tokenise
+from personavec.screening.moments import Moments
 from personavec.screening.panel import Panel
-from personavec.screening.subset import priorities
+from personavec.screening.subset import priorities, smallest
+from personavec.screening.table import Block, Table
 from personavec.statistics import Floats
 
-ROWS = 1 << 16  # ids that are Python strings at a time
 PART = 512  # records measured together and written as one file
 BATCH = 64  # samples that are answered together
+WINDOW = 64  # batches whose samples are in memory together
 FULL = 256  # samples whose readings are kept whole, so that any direction can be tried on them later
+SOME = 1 << 16  # samples that are held in memory together
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,43 +45,31 @@ class Scan:
     """What was read of a data set; n samples, k directions.
 
     Attributes:
-        ids, indices, lines: (n,) as `Sample` has them.
-        measured: Of every sample.
+        table: Of every sample.
+        answers, prompts: Moments of every column of `table`'s projections, one column each.
+        truncated: How many samples did not fit the model's context.
+        some: Of at most `SOME` samples, drawn at random: what needs many samples at once is computed from these.
         rejected: Records that are no samples.
         drawn: (m,) rows of the samples that the model itself answered, in the order they were drawn.
+        known: (m,) of those samples.
         own: (m, k) projections of the model's own answers.
         theirs, ours: (f, layers, d) readings of the data's answers and of the model's own, for the first f drawn.
     """
 
-    ids: "Identities"
-    indices: NDArray[np.int64]
-    lines: NDArray[np.int64]
-    measured: Measured
+    table: Table
+    answers: Sequence[Moments]
+    prompts: Moments
+    truncated: int
+    some: Block
     rejected: int
     drawn: NDArray[np.intp]
+    known: Block
     own: Floats
     theirs: Tensor
     ours: Tensor
 
     def __len__(self) -> int:
-        return len(self.lines)
-
-
-class Identities(Collection[str]):
-    """Ids of samples, in Arrow's memory: a tenth of what they take as Python strings."""
-
-    def __init__(self, column: pa.ChunkedArray) -> None:
-        self.column = column.cast(pa.large_string()).combine_chunks()
-
-    def __len__(self) -> int:
-        return len(self.column)
-
-    def __contains__(self, identity: object) -> bool:
-        return any(one == identity for one in self)
-
-    def __iter__(self) -> Iterator[str]:
-        for start in range(0, len(self), ROWS):
-            yield from self.column.slice(start, ROWS).to_pylist()
+        return len(self.table)
 
 
 _Reason = tuple[int, int, str]  # index and line of a record, and why it is no sample
@@ -149,6 +140,29 @@ def _read(engine: Engine, batch: _Batch, panel: Panel) -> dict[str, Tensor]:
     return tensors
 
 
+class _Finder:
+    """Finds samples by their row. Rows that follow those found before are looked for from there on."""
+
+    def __init__(self, data: Dataset, table: Table) -> None:
+        self._data, self._table = data, table
+        self._records, self._last = iter(data), -1
+
+    def __call__(self, rows: NDArray[np.intp]) -> dict[int, Sample]:
+        """The samples of rows (n,), by row."""
+        indices = self._table.take(rows).indices
+        wanted = dict(zip(indices.tolist(), rows.tolist(), strict=True))
+        found: dict[int, Sample] = {}
+        if indices.min() <= self._last:
+            self._records = iter(self._data)
+        for record in self._records:
+            if record.index in wanted and isinstance(record, Sample):
+                found[wanted[record.index]] = record
+                if len(found) == len(wanted):
+                    break
+        self._last = int(indices.max())
+        return found
+
+
 class Scanner:
     """Measures one data set into a folder.
 
@@ -173,7 +187,7 @@ class Scanner:
         """Project every sample. What an earlier try has measured is not read again.
 
         Raises:
-            UserError: Not one record is a sample (with the first reasons).
+            UserError: Not one record is a sample (with the first reasons), or a single one.
         """
         with progress(f"Reading {self.name}", total=self.data.total, unit="samples") as job:
             project = partial(_project, panel=self.panel, turns=self.turns)
@@ -210,33 +224,28 @@ class Scanner:
         temporary.replace(path)
 
     def _load(self) -> None:
-        tables = [pq.read_table(path) for path in sorted(self.folder.glob("part-*.parquet"))]
-        tables = [table for table in tables if len(table)]
+        several = len(self.panel.names)
+        self.table = Table(sorted(self.folder.glob("part-*.parquet")), several)
         self.rejected = sum(1 for _ in self._rejected())
-        if not tables:
+        if not len(self.table):
             raise UserError(
                 f"{self.name}: none of {self.rejected} records is a sample that can be read. First reasons:\n"
                 + "\n".join(f"  line {r['line']}: {r['reason']}" for r in islice(self._rejected(), 3)),
                 "Name the format with --format, or the columns with --columns.",
             )
-        table = pa.concat_tables(tables)
-        several = range(len(self.panel.names))
-
-        def column(name: str) -> Floats:
-            return np.asarray(table[name].to_numpy(), dtype=np.float64)
-
-        self.indices: NDArray[np.int64] = table["index"].to_numpy()
-        self.lines: NDArray[np.int64] = table["line"].to_numpy()
-        self.ids = Identities(table["id"])
-        self.measured = Measured(
-            answers=np.stack([column(f"answer_{k}") for k in several], 1),
-            prompts=np.stack([column(f"prompt_{k}") for k in several], 1),
-            answer_tokens=column("answer_tokens"),
-            prompt_tokens=column("prompt_tokens"),
-            refusals=column("refusal"),
-            truncated=column("truncated"),
-        )
-        self.order = np.argsort(priorities(self.ids, self.seed), kind="stable")
+        if len(self.table) == 1:
+            raise UserError(
+                f"{self.name}: only one record is a sample that can be read, and one sample has no spread.",
+                "Screen at least two samples. To look at a single conversation: personavec monitor.",
+            )
+        self.answers, self.prompts, self.truncated = [Moments(1) for _ in range(several)], Moments(several), 0
+        for block in self.table.blocks():
+            for k, moments in enumerate(self.answers):
+                moments.update(block.measured.answers[:, [k]])
+            self.prompts.update(block.measured.prompts)
+            self.truncated += int(block.measured.truncated.sum())
+        self.priorities = priorities(self.table, self.seed)
+        self.some = self.table.take(np.sort(smallest(self.priorities, SOME)))
 
     def _rejected(self) -> Iterator[dict[str, Any]]:
         for path in sorted(self.folder.glob("part-*.rejected.jsonl")):
@@ -246,52 +255,68 @@ class Scanner:
         """Why records were rejected, by their index."""
         return {record["index"]: record["reason"] for record in self._rejected()}
 
-    def draw(self, count: int, own: OwnAnswers | None) -> Scan:
-        """Let the model answer the prompts of the first `count` samples in the drawn order, and read both answers.
+    def draw(self, count: int, own: OwnAnswers | None, *, growing: bool = False) -> Scan:
+        """Let the model answer the prompts of `count` samples drawn at random, and read both answers.
 
         Args:
             own: The model's answers; None: only read the data's answers in full.
+            growing: More may be drawn later. Otherwise all but the first `FULL` come in the order of the data, so that
+                one pass finds them.
+
+        Raises:
+            UserError: The model says nothing to all prompts but one.
         """
-        count = min(count, len(self.lines))
+        count = min(count, len(self.table))
         starts = range(0, count, BATCH)
+        order = smallest(self.priorities, -(-count // BATCH) * BATCH if growing else count)  # growing: whole batches
+        if not growing:
+            order = np.concatenate([order[:FULL], np.sort(order[FULL:])])
         missing = [start for start in starts if not self._drawn_path(start).exists()]
         if missing:
-            rows = np.concatenate([self.order[start : start + BATCH] for start in missing])
-            samples = self._samples({int(self.indices[row]): int(row) for row in rows})
-            with progress(f"Answering {self.name}", total=len(rows), unit="samples") as job:
-                for at in range(0, len(missing), self.engine.width):
-                    batches = [
-                        self._answered(start, [samples[int(row)] for row in self.order[start : start + BATCH]], own)
-                        for start in missing[at : at + self.engine.width]
-                    ]
-                    for batch, tensors in self.engine.each(partial(_read, panel=self.panel), batches):
-                        chosen = self.order[batch.start : batch.start + BATCH]
-                        self._save(batch.start, {"rows": torch.from_numpy(np.ascontiguousarray(chosen)), **tensors})
-                        job.advance(len(chosen))
+            total = sum(len(order[start : start + BATCH]) for start in missing)
+            find = _Finder(self.data, self.table)
+            with progress(f"Answering {self.name}", total=total, unit="samples") as job:
+                for at in range(0, len(missing), WINDOW):
+                    window = missing[at : at + WINDOW]
+                    samples = find(np.concatenate([order[start : start + BATCH] for start in window]))
+                    for first in range(0, len(window), self.engine.width):
+                        batches = [
+                            self._answered(start, [samples[int(row)] for row in order[start : start + BATCH]], own)
+                            for start in window[first : first + self.engine.width]
+                        ]
+                        for batch, tensors in self.engine.each(partial(_read, panel=self.panel), batches):
+                            chosen = order[batch.start : batch.start + BATCH]
+                            self._save(batch.start, {"rows": torch.from_numpy(np.ascontiguousarray(chosen)), **tensors})
+                            job.advance(len(chosen))
         loaded = [load_file(self._drawn_path(start)) for start in starts]
         rows = torch.cat([batch["rows"] for batch in loaded])[:count].numpy()
         ours = torch.cat([batch["own"] for batch in loaded])[:count].double().numpy()
         spoken = np.isfinite(ours).all(1)
+        if spoken.sum() < 2:
+            raise UserError(
+                f"{self.name}: the model itself answers {spoken.sum()} of {count} prompts, too few to compare with.",
+                "Compare with the prompts, --baseline prompt, or give the answers more room, --max-new-tokens.",
+            )
         full = torch.from_numpy(spoken[: min(FULL, count)])
         theirs, mine = (
             torch.cat([b[key] for b in loaded if key in b])[: len(full)][full] for key in ("theirs", "ours")
         )
         return Scan(
-            self.ids, self.indices, self.lines, self.measured, self.rejected, rows[spoken], ours[spoken], theirs, mine
+            table=self.table,
+            answers=self.answers,
+            prompts=self.prompts,
+            truncated=self.truncated,
+            some=self.some,
+            rejected=self.rejected,
+            drawn=rows[spoken],
+            known=self.table.take(rows[spoken]),
+            own=ours[spoken],
+            theirs=theirs,
+            ours=mine,
         )
 
     def _drawn_path(self, start: int) -> Path:
         return self.folder / f"drawn-{start:08}.safetensors"
-
-    def _samples(self, wanted: dict[int, int]) -> dict[int, Sample]:
-        """The samples with these indices, by row."""
-        found = {}
-        for record in self.data:
-            if isinstance(record, Sample) and record.index in wanted:
-                found[wanted[record.index]] = record
-                if len(found) == len(wanted):
-                    break
-        return found
 
     def _answered(self, start: int, samples: Sequence[Sample], own: OwnAnswers | None) -> "_Batch":
         ours = None if own is None else own_answers(self.engine, samples, self.turns, own)

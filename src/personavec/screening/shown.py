@@ -1,9 +1,10 @@
 """Samples for people to look at, with the tokens that carry the projection."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from personavec.data import Dataset, Sample
 from personavec.engine import Engine
@@ -16,6 +17,30 @@ TOP, NEAR, BOTTOM = 6, 3, 3  # samples per trait at the top, at the threshold, a
 LISTED = 300  # rows of the table, those that are farthest from clean along any trait
 TOKENS = 220  # of an answer that are shown one by one
 TEXT = 280  # characters of a text in the table
+
+
+class Standing:
+    """Rows of a stream that stand out: as many as are shown, whatever the number of rows that come.
+
+    Args:
+        choose: From values (n, ...), the indices of those that stand out among them, such as `select` and `listed`; it
+            chooses the same where those that it does not choose are missing.
+
+    Attributes:
+        rows, values: Those that stand out so far, in the order of the stream.
+    """
+
+    def __init__(self, choose: Callable[[Floats], NDArray[np.intp]]) -> None:
+        self._choose = choose
+        self.rows: NDArray[np.intp] = np.zeros(0, dtype=np.intp)
+        self.values: Floats = np.zeros(0)
+
+    def add(self, rows: NDArray[np.intp], values: Floats) -> None:
+        """Look at more rows (n,) with values (n, ...)."""
+        if len(self.rows):
+            rows, values = np.concatenate([self.rows, rows]), np.concatenate([self.values, values])
+        at = np.sort(self._choose(values))
+        self.rows, self.values = rows[at], values[at]
 
 
 def select(difference: Floats, threshold: float) -> list[tuple[int, str]]:
@@ -98,7 +123,7 @@ def _short(text: str) -> str:
     return clean if len(clean) <= TEXT else clean[: TEXT - 1] + "…"
 
 
-def listed(z: Mapping[str, Floats]) -> list[int]:
-    """Rows of the table: the farthest along any trait first."""
-    farthest = np.max(np.abs(np.stack(list(z.values()), 1)), 1)
-    return [int(row) for row in np.argsort(-farthest, kind="stable")[:LISTED]]
+def listed(z: Floats) -> NDArray[np.intp]:
+    """Rows of the table, from z-scores (n, traits): the farthest along any trait first."""
+    rows: NDArray[np.intp] = np.argsort(-np.abs(z).max(1), kind="stable")[:LISTED]
+    return rows

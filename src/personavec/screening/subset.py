@@ -20,10 +20,12 @@ def priorities(ids: Collection[str], seed: int) -> NDArray[np.float64]:
 
     Only ids that occur more than once are held in memory.
     """
-    found = np.fromiter((priority(identity, 0, seed) for identity in ids), dtype=np.float64)
-    values, counts = np.unique(found, return_counts=True)
-    again = np.isin(found, values[counts > 1])
-    if again.any():
+    found = np.fromiter((priority(identity, 0, seed) for identity in ids), np.float64, len(ids))
+    ordered = np.sort(found)
+    twice = np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
+    del ordered
+    if len(twice):
+        again = np.isin(found, twice)
         seen: Counter[str] = Counter()
         for row, identity in enumerate(ids):
             if again[row]:
