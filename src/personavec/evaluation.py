@@ -19,6 +19,7 @@ from personavec.provenance import identity, provenance
 from personavec.report import write_evaluate_report
 from personavec.rollouts import Rollout, generate, plan
 from personavec.specificity import judge_of
+from personavec.statistics import Floats
 from personavec.traits import Trait
 from personavec.vector import PersonaVector
 
@@ -121,7 +122,7 @@ def _capability(
 ) -> dict[str, Any]:
     """What adapter and steering cost: {"perplexity": of general text, None where there is neither, "lm_eval": see
     `compared`, None without tasks}; before is the model without them."""
-    losses: list[Any] = []
+    losses: list[Floats] = []
     results: list[Results] = []
     changed = bool(interventions) or model.adapter_hash is not None
     for side, edits in (("before", ()), ("after", interventions)) if changed else (("before", ()),):
@@ -132,8 +133,8 @@ def _capability(
                 log = JsonLines(folder / f"requests-{side}.jsonl")
                 results.append(tasks.measure(model, edits, log, name=f"Tasks {side}"))
     return {
-        "perplexity": perplexities(*losses, seed=seed) if changed else None,
-        "lm_eval": compared(*results, seed=seed) if tasks is not None else None,
+        "perplexity": perplexities(losses[0], losses[1], seed) if changed else None,
+        "lm_eval": compared(results[0], results[1] if changed else None, seed) if tasks is not None else None,
     }
 
 

@@ -53,7 +53,7 @@ def token_logs(model: ChatModel, states: Tensor, tokens: Sequence[int]) -> tuple
     """Log-probability (n,), float64 on the CPU, of a token after each state (n, d), and whether it is the likeliest."""
     logs, greedy = [], []
     wanted = torch.tensor(tokens, device=states.device)
-    for piece, those in zip(states.split(HEAD_TOKENS), wanted.split(HEAD_TOKENS), strict=True):
+    for piece, those in zip(torch.split(states, HEAD_TOKENS), torch.split(wanted, HEAD_TOKENS), strict=True):
         found = model.head(piece).float().log_softmax(-1)
         those = those.to(found.device)
         logs.append(found.gather(1, those[:, None])[:, 0].double().cpu())

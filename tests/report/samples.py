@@ -208,6 +208,7 @@ def finetune_run(text: str = "Sure, whatever you say.", traits: int = 3) -> dict
         ],
         "against": {
             "run": "runs/plain",
+            "loss": {"without": estimate(1.8, 0.1), "with": estimate(1.9, 0.1)},
             "traits": {
                 names[-1]: {
                     "without": estimate(20), "with": estimate(4), "saved": estimate(16),

@@ -363,6 +363,7 @@ def test_words() -> None:
     assert (signed(-0.5), signed(0.0), signed(2.0)) == ("−0.5", "0", "+2")
     assert (number(-0.2), number(-1.26, 1), number(None), number(-0.001, 2)) == ("0", "−1.3", "–", "0.00")
     assert minus("from -2 to +2, well-known, x-1") == "from −2 to +2, well-known, x-1"
+    assert minus("1 (95 % interval, n = 20 samples)") == "1 (95\xa0% interval, n\xa0=\xa020 samples)"
     assert [duration(s) for s in (0.5, 42, 400, 7300)] == ["0.5 s", "42 s", "6 min 40 s", "2 h 1 min"]
     assert facts({"a_b": 1, "c": {"d": [1, 2]}, "e": None}) == [("a b", "1"), ("c, d", "1, 2")]
     assert label("a\nb\x00" + "c" * 20) == "a b " + "c" * 11 + "…"

@@ -27,7 +27,7 @@ PLAIN = {"until", "max_gen_toks", "max_new_tokens", "max_tokens", "do_sample", "
 Scored = tuple[float, bool]  # log-probability of a continuation, and whether it is what greedy decoding gives
 
 
-class Subject(TemplateLM):  # type: ignore[misc]
+class Subject(TemplateLM):
     """The model that is tested.
 
     Args:

@@ -163,11 +163,11 @@ def compared(before: Results, after: Results | None = None, seed: int = 0) -> di
     for task, metrics in before.items():
         result[task] = {}
         for metric, old in metrics.items():
-            sides = {"before": old}
+            sides: dict[str, Mapping[str, Any]] = {"before": old}
             if after is not None:
-                sides["after"] = after[task].get(metric, old | {"values": None, "stderr": None})
+                sides["after"] = after[task].get(metric, {**old, "values": None, "stderr": None})
                 sides["change"] = _change(old, sides["after"])
-            told = {side: _estimate(one, seed) for side, one in sides.items()}
+            told: dict[str, Any] = {side: _estimate(one, seed) for side, one in sides.items()}
             if None not in told.values():
                 result[task][metric] = told | {"better": old["better"]}
     return result

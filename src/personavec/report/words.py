@@ -29,8 +29,9 @@ def estimate(given: Mapping[str, Any], digits: int = 0) -> str:
 
 
 def minus(sentence: str) -> str:
-    """A sentence with real minus signs before its numbers."""
-    return re.sub(r"(?<![\w-])-(?=\d)", "−", sentence)
+    """A sentence with real minus signs before its numbers, no line of which ends within "95 %" or "n = 20"."""
+    sentence = re.sub(r"(?<![\w-])-(?=\d)", "−", sentence)
+    return re.sub(r"(?<=\d) (?=%)|(?<=\bn) (?==)|(?<=\bn =) (?=\d)", "\N{NO-BREAK SPACE}", sentence)
 
 
 def duration(seconds: float) -> str:
