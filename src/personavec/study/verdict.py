@@ -48,10 +48,15 @@ def _prevention(name: str, found: Mapping[str, Any]) -> list[str]:
     cheap = [arm for arm in steered if arm["task_change"]["mean"] <= WORSE]
     if cheap:
         best = max(cheap, key=lambda arm: float(arm["prevented"]["mean"]))
-        met = "the goal of" if best["prevented"]["mean"] >= PREVENTED else "short of"
+        share = best["prevented"]
+        met = f"short of {PREVENTED:g} %"
+        if share["low"] >= PREVENTED:
+            met = f"which meets the goal of {PREVENTED:g} %"
+        elif share["mean"] >= PREVENTED:
+            met = f"more than the goal of {PREVENTED:g} %, though the interval does not show it"
         sentences.append(
             f"The best preventative steering at no more than {WORSE:g} % more loss on the task, {best['arm']}, "
-            f"prevented {_share(best)} of that, {met} {PREVENTED:g} %; {_cost(best)}."
+            f"prevented {_share(best)} of that, {met}; {_cost(best)}."
         )
     elif steered:
         least = min(steered, key=lambda arm: float(arm["task_change"]["mean"]))
