@@ -286,6 +286,8 @@ def test_the_verdict() -> None:
     assert "one run cannot tell" in saved and "--method none" in saved
     assert "the task was learned" in task and "this is a cost" in text and "this is a cost" in fluent
 
+    assert "broken" not in fluent
+    assert "a broken model" in verdict(finished() | {"coherence": change(-30.0, 1.0, 95.0)})[-1]
     unsure = " ".join(verdict(finished(shift_half=2.0, score_half=10.0)))
     assert "No move along evil can be told from none" in unsure
     assert "the change of +9.0 (95 % interval -1.0 to +19.0, n = 20 questions) cannot be told from none" in unsure

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from personavec import shift
+from personavec.findings import NATURAL_SHARE
 
 PREVENTIONS = {
     "steer": "preventative steering",
@@ -108,7 +109,9 @@ def _cost(run: Mapping[str, Any]) -> list[str]:
     if coherence is not None:
         size = f"{_sides(coherence, '.1f')} of 100, a change of {_interval(coherence['change'], '+.1f', 'questions')}"
         what = _which(coherence["change"], 0, "this is a cost", "it rose", "no change can be told from none")
-        sentences.append(f"Coherence of the answers: {size}: {what}.")
+        broken = coherence["after"]["mean"] < NATURAL_SHARE * coherence["before"]["mean"]
+        warning = " So much is lost that the scores may tell of a broken model more than of a character."
+        sentences.append(f"Coherence of the answers: {size}: {what}.{warning if broken else ''}")
     for task, metrics in (run["lm_eval"] or {}).items():
         for metric, found in list(metrics.items())[:1]:
             size = f"{_sides(found, '.3f')}, a change of {_interval(found['change'], '+.3f', 'documents')}"
