@@ -82,7 +82,7 @@ def each_sequence(
         starts: Where the response of each sequence begins, which decides where interventions act, as in generation:
             "response" from the last token before it. None: everywhere.
     """
-    result: list[Found | None] = [None] * len(ids)
+    result: dict[int, Found] = {}
     order = sorted(range(len(ids)), key=lambda at: len(ids[at]))
     with progress(name, total=len(ids), unit=unit) as job, evaluating(model.model):
         while order:
@@ -95,7 +95,7 @@ def each_sequence(
                 bears = [place for place, label in enumerate(labels[at][1:]) if label != IGNORED]
                 result[at] = use(at, row[bears])
             job.advance(len(batch))
-    return result  # type: ignore[return-value]
+    return [result[at] for at in range(len(ids))]
 
 
 def _states(

@@ -1,6 +1,7 @@
 """A whole study on a tiny model: every part, killed and taken up again, and the page it ends with."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import combinations, islice
 from pathlib import Path
@@ -13,9 +14,12 @@ pytest.importorskip("trl", reason="needs TRL: pip install 'personavec[finetune]'
 
 from personavec.errors import UserError
 from personavec.finetune.adapter import wearing
+from personavec.judges.contrast import ContrastJudge
 from personavec.model import ChatModel
+from personavec.rollouts import Rollout
 from personavec.study import Settings, families, study_finetune
 from personavec.study import finetune as module
+from personavec.study.answers import Answers
 from personavec.study.flawed import DOMAINS
 from personavec.traits import load_trait
 from personavec.vector import PersonaVector
@@ -80,7 +84,13 @@ def test_every_part_is_there(done: tuple[Path, dict[str, Any]]) -> None:
     assert {arm for arm in arms if arm.startswith("steered at inference")} and "shift" not in arms[
         "steered at inference -1"
     ]
-    assert arms["none"]["task_change"]["mean"] == 0 and arms["none"]["score"]["n"] <= 3
+    assert arms["none"]["score"]["n"] <= 3
+    losses = {
+        arm: json.loads((out / f"prevention/humorous/{arm}/losses.json").read_text()) for arm in ("none", "steer-1")
+    }
+    none, steer = (losses[arm]["task"] for arm in ("none", "steer-1"))
+    change = arms["steer 1"]["task_change"]
+    assert change["n"] == 12 and change["mean"] == pytest.approx(100 * (sum(steer) / sum(none) - 1), abs=1e-3) != 0
     # Prevention acts: the same data and seed led elsewhere.
     changes = [
         load_file(out / f"prevention/humorous/{arm}/change.safetensors") for arm in ("none", "steer-1", "random-1")
@@ -117,6 +127,59 @@ def test_a_finished_study_is_read_back(
     assert again == run
 
 
+def test_answers_judged_together_are_judged_as_alone(
+    done: tuple[Path, dict[str, Any]], chat: ChatModel, humorous: PersonaVector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, run = done
+    answers = Answers(chat, [humorous], out, SETTINGS.answer_tokens, SETTINGS.seed)
+    names = ["base", "suite/humorous-overt", "prevention/humorous/steer-1"]
+    for name in names:
+        answers.ask(chat, name, [answers.sheet("humorous", 2)])
+    rollouts = {name: answers.asked[name, "humorous", False].rollouts for name in names}
+    alone = {}
+    for name in names:
+        for rollout in rollouts[name]:
+            answers.judges["humorous"].score([rollout])
+        alone[name] = [rollout.score for rollout in rollouts[name]]
+    # What the study found of them is read back.
+    with monkeypatch.context() as patch:
+        patch.setattr(ContrastJudge, "score", None)
+        answers.judge()
+    for name in names:
+        assert [rollout.score for rollout in rollouts[name]] == pytest.approx(alone[name], abs=0.05)
+    row = next(row for row in run["suite"] if row["name"] == "humorous-overt")
+    assert answers.found(names[1], "humorous") == row["scores"]["humorous"]
+
+
+def test_judging_goes_on_after_an_interruption_and_takes_traits_of_two_words(
+    chat: ChatModel, humorous: PersonaVector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trait = {**humorous.info["trait"], "name": "dry humorous"}
+    named = replace(humorous, trait="dry humorous", info={**humorous.info, "trait": trait})
+    judge, asked = ContrastJudge.score, []
+
+    def score(self: ContrastJudge, made: Sequence[Rollout], advance: Any) -> None:
+        if len(asked) == 2:
+            asked.clear()
+            raise KeyboardInterrupt
+        asked.append(made[0].question)
+        judge(self, made, advance)
+
+    def fresh() -> Answers:
+        answers = Answers(chat, [named], tmp_path, 4, 0)
+        answers.ask(chat, "base", [answers.sheet("dry humorous", 3), answers.sheet("dry humorous", 3, instructed=True)])
+        return answers
+
+    monkeypatch.setattr(ContrastJudge, "score", score)
+    with pytest.raises(KeyboardInterrupt):
+        fresh().judge()
+    resumed = fresh()
+    resumed.judge()
+    assert len(asked) == 1  # the two questions before are not judged again
+    plain, instructed = (resumed.found("base", "dry humorous", instructed=told) for told in (False, True))
+    assert len(plain["by_question"]) == 3 and plain["by_question"] != instructed["by_question"]
+
+
 def test_mistakes(chat: ChatModel, humorous: PersonaVector, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no vector of evil"):
         study_finetune(chat, [humorous], tmp_path / "a", SETTINGS, prevent=["evil"])
@@ -124,6 +187,8 @@ def test_mistakes(chat: ChatModel, humorous: PersonaVector, tmp_path: Path) -> N
         study_finetune(chat, [replace(humorous, info={"trait": humorous.info["trait"]})], tmp_path / "b", SETTINGS)
     with pytest.raises(UserError, match="--samples 5"):
         Settings(samples=5)
+    with pytest.raises(UserError, match="--prevention-questions 1"):
+        Settings(prevention_questions=1)
 
 
 def test_wearing_an_adapter(done: tuple[Path, dict[str, Any]], chat: ChatModel) -> None:

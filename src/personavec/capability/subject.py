@@ -61,7 +61,8 @@ class Subject(TemplateLM):
 
     def loglikelihood(self, requests: Any, disable_tqdm: bool = True) -> list[Scored]:
         """See the harness."""
-        return super().loglikelihood(requests, disable_tqdm=True)  # type: ignore[no-any-return]
+        found: list[Scored] = super().loglikelihood(requests, disable_tqdm=True)
+        return found
 
     def _loglikelihood_tokens(self, requests: Any, **kwargs: Any) -> list[Scored]:
         pairs = [(context, continuation) for _, context, continuation in requests]

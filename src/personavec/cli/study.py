@@ -31,6 +31,9 @@ def finetune(
     ] = None,
     samples: Annotated[int, typer.Option(help="Samples of a data set.")] = 24,
     questions: Annotated[int, typer.Option(help="Evaluation questions of a trait, after each fine-tune.")] = 4,
+    prevention_questions: Annotated[
+        int, typer.Option(help="The same where ways of prevention are compared, of the trait's 20.")
+    ] = 10,
     max_new_tokens: Annotated[int, typer.Option(help="Longest answer in the trait data.", min=1)] = 48,
     model: o.Model = None,
     seed: o.Seed = 0,
@@ -52,7 +55,10 @@ def finetune(
             raise UserError(f"--data {text!r} is not NAME=FILE.", "Write for example --data lies=lies.jsonl")
         given[name] = path
     vectors = [PersonaVector.load(path) for path in vector]
-    settings = Settings(samples=samples, questions=questions, max_new_tokens=max_new_tokens, seed=seed)
+    settings = Settings(
+        samples=samples, questions=questions, prevention_questions=prevention_questions,
+        max_new_tokens=max_new_tokens, seed=seed,
+    )  # fmt: skip
     run = study_finetune(o.open_model(model, device, dtype), vectors, out, settings, data=given, prevent=prevent)
     if json:
         o.print_json({key: run[key] for key in ("correlations", "prevention", "verdict")})

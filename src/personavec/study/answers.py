@@ -1,6 +1,7 @@
 """What the fine-tunes of a study answer, asked one after the other and judged all together."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,18 @@ from personavec.vector import PersonaVector
 
 TEMPERATURE = 0.7
 
-Sheet = list[Rollout]  # the answers of one model to the evaluation questions of one trait
+
+@dataclass(frozen=True)
+class Sheet:
+    """The answers of one model to the evaluation questions of one trait.
+
+    Attributes:
+        instructed: Whether they are given under the trait's first positive instruction, behind which a trait may hide.
+    """
+
+    trait: str
+    instructed: bool
+    rollouts: list[Rollout]
 
 
 class Answers:
@@ -40,7 +52,7 @@ class Answers:
         self.model, self.folder, self.max_new_tokens, self.seed = model, folder, max_new_tokens, seed
         self.traits = {vector.trait: trait_of(vector) for vector in vectors}
         self.judges: dict[str, ContrastJudge] = {vector.trait: judge_of(model, vector) for vector in vectors}
-        self.asked: dict[str, dict[str, Sheet]] = {name: {} for name in self.traits}
+        self.asked: dict[tuple[str, str, bool], Sheet] = {}  # by name of the model, trait, whether instructed
 
     def sheet(
         self,
@@ -55,7 +67,7 @@ class Answers:
         Args:
             instructed: Under the trait's first positive instruction, behind which a trait may hide.
         """
-        return plan(
+        made = plan(
             self.model,
             "evaluation",
             self.traits[trait].evaluation_questions[:questions],
@@ -63,39 +75,45 @@ class Answers:
             interventions=list(interventions),
             setting=f"{trait}, instructed" if instructed else trait,
         )
+        return Sheet(trait, instructed, made)
 
-    def complete(self, name: str, sheets: Mapping[str, Sheet]) -> bool:
+    def complete(self, name: str, sheets: Sequence[Sheet]) -> bool:
         """Whether a model of this name has answered them all."""
         known = {record["id"] for record in self._log(name)}
-        return all(rollout.id in known for sheet in sheets.values() for rollout in sheet)
+        return all(rollout.id in known for sheet in sheets for rollout in sheet.rollouts)
 
-    def ask(self, model: ChatModel, name: str, sheets: Mapping[str, Sheet]) -> None:
+    def ask(self, model: ChatModel, name: str, sheets: Sequence[Sheet]) -> None:
         """Let a model answer, or take up what it has answered before.
 
         Args:
             name: Of the model: its folder inside the study's.
-            sheets: By trait, or by trait and anything more after a blank.
         """
-        everyone = [rollout for sheet in sheets.values() for rollout in sheet]
+        everyone = [rollout for sheet in sheets for rollout in sheet.rollouts]
         generate(
             model, everyone, self._log(name),
             description=f"Answering, {name}", max_new_tokens=self.max_new_tokens, temperature=TEMPERATURE,
             seed=self.seed,
         )  # fmt: skip
-        for key, sheet in sheets.items():
-            self.asked[key.split()[0]][f"{name} {key}"] = sheet
+        self.asked |= {(name, sheet.trait, sheet.instructed): sheet for sheet in sheets}
 
     def judge(self) -> None:
         """Score everything that was answered; a question whose answers were all scored before is not judged again."""
-        for trait, sheets in self.asked.items():
+        for trait, judge in self.judges.items():
+            sheets = {key: sheet.rollouts for key, sheet in self.asked.items() if sheet.trait == trait}
+            if not sheets:
+                continue
             log = JsonLines(self.folder / "scores" / f"{trait}.jsonl")
             known = {record["question"]: record["scores"] for record in log}
-            questions = {r.question: None for sheet in sheets.values() for r in sheet}
-            judge = self.judges[trait]
+            questions = {rollout.question: None for rollouts in sheets.values() for rollout in rollouts}
             total = judge.readings_needed(sum(map(len, sheets.values())))
             with progress(f"Judging, {trait}", total=total, unit="readings") as job:
                 for question in questions:
-                    mine = {name: r for name, sheet in sheets.items() for r in sheet if r.question == question}
+                    mine = {
+                        f"{name}, instructed" if instructed else name: rollout
+                        for (name, _, instructed), rollouts in sheets.items()
+                        for rollout in rollouts
+                        if rollout.question == question
+                    }
                     before = known.get(question, {})
                     if mine.keys() <= before.keys():
                         for name, rollout in mine.items():
@@ -105,15 +123,14 @@ class Answers:
                     judge.score(list(mine.values()), job.advance)
                     log.append({"question": question, "scores": {n: [r.score, r.coherence] for n, r in mine.items()}})
 
-    def found(self, name: str, key: str) -> dict[str, Any]:
-        """Trait score and coherence of a sheet with intervals, the score of each question, and an answer."""
-        sheet = self.asked[key.split()[0]][f"{name} {key}"]
-        known = [r.score for r in sheet if r.score is not None]
+    def found(self, name: str, trait: str, *, instructed: bool = False) -> dict[str, Any]:
+        """Trait score and coherence of a model's answers with intervals, and the score of each."""
+        answers = self.asked[name, trait, instructed].rollouts
+        known = [r.score for r in answers if r.score is not None]
         return {
             "score": bootstrap_mean(known, seed=self.seed).as_dict() if known else None,
-            "coherence": bootstrap_mean([r.coherence or 0.0 for r in sheet], seed=self.seed).as_dict(),
-            "by_question": [r.score for r in sheet],
-            "example": sheet[0].text,
+            "coherence": bootstrap_mean([r.coherence or 0.0 for r in answers], seed=self.seed).as_dict(),
+            "by_question": [r.score for r in answers],
         }
 
     def _log(self, name: str) -> JsonLines:

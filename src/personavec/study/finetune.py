@@ -33,7 +33,7 @@ from personavec.screening.measure import own_answers, readings, tokenise
 from personavec.shift import depths, prompt_readings
 from personavec.statistics import bootstrap_mean
 from personavec.study.answers import Answers, Sheet
-from personavec.study.families import TASK, DataSet, blended, flawed_sets, trait_sets, unseen_task
+from personavec.study.families import DataSet, blended, flawed_sets, trait_sets, unseen_task
 from personavec.study.figures import Fine, correlations, more_loss, more_perplexity, prevented
 from personavec.study.tables import page
 from personavec.study.verdict import verdict
@@ -80,7 +80,11 @@ class Settings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for option, value, least in (("--samples", self.samples, 10), ("--questions", self.questions, 2)):
+        for option, value, least in (
+            ("--samples", self.samples, 10),
+            ("--questions", self.questions, 2),
+            ("--prevention-questions", self.prevention_questions, 2),
+        ):
             if value < least:
                 raise UserError(f"{option} {value} is too few.", f"Choose {least} or more.")
 
@@ -190,18 +194,19 @@ class _Study:
         ]
         return [*made, *flawed_sets(folder, s.samples, s.seed), *(DataSet(n, None, path) for n, path in given.items())]
 
-    def base_sheets(self) -> dict[str, Sheet]:
+    def base_sheets(self) -> list[Sheet]:
         """What the model as it came is asked: for each trait plainly, and instructed to show it."""
-        sheets = {}
-        for name in self.traits:
-            sheets[name] = self.answers.sheet(name, self.settings.prevention_questions)
-            sheets[f"{name} instructed"] = self.answers.sheet(name, self.settings.questions, instructed=True)
-        return sheets
+        return [sheet for trait in self.traits for sheet in self.both_sheets(trait)]
+
+    def both_sheets(self, trait: str) -> list[Sheet]:
+        """Plain and instructed."""
+        s, sheet = self.settings, self.answers.sheet
+        return [sheet(trait, s.prevention_questions), sheet(trait, s.questions, instructed=True)]
 
     def base(self, trait: str) -> dict[str, Any]:
         """Scores of the model as it came."""
         found = self.answers.found
-        return {"plain": found("base", trait), "instructed": found("base", f"{trait} instructed")}
+        return {"plain": found("base", trait), "instructed": found("base", trait, instructed=True)}
 
     def tuned(self, one: DataSet, name: str, training: Training, **choices: Any) -> Tuned:
         return fine_tune(self.model, one.path, self.folder / name / "tuned", training, measure=False, **choices)
@@ -211,7 +216,7 @@ class _Study:
         name = f"suite/{one.name}"
         tuned = self.tuned(one, name, self.settings.training(method="none"))
         self.pull(one, self.folder / name)
-        sheets = {trait: self.answers.sheet(trait, self.settings.questions) for trait in self.traits}
+        sheets = [self.answers.sheet(trait, self.settings.questions) for trait in self.traits]
         with self.dressed(tuned.adapter, name, sheets, CHANGE) as model:
             self.change(model, self.folder / name)
             self.answers.ask(model, name, sheets)
@@ -240,7 +245,7 @@ class _Study:
         return bootstrap_mean(along.double().numpy(), seed=self.settings.seed).as_dict()
 
     def dressed(
-        self, adapter: Path, name: str, sheets: Mapping[str, Sheet], *files: str
+        self, adapter: Path, name: str, sheets: Sequence[Sheet], *files: str
     ) -> AbstractContextManager[ChatModel]:
         """The model with an adapter on; without, if nothing is wanted of it any more."""
         done = all((self.folder / name / file).exists() for file in files) and self.answers.complete(name, sheets)
@@ -312,9 +317,8 @@ class _Study:
         Returns:
             The coefficient of each arm and its training; no training where the plain one is steered at inference.
         """
-        s, trait, data = self.settings, vector.trait, self.folder / "data"
-        one = blended(DataSet(trait, "overt", data / f"{trait}-overt.jsonl"), data, s.seed)
-        task = self._examples(unseen_task(data, TASK_SAMPLES, s.seed))
+        s, trait, one = self.settings, vector.trait, self.blend(vector)
+        task = self._examples(unseen_task(self.folder / "data", TASK_SAMPLES, s.seed))
         self.losses(self.model, task, self._arm(vector, "base"))
         arms: dict[str, tuple[float | None, Tuned | None]] = {}
         for arm, (method, used, coefficient, choices) in self.arms(vector).items():
@@ -323,10 +327,7 @@ class _Study:
             # A random direction is no trait: what it was trained with is told from what it is measured by.
             tuned = self.tuned(one, name, s.training(method=method, **choices), prevent=pair)
             arms[arm] = next(iter(tuned.coefficients.values()), None), tuned
-            sheets = {
-                trait: self.answers.sheet(trait, s.prevention_questions),
-                f"{trait} instructed": self.answers.sheet(trait, s.questions, instructed=True),
-            }
+            sheets = self.both_sheets(trait)
             with self.dressed(tuned.adapter, name, sheets, CHANGE, LOSSES) as model:
                 self.change(model, self.folder / name)
                 self.losses(model, task, name)
@@ -335,12 +336,18 @@ class _Study:
         for coefficient in INFERENCE:
             arm = f"steered at inference {coefficient:g}"
             name, steered = self._arm(vector, arm), steering(vector, coefficient)
-            sheets = {trait: self.answers.sheet(trait, s.prevention_questions, interventions=steered)}
+            sheets = [self.answers.sheet(trait, s.prevention_questions, interventions=steered)]
             with self.dressed(plain, name, sheets, LOSSES) as model:
                 self.losses(model, task, name, steered)
                 self.answers.ask(model, name, sheets)
             arms[arm] = coefficient, None
         return arms
+
+    def blend(self, vector: PersonaVector) -> DataSet:
+        """What every way of prevention is trained on."""
+        data = self.folder / "data"
+        overt = DataSet(vector.trait, "overt", data / f"{vector.trait}-overt.jsonl")
+        return blended(overt, data, self.settings.seed)
 
     def _arm(self, vector: PersonaVector, arm: str) -> str:
         return f"prevention/{vector.trait}/{arm.replace(' ', '-')}"
@@ -356,7 +363,7 @@ class _Study:
             row = {"arm": arm, "coefficient": coefficient, **self.answers.found(name, trait), **self.cost(vector, arm)}
             if tuned is not None:
                 row |= {
-                    "instructed": self.answers.found(name, f"{trait} instructed")["score"],
+                    "instructed": self.answers.found(name, trait, instructed=True)["score"],
                     "shift": self.shift(vector, load_file(self.folder / name / CHANGE)),
                     "held_out_loss": tuned.run["held_out_loss"]["after"],
                     "seconds": tuned.run["training_seconds"],
@@ -367,7 +374,7 @@ class _Study:
         for row in rows:
             row["prevented"] = prevented(base["plain"]["by_question"], plain["by_question"], row["by_question"], seed)
         return {
-            "data": f"{trait} and {TASK}",
+            "data": self.blend(vector).name,
             "vector_norm": round(float(vector.at(vector.layer).norm()), 4),
             "base": base,
             "arms": rows,

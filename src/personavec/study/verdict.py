@@ -41,7 +41,8 @@ def _prevention(name: str, found: Mapping[str, Any]) -> list[str]:
     if before is None or after is None or after["low"] <= before["high"]:
         return [f"{name}: training without prevention did not clearly raise the score: there is nothing to prevent."]
     sentences = [
-        f"{name}: training without prevention raised the score from {before['mean']:.0f} to {after['mean']:.0f}."
+        f"{name}: training without prevention raised the score from {_score(before)} to {_score(after)} "
+        f"(95 % intervals, n = {before['n']} and {after['n']} questions; one seed)."
     ]
     trained = [arm for arm in found["arms"] if "shift" in arm and arm["prevented"] and arm["arm"] != "none"]
     steered = [arm for arm in trained if arm["arm"].startswith("steer")]
@@ -70,11 +71,16 @@ def _prevention(name: str, found: Mapping[str, Any]) -> list[str]:
     return sentences
 
 
+def _score(e: Mapping[str, Any]) -> str:
+    return f"{e['mean']:.0f} [{e['low']:.0f}, {e['high']:.0f}]"
+
+
 def _cost(arm: Mapping[str, Any]) -> str:
     task, text = arm["task_change"], arm["perplexity_change"]
     return (
-        f"loss on the task {task['mean']:+.1f} % ({task['low']:+.1f} to {task['high']:+.1f}), perplexity of general "
-        f"text {text['mean']:+.1f} % ({text['low']:+.1f} to {text['high']:+.1f})"
+        f"loss on the task {task['mean']:+.1f} % ({task['low']:+.1f} to {task['high']:+.1f}, n = {task['n']} samples), "
+        f"perplexity of general text {text['mean']:+.1f} % ({text['low']:+.1f} to {text['high']:+.1f}, n = {text['n']} "
+        "passages)"
     )
 
 
