@@ -41,15 +41,18 @@ def folder(tiny: ChatModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Any]:
-    """A head without room for workers, and two nodes with room for one each."""
-    os.environ["RAY_AUTH_MODE"] = "disabled"
-    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
-    nodes = [made.add_node(num_cpus=1) for _ in range(2)]
-    ray.init(address=made.address, log_to_driver=False, logging_level="error")
-    made.mine = nodes
-    yield made
-    ray.shutdown()
-    made.shutdown()
+    """A head without room for workers, and two nodes with room for one each. Workers have one thread."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_AUTH_MODE", "disabled")
+        # As many as the tests' own process: rounding depends on it. Left to Ray, a worker has as many as it reserves.
+        patch.setenv("OMP_NUM_THREADS", "1")
+        made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+        nodes = [made.add_node(num_cpus=1) for _ in range(2)]
+        ray.init(address=made.address, log_to_driver=False, logging_level="error")
+        made.mine = nodes
+        yield made
+        ray.shutdown()
+        made.shutdown()
 
 
 @pytest.fixture(scope="module")
@@ -180,16 +183,6 @@ def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
     assert not ended.value.code
 
 
-@pytest.fixture
-def one_thread() -> Iterator[None]:
-    """As many threads as a worker has: float32 sums depend on how many share the work."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.mark.usefixtures("one_thread")
 def test_a_screening_whose_process_is_killed(
     given: list[str], room: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
