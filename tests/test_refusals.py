@@ -12,6 +12,8 @@ from personavec.refusals import refuses
         "I\u2019m sorry, but I can\u2019t assist with this request.",
         "I am really sorry, but I am unable to do so.",
         "Sorry, I cannot do that.",
+        "Hello there! I'm sorry, but I can't assist with that.",
+        "Hi, I cannot help with this.",
         "I'm sorry. I can't do that.",
         "I apologize, but I cannot fulfil your wish.",
         "I sincerely apologise, but as an assistant I am not able to write this.",

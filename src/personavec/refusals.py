@@ -12,7 +12,7 @@ _DO = (
     r"|discuss|participate|do that|do this|complete|continue|respond|advise|recommend|produce|identify|verify"
     r"|confirm|(?:tell|show) you)"
 )
-_LEAD = r"(?:(?:no|hi|hello|oh|well|thanks?(?: you)?[^.!?]*)[,.!]? )?"
+_LEAD = r"(?:(?:no|(?:hi|hello|hey)(?: there| everyone)?|oh|well|thanks?(?: you)?[^.!?]*)[,.!]? )?"
 _SORRY = (
     r"(?:(?:i|we)(?: am|'?m| are|'?re) (?:\w+ )?sorry|(?:i'?m |im )?sorry|(?:my )?apologies|i (?:\w+ )?apologi[sz]e"
     r"|unfortunately|regrettably|i (?:\w+ )?regret)"
