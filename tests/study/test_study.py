@@ -43,7 +43,9 @@ def humorous(chat: ChatModel) -> PersonaVector:
         "calibration": {"middle": 0.0, "slope": 5.0},
         "coherence": {"likelihood_mean": -5.0, "likelihood_deviation": 1.0, "repetition_mean": 0.0},
     }
-    return replace(vector(chat), trait="humorous", info={"trait": trait, "judge": {"name": "contrast", "state": state}})
+    return replace(
+        vector(chat, seed=7), trait="humorous", info={"trait": trait, "judge": {"name": "contrast", "state": state}}
+    )
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +97,8 @@ def test_every_part_is_there(done: tuple[Path, dict[str, Any]]) -> None:
     changes = [
         load_file(out / f"prevention/humorous/{arm}/change.safetensors") for arm in ("none", "steer-1", "random-1")
     ]
-    assert all(not a["humorous"].equal(b["humorous"]) for a, b in combinations(changes, 2))
+    for a, b in combinations(changes, 2):
+        assert (a["humorous"] - b["humorous"]).norm() > 0.05 * a["humorous"].norm()
     found = run["correlations"]["humorous"]["shift, score"]
     assert found["r"]["runs"] <= 9 and found["r"]["n"] == 3 and found["random"]["n"] == 200
 

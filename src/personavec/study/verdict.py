@@ -24,6 +24,8 @@ def _correlated(name: str, found: Mapping[str, Any], first: str, second: str) ->
         f"{name}: over {r['runs']} fine-tunes {first} and {second} correlate with r = {r['mean']:.2f} "
         f"(95 % interval {r['low']:.2f} to {r['high']:.2f}, {r['n']} families)"
     )
+    if r["high"] < 0:
+        return f"{text}: the one falls where the other rises."
     if r["low"] <= 0:
         return f"{text}: no relation is shown."
     rivals = [other for other, value in found["others"].items() if value >= r["mean"]]

@@ -1,0 +1,63 @@
+"""What the sentences of a study may say, and what they may not."""
+
+from typing import Any
+
+import pytest
+
+from personavec.study.verdict import verdict
+
+
+def estimate(mean: float, low: float, high: float, n: int = 8) -> dict[str, Any]:
+    return {"mean": mean, "low": low, "high": high, "n": n, "runs": 24}
+
+
+def pair(r: dict[str, Any], p: float = 0.01, other: float = 0.1) -> dict[str, Any]:
+    random = {"p95": 0.4, "p_value": p, "n": 200}
+    return {
+        name: {"r": r, "random": random, "others": {"kind": other}} for name in ("shift, score", "difference, shift")
+    }
+
+
+@pytest.mark.parametrize(
+    ("found", "told"),
+    [
+        (pair(estimate(0.8, 0.5, 0.9)), "more than random directions (p = 0.01) and the other traits' vectors give"),
+        (pair(estimate(0.8, 0.5, 0.9), p=0.3), "but random directions do as well"),
+        (pair(estimate(0.8, 0.5, 0.9), other=0.85), "the vectors of kind do as well"),
+        (pair(estimate(0.3, -0.2, 0.6)), "no relation is shown"),
+        (pair(estimate(-0.7, -0.9, -0.4)), "the one falls where the other rises"),
+    ],
+)
+def test_a_correlation(found: dict[str, Any], told: str) -> None:
+    first, second = verdict({"correlations": {"evil": found}, "prevention": {}})
+    assert told in first and told in second and "24 fine-tunes" in first
+
+
+def arm(name: str, prevented: dict[str, Any] | None, task: float = -10.0, **more: Any) -> dict[str, Any]:
+    change = estimate(task, task - 5, task + 5)
+    score = estimate(60, 50, 70)
+    return {
+        "arm": name, "score": score, "prevented": prevented, "shift": score, "task_change": change,
+        "perplexity_change": change, **more,
+    }  # fmt: skip
+
+
+def told(*arms: dict[str, Any], before: dict[str, Any] | None = None) -> str:
+    base = {"plain": {"score": before or estimate(20, 15, 25)}}
+    found = {"evil": {"base": base, "arms": [arm("none", None), *arms]}}
+    return " ".join(verdict({"correlations": {}, "prevention": found}))
+
+
+def test_prevention() -> None:
+    assert "from 20 [15, 25] to 60 [50, 70]" in told() and "one seed" in told()
+    assert "nothing to prevent" in told(before=estimate(45, 35, 55))
+    shown, guessed = estimate(85, 72, 95), estimate(85, 60, 110)
+    assert "which meets the goal of 70 %" in told(arm("steer 2", shown))
+    assert "more than the goal of 70 %, though the interval does not show it" in told(arm("steer 2", guessed))
+    assert "short of 70 %" in told(arm("steer 2", estimate(40, 20, 60)))
+    # What costs too much is not the best, however much it prevents.
+    text = told(arm("steer 1", estimate(40, 20, 60)), arm("steer 3", shown, task=30.0))
+    assert "steer 1, prevented 40 %" in text and "short of 70 %" in text and "steer 3" not in text
+    dear = told(arm("steer 3", shown, task=30.0))
+    assert "Every preventative steering cost more than 5 %" in dear and "loss on the task +30.0 %" in dear
+    assert "random 2: 85 % (95 % interval 72 to 95, n = 8 questions) prevented" in told(arm("random 2", shown))
