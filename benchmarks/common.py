@@ -43,8 +43,11 @@ def middle(values: Sequence[float]) -> Middle:
 
 
 def now() -> float:
-    """Seconds on the clock; with a single PyTorch thread (OMP_NUM_THREADS=1) seconds of processor time, which other
-    processes on a busy machine do not lengthen."""
+    """Seconds on the clock, once the GPU has done what it was given; without a GPU and with a single PyTorch thread
+    (OMP_NUM_THREADS=1) seconds of processor time, which other processes on a busy machine do not lengthen."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+        return time.perf_counter()
     return time.process_time() if torch.get_num_threads() == 1 else time.perf_counter()
 
 
@@ -100,18 +103,22 @@ def conversations(pairs: Sequence[tuple[list[int], list[list[int]]]]) -> list[Co
     ]
 
 
-def arguments(description: str) -> argparse.ArgumentParser:
+def arguments(description: str, *, model: bool = False) -> argparse.ArgumentParser:
+    """Of a benchmark; `model`: it runs on any, not on the bundled one alone."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--write", action="store_true", help="store the table under benchmarks/results")
+    if model:
+        parser.add_argument("--model", help="default: the bundled one")
     return parser
 
 
 def publish(
     name: str, title: str, header: Sequence[str], rows: Sequence[Sequence[str]], notes: Sequence[str], write: bool
 ) -> None:
-    """Print the table, with the machine it comes from; store it as `results/NAME.md` if asked."""
-    here = machine(torch.device("cpu"))
-    clock = "processor time" if torch.get_num_threads() == 1 else "wall-clock time"
+    """Print the table, with the machine it comes from; store it as `results/NAME.md` (`NAME-gpu.md`) if asked."""
+    gpu = torch.cuda.is_available()
+    here = machine(torch.device("cuda" if gpu else "cpu"))
+    clock = "processor time" if torch.get_num_threads() == 1 and not gpu else "wall-clock time"
     load = ", ".join(f"{x:.1f}" for x in os.getloadavg())
     lines = [
         f"# {title}",
@@ -123,7 +130,7 @@ def publish(
         *(f"- {note}" for note in notes),
         "- Cells with brackets: median [95 % interval of the median] over rounds in which the ways took turns. Ratios "
         "are taken within a round.",
-        f"- {time.strftime('%Y-%m-%d')}; {here['cpu']}, {here['cores']} cores, {torch.get_num_threads()} PyTorch threads; "
+        f"- {time.strftime('%Y-%m-%d')}; {here['device'] + ', ' if gpu else ''}{here['cpu']}, {here['cores']} cores, {torch.get_num_threads()} PyTorch threads; "
         f"load average at the end {load} (1, 5, 15 minutes); {clock}; "
         + ", ".join(f"{package} {version(package)}" for package in ("personavec", *PACKAGES[:2]))
         + ".",
@@ -133,4 +140,4 @@ def publish(
     print(text)
     if write:
         RESULTS.mkdir(exist_ok=True)
-        write_atomic(RESULTS / f"{name}.md", text)
+        write_atomic(RESULTS / f"{name}{'-gpu' if gpu else ''}.md", text)

@@ -68,8 +68,7 @@ def peak(step: Callable[[int], Any], device: torch.device) -> int:
 
 
 def main() -> None:
-    parser = arguments(__doc__ or "")
-    parser.add_argument("--model")
+    parser = arguments(__doc__ or "", model=True)
     parser.add_argument("--tokens", type=int, default=128)
     parser.add_argument("--batch", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=20)
@@ -93,8 +92,6 @@ def main() -> None:
             loss.backward()
             optimiser.step()
             optimiser.zero_grad()
-            if model.device.type == "cuda":
-                torch.cuda.synchronize()
             seconds = now() - begun
             if prevention is not None:
                 if not prevention.fired:

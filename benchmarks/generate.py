@@ -1,6 +1,6 @@
 """Rollouts of mixed lengths: ours against plain `model.generate` in fixed batches.
 
-python benchmarks/generate.py [--write]
+python benchmarks/generate.py [--requests 96] [--batch 32] [--write]
 """
 
 import random
@@ -12,7 +12,7 @@ from transformers import GenerationConfig
 from common import answer_pairs, arguments, middle, publish, side_by_side, times
 from personavec import ChatModel, Request, load_model
 
-ROUNDS, REQUESTS, BATCH = 2, 96, 32
+ROUNDS = 2
 SHORTEST, LONGEST = 8, 96
 
 
@@ -29,16 +29,18 @@ def ours(model: ChatModel, asked: Sequence[Request]) -> int:
 
 
 @torch.inference_mode()
-def plainly(model: ChatModel, asked: Sequence[Request]) -> int:
+def plainly(model: ChatModel, asked: Sequence[Request], size: int) -> int:
     """Batches in the given order, padded on the left, until the longest of each is done."""
     useful = 0
-    for start in range(0, len(asked), BATCH):
-        batch = asked[start : start + BATCH]
+    for start in range(0, len(asked), size):
+        batch = asked[start : start + size]
         width = max(len(request.prompt_ids) for request in batch)
         padding = [width - len(request.prompt_ids) for request in batch]
         output = model.model.generate(
-            input_ids=torch.tensor([[0] * n + list(r.prompt_ids) for n, r in zip(padding, batch, strict=True)]),
-            attention_mask=torch.tensor([[0] * n + [1] * (width - n) for n in padding]),
+            input_ids=torch.tensor(
+                [[0] * n + list(r.prompt_ids) for n, r in zip(padding, batch, strict=True)], device=model.device
+            ),
+            attention_mask=torch.tensor([[0] * n + [1] * (width - n) for n in padding], device=model.device),
             max_new_tokens=max(request.max_new_tokens for request in batch),
         )
         useful += sum(len(row[: r.max_new_tokens]) for row, r in zip(output[:, width:], batch, strict=True))
@@ -46,18 +48,21 @@ def plainly(model: ChatModel, asked: Sequence[Request]) -> int:
 
 
 def main() -> None:
-    options = arguments(__doc__ or "").parse_args()
-    model = load_model()
+    parser = arguments(__doc__ or "", model=True)
+    parser.add_argument("--requests", type=int, default=96)
+    parser.add_argument("--batch", type=int, default=32, help="of the plain way")
+    options = parser.parse_args()
+    model = load_model(options.model)
     assert model.packs
     # No end-of-turn token: lengths are given, so that both ways write the same numbers of tokens.
     model.stop_ids = frozenset()
     model.model.generation_config = GenerationConfig(
         do_sample=True, temperature=1.0, top_k=0, top_p=1.0, pad_token_id=0
     )
-    rounds = [requests(model, REQUESTS, seed) for seed in range(ROUNDS)]
+    rounds = [requests(model, options.requests, seed) for seed in range(ROUNDS)]
     useful = [sum(request.max_new_tokens for request in asked) for asked in rounds]
     ours(model, rounds[0][:4])
-    plainly(model, rounds[0][:4])
+    plainly(model, rounds[0][:4], options.batch)
 
     def check(written: int, turn: int) -> None:
         if written != useful[turn]:
@@ -66,13 +71,13 @@ def main() -> None:
     seconds = side_by_side(
         {
             "ours": lambda turn: check(ours(model, rounds[turn]), turn),
-            "plain": lambda turn: check(plainly(model, rounds[turn]), turn),
+            "plain": lambda turn: check(plainly(model, rounds[turn], options.batch), turn),
         },
         ROUNDS,
     )
     labels = {
         "ours": f"`ChatModel.generate`, {model.places} places",
-        "plain": f"plain `model.generate`, batches of {BATCH}, left padding",
+        "plain": f"plain `model.generate`, batches of {options.batch}, left padding",
     }
     rows = [
         [
@@ -83,7 +88,7 @@ def main() -> None:
         for name in ("ours", "plain")
     ]
     notes = [
-        f"{model.id}, {str(model.dtype).removeprefix('torch.')}; {ROUNDS} rounds of {REQUESTS} requests with distinct "
+        f"{model.id}, {str(model.dtype).removeprefix('torch.')}; {ROUNDS} rounds of {options.requests} requests with distinct "
         f"prompts, {SHORTEST} to {LONGEST} new tokens each (evenly spread, the same for both ways), temperature 1, no "
         f"top-k or top-p; {sum(useful)} useful tokens each way.",
         f"With {ROUNDS} rounds the brackets are the lowest and the highest round, not an interval.",

@@ -18,7 +18,7 @@ from common import Middle, answer_pairs, arguments, conversations, middle, now, 
 from personavec import ChatModel, Conversation, load_model
 from personavec.readout import read
 
-ROUNDS, PAIRS = 6, 16  # pairs a round; every round has its own
+ROUNDS = 6
 
 
 @torch.inference_mode()
@@ -26,9 +26,11 @@ def plainly(model: ChatModel, samples: Sequence[Conversation], layer: int) -> Te
     """One by one, a full forward with LM head and all hidden states; means over the answers (n, d)."""
     rows = []
     for sample in samples:
-        states = model.model(input_ids=torch.tensor([sample.ids]), output_hidden_states=True).hidden_states
+        states = model.model(
+            input_ids=torch.tensor([sample.ids], device=model.device), output_hidden_states=True
+        ).hidden_states
         rows.append(states[layer][0, slice(*sample.spans[0])].float().mean(0))
-    return torch.stack(rows)
+    return torch.stack(rows).cpu()
 
 
 class Matmuls:
@@ -42,7 +44,8 @@ class Matmuls:
         self.weights = [p for block in model.blocks.layers[:layer] for p in block.parameters() if p.ndim == 2]
         self.flops_per_token = 2 * sum(weight.numel() for weight in self.weights)
         self.inputs = {
-            width: torch.randn(tokens, width, dtype=model.dtype) for width in {w.shape[1] for w in self.weights}
+            width: torch.randn(tokens, width, dtype=model.dtype, device=model.device)
+            for width in {w.shape[1] for w in self.weights}
         }
         self.tokens = tokens
 
@@ -122,13 +125,14 @@ def void(_: object) -> None:
 
 
 def main() -> None:
-    parser = arguments(__doc__ or "")
+    parser = arguments(__doc__ or "", model=True)
+    parser.add_argument("--pairs", type=int, default=16, help="a round; every round has its own")
     parser.add_argument("--peers", help="python of the environment with steering-vectors and repeng")
     options = parser.parse_args()
-    model = load_model()
-    layer = model.n_layers // 2
+    model = load_model(options.model)
+    layer, dtype = model.n_layers // 2, str(model.dtype).removeprefix("torch.")
     assert model.packs
-    rounds = [conversations(answer_pairs(model, PAIRS, seed)) for seed in range(ROUNDS)]
+    rounds = [conversations(answer_pairs(model, options.pairs, seed)) for seed in range(ROUNDS)]
     # repeng reads the last token of a text, so that is what it is compared on.
     last = [[Conversation(s.ids, [(len(s.ids) - 1, len(s.ids))]) for s in samples] for samples in rounds]
     matmuls = Matmuls(model, layer)
@@ -186,17 +190,18 @@ def main() -> None:
     share = times(seconds["matmuls"], seconds["ours"])
     flops = [distinct_tokens(samples) * matmuls.flops_per_token for samples in rounds]
     rate = middle([f / taken / 1e9 for f, taken in zip(flops, seconds["matmuls"], strict=True)])
-    rows.append([f"matmuls alone, bfloat16 ({rate.show('.0f')} GFLOP/s): share reached", "", share.show(), ""])
-    single = load_model(dtype="float32")
+    rows.append([f"matmuls alone, {dtype} ({rate.show('.0f')} GFLOP/s): share reached", "", share.show(), ""])
+    single = load_model(options.model, dtype="float32")
     assert single.packs
-    share, rate = share_of_matmuls(single, layer, [samples[:4] for samples in rounds])
+    few = [samples[: max(4, count // 8)] for samples in rounds]
+    share, rate = share_of_matmuls(single, layer, few)
     rows.append([f"matmuls alone, float32 ({rate.show('.0f')} GFLOP/s): share reached", "", share.show(), ""])
 
     prompts = [s.spans[0][0] for samples in rounds for s in samples]
     answers = [s.spans[0][1] - s.spans[0][0] for samples in rounds for s in samples]
     notes = [
-        f"{model.id}, {str(model.dtype).removeprefix('torch.')}, layer {layer} of {model.n_layers}; {ROUNDS} rounds of "
-        f"{PAIRS} pairs of answers each ({count} samples; the float32 share: 4 samples); prompts of {min(prompts)} to "
+        f"{model.id}, {dtype}, layer {layer} of {model.n_layers}; {ROUNDS} rounds of "
+        f"{options.pairs} pairs of answers each ({count} samples; the float32 share: {len(few[0])} samples); prompts of {min(prompts)} to "
         f"{max(prompts)} tokens, answers of {min(answers)} to {max(answers)}.",
         "Cosine: the lowest over all samples, in this same run.",
         "Share: seconds of the matrix products of the blocks up to that layer alone, for the distinct tokens (each "

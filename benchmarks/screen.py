@@ -54,27 +54,29 @@ def plainly(model: ChatModel, data: Dataset, vectors: list[PersonaVector], lines
         if not isinstance(sample, Sample) or sample.index not in lines:
             continue
         prompt = model.prompt_ids(sample.messages[:1])
-        ids = torch.tensor([prompt])
+        ids = torch.tensor([prompt], device=model.device)
         whole = model.model.generate(
             ids, attention_mask=torch.ones_like(ids), max_new_tokens=NEW_TOKENS, do_sample=False
         )
         own = [i for i in whole[0, len(prompt) :].tolist() if i not in model.stop_ids]
         found = []
         for answer in (model.template.answer_ids(sample.messages[1]["content"]), own):
-            states = model.model(torch.tensor([prompt + answer]), output_hidden_states=True).hidden_states
-            found.append([states[v.layer][0, len(prompt) :].float().mean(0) @ v.unit(v.layer) for v in vectors])
+            states = model.model(
+                torch.tensor([prompt + answer], device=model.device), output_hidden_states=True
+            ).hidden_states
+            found.append([states[v.layer][0, len(prompt) :].float().mean(0).cpu() @ v.unit(v.layer) for v in vectors])
         rows.append(np.subtract(*np.array(found, dtype=np.float64)))
     return np.array(rows)
 
 
 def main() -> None:
     """Time the four ways in turns and print the table."""
-    parser = arguments("Screening from end to end against the plain way.")
+    parser = arguments("Screening from end to end against the plain way.", model=True)
     parser.add_argument("--vector", type=Path, action="append", default=[])
     parser.add_argument("--samples", type=int, default=280)
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
-    model = load_model()
+    model = load_model(options.model)
     torch.manual_seed(0)
     vectors = [PersonaVector.load(path) for path in options.vector] or [
         PersonaVector(name, torch.randn(model.n_layers + 1, model.hidden_size), model.n_layers // 2, {})

@@ -32,7 +32,7 @@ class Decoder:
     def __init__(self, model: ChatModel, prompts: Sequence[Sequence[int]], hooks: Hooks) -> None:
         self.model, self.hooks = model, hooks
         self.cache = DynamicCache(config=model.model.config)
-        self.next = torch.tensor(prompts)
+        self.next = torch.tensor(prompts, device=model.device)
         self.step()
 
     @torch.inference_mode()
@@ -46,11 +46,11 @@ class Decoder:
 
 
 def main() -> None:
-    options = arguments(__doc__ or "").parse_args()
-    model = load_model()
+    options = arguments(__doc__ or "", model=True).parse_args()
+    model = load_model(options.model)
     layer = model.n_layers // 2
     generator = torch.Generator().manual_seed(0)
-    unit = torch.nn.functional.normalize(torch.randn(model.hidden_size, generator=generator), dim=0)
+    unit = torch.nn.functional.normalize(torch.randn(model.hidden_size, generator=generator), dim=0).to(model.device)
     rows = []
     for batch, steps in STEPS.items():
         prompts = [prompt[:PROMPT] for prompt, _ in answer_pairs(model, batch)]
