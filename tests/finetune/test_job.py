@@ -261,6 +261,25 @@ def test_the_trainer_sees_the_labels_and_learns_from_no_others(
     assert sorted(rows) == wanted
 
 
+def test_cudnn_attention_is_off_while_learning_only(
+    chat: ChatModel, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+    plain = Steps.on_step_end
+
+    def spied(self: Steps, *given: Any, **options: Any) -> None:
+        seen.append(torch.backends.cuda.cudnn_sdp_enabled())
+        plain(self, *given, **options)
+        if len(seen) == 4:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Steps, "on_step_end", spied)
+    assert torch.backends.cuda.cudnn_sdp_enabled()
+    with pytest.raises(KeyboardInterrupt):
+        fine_tune(chat, data, tmp_path / "run", Training(**SHORT, method="none"))
+    assert seen == 4 * [False] and torch.backends.cuda.cudnn_sdp_enabled()
+
+
 def test_a_training_that_hardly_warms_up_is_told_of(chat: ChatModel, data: Path, tmp_path: Path) -> None:
     short, long = (
         fine_tune(chat, data, tmp_path / str(steps), Training(method="none", **{**SHORT, "warmup_steps": steps}))

@@ -8,6 +8,7 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import PrinterCallback, ProgressCallback, TrainerCallback
 from transformers.utils import logging
 
@@ -20,6 +21,9 @@ from personavec.model import ChatModel
 from personavec.progress import Progress, progress
 
 WHOLE = "whole"  # stands in a checkpoint's folder once all of it is written
+# cuDNN's is left out: on Hopper GPUs its gradients are NaN in padded batches of 64, 192, 320, ... tokens
+# (https://github.com/pytorch/pytorch/issues/196678).
+ATTENTION = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 
 
 def require_trl() -> None:
@@ -137,7 +141,7 @@ def train(
         )
         for theirs in (PrinterCallback, ProgressCallback):
             trainer.remove_callback(theirs)
-        with _scoring_labels_only():
+        with _scoring_labels_only(), sdpa_kernel(ATTENTION):
             trainer.train(resume_from_checkpoint=None if begun is None else str(begun))
     finally:
         steps.stop()
