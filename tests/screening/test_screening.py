@@ -71,6 +71,21 @@ def vectors(tiny: ChatModel) -> list[PersonaVector]:
     return [first, replace(second, trait="other")]
 
 
+MALFORMED: list[Callable[[Random, bytes], bytes]] = [
+    lambda random, line: line[: random.randrange(1, len(line) - 2)],
+    lambda random, line: bytes(random.choice(b"abc\x00\x7f\xff\xfe ,:") for _ in range(random.randint(1, 60))) + b"x",
+    lambda random, line: line.replace(b"content", b"cont\xffent"),
+    lambda random, line: line.replace(b'"user"', b'"us\x00er"'),
+    lambda random, line: line.replace(b'"assistant"', random.choice([b'"robot"', b"7", b"null", b'["assistant"]'])),
+    lambda random, line: line.replace(b'"role": "assistant", ', b""),
+    lambda random, line: line.replace(b"messages", b"massages"),
+    lambda random, line: json.dumps({"messages": random.choice([None, 5, "hi", {}, [], [1], [[]], [None]])}).encode(),
+    lambda random, line: json.dumps({"messages": [{"role": "system", "content": "be good"}]}).encode(),
+    lambda random, line: json.dumps({"messages": [{"role": "assistant", "content": " \n"}]}).encode(),
+    lambda random, line: json.dumps(random.choice([None, 5, "text", [], [{}], {}, True, 1e300])).encode(),
+    lambda random, line: b"[" * random.randint(2000, 9000),
+]
+
 Screen = Callable[..., dict[str, Any]]
 
 
@@ -178,6 +193,21 @@ def test_many_samples_are_screened_as_few(
         assert trait["projection_difference"] == pytest.approx(other["projection_difference"], abs=1e-3)
         assert (trait["flagged"], trait["auc"]["n"]) == (other["flagged"], other["auc"]["n"] + 90 - 75)
     assert (tmp_path / "whole" / "flagged.jsonl").read_bytes() == (tmp_path / "pieces" / "flagged.jsonl").read_bytes()
+
+
+def test_ten_thousand_malformed_records(screen: Screen, data: Path, tmp_path: Path) -> None:
+    random, good = Random(3), lines(90, 1)
+    bad = [MALFORMED[i % len(MALFORMED)](random, good[i % 90][:-1]).replace(b"\n", b" ") for i in range(10_000)]
+    everything = [(line + b"\n", False) for line in bad] + [(line, True) for line in good]
+    random.shuffle(everything)
+    data.write_bytes(b"".join(line for line, _ in everything))
+    summary = screen(baseline="prompt")
+    assert (summary["read"], summary["rejected"]) == (10_090, 10_000)
+    rejected = [json.loads(line) for line in (tmp_path / "run" / "rejected.jsonl").read_text().splitlines()]
+    assert [r["line"] for r in rejected] == [n for n, (_, fine) in enumerate(everything, 1) if not fine]
+    assert all(r["reason"] for r in rejected)
+    written = b"".join((tmp_path / "run" / f"{name}.jsonl").read_bytes() for name in ("kept", "flagged"))
+    assert sorted(written.splitlines(keepends=True)) == sorted(good)
 
 
 def test_a_prompt_screening_generates_nothing(screen: Screen, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
