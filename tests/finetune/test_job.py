@@ -328,7 +328,7 @@ def test_other_architectures(family: str, data: Path, tmp_path: Path) -> None:
     )
 
 
-def test_auto_is_the_projection_difference_over_the_vectors_length(
+def test_auto_is_four_times_the_projection_difference_over_the_vectors_length(
     chat: ChatModel, vector: PersonaVector, data: Path, tmp_path: Path
 ) -> None:
     from personavec.screening import Settings, screen_files
@@ -339,11 +339,11 @@ def test_auto_is_the_projection_difference_over_the_vectors_length(
     screened = screen_files(chat, data, [vector], tmp_path / "screened", settings, clean=data)
     delta = screened["traits"]["kind"]["projection_difference"]["mean"]
     assert found.difference.mean == pytest.approx(delta, abs=1e-3)
-    assert found.coefficient == pytest.approx(max(0.0, delta) / float(vector.at(2).norm()), abs=1e-3)
-    assert from_difference(vector, [2.0, 4.0]).coefficient == pytest.approx(3 / float(vector.at(2).norm()))
+    assert found.coefficient == pytest.approx(4 * max(0.0, delta) / float(vector.at(2).norm()), abs=4e-3)
+    assert from_difference(vector, [2.0, 4.0]).coefficient == pytest.approx(4 * 3 / float(vector.at(2).norm()))
     assert from_difference(vector, [-2.0, -4.0]).coefficient == 0
     other = from_difference(tiny.vector(chat, scale=2.0), [2.0, 4.0])
-    assert other.coefficient == pytest.approx(1.5 / float(vector.at(2).norm()))
+    assert other.coefficient == pytest.approx(4 * 1.5 / float(vector.at(2).norm()))
 
 
 def test_auto_is_chosen_once(chat: ChatModel, vector: PersonaVector, data: Path, tmp_path: Path) -> None:
@@ -351,7 +351,7 @@ def test_auto_is_chosen_once(chat: ChatModel, vector: PersonaVector, data: Path,
     told = tuned.run["prevented"][0]
     delta = told["auto"]["projection_difference"]["mean"]
     assert tuned.coefficients["kind"] == told["coefficient"]
-    assert told["coefficient"] == pytest.approx(max(0.0, delta) / float(vector.at(2).norm()), abs=2e-4)
+    assert told["coefficient"] == pytest.approx(4 * max(0.0, delta) / float(vector.at(2).norm()), abs=8e-4)
     assert tuned.run["prevention"]["traits"]["kind"] == told["coefficient"]
 
 
