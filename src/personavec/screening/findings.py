@@ -41,11 +41,11 @@ def trait_findings(
         looks: How many looks the interval must hold for together.
 
     Returns:
-        {"projection_difference": estimate, "generation": half width that is due to own answers not made, "generated",
-        "reference": estimate, "deviation": of the reference's samples, "shift": estimate in those deviations,
-        "r_squared": of predicting own answers from prompts, None without prediction, "own": {"shift", "n"}, "nulls":
-        {"isotropic", "covariance"}: see `Place`, "others": {trait: shift}, "auc": estimate, "auc_null", "covariates":
-        {"used", "raw", "remaining": estimate or None, "explained"}, "specific": bool, "sentences"}
+        {"projection_difference": estimate, "generation": half width that is due to baselines that were predicted,
+        "generated": how many were not, "reference": estimate, "deviation": of the reference's samples, "shift":
+        estimate in those deviations, "r_squared": of predicting own answers from prompts, None without prediction,
+        "own": {"shift", "n"}, "nulls": {"isotropic", "covariance"}: see `Place`, "others": {trait: shift}, "auc":
+        estimate, "auc_null", "covariates": {"used", "raw", "remaining": estimate or None, "explained"}, "specific": bool, "sentences"}
     """
     mine, theirs = data.along[k], clean.along[k]
     total, reference = mine.total.estimate(looks), theirs.total.estimate()
