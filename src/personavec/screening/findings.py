@@ -45,7 +45,8 @@ def trait_findings(
         "generated": how many were not, "reference": estimate, "deviation": of the reference's samples, "shift":
         estimate in those deviations, "r_squared": of predicting own answers from prompts, None without prediction,
         "own": {"shift", "n"}, "nulls": {"isotropic", "covariance"}: see `Place`, "others": {trait: shift}, "auc":
-        estimate, "auc_null", "covariates": {"used", "raw", "remaining": estimate or None, "explained"}, "specific": bool, "sentences"}
+        estimate, "auc_null", "covariates": {"used", "raw", "remaining": estimate or None, "explained"}, "specific":
+        bool, "sentences"}
     """
     mine, theirs = data.along[k], clean.along[k]
     total, reference = mine.total.estimate(looks), theirs.total.estimate()
