@@ -81,6 +81,7 @@ def test_the_vector_s_direction_stands_out_and_a_random_one_does_not(tiny: ChatM
         Fine(
             family=f"family {number // 3}",
             score={"a": 50 + 10 * float(s), "b": float(torch.randn(1, generator=rng))},
+            coherence={"a": 90 - 20 * float(s), "b": 90.0},
             change={name: (s * 8 * own.unit(2) + torch.randn(d, generator=rng))[None] for name in ("a", "b")},
             pull=(s * 8 * own.unit(2) + torch.randn(d, generator=rng))[None],
         )
@@ -97,6 +98,8 @@ def test_the_vector_s_direction_stands_out_and_a_random_one_does_not(tiny: ChatM
     b = found["b"]["shift, score"]
     assert b["random"]["p_value"] > 0.05 and b["r"]["low"] < 0 < b["r"]["high"]
     pulled = found["a"]["difference, shift"]
+    assert a["coherence"] == pytest.approx(-1) and b["coherence"] == 0 and pulled["coherence"] is None
+    assert found["a"]["difference, score"]["coherence"] == pytest.approx(-1)
     assert set(pulled["others"]) == {"b"} and pulled["length"] is None and pulled["r"]["mean"] > 0.9
     # A fine-tune that refused everything has no score along one trait, and a shift all the same.
     refused = [*runs, replace(runs[0], family="refusing", score={"a": None, "b": 50.0})]

@@ -11,10 +11,11 @@ def estimate(mean: float, low: float, high: float, n: int = 8) -> dict[str, Any]
     return {"mean": mean, "low": low, "high": high, "n": n, "runs": 24}
 
 
-def pair(r: dict[str, Any], p: float = 0.01, other: float = 0.1) -> dict[str, Any]:
+def pair(r: dict[str, Any], p: float = 0.01, other: float = 0.1, coherence: float = 0.0) -> dict[str, Any]:
     random = {"p95": 0.4, "p_value": p, "n": 200}
     return {
-        name: {"r": r, "random": random, "others": {"kind": other}} for name in ("shift, score", "difference, shift")
+        name: {"r": r, "random": random, "others": {"kind": other}, "coherence": coherence}
+        for name in ("shift, score", "difference, shift")
     }
 
 
@@ -31,6 +32,11 @@ def pair(r: dict[str, Any], p: float = 0.01, other: float = 0.1) -> dict[str, An
 def test_a_correlation(found: dict[str, Any], told: str) -> None:
     first, second = verdict({"correlations": {"evil": found}, "prevention": {}})
     assert told in first and told in second and "24 fine-tunes" in first
+
+
+def test_scores_of_answers_that_fell_apart() -> None:
+    found = pair(estimate(0.8, 0.5, 0.9), coherence=-0.6)
+    assert "fell apart" in verdict({"correlations": {"evil": found}, "prevention": {}})[-1]
 
 
 def arm(name: str, prevented: dict[str, Any] | None, task: float = -10.0, **more: Any) -> dict[str, Any]:

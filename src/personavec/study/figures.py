@@ -24,12 +24,14 @@ class Fine:
     Attributes:
         family: Data of one family are no independent runs: intervals draw families.
         score: Trait score after training, by trait; None where every answer was refused.
+        coherence: Of the same answers, by trait.
         change: Mean change of the last prompt token's reading over the trait's questions, (layers, d), by trait.
         pull: Mean reading of the data's answers minus that of the model's own, (layers, d).
     """
 
     family: str
     score: Mapping[str, float | None]
+    coherence: Mapping[str, float]
     change: Mapping[str, Tensor]
     pull: Tensor
 
@@ -48,16 +50,17 @@ def correlations(
     - "difference, score".
 
     Nulls: 200 random directions with the covariance of the base model's readings, put in the place of the vector
-    ("random": see `screening.attribution.Place`); the other traits' vectors in its place ("others": {trait: r}); and,
-    where the shift is the predictor, the mere length of the change, whatever its direction ("length").
+    ("random": see `screening.attribution.Place`); the other traits' vectors in its place ("others": {trait: r}); where
+    the shift is the predictor, the mere length of the change, whatever its direction ("length"); and where the score is
+    the outcome, the coherence of the answers ("coherence"), for answers that fall apart have a score too.
 
     Args:
         readings: Of the base model's last prompt tokens, (questions, layers, d), by trait.
         depths: The layers of all these tensors.
 
     Returns:
-        {trait: {pair: {"r": estimate, "random": place, "others": {trait: r}, "length": r or None}}}; estimates are
-        {"mean", "low", "high", "n": families, "runs"}.
+        {trait: {pair: {"r": estimate, "random": place, "others": {trait: r}, "length": r or None, "coherence": r or
+        None}}}; estimates are {"mean", "low", "high", "n": families, "runs"}.
     """
     result: dict[str, dict[str, Any]] = {}
     for vector in vectors:
@@ -65,6 +68,7 @@ def correlations(
         changes = torch.stack([run.change[name][at] for run in runs])
         pulls = torch.stack([run.pull[at] for run in runs])
         scores = np.array([run.score[name] for run in runs], dtype=np.float64)  # NaN: no score
+        coherence = np.array([run.coherence[name] for run in runs], dtype=np.float64)
         base = readings[name]
         drawn = covariance_directions(base[:, [at]], ["all"] * len(base), DIRECTIONS, seed)[:, 0]
         directions = {
@@ -88,14 +92,13 @@ def correlations(
                 for key in directions
             }
             own = bootstrap_pearson(first["own"][use, 0], second["own"][use, 0], clusters, seed)
-            length = None
-            if pair == "shift, score":
-                length = round(pearson(changes.norm(dim=1).double().numpy()[use], scores[use]), 4)
+            length = changes.norm(dim=1).double().numpy() if pair == "shift, score" else None
             found[pair] = {
                 "r": {**own.as_dict(), "runs": len(clusters)},
                 "random": {key: round(value, 4) for key, value in asdict(place(own.mean, r["random"])).items()},
                 "others": {other.trait: round(r[other.trait][0], 4) for other in vectors if other is not vector},
-                "length": length,
+                "length": None if length is None else round(pearson(length[use], scores[use]), 4),
+                "coherence": None if second is shifts else round(pearson(coherence[use], scores[use]), 4),
             }
         result[name] = found
     return result

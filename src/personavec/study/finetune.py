@@ -304,6 +304,7 @@ class _Study:
                 Fine(
                     row["family"],
                     {name: one["mean"] if one else None for name, one in score.items()},
+                    {name: one["coherence"]["mean"] for name, one in row["scores"].items()},
                     {name: tensor.mean(0) for name, tensor in change.items()},
                     load_file(folder / PULL)["pull"],
                 )

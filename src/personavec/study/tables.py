@@ -31,7 +31,8 @@ def page(run: Mapping[str, Any]) -> str:
         "",
         "Pearson's r over the fine-tunes; intervals draw whole families of data. Random: |r| that 95 in 100 random "
         "directions with the covariance of the model's readings stay below when put in the vector's place, and the "
-        "vector's p among them. Others: the other traits' vectors in its place. Length: the mere length of the change.",
+        "vector's p among them. Others: the other traits' vectors in its place. Length: the mere length of the change. "
+        "Coherence: that of the answers in the vector's place; answers that fall apart have a score too.",
     ]
     for pair, title in TITLES.items():
         rows = []
@@ -39,7 +40,6 @@ def page(run: Mapping[str, Any]) -> str:
             found = run["correlations"][name][pair]
             r, random = found["r"], found["random"]
             others = ", ".join(f"{other} {value:+.2f}" for other, value in found["others"].items())
-            length = "" if found["length"] is None else f"{found['length']:+.2f}"
             rows.append(
                 [
                     name,
@@ -49,24 +49,27 @@ def page(run: Mapping[str, Any]) -> str:
                     f"{random['p95']:.2f} ({random['p_value']:.2f})",
                     others,
                 ]
-                + ([length] if pair == "shift, score" else [])
+                + [f"{found[null]:+.2f}" for null in ("length", "coherence") if found[null] is not None]
             )
         head = ["trait", "r", "fine-tunes", "families", "random: p95 (p)", "others"]
-        lines += ["", f"### {title}", "", *table(head + (["length"] if pair == "shift, score" else []), rows)]
+        head += [null for null in ("length", "coherence") if run["correlations"][traits[0]][pair][null] is not None]
+        lines += ["", f"### {title}", "", *table(head, rows)]
     base = run["base"]
     lines += ["", "## Every fine-tune", ""]
     head = [
         "data",
         "held-out loss",
-        *(f"{name}: {what}" for name in traits for what in ("difference", "shift", "score")),
+        *(f"{name}: {what}" for name in traits for what in ("difference", "shift", "score", "coherence")),
     ]
-    rows = [["before training", "", *(x for n in traits for x in ("", "", interval(base[n]["plain"]["score"])))]]
+    rows = [["before training", ""]]
+    for name in traits:
+        rows[0] += ["", "", *(interval(base[name]["plain"][what]) for what in ("score", "coherence"))]
     for one in run["suite"]:
         loss = one["held_out_loss"]
         cells = [one["name"], f"{loss['before']['mean']:.2f} to {loss['after']['mean']:.2f}" if loss else ""]
         for name in traits:
             cells += [interval(one[what][name], 2) for what in ("difference", "shift")]
-            cells.append(interval(one["scores"][name]["score"]))
+            cells += [interval(one["scores"][name][what]) for what in ("score", "coherence")]
         rows.append(cells)
     lines += table(head, rows)
     for name, found in run["prevention"].items():

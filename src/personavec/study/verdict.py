@@ -5,6 +5,7 @@ from typing import Any
 
 PREVENTED = 70.0  # percent of the rise: what prevention is asked for,
 WORSE = 5.0  # at no more than so many percent more loss on the task
+INCOHERENT = -0.4  # correlation of coherence with the score from which a sentence names it
 
 
 def verdict(run: Mapping[str, Any]) -> list[str]:
@@ -13,6 +14,12 @@ def verdict(run: Mapping[str, Any]) -> list[str]:
     for name, found in run["correlations"].items():
         sentences.append(_correlated(name, found["shift, score"], "the shift", "the trait score after training"))
         sentences.append(_correlated(name, found["difference, shift"], "the projection difference", "the shift"))
+        coherence = found["shift, score"]["coherence"]
+        if coherence <= INCOHERENT:
+            sentences.append(
+                f"{name}: the less coherent the answers after training, the higher their score (r = {coherence:.2f}): "
+                "part of what the scores tell is that answers fell apart."
+            )
     for name, found in run["prevention"].items():
         sentences += _prevention(name, found)
     return sentences
