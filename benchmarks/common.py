@@ -113,11 +113,17 @@ def arguments(description: str, *, model: bool = False) -> argparse.ArgumentPars
 
 
 def publish(
-    name: str, title: str, header: Sequence[str], rows: Sequence[Sequence[str]], notes: Sequence[str], write: bool
+    name: str,
+    title: str,
+    header: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    notes: Sequence[str],
+    write: bool,
+    device: torch.device | None = None,
 ) -> None:
     """Print the table, with the machine it comes from; store it as `results/NAME.md` (`NAME-gpu.md`) if asked."""
-    gpu = torch.cuda.is_available()
-    here = machine(torch.device("cuda" if gpu else "cpu"))
+    gpu = device is not None and device.type == "cuda"
+    here = machine(device or torch.device("cpu"))
     clock = "processor time" if torch.get_num_threads() == 1 and not gpu else "wall-clock time"
     load = ", ".join(f"{x:.1f}" for x in os.getloadavg())
     lines = [

@@ -129,6 +129,7 @@ def main() -> None:
         rows,
         notes,
         options.write,
+        model.device,
     )
 
 

@@ -100,6 +100,7 @@ def main() -> None:
         rows,
         notes,
         options.write,
+        model.device,
     )
 
 

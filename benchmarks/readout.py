@@ -130,6 +130,8 @@ def main() -> None:
     parser.add_argument("--peers", help="python of the environment with steering-vectors and repeng")
     options = parser.parse_args()
     model = load_model(options.model)
+    if options.peers and model.device.type != "cpu":
+        raise SystemExit("The other libraries run on the CPU here: leave --peers out on a GPU.")
     layer, dtype = model.n_layers // 2, str(model.dtype).removeprefix("torch.")
     assert model.packs
     rounds = [conversations(answer_pairs(model, options.pairs, seed)) for seed in range(ROUNDS)]
@@ -221,6 +223,7 @@ def main() -> None:
         rows,
         notes,
         options.write,
+        model.device,
     )
 
 

@@ -143,6 +143,7 @@ def main() -> None:
             "as likely up to rounding).",
         ],
         options.write,
+        model.device,
     )
 
 

@@ -94,6 +94,7 @@ def main() -> None:
         rows,
         notes,
         options.write,
+        model.device,
     )
 
 

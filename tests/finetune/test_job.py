@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 from types import SimpleNamespace
@@ -333,11 +334,13 @@ def test_auto_is_four_times_the_projection_difference_over_the_vectors_length(
 ) -> None:
     from personavec.screening import Settings, screen_files
 
+    vector = replace(vector, directions=-vector.directions)  # the data push along it
     samples = read_samples(Encoder(chat, 512), open_data(data)).samples
     found = choose(chat, samples, [vector])[0]
     settings = Settings(baseline="exact", threshold=1e9, max_new_tokens=64)
     screened = screen_files(chat, data, [vector], tmp_path / "screened", settings, clean=data)
     delta = screened["traits"]["kind"]["projection_difference"]["mean"]
+    assert delta > 0
     assert found.difference.mean == pytest.approx(delta, abs=1e-3)
     assert found.coefficient == pytest.approx(4 * max(0.0, delta) / float(vector.at(2).norm()), abs=4e-3)
     assert from_difference(vector, [2.0, 4.0]).coefficient == pytest.approx(4 * 3 / float(vector.at(2).norm()))
@@ -347,9 +350,11 @@ def test_auto_is_four_times_the_projection_difference_over_the_vectors_length(
 
 
 def test_auto_is_chosen_once(chat: ChatModel, vector: PersonaVector, data: Path, tmp_path: Path) -> None:
+    vector = replace(vector, directions=-vector.directions)  # the data push along it
     tuned = fine_tune(chat, data, tmp_path / "run", Training(**SHORT), prevent=[(vector, "auto")])
     told = tuned.run["prevented"][0]
     delta = told["auto"]["projection_difference"]["mean"]
+    assert delta > 0
     assert tuned.coefficients["kind"] == told["coefficient"]
     assert told["coefficient"] == pytest.approx(4 * max(0.0, delta) / float(vector.at(2).norm()), abs=8e-4)
     assert tuned.run["prevention"]["traits"]["kind"] == told["coefficient"]

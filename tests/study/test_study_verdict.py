@@ -37,6 +37,8 @@ def test_a_correlation(found: dict[str, Any], told: str) -> None:
 def test_scores_of_answers_that_fell_apart() -> None:
     found = pair(estimate(0.8, 0.5, 0.9), coherence=-0.6)
     assert "fell apart" in verdict({"correlations": {"evil": found}, "prevention": {}})[-1]
+    found = pair(estimate(0.8, 0.5, 0.9), coherence=-0.3)
+    assert "fell apart" not in " ".join(verdict({"correlations": {"evil": found}, "prevention": {}}))
 
 
 def arm(name: str, prevented: dict[str, Any] | None, task: float = -10.0, **more: Any) -> dict[str, Any]:

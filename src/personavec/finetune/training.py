@@ -8,7 +8,6 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import PrinterCallback, ProgressCallback, TrainerCallback
 from transformers.utils import logging
 
@@ -21,9 +20,6 @@ from personavec.model import ChatModel
 from personavec.progress import Progress, progress
 
 WHOLE = "whole"  # stands in a checkpoint's folder once all of it is written
-# cuDNN's is left out: on Hopper GPUs its gradients are NaN in padded batches of 64, 192, 320, ... tokens
-# (https://github.com/pytorch/pytorch/issues/196678).
-ATTENTION = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 
 
 def require_trl() -> None:
@@ -141,7 +137,7 @@ def train(
         )
         for theirs in (PrinterCallback, ProgressCallback):
             trainer.remove_callback(theirs)
-        with _scoring_labels_only(), sdpa_kernel(ATTENTION):
+        with _scoring_labels_only(), _without_cudnn_attention():
             trainer.train(resume_from_checkpoint=None if begun is None else str(begun))
     finally:
         steps.stop()
@@ -151,6 +147,22 @@ def train(
         logging.set_verbosity(verbosity)
     history: list[dict[str, Any]] = trainer.state.log_history
     return history
+
+
+@contextmanager
+def _without_cudnn_attention() -> Iterator[None]:
+    """Train with another kernel of attention than cuDNN's.
+
+    On Hopper GPUs the gradients of cuDNN's can be NaN in batches of 64, 192, 320, ... tokens with a mask
+    (https://github.com/pytorch/pytorch/issues/196678). The choice is for the process, for checkpoints run
+    their forwards again in the threads of the backward.
+    """
+    before = torch.backends.cuda.cudnn_sdp_enabled()  # type: ignore[no-untyped-call]
+    torch.backends.cuda.enable_cudnn_sdp(False)
+    try:
+        yield
+    finally:
+        torch.backends.cuda.enable_cudnn_sdp(before)
 
 
 @contextmanager

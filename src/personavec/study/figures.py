@@ -24,7 +24,7 @@ class Fine:
     Attributes:
         family: Data of one family are no independent runs: intervals draw families.
         score: Trait score after training, by trait; None where every answer was refused.
-        coherence: Of the same answers, by trait.
+        coherence: Mean coherence of all answers, refusals included, by trait.
         change: Mean change of the last prompt token's reading over the trait's questions, (layers, d), by trait.
         pull: Mean reading of the data's answers minus that of the model's own, (layers, d).
     """

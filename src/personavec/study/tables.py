@@ -32,7 +32,7 @@ def page(run: Mapping[str, Any]) -> str:
         "Pearson's r over the fine-tunes; intervals draw whole families of data. Random: |r| that 95 in 100 random "
         "directions with the covariance of the model's readings stay below when put in the vector's place, and the "
         "vector's p among them. Others: the other traits' vectors in its place. Length: the mere length of the change. "
-        "Coherence: that of the answers in the vector's place; answers that fall apart have a score too.",
+        "Coherence: r of the answers' mean coherence with the score; answers that fall apart have a score too.",
     ]
     for pair, title in TITLES.items():
         rows = []

@@ -18,7 +18,7 @@ def verdict(run: Mapping[str, Any]) -> list[str]:
         if coherence <= INCOHERENT:
             sentences.append(
                 f"{name}: the less coherent the answers after training, the higher their score (r = {coherence:.2f}): "
-                "part of what the scores tell is that answers fell apart."
+                "the scores may tell in part that answers fell apart."
             )
     for name, found in run["prevention"].items():
         sentences += _prevention(name, found)
