@@ -98,8 +98,9 @@ def test_the_vector_s_direction_stands_out_and_a_random_one_does_not(tiny: ChatM
     b = found["b"]["shift, score"]
     assert b["random"]["p_value"] > 0.05 and b["r"]["low"] < 0 < b["r"]["high"]
     pulled = found["a"]["difference, shift"]
-    assert a["coherence"] == pytest.approx(-1) and b["coherence"] == 0 and pulled["coherence"] is None
-    assert found["a"]["difference, score"]["coherence"] == pytest.approx(-1)
+    assert a["coherence"]["mean"] == pytest.approx(-1) and a["coherence"]["high"] < -0.99 and a["coherence"]["n"] == 8
+    assert b["coherence"]["mean"] == 0 and pulled["coherence"] is None
+    assert found["a"]["difference, score"]["coherence"] == a["coherence"]
     assert set(pulled["others"]) == {"b"} and pulled["length"] is None and pulled["r"]["mean"] > 0.9
     # A fine-tune that refused everything has no score along one trait, and a shift all the same.
     refused = [*runs, replace(runs[0], family="refusing", score={"a": None, "b": 50.0})]

@@ -11,7 +11,10 @@ def estimate(mean: float, low: float, high: float, n: int = 8) -> dict[str, Any]
     return {"mean": mean, "low": low, "high": high, "n": n, "runs": 24}
 
 
-def pair(r: dict[str, Any], p: float = 0.01, other: float = 0.1, coherence: float = 0.0) -> dict[str, Any]:
+def pair(
+    r: dict[str, Any], p: float = 0.01, other: float = 0.1, coherence: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    coherence = coherence or estimate(-0.3, -0.7, 0.1)
     random = {"p95": 0.4, "p_value": p, "n": 200}
     return {
         name: {"r": r, "random": random, "others": {"kind": other}, "coherence": coherence}
@@ -35,9 +38,10 @@ def test_a_correlation(found: dict[str, Any], told: str) -> None:
 
 
 def test_scores_of_answers_that_fell_apart() -> None:
-    found = pair(estimate(0.8, 0.5, 0.9), coherence=-0.6)
-    assert "fell apart" in verdict({"correlations": {"evil": found}, "prevention": {}})[-1]
-    found = pair(estimate(0.8, 0.5, 0.9), coherence=-0.3)
+    found = pair(estimate(0.8, 0.5, 0.9), coherence=estimate(-0.6, -0.8, -0.2))
+    last = verdict({"correlations": {"evil": found}, "prevention": {}})[-1]
+    assert "fell apart" in last and "r = -0.60, 95 % interval -0.80 to -0.20, 8 families" in last
+    found = pair(estimate(0.8, 0.5, 0.9))
     assert "fell apart" not in " ".join(verdict({"correlations": {"evil": found}, "prevention": {}}))
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from personavec.controls import covariance_directions
 from personavec.screening.attribution import place
-from personavec.statistics import Estimate, bootstrap_mean, bootstrap_pearson, bootstrap_ratio, pearson
+from personavec.statistics import Estimate, Floats, bootstrap_mean, bootstrap_pearson, bootstrap_ratio, pearson
 from personavec.vector import PersonaVector
 
 DIRECTIONS = 200
@@ -59,8 +59,8 @@ def correlations(
         depths: The layers of all these tensors.
 
     Returns:
-        {trait: {pair: {"r": estimate, "random": place, "others": {trait: r}, "length": r or None, "coherence": r or
-        None}}}; estimates are {"mean", "low", "high", "n": families, "runs"}.
+        {trait: {pair: {"r": estimate, "random": place, "others": {trait: r}, "length": r or None, "coherence":
+        estimate or None}}}; estimates of r are {"mean", "low", "high", "n": families, "runs"}.
     """
     result: dict[str, dict[str, Any]] = {}
     for vector in vectors:
@@ -91,17 +91,22 @@ def correlations(
                 key: [pearson(a[use], b[use]) for a, b in zip(first[key].T, second[key].T, strict=True)]
                 for key in directions
             }
-            own = bootstrap_pearson(first["own"][use, 0], second["own"][use, 0], clusters, seed)
+            own = _over_families(first["own"][use, 0], second["own"][use, 0], clusters, seed)
             length = changes.norm(dim=1).double().numpy() if pair == "shift, score" else None
             found[pair] = {
-                "r": {**own.as_dict(), "runs": len(clusters)},
-                "random": {key: round(value, 4) for key, value in asdict(place(own.mean, r["random"])).items()},
+                "r": own,
+                "random": {key: round(value, 4) for key, value in asdict(place(own["mean"], r["random"])).items()},
                 "others": {other.trait: round(r[other.trait][0], 4) for other in vectors if other is not vector},
                 "length": None if length is None else round(pearson(length[use], scores[use]), 4),
-                "coherence": None if second is shifts else round(pearson(coherence[use], scores[use]), 4),
+                "coherence": None if second is shifts else _over_families(coherence[use], scores[use], clusters, seed),
             }
         result[name] = found
     return result
+
+
+def _over_families(x: Floats, y: Floats, families: Sequence[Hashable], seed: int) -> dict[str, Any]:
+    """Pearson's r of fine-tunes, with an interval from drawing families."""
+    return {**bootstrap_pearson(x, y, families, seed).as_dict(), "runs": len(families)}
 
 
 def prevented(

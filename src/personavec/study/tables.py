@@ -48,11 +48,11 @@ def page(run: Mapping[str, Any]) -> str:
                     str(r["n"]),
                     f"{random['p95']:.2f} ({random['p_value']:.2f})",
                     others,
+                    "" if found["length"] is None else f"{found['length']:+.2f}",
+                    interval(found["coherence"], 2),
                 ]
-                + [f"{found[null]:+.2f}" for null in ("length", "coherence") if found[null] is not None]
             )
-        head = ["trait", "r", "fine-tunes", "families", "random: p95 (p)", "others"]
-        head += [null for null in ("length", "coherence") if run["correlations"][traits[0]][pair][null] is not None]
+        head = ["trait", "r", "fine-tunes", "families", "random: p95 (p)", "others", "length", "coherence"]
         lines += ["", f"### {title}", "", *table(head, rows)]
     base = run["base"]
     lines += ["", "## Every fine-tune", ""]

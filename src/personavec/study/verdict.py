@@ -5,7 +5,6 @@ from typing import Any
 
 PREVENTED = 70.0  # percent of the rise: what prevention is asked for,
 WORSE = 5.0  # at no more than so many percent more loss on the task
-INCOHERENT = -0.4  # correlation of coherence with the score from which a sentence names it
 
 
 def verdict(run: Mapping[str, Any]) -> list[str]:
@@ -15,10 +14,11 @@ def verdict(run: Mapping[str, Any]) -> list[str]:
         sentences.append(_correlated(name, found["shift, score"], "the shift", "the trait score after training"))
         sentences.append(_correlated(name, found["difference, shift"], "the projection difference", "the shift"))
         coherence = found["shift, score"]["coherence"]
-        if coherence <= INCOHERENT:
+        if coherence["high"] < 0:
             sentences.append(
-                f"{name}: the less coherent the answers after training, the higher their score (r = {coherence:.2f}): "
-                "the scores may tell in part that answers fell apart."
+                f"{name}: the less coherent the answers after training, the higher their score (r = "
+                f"{coherence['mean']:.2f}, 95 % interval {coherence['low']:.2f} to {coherence['high']:.2f}, "
+                f"{coherence['n']} families): the scores may tell in part that answers fell apart."
             )
     for name, found in run["prevention"].items():
         sentences += _prevention(name, found)
