@@ -28,6 +28,7 @@ from personavec.data.dataset import Dataset
 from personavec.model.default import cache_folder
 from personavec.screening import Settings, screen_files
 from personavec.screening.job import CLEAN
+from personavec.screening.settings import Baseline
 from personavec.traits import library_names, load_trait
 
 NEW_TOKENS = 64
@@ -99,10 +100,10 @@ def main() -> None:
             found[f"plain {turn}"] = plainly(model, data, vectors, lines)
             return (now() - start) / len(lines)
 
-        def screened(baseline: str, turn: int, data: Dataset = data) -> float:
+        def screened(baseline: Baseline, turn: int, data: Dataset = data) -> float:
             shutil.rmtree(folder / "cache" / "answers", ignore_errors=True)
             out = folder / f"{baseline}-{turn}"
-            settings = Settings(baseline=baseline, max_new_tokens=NEW_TOKENS)  # type: ignore[arg-type]
+            settings = Settings(baseline=baseline, max_new_tokens=NEW_TOKENS)
             start = now()
             summary = screen_files(model, data, vectors, out, settings, other_weights=not options.vector)
             taken = now() - start

@@ -80,7 +80,7 @@ def child(path: Path, clean: Path, out: Path) -> None:
     vectors = [PersonaVector(name, torch.randn(4, 8), 2, {}) for name in ("first", "second")]
     start = time.process_time()
     summary = run_screening(
-        StubEngine(), open_data(path), vectors, out, Settings(), clean=open_data(clean),  # type: ignore[arg-type]
+        StubEngine(), open_data(path), vectors, out, Settings(), clean=open_data(clean),
         record={"model": {"id": "stub"}},
     )  # fmt: skip
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

@@ -342,7 +342,7 @@ def test_auto_is_four_times_the_projection_difference_over_the_vectors_length(
     delta = screened["traits"]["kind"]["projection_difference"]["mean"]
     assert delta > 0
     assert found.difference.mean == pytest.approx(delta, abs=1e-3)
-    assert found.coefficient == pytest.approx(4 * max(0.0, delta) / float(vector.at(2).norm()), abs=4e-3)
+    assert found.coefficient == pytest.approx(4 * delta / float(vector.at(2).norm()), abs=4e-3)
     assert from_difference(vector, [2.0, 4.0]).coefficient == pytest.approx(4 * 3 / float(vector.at(2).norm()))
     assert from_difference(vector, [-2.0, -4.0]).coefficient == 0
     other = from_difference(tiny.vector(chat, scale=2.0), [2.0, 4.0])
@@ -356,7 +356,7 @@ def test_auto_is_chosen_once(chat: ChatModel, vector: PersonaVector, data: Path,
     delta = told["auto"]["projection_difference"]["mean"]
     assert delta > 0
     assert tuned.coefficients["kind"] == told["coefficient"]
-    assert told["coefficient"] == pytest.approx(4 * max(0.0, delta) / float(vector.at(2).norm()), abs=8e-4)
+    assert told["coefficient"] == pytest.approx(4 * delta / float(vector.at(2).norm()), abs=8e-4)
     assert tuned.run["prevention"]["traits"]["kind"] == told["coefficient"]
 
 

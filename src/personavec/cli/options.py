@@ -202,8 +202,9 @@ def vector_files(paths: Sequence[Path]) -> list[Path]:
 
 def read_layers(text: str) -> "Layers":
     """`best`, `all` or a layer number."""
-    if text == "best" or text == "all":
-        return text  # type: ignore[return-value]
+    words: dict[str, Layers] = {"best": "best", "all": "all"}
+    if text in words:
+        return words[text]
     if text.isdigit():
         return int(text)
     raise UserError(f"--layers {text!r} is not understood.", "Choose best, all, or a layer number such as 14.")

@@ -4,6 +4,7 @@ import base64
 import datetime
 import json
 import math
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
@@ -102,8 +103,7 @@ class _TwiceError(ValueError):
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     value = dict(pairs)
     if len(value) < len(pairs):
-        seen: set[str] = set()
-        key = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+        key, _ = Counter(key for key, _ in pairs).most_common(1)[0]
         raise _TwiceError(f"the key {json.dumps(key)[:80]} stands twice in one object")
     return value
 
