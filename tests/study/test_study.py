@@ -18,9 +18,9 @@ from personavec.judges.contrast import ContrastJudge
 from personavec.model import ChatModel
 from personavec.rollouts import Rollout
 from personavec.study import Settings, families, study_finetune
-from personavec.study import finetune as module
 from personavec.study.answers import Answers
 from personavec.study.flawed import DOMAINS
+from personavec.study.suite import Suite
 from personavec.traits import load_trait
 from personavec.vector import PersonaVector
 from tiny import chat_model, qwen2, vector
@@ -55,7 +55,7 @@ def done(
     """A study that was killed in the middle and taken up again."""
     out = tmp_path_factory.mktemp("study") / "run"
     calls = 0
-    plain = module._Study.pull
+    plain = Suite.pull
 
     def dies(self: Any, *arguments: Any) -> Any:
         nonlocal calls
@@ -66,11 +66,11 @@ def done(
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(families, "DOMAINS", dict(islice(DOMAINS.items(), 2)))  # of five, for time
-        patch.setattr(module._Study, "pull", dies)
+        patch.setattr(Suite, "pull", dies)
         with pytest.raises(KeyboardInterrupt):
             study_finetune(chat, [humorous], out, SETTINGS)
         assert len(list((out / "suite").iterdir())) == 3 and not (out / "run.json").exists()
-        patch.setattr(module._Study, "pull", plain)
+        patch.setattr(Suite, "pull", plain)
         return out, study_finetune(chat, [humorous], out, SETTINGS)
 
 
@@ -125,7 +125,7 @@ def test_a_finished_study_is_read_back(
 ) -> None:
     out, run = done
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "_Study", None)  # calling it would fail
+        patch.setattr("personavec.study.finetune.Laboratory", None)  # calling it would fail
         again = study_finetune(chat, [humorous], out, SETTINGS)
     assert again == run
 

@@ -1,5 +1,6 @@
 """Reruns of the paper's experiments."""
 
-from personavec.study.finetune import Settings, study_finetune
+from personavec.study.finetune import study_finetune
+from personavec.study.settings import Settings
 
 __all__ = ["Settings", "study_finetune"]

@@ -1,0 +1,74 @@
+"""What a study trains and measures with: the model, the vectors, and a folder that keeps every measurement."""
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from personavec.files import RunFolder, write_atomic
+from personavec.finetune import Training, Tuned, fine_tune
+from personavec.finetune.adapter import wearing
+from personavec.model import ChatModel
+from personavec.shift import depths, prompt_readings
+from personavec.statistics import bootstrap_mean
+from personavec.study.answers import Answers, Sheet
+from personavec.study.families import DataSet
+from personavec.study.settings import Settings
+from personavec.vector import PersonaVector
+
+CHANGE = "change.safetensors"
+
+
+class Laboratory:
+    """One study's, over one folder. What was measured once is kept in a file of its own and not measured again."""
+
+    def __init__(
+        self, model: ChatModel, vectors: Sequence[PersonaVector], folder: RunFolder, settings: Settings
+    ) -> None:
+        self.model, self.vectors, self.folder, self.settings = model, list(vectors), folder, settings
+        self.depths = depths(vectors)
+        self.answers = Answers(model, vectors, folder.path, settings.answer_tokens, settings.seed)
+        self.traits = self.answers.traits
+        self.before = prompt_readings(model, vectors)
+
+    def both_sheets(self, trait: str) -> list[Sheet]:
+        """Plain and instructed."""
+        s, sheet = self.settings, self.answers.sheet
+        return [sheet(trait, s.prevention_questions), sheet(trait, s.questions, instructed=True)]
+
+    def base(self, trait: str) -> dict[str, Any]:
+        """Scores of the model as it came."""
+        found = self.answers.found
+        return {"plain": found("base", trait), "instructed": found("base", trait, instructed=True)}
+
+    def tuned(self, one: DataSet, name: str, training: Training, **choices: Any) -> Tuned:
+        """Train on a data set; what was trained is not trained again. `choices`: of `fine_tune`."""
+        return fine_tune(self.model, one.path, self.folder / name / "tuned", training, measure=False, **choices)
+
+    def shift(self, vector: PersonaVector, name: str) -> dict[str, Any]:
+        """Mean of the change along a vector at its layer, over its questions."""
+        along = self.change(name)[vector.trait][:, self.depths.index(vector.layer)] @ vector.unit(vector.layer)
+        return bootstrap_mean(along.double().numpy(), seed=self.settings.seed).as_dict()
+
+    def dressed(
+        self, adapter: Path, name: str, sheets: Sequence[Sheet], *files: str
+    ) -> AbstractContextManager[ChatModel]:
+        """The model with an adapter on; without, if nothing is wanted of it any more."""
+        done = all((self.folder / name / file).exists() for file in files) and self.answers.complete(name, sheets)
+        return nullcontext(self.model) if done else wearing(self.model, adapter)
+
+    def keep_change(self, model: ChatModel, name: str) -> None:
+        """Measure how far a fine-tune moved every question's last prompt token."""
+        path = self.folder / name / CHANGE
+        if path.exists():
+            return
+        after = prompt_readings(model, self.vectors)
+        tensors = {trait: (after[trait, None] - self.before[trait, None]).contiguous() for trait in self.traits}
+        write_atomic(path, save(tensors))
+
+    def change(self, name: str) -> dict[str, Tensor]:
+        """What `keep_change` kept: (questions, layers, d) by trait."""
+        return load_file(self.folder / name / CHANGE)

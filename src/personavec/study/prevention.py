@@ -1,0 +1,146 @@
+"""Prevention: every way to keep a model from learning one data set's trait, what it saves and costs (section 5)."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from personavec.capability import passage_losses
+from personavec.data import open_data
+from personavec.files import write_json
+from personavec.finetune import Tuned
+from personavec.finetune.examples import Encoder, Example, read_samples
+from personavec.interventions import steering
+from personavec.likelihood import sequence_losses
+from personavec.model import ChatModel
+from personavec.model.intervene import Intervention
+from personavec.statistics import bootstrap_mean
+from personavec.study.families import DataSet, blended, unseen_task
+from personavec.study.figures import more_loss, more_perplexity, prevented
+from personavec.study.laboratory import CHANGE, Laboratory
+from personavec.vector import PersonaVector
+
+INFERENCE = (-0.5, -1.0, -2.0)  # coefficients at which the unprotected fine-tune is steered
+PENALTY = 0.1  # of the method regularise
+PASSAGES = 8  # of general text, on which the perplexity is measured
+TASK_SAMPLES = 12  # unseen, on which the loss on the task is measured
+LOSSES = "losses.json"
+
+
+class Prevention:
+    """Of one trait, on its overt data blended with a task (see `families.blended`): `train` in every way, have the
+    answers judged, then ask what is `found`."""
+
+    def __init__(self, laboratory: Laboratory, vector: PersonaVector) -> None:
+        self.lab, self.vector, self.trait = laboratory, vector, vector.trait
+        data = laboratory.folder / "data"
+        overt = DataSet(self.trait, "overt", data / f"{self.trait}-overt.jsonl")
+        self.data = blended(overt, data, laboratory.settings.seed)
+        # Of each way its coefficient and its training; no training where the plain one is steered at inference.
+        self.trained: dict[str, tuple[float | None, Tuned | None]] = {}
+
+    def place(self, way: str) -> str:
+        """Folder of a way's fine-tune in the study's."""
+        return f"prevention/{self.trait}/{way.replace(' ', '-')}"
+
+    def train(self) -> None:
+        """Train in every way, and measure what needs no judge."""
+        lab, s = self.lab, self.lab.settings
+        task = self.examples(unseen_task(lab.folder / "data", TASK_SAMPLES, s.seed))
+        self.losses(lab.model, task, self.place("base"))
+        for way, (method, used, coefficient, choices) in self.ways().items():
+            name = self.place(way)
+            pair = [] if method in ("none", "interleave") else [(used, coefficient)]
+            # A random direction is no trait: what it was trained with is told from what it is measured by.
+            tuned = lab.tuned(self.data, name, s.training(method=method, **choices), prevent=pair)
+            self.trained[way] = next(iter(tuned.coefficients.values()), None), tuned
+            sheets = lab.both_sheets(self.trait)
+            with lab.dressed(tuned.adapter, name, sheets, CHANGE, LOSSES) as model:
+                lab.keep_change(model, name)
+                self.losses(model, task, name)
+                lab.answers.ask(model, name, sheets)
+        plain = lab.folder / self.place("none") / "tuned" / "adapter"
+        for coefficient in INFERENCE:
+            way = f"steered at inference {coefficient:g}"
+            name, steered = self.place(way), steering(self.vector, coefficient)
+            sheets = [lab.answers.sheet(self.trait, s.prevention_questions, interventions=steered)]
+            with lab.dressed(plain, name, sheets, LOSSES) as model:
+                self.losses(model, task, name, steered)
+                lab.answers.ask(model, name, sheets)
+            self.trained[way] = coefficient, None
+
+    def ways(self) -> dict[str, tuple[str, PersonaVector, Any, dict[str, Any]]]:
+        """Name of every way to train: method, vector, coefficient, further choices of the training."""
+        vector, s = self.vector, self.lab.settings
+        middle = s.coefficients[len(s.coefficients) // 2]
+        noise = torch.randn(vector.directions.shape, generator=torch.Generator().manual_seed(s.seed))
+        noise = noise / noise.norm(dim=1, keepdim=True) * vector.directions.norm(dim=1, keepdim=True)
+        random = replace(vector, trait="random", directions=noise)
+        ways: dict[str, tuple[str, PersonaVector, Any, dict[str, Any]]] = {"none": ("none", vector, None, {})}
+        ways |= {f"steer {value:g}": ("steer", vector, value, {}) for value in s.coefficients}
+        ways |= {
+            "steer auto": ("steer", vector, "auto", {}),
+            f"random {middle:g}": ("steer", random, middle, {}),
+            "prompt": ("prompt", vector, None, {}),
+            "ablate": ("ablate", vector, None, {"layers": "all"}),
+            "interleave": ("interleave", vector, None, {}),
+            f"regularise {PENALTY:g}": ("regularise", vector, PENALTY, {}),
+            f"steer {middle:g} all layers": ("steer", vector, middle, {"layers": "all"}),
+        }
+        return ways
+
+    def losses(
+        self, model: ChatModel, task: Sequence[Example], name: str, interventions: Sequence[Intervention] = ()
+    ) -> None:
+        """Keep the losses of unseen samples of the task and of passages of general text."""
+        path = self.lab.folder / name / LOSSES
+        if path.exists():
+            return
+        ids, labels = [example.ids for example in task], [example.labels for example in task]
+        on_task = sequence_losses(model, ids, labels, interventions, name="Loss on the task")
+        write_json(
+            path, {"task": on_task.tolist(), "passages": passage_losses(model, interventions, first=PASSAGES).tolist()}
+        )
+
+    def examples(self, one: DataSet) -> list[Example]:
+        """A data set as the model reads it."""
+        encoder = Encoder(self.lab.model, self.lab.model.context_length)
+        return [example for mine in read_samples(encoder, open_data(one.path), one.name).examples for example in mine]
+
+    def found(self) -> dict[str, Any]:
+        """What every way saved and cost, once its answers are judged."""
+        lab, trait, seed = self.lab, self.trait, self.lab.settings.seed
+        rows = []
+        for way, (coefficient, tuned) in self.trained.items():
+            name = self.place(way)
+            row = {"arm": way, "coefficient": coefficient, **lab.answers.found(name, trait), **self.cost(way)}
+            if tuned is not None:
+                row |= {
+                    "instructed": lab.answers.found(name, trait, instructed=True)["score"],
+                    "shift": lab.shift(self.vector, name),
+                    "held_out_loss": tuned.run["held_out_loss"]["after"],
+                    "seconds": tuned.run["training_seconds"],
+                }
+            rows.append(row)
+        base = {**lab.base(trait), **self.cost("base")}
+        plain = next(row for row in rows if row["arm"] == "none")
+        for row in rows:
+            row["prevented"] = prevented(base["plain"]["by_question"], plain["by_question"], row["by_question"], seed)
+        return {
+            "data": self.data.name,
+            "vector_norm": round(float(self.vector.at(self.vector.layer).norm()), 4),
+            "base": base,
+            "arms": rows,
+        }
+
+    def cost(self, way: str) -> dict[str, Any]:
+        """Loss on the task, and how it and the perplexity of general text compare with training without prevention."""
+        plain, mine = (json.loads((self.lab.folder / self.place(one) / LOSSES).read_text()) for one in ("none", way))
+        seed = self.lab.settings.seed
+        return {
+            "task_loss": bootstrap_mean(mine["task"], seed=seed).as_dict(),
+            "task_change": more_loss(plain["task"], mine["task"], seed),
+            "perplexity_change": more_perplexity(plain["passages"], mine["passages"], seed),
+        }

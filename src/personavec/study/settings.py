@@ -1,0 +1,53 @@
+"""What decides the result of a study."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from personavec.errors import UserError
+from personavec.finetune import Training
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What decides the result of a study, besides the model, the vectors and further data.
+
+    Attributes:
+        samples: Of each data set.
+        questions: Evaluation questions of each trait after each fine-tune, one answer each; also of those instructed to
+            show the trait.
+        prevention_questions: The same where prevention is judged.
+        max_new_tokens: Longest answer in the trait data.
+        answer_tokens: Longest answer to an evaluation question.
+        coefficients: Of preventative steering.
+        learning_rate, epochs, batch, rank: See `Training`. A few dozen samples need a larger rate than the paper's
+            thousands.
+        seed: Of everything random.
+    """
+
+    samples: int = 24
+    questions: int = 4
+    prevention_questions: int = 10
+    max_new_tokens: int = 48
+    answer_tokens: int = 32
+    coefficients: tuple[float, ...] = (0.5, 1.0, 2.0, 3.0)
+    learning_rate: float = 2e-4
+    epochs: float = 1.0
+    batch: int = 2
+    rank: int = 32
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for option, value, least in (
+            ("--samples", self.samples, 10),
+            ("--questions", self.questions, 2),
+            ("--prevention-questions", self.prevention_questions, 2),
+        ):
+            if value < least:
+                raise UserError(f"{option} {value} is too few.", f"Choose {least} or more.")
+
+    def training(self, **choices: Any) -> Training:
+        """Of one fine-tune."""
+        return Training(
+            **choices, learning_rate=self.learning_rate, epochs=self.epochs, batch=self.batch, accumulate=1,
+            rank=self.rank, warmup_steps=2, held_out=0.25, checkpoint_every=10_000, watch_every=10_000, seed=self.seed,
+        )  # fmt: skip

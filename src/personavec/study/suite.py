@@ -1,0 +1,123 @@
+"""The suite: fine-tunes without prevention, what their data promised and what came of them (paper sections 4 and 5)."""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from personavec.data import Sample, open_data
+from personavec.engine.transformers import TransformersEngine
+from personavec.files import write_atomic, write_json
+from personavec.finetune import Tuned
+from personavec.progress import progress
+from personavec.screening.answers import OwnAnswers
+from personavec.screening.measure import own_answers, readings, tokenise
+from personavec.statistics import bootstrap_mean
+from personavec.study.families import DataSet
+from personavec.study.figures import Fine, correlations
+from personavec.study.laboratory import CHANGE, Laboratory
+
+BATCH = 16  # samples whose own answers are written together
+PULLED = 16  # samples of a data set that the model answers itself, for its projection difference
+PULL = "pull.safetensors"
+
+
+def place(one: DataSet) -> str:
+    """Folder of a data set's fine-tune in the study's."""
+    return f"suite/{one.name}"
+
+
+class Suite:
+    """The fine-tunes of one study: `train` on all, have the answers judged, then ask what is `found`."""
+
+    def __init__(self, laboratory: Laboratory, sets: Sequence[DataSet]) -> None:
+        self.lab, self.sets = laboratory, sets
+        self.tuned: dict[str, Tuned] = {}
+
+    def train(self) -> None:
+        """Fine-tune on every data set without prevention, and measure what needs no judge."""
+        lab = self.lab
+        for one in self.sets:
+            tuned = lab.tuned(one, place(one), lab.settings.training(method="none"))
+            self.tuned[one.name] = tuned
+            self.pull(one)
+            sheets = [
+                lab.answers.sheet(trait, lab.settings.questions) for trait in lab.traits
+            ]  # each is filled in once
+            with lab.dressed(tuned.adapter, place(one), sheets, CHANGE) as model:
+                lab.keep_change(model, place(one))
+                lab.answers.ask(model, place(one), sheets)
+
+    def pull(self, one: DataSet) -> dict[str, Any]:
+        """The exact projection difference of a data set, by trait; its mean reading is kept in a file."""
+        folder = self.lab.folder / place(one)
+        path, figures = folder / PULL, folder / "pull.json"
+        if figures.exists():
+            kept: dict[str, Any] = json.loads(figures.read_text())
+            return kept
+        engine = TransformersEngine(self.lab.model)
+        own = OwnAnswers(engine, self.lab.settings.max_new_tokens)
+        samples = [record for record in open_data(one.path) if isinstance(record, Sample)][:PULLED]
+        rows: list[Tensor] = []
+        with progress(f"Projection difference, {one.name}", total=len(samples), unit="samples") as job:
+            for start in range(0, len(samples), BATCH):
+                batch = samples[start : start + BATCH]
+                both = [
+                    (tokenise(engine, sample, "all").conversations, ours)
+                    for sample, ours in zip(batch, own_answers(engine, batch, "all", own), strict=True)
+                    if ours
+                ]
+                if both:
+                    theirs, mine = (readings(engine, [pair[k] for pair in both], self.lab.depths)[:, 1] for k in (0, 1))
+                    rows.append(theirs - mine)
+                job.advance(len(batch))
+        table = torch.cat(rows)
+        write_atomic(path, save({"pull": table.mean(0).contiguous()}))
+        found = {
+            v.trait: bootstrap_mean(
+                (table[:, self.lab.depths.index(v.layer)] @ v.unit(v.layer)).double().numpy(),
+                seed=self.lab.settings.seed,
+            ).as_dict()
+            for v in self.lab.vectors
+        }
+        write_json(figures, found)
+        return found
+
+    def found(self) -> list[dict[str, Any]]:
+        """What came of every fine-tune, once its answers are judged."""
+        return [self.row(one, self.tuned[one.name]) for one in self.sets]
+
+    def row(self, one: DataSet, tuned: Tuned) -> dict[str, Any]:
+        """Of one fine-tune."""
+        return {
+            "name": one.name,
+            "family": one.family,
+            "level": one.level,
+            "trained": tuned.run["trained"],
+            "steps": tuned.steps,
+            "loss": {"first": tuned.run["loss"]["first"], "last": tuned.run["loss"]["last"]},
+            "held_out_loss": tuned.run["held_out_loss"],
+            "difference": self.pull(one),
+            "shift": {v.trait: self.lab.shift(v, place(one)) for v in self.lab.vectors},
+            "scores": {trait: self.lab.answers.found(place(one), trait) for trait in self.lab.traits},
+        }
+
+    def correlations(self) -> dict[str, Any]:
+        """See `figures.correlations`."""
+        lab, runs = self.lab, []
+        for one in self.sets:
+            scores = {trait: lab.answers.found(place(one), trait) for trait in lab.traits}
+            runs.append(
+                Fine(
+                    one.family,
+                    {trait: found["score"]["mean"] if found["score"] else None for trait, found in scores.items()},
+                    {trait: found["coherence"]["mean"] for trait, found in scores.items()},
+                    {trait: tensor.mean(0) for trait, tensor in lab.change(place(one)).items()},
+                    load_file(lab.folder / place(one) / PULL)["pull"],
+                )
+            )
+        before = {trait: lab.before[trait, None] for trait in lab.traits}
+        return correlations(runs, lab.vectors, before, lab.depths, lab.settings.seed)
