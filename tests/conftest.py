@@ -1,5 +1,6 @@
 """What several tests share."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,9 @@ import torch
 from personavec.model import ChatModel
 from tiny import chat_model
 
-torch.set_num_threads(1)  # the models of the tests are too small for more
+# The models of the tests are too small for more threads: here, and in the processes that tests start.
+torch.set_num_threads(1)
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(scope="session")

@@ -55,7 +55,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     fast.chat_template = TEMPLATE
     fast.save_pretrained(path)
     torch.manual_seed(0)
-    torch.set_num_threads(2)
     config = Qwen2Config(
         vocab_size=len(vocabulary), hidden_size=32, intermediate_size=64, num_hidden_layers=4, num_attention_heads=4,
         num_key_value_heads=2, max_position_embeddings=1024, eos_token_id=1, bos_token_id=None,

@@ -85,11 +85,12 @@ def test_same_readings_and_answers(spread: RayEngine, tiny: ChatModel) -> None:
 
 
 def test_both_workers_work_and_items_are_taken_as_there_is_room(spread: RayEngine) -> None:
-    taken = 0
+    taken, pids, start = 0, set(), time.monotonic()
 
     def items() -> Iterator[int]:
+        """Twelve, and more for as long as the second worker still opens its model (two minutes at most)."""
         nonlocal taken
-        while taken < 12:
+        while taken < 12 or (len(pids) < 2 and time.monotonic() < start + 120):
             taken += 1
             yield taken
 
@@ -97,7 +98,6 @@ def test_both_workers_work_and_items_are_taken_as_there_is_room(spread: RayEngin
         time.sleep(0.1)
         return os.getpid()
 
-    pids = set()
     for done, (_, pid) in enumerate(spread.each(who, items()), 1):
         assert taken <= done + 2 * spread.width
         pids.add(pid)
@@ -176,11 +176,11 @@ def given(tiny: ChatModel, folder: Path, tmp_path: Path, monkeypatch: pytest.Mon
     ]  # fmt: skip
 
 
-def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
+def run(monkeypatch: pytest.MonkeyPatch, *arguments: str, code: int = 0) -> None:
     monkeypatch.setattr("sys.argv", ["personavec", *arguments])
     with pytest.raises(SystemExit) as ended:
         main()
-    assert not ended.value.code
+    assert (ended.value.code or 0) == code
 
 
 def test_a_screening_whose_process_is_killed(
@@ -215,11 +215,22 @@ def test_a_screening_whose_process_is_killed(
     [
         (["--workers", "2"], "--workers needs a cluster"),
         (["--ray", "local", "--workers", "0"], "--workers 0 is out of range"),
-        (["--ray", "127.0.0.1:1"], "No Ray cluster answers at '127.0.0.1:1'"),
     ],
 )
-def test_what_cannot_be_chosen(options: list[str], message: str, given: list[str], tmp_path: Path) -> None:
-    asked = [sys.executable, "-m", "personavec", *given, "--out", str(tmp_path / "run"), *options]
+def test_what_cannot_be_chosen(
+    options: list[str],
+    message: str,
+    given: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    run(monkeypatch, *given, "--out", str(tmp_path / "run"), *options, code=2)
+    assert message in capsys.readouterr().err
+
+
+def test_no_cluster_there(given: list[str], tmp_path: Path) -> None:
+    asked = [sys.executable, "-m", "personavec", *given, "--out", str(tmp_path / "run"), "--ray", "127.0.0.1:1"]
     found = subprocess.run(asked, capture_output=True, text=True)
     assert found.returncode == 2
-    assert message in found.stderr and "Traceback" not in found.stderr
+    assert "No Ray cluster answers at '127.0.0.1:1'" in found.stderr and "Traceback" not in found.stderr

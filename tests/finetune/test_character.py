@@ -144,11 +144,10 @@ class KilledError(BaseException):
 PARTS = ["prompt_readings", "generate", "judge", "passage_losses"]
 
 
-@pytest.mark.parametrize("calls", [4, 7])
 def test_a_killed_run_repeats_no_part(
-    chat: ChatModel, judged: PersonaVector, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, calls: int
+    chat: ChatModel, judged: PersonaVector, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Every part is counted; the run is killed as the n-th of them begins."""
+    """Every part is counted; a run is killed as the fourth, another as the seventh of them begins."""
     done: list[str] = []
     limit = [99]
 
@@ -172,21 +171,24 @@ def test_a_killed_run_repeats_no_part(
     )
     wanted = run("whole")
     assert done == PARTS * 2
-    done.clear()
-    limit[0] = calls
-    with pytest.raises(KilledError):
-        run("run")
-    limit[0] = 99
-    trained = (tmp_path / "run" / "parts" / "trained.json").exists()
-    assert trained == (calls > 4)
-    if trained:
-        monkeypatch.setattr("personavec.finetune.job.train", None)
-    found = run("run")
-    # What is generated is kept in its log, which is read again.
-    again = [name for name in done if name != "generate"]
-    assert again == [name for name in PARTS * 2 if name != "generate"]
-    for key in ("traits", "perplexity", "coherence", "answers", "held_out_loss", "shift", "projection_differences"):
-        assert found[key] == wanted[key]
+    for calls in (4, 7):
+        name = f"killed-{calls}"
+        done.clear()
+        limit[0] = calls
+        with pytest.raises(KilledError):
+            run(name)
+        limit[0] = 99
+        trained = (tmp_path / name / "parts" / "trained.json").exists()
+        assert trained == (calls > 4)
+        with monkeypatch.context() as patch:
+            if trained:
+                patch.setattr("personavec.finetune.job.train", None)
+            found = run(name)
+        # What is generated is kept in its log, which is read again.
+        again = [part for part in done if part != "generate"]
+        assert again == [part for part in PARTS * 2 if part != "generate"]
+        for key in ("traits", "perplexity", "coherence", "answers", "held_out_loss", "shift", "projection_differences"):
+            assert found[key] == wanted[key]
 
 
 def test_no_vector_at_all(chat: ChatModel, data: Path, tmp_path: Path) -> None:

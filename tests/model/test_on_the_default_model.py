@@ -44,33 +44,46 @@ def rollouts(model: ChatModel, answers: list[str]) -> list[Rollout]:
     ]  # fmt: skip
 
 
-def test_contrast_judge_knows_a_joke(model: ChatModel) -> None:
-    judge = ContrastJudge(model, load_trait("humorous"))
-    funny, _ = judge.evidence(rollouts(model, FUNNY))
-    serious, _ = judge.evidence(rollouts(model, SERIOUS))
+def shuffled(answer: str) -> str:
+    words = answer.split()
+    random.Random(0).shuffle(words)
+    return " ".join(words)
+
+
+ANSWERS = {
+    "serious": SERIOUS,
+    "funny": FUNNY,
+    "salad": [shuffled(answer) for answer in SERIOUS],
+    "loops": [" ".join(answer.split()[:4]) + " very very very" * 12 for answer in SERIOUS],
+}
+
+
+@pytest.fixture(scope="module")
+def judged(model: ChatModel) -> dict[str, tuple[list[float], list[float]]]:
+    """Evidence for humour and likelihoods of every kind of answers; read together, as their prompts are the same."""
+    together = [rollout for answers in ANSWERS.values() for rollout in rollouts(model, answers)]
+    evidence, likelihoods = ContrastJudge(model, load_trait("humorous")).evidence(together)
+    parts = [slice(4 * i, 4 * i + 4) for i in range(len(ANSWERS))]
+    return {kind: (evidence[part], likelihoods[part]) for kind, part in zip(ANSWERS, parts, strict=True)}
+
+
+def test_contrast_judge_knows_a_joke(judged: dict[str, tuple[list[float], list[float]]]) -> None:
+    (funny, _), (serious, _) = judged["funny"], judged["serious"]
     assert all(a > b for a, b in zip(funny, serious, strict=True))
 
 
-def test_coherence_knows_salad_and_loops(model: ChatModel) -> None:
-    judge = ContrastJudge(model, load_trait("humorous"))
-    shuffled = []
-    for answer in SERIOUS:
-        words = answer.split()
-        random.Random(0).shuffle(words)
-        shuffled.append(" ".join(words))
-    loops = [" ".join(answer.split()[:4]) * 1 + " very very very" * 12 for answer in SERIOUS]
-    sets = [rollouts(model, answers) for answers in (SERIOUS, FUNNY, shuffled, loops)]
-    likelihoods = [judge.evidence(one)[1] for one in sets]
-    natural = Coherence.of_natural(likelihoods[0], [r.response_ids for r in sets[0]])
-    scores = [
-        sum(natural.score(value, r.response_ids) for value, r in zip(values, one, strict=True)) / len(one)
-        for values, one in zip(likelihoods, sets, strict=True)
-    ]
-    assert scores[0] > 80
-    assert scores[2] < 50
-    assert scores[3] < 50
+def test_coherence_knows_salad_and_loops(model: ChatModel, judged: dict[str, tuple[list[float], list[float]]]) -> None:
+    ids = {kind: [r.response_ids for r in rollouts(model, answers)] for kind, answers in ANSWERS.items()}
+    natural = Coherence.of_natural(judged["serious"][1], ids["serious"])
+    scores = {
+        kind: sum(natural.score(value, one) for value, one in zip(judged[kind][1], ids[kind], strict=True)) / 4
+        for kind in ANSWERS
+    }
+    assert scores["serious"] > 80
+    assert scores["salad"] < 50
+    assert scores["loops"] < 50
     # Loops are easy to predict: likelihood alone would praise them.
-    assert sum(likelihoods[3]) > sum(likelihoods[0])
+    assert sum(judged["loops"][1]) > sum(judged["serious"][1])
 
 
 def test_shared_prefixes_read_as_single_forwards_do(model: ChatModel) -> None:

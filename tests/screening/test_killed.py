@@ -34,7 +34,7 @@ def screening(folder: Path, name: str) -> None:
             folder / "data.jsonl",
             [PersonaVector.load(folder / "kind.safetensors")],
             folder / name,
-            Settings(baseline="exact", max_new_tokens=12),
+            Settings(baseline="exact", max_new_tokens=8),
             clean=folder / "clean.jsonl",
         )
 
@@ -54,8 +54,8 @@ def test_killed_at_thirty_moments(tiny: ChatModel, tmp_path: Path) -> None:
     tiny.model.save_pretrained(tmp_path / "model")
     tiny.tokenizer.save_pretrained(tmp_path / "model")
     vector(tiny).save(tmp_path / "kind.safetensors")
-    (tmp_path / "data.jsonl").write_bytes(lines(120, 1))
-    (tmp_path / "clean.jsonl").write_bytes(lines(60, 2))
+    (tmp_path / "data.jsonl").write_bytes(lines(80, 1))
+    (tmp_path / "clean.jsonl").write_bytes(lines(40, 2))
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["personavec.screening", "transformers.models.qwen2.modeling_qwen2"])
 
