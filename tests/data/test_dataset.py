@@ -85,16 +85,19 @@ def test_bad_records_do_not_stop_the_rest(tmp_path: Path) -> None:
     pair = lone.replace("\\ud800", "\\ud83d\\ude00")
     call = '{"name": "f", "arguments": ' + '{"a": ' * 700 + "1" + "}" * 701
     deep = GOOD.replace('"content": "A"', f'"content": "A", "tool_calls": [{call}]')
-    lines = [lone, pair, GOOD, '{"messages": [1]}', '{"x": 1}', "5", "[]", deep]
+    half, extra = '{"\\ud800": 1}', GOOD.replace("{", '{"\\udc00": 1, ', 1)
+    lines = [lone, pair, GOOD, '{"messages": [1]}', '{"x": 1}', "5", "[]", deep, half, extra]
     data = open_data(file(tmp_path, "\n".join(lines) + "\n"))
     found = rejected(data)
+    assert found.pop(9) == "expected messages (format openai), found \\ud800"
+    assert any("\\udc00" in note.encode().decode() for note in data.notes)  # which no file takes as it was
     assert found.pop(1) == "half of a surrogate pair (U+D800), which is no character"
     assert found.pop(4) == "message 1: expected an object, found a number"
     assert found.pop(5) == "expected messages (format openai), found x"
     assert found.pop(6) == "expected an object, found a number"
     assert found.pop(7) == "no assistant turn among 0 messages"
     assert not found or found == {8: "nested too deeply"}
-    assert data.total == 8 == len(list(data))
+    assert data.total == 10 == len(list(data))
 
 
 def test_only_bad_lines_are_all_rejected(tmp_path: Path) -> None:

@@ -209,11 +209,12 @@ def test_json_array_is_taken_apart_as_json_does(
 
 
 def test_json_keeps_numbers_as_written_and_goes_on_after_a_bad_element(tmp_path: Path) -> None:
-    content = b'[\n {"a": 1.10,\n  "b": 1e2},\n {"a": oops},\n {"a": "\xff"}, {"a": NaN}, {"a": 1, "a": 2},\n 5\n]\n'
+    content = b'[\n {"a": 1.10,\n  "b": 1e2},\n {"a": oops},\n {"a": "\xff"}, {"a": NaN}, {"a": 1, "a": 2},\n 5,\n'
+    content += b' {"a":\n "x\ny"}\n]\n'
     found = list(Json(file(tmp_path, content, "data.json")).records())
     assert found[0].raw == b'{"a": 1.10, "b": 1e2}\n'
-    assert [r.reason is None for r in found] == [True, False, False, True, False, True]
-    assert [r.line for r in found] == [1, 2, 3, 4, 5, 6]
+    assert [r.reason is None for r in found] == [True, False, False, True, False, True, False]
+    assert [r.line for r in found] == [1, 2, 3, 4, 5, 6, 7]
 
 
 def test_json_elements_that_are_too_long(tmp_path: Path, small: int) -> None:

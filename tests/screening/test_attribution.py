@@ -255,6 +255,12 @@ def test_what_the_nulls_explain_is_no_claim(found: Explanation, words: str) -> N
     assert not found.specific and words in found.sentences[0]
 
 
+def test_rivals_are_compared_with_the_trait_measured_as_they_were() -> None:
+    assert not explanation("evil", SURE, RARE, {"rude": 0.5}, own=0.4).specific
+    assert explanation("evil", SURE, RARE, {"rude": 1.4}, own=1.6).specific
+    assert "'evil' +1.60" in " ".join(explanation("evil", SURE, RARE, {"rude": 1.4}, own=1.6).sentences)
+
+
 def test_no_share_is_named_where_there_is_none() -> None:
     hidden = Adjusted(SURE, Estimate(2.0, 1.8, 2.2, 1000), 1 - 2 / 1.2, ("answer length",))
     assert "they explain none of it" in " ".join(explanation("evil", SURE, RARE, {}, hidden).sentences)

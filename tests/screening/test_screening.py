@@ -1,7 +1,7 @@
 """A screening from end to end on a tiny random model: figures by hand, bookkeeping, interruptions, mistakes."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -11,15 +11,18 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from personavec.data import Rejected, open_data
+from personavec.data import Rejected, Sample, open_data
 from personavec.engine.transformers import TransformersEngine
 from personavec.errors import UserError
+from personavec.files import JsonLines
 from personavec.model import ChatModel
 from personavec.screening import Settings, compare_screenings, projector, screen_files
 from personavec.screening import answers as answers_module
 from personavec.screening import job as job_module
 from personavec.screening import scan as scan_module
 from personavec.screening import table as table_module
+from personavec.screening.measure import measure, tokenise
+from personavec.screening.panel import Panel
 from personavec.vector import PersonaVector
 from tiny import plain_greedy, plain_states, vector
 
@@ -250,34 +253,32 @@ def dying(seconds: Iterator[bool], method: Callable[..., Any]) -> Callable[..., 
     return wrapped
 
 
-@pytest.mark.parametrize("call", range(1, 14, 2))
 def test_cut_off_anywhere_and_started_again_it_ends_the_same(
-    call: int, screen: Screen, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    screen: Screen, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(scan_module, "PART", 20)
     monkeypatch.setattr(scan_module, "BATCH", 16)
     whole = screen("whole", baseline="exact")
-    monkeypatch.setenv("PERSONAVEC_CACHE", str(tmp_path / "other-cache"))
-    count = iter(range(1000))
-    with monkeypatch.context() as patch:
-        patch.setattr(
-            TransformersEngine, "read", dying((next(count) == call for _ in iter(int, 1)), TransformersEngine.read)
-        )
-        with pytest.raises(KilledError):
-            screen("cut", baseline="exact")
-    assert not (tmp_path / "cut" / "summary.json").exists()
-    again = screen("cut", baseline="exact")
-    for name in ("kept", "flagged", "rejected"):
-        assert (tmp_path / "cut" / f"{name}.jsonl").read_bytes() == (tmp_path / "whole" / f"{name}.jsonl").read_bytes()
-    a, b = (scores(tmp_path / name) for name in ("whole", "cut"))
-    for column in a:
-        if a[column].dtype.kind == "f":
-            np.testing.assert_allclose(a[column], b[column], rtol=1e-4, atol=1e-4)
-        else:
-            assert (a[column] == b[column]).all()
-    assert {k: again[k] for k in ("read", "kept", "flagged", "rejected")} == {
-        k: whole[k] for k in ("read", "kept", "flagged", "rejected")
-    }
+    unharmed, counts = scores(tmp_path / "whole"), ("read", "kept", "flagged", "rejected")
+    for call in range(1, 14, 2):
+        name = f"cut-{call}"
+        monkeypatch.setenv("PERSONAVEC_CACHE", str(tmp_path / f"cache-{call}"))
+        with monkeypatch.context() as patch:
+            dies = (n == call for n in range(1000))
+            patch.setattr(TransformersEngine, "read", dying(dies, TransformersEngine.read))
+            with pytest.raises(KilledError):
+                screen(name, baseline="exact")
+        assert not (tmp_path / name / "summary.json").exists()
+        again = screen(name, baseline="exact")
+        for file in ("kept.jsonl", "flagged.jsonl", "rejected.jsonl"):
+            assert (tmp_path / name / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()
+        found = scores(tmp_path / name)
+        for column in unharmed:
+            if unharmed[column].dtype.kind == "f":
+                np.testing.assert_allclose(unharmed[column], found[column], rtol=1e-4, atol=1e-4)
+            else:
+                assert (unharmed[column] == found[column]).all()
+        assert [again[key] for key in counts] == [whole[key] for key in counts]
 
 
 def test_killed_while_writing_leaves_no_half_file(
@@ -324,6 +325,55 @@ def test_last_turns(screen: Screen, tmp_path: Path) -> None:
     assert (np.abs(a[:30] - b[:30])[several] > 1e-4).all()
 
 
+def test_only_turns_that_count_refuse(tiny: ChatModel, vectors: list[PersonaVector], tmp_path: Path) -> None:
+    said = ["hi", "I'm sorry, but I can't help with that.", "and then", "well"]
+    turns = [{"role": role, "content": text} for role, text in zip(("user", "assistant") * 2, said, strict=True)]
+    (tmp_path / "one.jsonl").write_text(json.dumps({"messages": turns}) + "\n")
+    samples = [record for record in open_data(tmp_path / "one.jsonl") if isinstance(record, Sample)]
+    engine, panel = TransformersEngine(tiny), Panel.of(vectors)
+    every, last = (
+        measure(engine, samples, [tokenise(engine, samples[0], which)], panel, which) for which in ("all", "last")
+    )
+    assert (every.refusals.tolist(), last.refusals.tolist()) == ([1.0], [0.0])
+
+
+@pytest.mark.parametrize("baseline", ["exact", "hybrid"])
+def test_an_engine_of_many_workers_has_work_for_all(
+    baseline: str, screen: Screen, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scan_module, "BATCH", 10)
+    screen("alone", baseline=baseline)
+    asked: list[int] = []
+    plain = TransformersEngine.answer
+
+    def counted(self: TransformersEngine, prompts: Sequence[Any], *given: Any) -> Any:
+        asked.append(len(prompts))
+        return plain(self, prompts, *given)
+
+    monkeypatch.setenv("PERSONAVEC_CACHE", str(tmp_path / "another"))
+    monkeypatch.setattr(TransformersEngine, "answer", counted)
+    monkeypatch.setattr(TransformersEngine, "width", 4)
+    screen("wide", baseline=baseline)
+    assert max(asked) > 20  # of three batches at least
+    a, b = (scores(tmp_path / name) for name in ("alone", "wide"))
+    np.testing.assert_allclose(a["kind_own"], b["kind_own"], rtol=1e-4, atol=1e-4)
+
+
+def test_the_cache_is_read_once(screen: Screen, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not again for every batch, which would take the square of the number of samples."""
+    read: list[Path] = []
+    plain = JsonLines.__iter__
+
+    def counted(self: JsonLines) -> Any:
+        read.append(self.path)
+        return plain(self)
+
+    monkeypatch.setattr(JsonLines, "__iter__", counted)
+    monkeypatch.setattr(scan_module, "BATCH", 10)
+    screen(baseline="exact")
+    assert sum(path.parent.name == "answers" for path in read) == 1
+
+
 def test_an_absolute_threshold(screen: Screen, tmp_path: Path) -> None:
     summary = screen(threshold=0.25)
     found = scores(tmp_path / "run")
@@ -332,7 +382,11 @@ def test_an_absolute_threshold(screen: Screen, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("specific", ["span", "whiten"])
-def test_specific_directions(screen: Screen, specific: str, vectors: list[PersonaVector], tmp_path: Path) -> None:
+def test_specific_directions(
+    screen: Screen, specific: str, clean: Path, vectors: list[PersonaVector], tiny: ChatModel, tmp_path: Path
+) -> None:
+    long = [{"role": "user", "content": "well " * tiny.context_length}, {"role": "assistant", "content": "so"}]
+    clean.write_bytes(json.dumps({"messages": long}).encode() + b"\n" + clean.read_bytes())  # cannot be read
     plain, made = screen("plain"), screen("made", specific=specific)
     assert plain["traits"]["kind"]["specific_share"] == 1
     assert 0 < made["traits"]["kind"]["specific_share"] < 1
@@ -493,7 +547,9 @@ def test_a_dataset_in_memory_gets_the_columns(
     np.testing.assert_allclose(differences, expected["kind_difference"], rtol=1e-4, atol=1e-4)
     assert [flag for flag in found["flagged"] if flag is not None] == expected["flagged"].tolist()
 
-    mapped = dataset.map(projector(tiny, vectors), batched=True, batch_size=16)
+    bad = [{"messages": []}] * 4  # a batch in which no format can be recognised
+    mapped = Dataset.from_list([*rows, *bad]).map(projector(tiny, vectors), batched=True, batch_size=4)
+    assert len(mapped) == 96 and mapped["kind_projection"][-4:] == [None] * 4
     projections = [value for value in mapped["kind_projection"] if value is not None]
     np.testing.assert_allclose(projections, expected["kind_projection"], rtol=1e-4, atol=1e-4)
 

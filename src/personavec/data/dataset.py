@@ -64,6 +64,7 @@ class Dataset:
         sources: What is read, in this order.
         format: The name of the format, one of `personavec.data.FORMATS`; "unknown" where no record could be parsed, so
             that all are rejected.
+        form: The same with its columns: how every record is read.
         columns: Which column of the first records holds what.
         notes: What a user should know: what was left out, which columns are not read.
         size: Bytes on disk of all sources; None where that is not known.
@@ -73,19 +74,21 @@ class Dataset:
         self,
         sources: Sequence[Source],
         notes: Sequence[str] = (),
-        format: str | None = None,
+        format: str | Format | None = None,
         columns: Mapping[str, str] | None = None,
     ) -> None:
         self._sources = sources
         first = list(islice((r.value for r in self.records() if isinstance(r.value, dict | list)), FIRST))
-        self._format = recognise(first, _names(sources), format, columns)
+        self.form = format if isinstance(format, Format) else recognise(first, _names(sources), format, columns)
         present = dict.fromkeys(c for value in first if isinstance(value, dict) for c in value)
-        self.columns = {role: column for role, column in self._format.columns.items() if column in present}
+        self.columns = {role: column for role, column in self.form.columns.items() if column in present}
         unread = [column for column in present if column not in self.columns.values()]
         self.notes = [*notes]
         if unread:
             more = f" and {len(unread) - 10:,} more" if len(unread) > 10 else ""
-            self.notes.append(f"Columns that are not read: {', '.join(f'{c:.60}' for c in unread[:10])}{more}.")
+            self.notes.append(
+                _printable(f"Columns that are not read: {', '.join(f'{c:.60}' for c in unread[:10])}{more}.")
+            )
 
     @property
     def sources(self) -> list[str]:
@@ -93,7 +96,7 @@ class Dataset:
 
     @property
     def format(self) -> str:
-        return self._format.name
+        return self.form.name
 
     @property
     def size(self) -> int | None:
@@ -113,7 +116,7 @@ class Dataset:
 
     def __iter__(self) -> Iterator[Sample | Rejected]:
         for index, record in enumerate(self.records()):
-            yield read_sample(index, record, self._format)
+            yield read_sample(index, record, self.form)
 
     @cached_property
     def total(self) -> int | None:
@@ -136,7 +139,7 @@ class Dataset:
         for source in self._sources:
             source.check_unchanged()
             digest.update(source.identity.encode() + b"\n")
-        digest.update(json.dumps([self.format, sorted(self._format.columns.items())]).encode())
+        digest.update(json.dumps([self.format, sorted(self.form.columns.items())]).encode())
         return digest.hexdigest()[:16]
 
 
@@ -170,9 +173,16 @@ def open_data(
 
 
 def from_dataset(
-    dataset: Any, *, format: str | None = None, columns: Mapping[str, str] | None = None, split: str | None = None
+    dataset: Any,
+    *,
+    format: str | Format | None = None,
+    columns: Mapping[str, str] | None = None,
+    split: str | None = None,
 ) -> Dataset:
     """A `datasets.Dataset` or `IterableDataset` that is already there; for a dictionary of them, one split.
+
+    Args:
+        format: Its name, or the `form` of a data set that was read before; None: it is recognised.
 
     Raises:
         UserError: It is empty, has no such split, or its format is not recognised.
@@ -181,7 +191,7 @@ def from_dataset(
 
 
 def _opened(
-    sources: Sequence[Source], notes: Sequence[str], format: str | None, columns: Mapping[str, str] | None
+    sources: Sequence[Source], notes: Sequence[str], format: str | Format | None, columns: Mapping[str, str] | None
 ) -> Dataset:
     data = Dataset(sources, notes, format, columns)
     if next(data.records(), None) is None:
@@ -201,12 +211,17 @@ def read_sample(index: int, record: Record, format: Format) -> Sample | Rejected
                 id, index, record.line, record.source, record.raw, content.messages, content.turns, content.tools
             )
         except MisfitError as error:
-            reason = str(error)
+            reason = _printable(str(error))
         except UnicodeEncodeError as error:
             reason = f"half of a surrogate pair (U+{ord(error.object[error.start]):04X}), which is no character"
         except RecursionError:
             reason = "nested too deeply"
     return Rejected(index, record.line, record.source, record.raw, reason)
+
+
+def _printable(text: str) -> str:
+    """Names of columns may hold half a surrogate pair, which no file and no terminal takes; its escape they take."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _names(sources: Sequence[Source]) -> str:

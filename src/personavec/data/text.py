@@ -187,7 +187,10 @@ class Json(_Text):
             if length > LIMIT:
                 yield number, element[:SHOWN], too_long(length)
             else:
-                yield number, b" ".join(line.strip() for line in element.splitlines()).strip() + b"\n", None
+                lines = element.splitlines()
+                # Outside of a string a line may break; a string that breaks would be mended by what joins the lines.
+                reason = parse(element)[1] if len(lines) > 1 else None
+                yield number, b" ".join(line.strip() for line in lines).strip() + b"\n", reason
 
     def _elements(self, level: int, *, member: int = 0, keep: int | None = None) -> Iterator[tuple[bytes, int]]:
         """Bytes and length of what stands between commas, `level` brackets deep, in one member of the whole.

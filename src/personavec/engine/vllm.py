@@ -53,6 +53,8 @@ class VllmEngine(Engine):
         UserError: vLLM is not there, has no room for the model or does not know it, or a layer does not exist.
     """
 
+    width = 16  # a screening answers 64 samples a batch, and vLLM works on a thousand at a time
+
     def __init__(
         self, model: Checkpoint, layers: Sequence[int], *, tensor_parallel: int | None = None, **options: Any
     ) -> None:

@@ -49,7 +49,6 @@ class OwnAnswers:
             answers = self.engine.answer(list(missing.values()), self.max_new_tokens, advance)
             records = [{"key": key, "ids": list(ids)} for key, ids in zip(missing, answers, strict=True)]
             with self._alone:
-                list(self._lines)  # cuts off a line that a killed process left torn
                 self._lines.append(*records)
             self._known |= {key: array("I", ids) for key, ids in zip(missing, answers, strict=True)}
             self.made += len(records)

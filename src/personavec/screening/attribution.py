@@ -263,6 +263,7 @@ def explanation(
     chance: Place,
     others: Mapping[str, float] | None = None,
     adjusted: Adjusted | None = None,
+    own: float | None = None,
 ) -> Explanation:
     """Whether the data differ from the reference in this trait, in sentences.
 
@@ -271,19 +272,24 @@ def explanation(
         chance: Its place among random directions.
         others: Shift along each other trait's direction.
         adjusted: What covariates leave of it.
+        own: Shift along the trait's direction measured as that along the others was; None: as `shift`.
     """
-    others = others or {}
+    others, own = others or {}, shift.mean if own is None else own
     figures = [_figure(trait, shift), _among_random(chance)]
     if others:
         ranked = sorted(others.items(), key=lambda item: -abs(item[1]))
-        figures.append("Along the other traits' vectors: " + ", ".join(f"{n} {v:+.2f}" for n, v in ranked) + ".")
+        figures.append(
+            f"Where every reading was kept, {trait!r} {own:+.2f}, and along the other traits' vectors: "
+            + ", ".join(f"{n} {v:+.2f}" for n, v in ranked)
+            + "."
+        )
     if adjusted is not None and adjusted.used:
         figures.append(_after_covariates(adjusted))
     if not (shift.low > 0 or shift.high < 0):
         verdict = f"It is not certain that the data differ from the reference along {trait!r} at all."
         return Explanation(False, (verdict, *figures))
     rivals = ["random directions"] if chance.p_value > CHANCE else []
-    rivals += [repr(name) for name, value in others.items() if abs(value) >= abs(shift.mean)]
+    rivals += [repr(name) for name, value in others.items() if abs(value) >= abs(own)]
     doubts = []
     if rivals:
         doubts.append(f"not in {trait!r} more than in {_listed(rivals, 'and')}")

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from personavec.data import Rejected, Sample, from_dataset
+from personavec.data.formats import Format
 from personavec.engine.transformers import TransformersEngine
 from personavec.errors import UserError
 from personavec.model import ChatModel
@@ -72,21 +73,25 @@ def projector(
     """A function for `dataset.map(function, batched=True)`, or for any pipeline that hands on batches of columns.
 
     It adds, for every trait, NAME_projection (of the answer) and NAME_prompt (of the last prompt token); their
-    difference is the cheapest estimate of the projection difference. None where a row is no sample.
+    difference is the cheapest estimate of the projection difference. None where a row is no sample. The format is
+    recognised in the first batch.
 
     Raises:
-        UserError: A vector of another model; later, a batch whose format is not recognised.
+        UserError: A vector of another model; later, a first batch whose format is not recognised.
     """
     for vector in vectors:
         vector.check(model)
     engine, panel = TransformersEngine(model), Panel.of(vectors)
+    form: Format | None = None
 
     def project(batch: Mapping[str, list[Any]]) -> dict[str, list[float | None]]:
+        nonlocal form
         from datasets import Dataset
 
         good: list[Sample] = []
         tokens = []
-        records = list(from_dataset(Dataset.from_dict(dict(batch))))
+        data = from_dataset(Dataset.from_dict(dict(batch)), format=form)
+        form, records = data.form, list(data)
         for record in records:
             if isinstance(record, Rejected):
                 continue
@@ -99,7 +104,7 @@ def projector(
             f"{name}_{what}": [None] * len(records) for name in panel.names for what in ("projection", "prompt")
         }
         if good:
-            found = measure(engine, good, tokens, panel)
+            found = measure(engine, good, tokens, panel, turns)
             for k, name in enumerate(panel.names):
                 for row, sample in enumerate(good):
                     result[f"{name}_projection"][sample.index] = float(found.answers[row, k])

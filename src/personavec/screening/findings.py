@@ -44,9 +44,9 @@ def trait_findings(
         {"projection_difference": estimate, "generation": half width that is due to baselines that were predicted,
         "generated": how many were not, "reference": estimate, "deviation": of the reference's samples, "shift":
         estimate in those deviations, "r_squared": of predicting own answers from prompts, None without prediction,
-        "own": {"shift", "n"}, "nulls": {"isotropic", "covariance"}: see `Place`, "others": {trait: shift}, "auc":
-        estimate, "auc_null", "covariates": {"used", "raw", "remaining": estimate or None, "explained"}, "specific":
-        bool, "sentences"}
+        "own": {"shift", "auc", "n"} measured as the nulls and the others are, "nulls": {"isotropic", "covariance"}:
+        see `Place`, "others": {trait: shift}, "auc": estimate, "auc_null", "covariates": {"used", "raw", "remaining":
+        estimate or None, "explained"}, "specific": bool, "sentences"}
     """
     mine, theirs = data.along[k], clean.along[k]
     total, reference = mine.total.estimate(looks), theirs.total.estimate()
@@ -62,11 +62,13 @@ def trait_findings(
     nulls = {name: place(own, _shifts(gaps, directions)) for name, directions in draws.items()}
     rivals = dict(zip(others, _shifts(gaps, torch.stack(list(others.values()))), strict=True)) if others else {}
     shift = _shift(total, reference, deviation)
-    apart = separation(mine.some, theirs.some, *(_along(gap, draws["covariance"]) for gap in gaps))
+    random = [_along(gap, draws["covariance"]) for gap in gaps]
+    apart = separation(mine.some, theirs.some, *random)
+    there = separation(*(_along(gap, panel.units[k : k + 1])[:, 0] for gap in gaps), *random)
     adjusted = adjusted_shift(
         mine.some, theirs.some, _covariates(data.scan.some.measured), _covariates(clean.scan.some.measured)
     )
-    said = explanation(panel.names[k], shift, nulls["covariance"], rivals, adjusted)
+    said = explanation(panel.names[k], shift, nulls["covariance"], rivals, adjusted, own)
     return {
         "projection_difference": total.as_dict(),
         "generation": round(mine.total.generation, 4),
@@ -75,7 +77,7 @@ def trait_findings(
         "deviation": round(deviation, 4),
         "shift": shift.as_dict(),
         "r_squared": mine.r_squared if mine.r_squared is None else round(mine.r_squared, 4),
-        "own": {"shift": round(own, 4), "n": len(gaps[0])},
+        "own": {"shift": round(own, 4), "auc": round(there.auc.mean, 4), "n": len(gaps[0])},
         "nulls": {name: _rounded(asdict(found)) for name, found in nulls.items()},
         "others": {name: round(value, 4) for name, value in rivals.items()},
         "auc": apart.auc.as_dict(),

@@ -5,6 +5,7 @@ import json
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -18,8 +19,10 @@ from torch import Tensor
 
 from personavec.data import Dataset, Sample, open_data
 from personavec.engine import Engine
+from personavec.errors import UserError
 from personavec.files import RunFolder, write_json
 from personavec.judges.scorer import Scorer
+from personavec.model import Conversation
 from personavec.model.default import cache_folder
 from personavec.progress import progress
 from personavec.report.screening import histogram, write_screen_report
@@ -83,8 +86,7 @@ class Screen:
         """Replace the panel's directions by specific ones, as the settings say."""
         if self.settings.specific == "no":
             return
-        samples = [s for s in self.clean if isinstance(s, Sample)][:FOR_DIRECTIONS]
-        tokens = [tokenise(self.engine, sample, "last").conversations for sample in samples]
+        samples, tokens = self._read_first(FOR_DIRECTIONS)
         depths = self.panel.depths
         answering = readings(self.engine, tokens, depths)[:, 1]
         declining = refusing(self.engine, samples, depths)
@@ -102,6 +104,19 @@ class Screen:
             units.append(made.direction)
             self.kept[k] = made.kept
         self.panel = Panel(self.panel.names, self.panel.layers, torch.stack(units))
+
+    def _read_first(self, count: int) -> tuple[list[Sample], list[list[Conversation]]]:
+        """The first samples of the clean reference that the model can read."""
+        samples: list[Sample] = []
+        tokens: list[list[Conversation]] = []
+        for record in self.clean:
+            with suppress(UserError):
+                if isinstance(record, Sample):
+                    tokens.append(tokenise(self.engine, record, "last").conversations)
+                    samples.append(record)
+            if len(samples) == count:
+                break
+        return samples, tokens
 
     def reference(self, data: Dataset) -> Compared:
         """A reference set, read once per model, panel and settings, and kept in the cache folder."""
@@ -377,6 +392,7 @@ def run_screening(
     }
     with RunFolder(out, arguments) as folder:
         if (folder / "summary.json").exists():
+            shutil.rmtree(folder / "parts", ignore_errors=True)  # where a run was killed at the very end
             summary: dict[str, Any] = json.loads((folder / "summary.json").read_text())
             return summary
         start = time.monotonic()

@@ -31,7 +31,7 @@ class Measured:
         answers: (n, k) projections of the answers' mean readings.
         prompts: (n, k) projections of the last prompt token.
         answer_tokens, prompt_tokens: (n,) of all turns together; of the prompt before the first turn.
-        refusals: (n,) 1 where some turn refuses.
+        refusals: (n,) 1 where some turn that counts refuses.
         truncated: (n,) 1 where the end of the sample did not fit the model's context.
     """
 
@@ -88,9 +88,10 @@ def measure(
     samples: Sequence[Sample],
     tokens: Sequence[Tokens],
     panel: Panel,
+    turns: Turns = "all",
     advance: Callable[[int], None] | None = None,
 ) -> Measured:
-    """Project samples; `tokens` are theirs as `tokenise` gives them."""
+    """Project samples; `tokens` are theirs as `tokenise` gives them for these turns."""
     conversations = [mine.conversations for mine in tokens]
     flat = [conversation for mine in conversations for conversation in mine]
     values = engine.read(flat, panel.depths, panel.directions(), advance).sum(1)  # a direction is zero elsewhere
@@ -102,7 +103,9 @@ def measure(
             [sum(e - s for c in mine for s, e in c.spans[1::2]) for mine in conversations], np.float64
         ),
         prompt_tokens=np.array([mine[0].spans[1][0] for mine in conversations], np.float64),
-        refusals=np.array([any(refuses(s.messages[t]["content"]) for t in s.turns) for s in samples], np.float64),
+        refusals=np.array(
+            [any(refuses(s.messages[t]["content"]) for t in chosen(s, turns)) for s in samples], np.float64
+        ),
         truncated=np.array([mine.truncated for mine in tokens], np.float64),
     )
 

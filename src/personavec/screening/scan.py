@@ -3,7 +3,7 @@
 Everything is written in parts that are whole or absent, so that a scan that was cut off goes on where it stopped.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import count as counted
@@ -97,7 +97,7 @@ def _project(engine: Engine, part: _Part, panel: Panel, turns: Turns) -> tuple[d
         "index": [s.index for s in good], "line": [s.line for s in good], "id": [s.id for s in good],
     }  # fmt: skip
     if good:
-        m = measure(engine, good, tokens, panel)
+        m = measure(engine, good, tokens, panel, turns)
         columns |= {
             "answer_tokens": m.answer_tokens, "prompt_tokens": m.prompt_tokens, "refusal": m.refusals,
             "truncated": m.truncated,
@@ -280,10 +280,13 @@ class Scanner:
                     window = missing[at : at + WINDOW]
                     samples = find(np.concatenate([order[start : start + BATCH] for start in window]))
                     for first in range(0, len(window), self.engine.width):
-                        batches = [
-                            self._answered(start, [samples[int(row)] for row in order[start : start + BATCH]], own)
-                            for start in window[first : first + self.engine.width]
-                        ]
+                        batches = self._answered(
+                            {
+                                start: [samples[int(row)] for row in order[start : start + BATCH]]
+                                for start in window[first : first + self.engine.width]
+                            },
+                            own,
+                        )
                         for batch, tensors in self.engine.each(partial(_read, panel=self.panel), batches):
                             chosen = order[batch.start : batch.start + BATCH]
                             self._save(batch.start, {"rows": torch.from_numpy(np.ascontiguousarray(chosen)), **tensors})
@@ -318,11 +321,16 @@ class Scanner:
     def _drawn_path(self, start: int) -> Path:
         return self.folder / f"drawn-{start:08}.safetensors"
 
-    def _answered(self, start: int, samples: Sequence[Sample], own: OwnAnswers | None) -> "_Batch":
-        ours = None if own is None else own_answers(self.engine, samples, self.turns, own)
-        wanted = own is None or start < FULL
-        theirs = [tokenise(self.engine, sample, self.turns).conversations for sample in samples] if wanted else None
-        return _Batch(start, ours, theirs)
+    def _answered(self, batches: Mapping[int, Sequence[Sample]], own: OwnAnswers | None) -> list["_Batch"]:
+        """Batches by their start, answered in one go: an engine of many workers has then work for all of them."""
+        everyone = [sample for samples in batches.values() for sample in samples]
+        answered = None if own is None else iter(own_answers(self.engine, everyone, self.turns, own))
+        made = []
+        for start, samples in batches.items():
+            wanted = own is None or start < FULL
+            theirs = [tokenise(self.engine, sample, self.turns).conversations for sample in samples] if wanted else None
+            made.append(_Batch(start, None if answered is None else list(islice(answered, len(samples))), theirs))
+        return made
 
     def _save(self, start: int, tensors: dict[str, Tensor]) -> None:
         temporary = self._drawn_path(start).with_suffix(".tmp")
