@@ -108,8 +108,12 @@ def main() -> None:
             return None
 
     rows = []
+    read_before: dict[Path, Tensor] = {}
     for name, data, against in options.pairs:
-        mine, theirs = (answers(engine, samples_of(path, options.samples), layer)[0] for path in (data, against))
+        for path in (data, against):
+            if path not in read_before:
+                read_before[path] = answers(engine, samples_of(path, options.samples), layer)[0]
+        mine, theirs = read_before[data], read_before[against]
         for trait in traits:
             row = [name, trait]
             for way in ("raw", "span", "whiten"):
