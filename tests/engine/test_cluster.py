@@ -183,22 +183,31 @@ def run(monkeypatch: pytest.MonkeyPatch, *arguments: str, code: int = 0) -> None
     assert (ended.value.code or 0) == code
 
 
-def test_a_screening_whose_process_is_killed(
-    given: list[str], room: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_screening_whose_process_and_then_a_node_are_killed(
+    given: list[str], cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    spread = [*given, "--ray", room.address, "--workers", "2", "--out", str(tmp_path / "spread")]
-    process = subprocess.Popen([sys.executable, "-m", "personavec", *spread], stderr=subprocess.PIPE)
-    parts = tmp_path / "spread" / "parts"
-    while process.poll() is None and not list(parts.glob("part-*.parquet")):
-        time.sleep(0.05)
-    assert process.poll() is None, process.stderr and process.stderr.read().decode()
-    process.kill()
-    process.wait()
-    written = {path.name: path.stat().st_mtime_ns for path in parts.glob("part-*.parquet")}
-    assert written
-    environment = {**os.environ, "PERSONAVEC_CACHE": str(tmp_path / "cache")}
-    again = subprocess.run([sys.executable, "-m", "personavec", *spread], capture_output=True, env=environment)
-    assert again.returncode == 0, again.stderr.decode()
+    nodes = [cluster.add_node(num_cpus=2) for _ in range(2)]  # with a worker each
+    spread = [*given, "--ray", cluster.address, "--workers", "2", "--out", str(tmp_path / "spread")]
+
+    def parts() -> set[str]:
+        return {path.name for path in (tmp_path / "spread" / "parts").glob("part-*.parquet")}
+
+    def until_a_part_is_written() -> subprocess.Popen[bytes]:
+        before = parts()
+        process = subprocess.Popen([sys.executable, "-m", "personavec", *spread], stderr=subprocess.PIPE)
+        while process.poll() is None and parts() <= before:
+            time.sleep(0.05)
+        assert process.poll() is None, process.stderr and process.stderr.read().decode()
+        return process
+
+    killed = until_a_part_is_written()
+    killed.kill()
+    killed.communicate()
+    again = until_a_part_is_written()
+    cluster.remove_node(nodes.pop(0), allow_graceful=False)
+    _, said = again.communicate()
+    cluster.remove_node(nodes.pop(), allow_graceful=False)
+    assert again.returncode == 0, said.decode()
     run(monkeypatch, *given, "--out", str(tmp_path / "alone"))
     for name in ("kept.jsonl", "flagged.jsonl", "rejected.jsonl"):
         assert (tmp_path / "spread" / name).read_bytes() == (tmp_path / "alone" / name).read_bytes()

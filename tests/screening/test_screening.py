@@ -81,6 +81,8 @@ MALFORMED: list[Callable[[Random, bytes], bytes]] = [
     lambda random, line: line.replace(b'"user"', b'"us\x00er"'),
     lambda random, line: line.replace(b'"assistant"', random.choice([b'"robot"', b"7", b"null", b'["assistant"]'])),
     lambda random, line: line.replace(b'"role": "assistant", ', b""),
+    lambda random, line: line.replace(b'"assistant"', '"\u0430ssistant"'.encode()),  # a Cyrillic letter
+    lambda random, line: line.replace(b"messages", "m\u0435ssages".encode()),
     lambda random, line: line.replace(b"messages", b"massages"),
     lambda random, line: json.dumps({"messages": random.choice([None, 5, "hi", {}, [], [1], [[]], [None]])}).encode(),
     lambda random, line: json.dumps({"messages": [{"role": "system", "content": "be good"}]}).encode(),
