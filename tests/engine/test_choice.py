@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from personavec.cli import main
+from personavec.engine.choice import open_engine
 from personavec.errors import UserError
 from personavec.model import ChatModel
 from personavec.model.checkpoint import Checkpoint
@@ -48,3 +49,15 @@ def test_the_contrast_judge_needs_the_model_itself(tiny: ChatModel, tmp_path: Pa
     tiny.tokenizer.save_pretrained(tmp_path)
     with pytest.raises(UserError, match="needs the model in this process"):
         scorers(Checkpoint(tmp_path, "tiny"), "contrast", [vector(tiny)])
+
+
+def test_gpus_that_idle_are_told_of(
+    tiny: ChatModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    tiny.model.save_pretrained(tmp_path)
+    tiny.tokenizer.save_pretrained(tmp_path)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 3)
+    open_engine("transformers", str(tmp_path), device="cpu")
+    assert not caplog.messages
+    open_engine("transformers", str(tmp_path))
+    assert caplog.messages == ["Of 3 GPUs one is used. All work with --ray local, and with --engine vllm."]

@@ -1,11 +1,14 @@
 """Which engine runs the model, by its name."""
 
+import logging
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
 from personavec.engine import Engine
 from personavec.errors import UserError
+
+log = logging.getLogger(__name__)
 
 
 def open_engine(
@@ -45,9 +48,13 @@ def open_engine(
         make = partial(open_engine, name, model, tuple(layers), device=device, dtype=dtype)
         return RayEngine(ray, make, open_checkpoint(model, dtype=dtype), workers)
     if name == "transformers":
+        import torch
+
         from personavec.engine.transformers import TransformersEngine
         from personavec.model import load_model
 
+        if device is None and (gpus := torch.cuda.device_count()) > 1:
+            log.warning("Of %d GPUs one is used. All work with --ray local, and with --engine vllm.", gpus)
         return TransformersEngine(load_model(model, device=device, dtype=dtype, adapter=adapter, thinking=thinking))
     from personavec.engine.vllm import VllmEngine, device_type
 
