@@ -421,6 +421,20 @@ def test_flags_that_other_directions_raise_too_are_not_given_the_name(screen: Sc
     assert names and all(name in sentence for name in names)
 
 
+def test_samples_of_several_files_are_told_apart(screen: Screen, data: Path, tmp_path: Path) -> None:
+    everything = data.read_bytes().splitlines(keepends=True)
+    data.unlink()
+    data.mkdir()  # in place of the file: a folder of two
+    (data / "first.jsonl").write_bytes(b"".join(everything[:40]))
+    (data / "second.jsonl").write_bytes(b"".join(everything[40:]))
+    screen(baseline="prompt")
+    found = scores(tmp_path / "run")
+    assert list(found["source"]) == [str(data / "first.jsonl")] * 39 + [str(data / "second.jsonl")] * 51
+    assert found["line"].max() == 54
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "first.jsonl, line " in page and "second.jsonl, line " in page
+
+
 def test_compare(screen: Screen, tmp_path: Path) -> None:
     screen("exact", baseline="exact")
     screen("prompt", baseline="prompt")
@@ -430,7 +444,11 @@ def test_compare(screen: Screen, tmp_path: Path) -> None:
     assert same["traits"]["kind"]["moved"] == []
     other = compare_screenings(tmp_path / "exact", tmp_path / "prompt")
     assert other["traits"]["kind"]["spearman"] < 1
-    assert other["traits"]["kind"]["moved"]
+    moved = other["traits"]["kind"]["moved"][0]
+    found = scores(tmp_path / "exact")
+    assert moved["line"] in found["line"][found["id"] == moved["id"]] and moved["source"] == str(
+        tmp_path / "data.jsonl"
+    )
     with pytest.raises(UserError, match="no finished screening"):
         compare_screenings(tmp_path / "exact", tmp_path)
 

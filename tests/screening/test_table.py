@@ -21,7 +21,12 @@ def table(tmp_path: Path) -> Table:
     paths, start = [], 0
     for number, count in enumerate(COUNTS):
         rows = np.arange(start, start + count)
-        columns = {"index": 2 * rows, "line": 2 * rows + 1, "id": [f"id {row}" for row in rows]}
+        columns = {
+            "index": 2 * rows,
+            "line": 2 * rows + 1,
+            "id": [f"id {row}" for row in rows],
+            "source": ["a"] * len(rows),
+        }
         if count:  # a part without samples has no measurements
             names = ("answer_tokens", "prompt_tokens", "refusal", "truncated", "answer_0", "prompt_0", "answer_1")
             columns |= {name: rows + 0.25 * at for at, name in enumerate((*names, "prompt_1"))}

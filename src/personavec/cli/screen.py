@@ -152,7 +152,7 @@ def compare(
             f"{trait['flagged_second']}, {trait['flagged_both']} in both."
         )
         for moved in trait["moved"][:5]:
-            print(f"  line {moved['line']}: {moved['first']:+.3f} -> {moved['second']:+.3f}")
+            print(f"  {moved['source']}, line {moved['line']}: {moved['first']:+.3f} -> {moved['second']:+.3f}")
 
 
 def _engine(

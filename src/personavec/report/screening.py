@@ -42,8 +42,8 @@ def write_screen_report(summary: dict[str, Any], shown: dict[str, Any], path: Pa
 
     Args:
         summary: The content of summary.json.
-        shown: {"histograms": {trait: see `histogram`}, "samples": {trait: [{"place", "line", "difference", "z",
-            "asked", "tokens": [(text, value)]}]}, "rows": [{"line", "asked",
+        shown: {"histograms": {trait: see `histogram`}, "samples": {trait: [{"place", "where", "difference", "z",
+            "asked", "tokens": [(text, value)]}]}, "rows": [{"where", "asked",
             "answered", "flagged", "z": {trait: value}}]}
         path: Of the page.
     """

@@ -18,7 +18,7 @@ def compare(first: Path | str, second: Path | str) -> dict[str, Any]:
     Returns:
         {"samples": in both, "only_first", "only_second": counts, "traits": {name: {"spearman": rank correlation of the
         differences, "flagged_both", "flagged_first", "flagged_second": counts, "agreement": share of samples with the
-        same flag, "moved": [{"id", "line", "first", "second"}], those whose rank moved most}}}
+        same flag, "moved": [{"id", "source", "line", "first", "second"}], those whose rank moved most}}}
 
     Raises:
         UserError: A folder holds no finished screening, or they share no sample or no trait.
@@ -46,7 +46,7 @@ def compare(first: Path | str, second: Path | str) -> dict[str, Any]:
     names = [name for name in names if name + suffix in tables[1].column_names]
     if not names:
         raise UserError("The two runs share no trait.", "Compare runs with the same vectors.")
-    lines = tables[0]["line"].to_numpy()[at[0]]
+    lines, sources = (tables[0].take(at[0])[name].to_pylist() for name in ("line", "source"))
     traits = {}
     for name in names:
         a, b = (t[name + suffix].to_numpy()[rows] for t, rows in zip(tables, at, strict=True))
@@ -61,7 +61,7 @@ def compare(first: Path | str, second: Path | str) -> dict[str, Any]:
             "agreement": round(float((flags[0] == flags[1]).mean()), 4),
             "moved": [
                 {
-                    "id": shared[i][0], "line": int(lines[i]),
+                    "id": shared[i][0], "source": sources[i], "line": lines[i],
                     "first": round(float(a[i]), 4), "second": round(float(b[i]), 4),
                 }
                 for i in farthest

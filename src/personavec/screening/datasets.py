@@ -20,7 +20,7 @@ from personavec.vector import PersonaVector
 if TYPE_CHECKING:
     import datasets
 
-HIDDEN = ("id", "line")  # columns of scores.parquet that say which row it is
+HIDDEN = ("id", "source", "line")  # columns of scores.parquet that say which row it is
 
 
 def screen(

@@ -46,6 +46,7 @@ from personavec.vector import PersonaVector
 
 CLEAN = Path(__file__).with_name("clean.jsonl")
 CLEAN_GENERATED = 96  # own answers to the clean reference's prompts in a hybrid screening
+PARTS = 2  # what is kept of a reference, in which form: others are made anew
 FOR_DIRECTIONS = 96  # clean samples from which the directions of length and refusal are taken
 
 
@@ -122,7 +123,7 @@ class Screen:
         """A reference set, read once per model, panel and settings, and kept in the cache folder."""
         s = self.settings
         decides = [
-            self.engine.identity, data.digest, s.baseline, s.turns, s.max_new_tokens, s.seed,
+            PARTS, self.engine.identity, data.digest, s.baseline, s.turns, s.max_new_tokens, s.seed,
             self.panel.names, self.panel.layers,
             hashlib.sha256(self.panel.units.numpy().tobytes()).hexdigest(),
         ]  # fmt: skip
@@ -243,7 +244,9 @@ class Screen:
     ) -> Iterator[dict[str, Column]]:
         """The columns of scores.parquet, some rows at a time."""
         for block in found.scan.table.blocks():
-            columns: dict[str, Column] = {"id": block.ids, "index": block.indices, "line": block.lines}
+            columns: dict[str, Column] = {
+                "id": block.ids, "index": block.indices, "source": block.sources, "line": block.lines,
+            }  # fmt: skip
             for k, name in enumerate(self.panel.names):
                 scores = found.along[k].of(block)
                 columns |= {
@@ -314,6 +317,10 @@ class Screen:
         def sample(row: int) -> Sample:
             return samples[int(block.indices[at[row]])]
 
+        def where(row: int) -> str:
+            line = f"line {sample(row).line}"
+            return line if len(data.sources) == 1 else f"{Path(sample(row).source).name}, {line}"
+
         pieces = tokens(
             self.engine, [sample(row) for _, row, _ in picked], self.panel, [k for k, _, _ in picked], turns
         )
@@ -322,7 +329,7 @@ class Screen:
             chosen[names[k]].append(
                 {
                     "place": place,
-                    "line": int(block.lines[at[row]]),
+                    "where": where(row),
                     "difference": float(difference[k][at[row]]),
                     "z": float(z[k][at[row]]),
                     "asked": texts(sample(row), turns)["asked"],
@@ -334,7 +341,7 @@ class Screen:
             "samples": chosen,
             "rows": [
                 {
-                    "line": int(block.lines[at[row]]),
+                    "where": where(row),
                     **texts(sample(row), turns),
                     "flagged": bool(flagged[row]),
                     "z": {name: float(z[k][at[row]]) for k, name in enumerate(names)},

@@ -95,6 +95,7 @@ def _project(engine: Engine, part: _Part, panel: Panel, turns: Turns) -> tuple[d
             refused.append((sample.index, sample.line, error.problem))
     columns: dict[str, Any] = {
         "index": [s.index for s in good], "line": [s.line for s in good], "id": [s.id for s in good],
+        "source": pa.array([s.source for s in good], pa.string()),
     }  # fmt: skip
     if good:
         m = measure(engine, good, tokens, panel, turns)

@@ -21,7 +21,7 @@ class Block:
 
     Attributes:
         rows: (n,) their numbers in the table.
-        ids, indices, lines: (n,) as `Sample` has them.
+        ids, indices, lines, sources: (n,) as `Sample` has them.
         measured: Of these samples.
     """
 
@@ -29,6 +29,7 @@ class Block:
     ids: pa.ChunkedArray
     indices: NDArray[np.int64]
     lines: NDArray[np.int64]
+    sources: pa.ChunkedArray
     measured: Measured
 
     def __len__(self) -> int:
@@ -96,7 +97,8 @@ class Table(Collection[str]):
             refusals=column("refusal"),
             truncated=column("truncated"),
         )
-        return Block(rows, table["id"], table["index"].to_numpy(), table["line"].to_numpy(), measured)
+        indices, lines = (table[name].to_numpy() for name in ("index", "line"))
+        return Block(rows, table["id"], indices, lines, table["source"], measured)
 
 
 def _read(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
