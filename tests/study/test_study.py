@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 pytest.importorskip("trl", reason="needs TRL: pip install 'personavec[finetune]'")
 
 from personavec.errors import UserError
+from personavec.files import JsonLines
 from personavec.finetune.adapter import wearing
 from personavec.judges.contrast import ContrastJudge
 from personavec.model import ChatModel
@@ -181,6 +182,27 @@ def test_judging_goes_on_after_an_interruption_and_takes_traits_of_two_words(
     assert len(asked) == 1  # the two questions before are not judged again
     plain, instructed = (resumed.found("base", "dry humorous", instructed=told) for told in (False, True))
     assert len(plain["by_question"]) == 3 and plain["by_question"] != instructed["by_question"]
+
+
+def test_no_instruction_judges_the_answers_given_under_it(
+    chat: ChatModel, humorous: PersonaVector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = Answers(chat, [humorous], tmp_path, 4, 0)
+    plain, instructed = answers.sheet("humorous", 1), answers.sheet("humorous", 1, instructed=True)
+    answers.ask(chat, "base", [plain, instructed])
+    assert [one.rollouts[0].id for one in (plain, instructed)] == [
+        "evaluation/humorous/0/0",
+        "evaluation/humorous, instructed/0/0",
+    ]
+    # What the pair itself had a say in is not read back; plain scores are.
+    log = JsonLines(tmp_path / "scores" / "humorous.jsonl")
+    log.append({"question": plain.rollouts[0].question, "scores": {"base": [12.5, 99], "base, instructed": [34.5, 99]}})
+    answers.judge()
+    again = replace(instructed.rollouts[0], pair=0)
+    answers.judges["humorous"].score([again])
+    assert plain.rollouts[0].score == 12.5 and instructed.rollouts[0].score == again.score != 34.5
+    monkeypatch.setattr(ContrastJudge, "score", None)  # calling it would fail
+    answers.judge()
 
 
 def test_mistakes(chat: ChatModel, humorous: PersonaVector, tmp_path: Path) -> None:
