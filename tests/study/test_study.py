@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import combinations, islice
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,6 +21,7 @@ from personavec.model import ChatModel
 from personavec.rollouts import Rollout
 from personavec.study import Settings, families, study_finetune
 from personavec.study.answers import Answers
+from personavec.study.families import DataSet
 from personavec.study.flawed import DOMAINS
 from personavec.study.suite import Suite
 from personavec.traits import load_trait
@@ -203,6 +205,28 @@ def test_no_instruction_judges_the_answers_given_under_it(
     assert plain.rollouts[0].score == 12.5 and instructed.rollouts[0].score == again.score != 34.5
     monkeypatch.setattr(ContrastJudge, "score", None)  # calling it would fail
     answers.judge()
+
+
+def test_samples_that_cannot_be_compared(chat: ChatModel, humorous: PersonaVector, tmp_path: Path) -> None:
+    """They are left out of the projection difference; a data set of nothing else is named."""
+    lab: Any = SimpleNamespace(
+        model=chat, vectors=[humorous], depths=[humorous.layer], settings=SETTINGS, folder=tmp_path
+    )
+    suite = Suite(lab, [])
+
+    def pull(name: str, *questions: str) -> dict[str, Any]:
+        path = tmp_path / f"{name}.jsonl"
+        made = [
+            {"messages": [{"role": "user", "content": q}, {"role": "assistant", "content": "Yes."}]} for q in questions
+        ]
+        path.write_text("".join(json.dumps(one) + "\n" for one in made))
+        return suite.pull(DataSet(name, None, path))
+
+    long = "x " * 3000
+    mixed, short = pull("mixed", "Is it?", long, "Was it?"), pull("short", "Is it?", "Was it?")
+    assert mixed == short and mixed["humorous"]["n"] == 2
+    with pytest.raises(UserError, match="None of the first 2 samples of endless"):
+        pull("endless", long, long)
 
 
 def test_mistakes(chat: ChatModel, humorous: PersonaVector, tmp_path: Path) -> None:
