@@ -207,26 +207,23 @@ def test_no_instruction_judges_the_answers_given_under_it(
     answers.judge()
 
 
-def test_samples_that_cannot_be_compared(chat: ChatModel, humorous: PersonaVector, tmp_path: Path) -> None:
+def test_samples_that_cannot_be_compared(humorous: PersonaVector, tmp_path: Path) -> None:
     """They are left out of the projection difference; a data set of nothing else is named."""
+    thinks = chat_model(qwen2(max_position_embeddings=2048), added=("<think>", "</think>"))
     lab: Any = SimpleNamespace(
-        model=chat, vectors=[humorous], depths=[humorous.layer], settings=SETTINGS, folder=tmp_path
+        model=thinks, vectors=[humorous], depths=[humorous.layer], settings=SETTINGS, folder=tmp_path
     )
     suite = Suite(lab, [])
 
-    def pull(name: str, *questions: str) -> dict[str, Any]:
+    def pull(name: str, *pairs: tuple[str, str]) -> dict[str, Any]:
         path = tmp_path / f"{name}.jsonl"
-        made = [
-            {"messages": [{"role": "user", "content": q}, {"role": "assistant", "content": "Yes."}]} for q in questions
-        ]
-        path.write_text("".join(json.dumps(one) + "\n" for one in made))
+        path.write_text("".join(json.dumps({"prompt": q, "response": a}) + "\n" for q, a in pairs))
         return suite.pull(DataSet(name, None, path))
 
-    long = "x " * 3000
-    mixed, short = pull("mixed", "Is it?", long, "Was it?"), pull("short", "Is it?", "Was it?")
-    assert mixed == short and mixed["humorous"]["n"] == 2
+    good, bad = [("Is it?", "Yes."), ("Was it?", "No.")], [("x " * 3000, "Yes."), ("And?", "<think>Hm.</think>")]
+    assert pull("mixed", good[0], *bad, good[1]) == pull("short", *good)
     with pytest.raises(UserError, match="None of the first 2 samples of endless"):
-        pull("endless", long, long)
+        pull("endless", *bad)
 
 
 def test_mistakes(chat: ChatModel, humorous: PersonaVector, tmp_path: Path) -> None:
@@ -234,6 +231,13 @@ def test_mistakes(chat: ChatModel, humorous: PersonaVector, tmp_path: Path) -> N
         study_finetune(chat, [humorous], tmp_path / "a", SETTINGS, prevent=["evil"])
     with pytest.raises(UserError, match="carries no contrast judge"):
         study_finetune(chat, [replace(humorous, info={"trait": humorous.info["trait"]})], tmp_path / "b", SETTINGS)
+    trait = {**humorous.info["trait"], "name": "units"}
+    named = replace(humorous, trait="units", info={**humorous.info, "trait": trait})
+    with pytest.raises(UserError, match="Two data sets of the study are called units-normal"):
+        study_finetune(chat, [named], tmp_path / "c", SETTINGS)
+    with pytest.raises(UserError, match="Two data sets of the study are called humorous-mild"):
+        study_finetune(chat, [humorous], tmp_path / "d", SETTINGS, data={"humorous-mild": tmp_path})
+    assert not (tmp_path / "c").exists() and not (tmp_path / "d").exists()
     with pytest.raises(UserError, match="--samples 5"):
         Settings(samples=5)
     with pytest.raises(UserError, match="--prevention-questions 1"):

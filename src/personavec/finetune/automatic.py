@@ -54,8 +54,9 @@ def choose(
     rows = []
     for both in beside_own(engine, drawn, own, "Choosing coefficients"):
         kept = [sample for sample, _, _ in both]
-        theirs, ours = (measure(engine, kept, [one[k] for one in both], panel).answers for k in (1, 2))
-        rows.append(theirs - ours)
+        sides = [theirs for _, theirs, _ in both], [ours for _, _, ours in both]
+        first, second = (measure(engine, kept, side, panel).answers for side in sides)
+        rows.append(first - second)
     if not rows:
         raise UserError(
             "None of the samples drawn can be compared with an answer of the model itself.",

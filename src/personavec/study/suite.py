@@ -63,9 +63,9 @@ class Suite:
         samples = [record for record in open_data(one.path) if isinstance(record, Sample)][:PULLED]
         rows: list[Tensor] = []
         for both in beside_own(engine, samples, own, f"Projection difference, {one.name}"):
-            sides = [[theirs.conversations for _, theirs, _ in both], [ours.conversations for _, _, ours in both]]
-            theirs, ours = (readings(engine, side, self.lab.depths)[:, 1] for side in sides)
-            rows.append(theirs - ours)
+            sides = [theirs.conversations for _, theirs, _ in both], [ours.conversations for _, _, ours in both]
+            first, second = (readings(engine, side, self.lab.depths)[:, 1] for side in sides)
+            rows.append(first - second)
         if not rows:
             raise UserError(
                 f"None of the first {len(samples)} samples of {one.name} can be compared with an answer of the model "
