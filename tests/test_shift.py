@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from personavec.model import ChatModel, load_model
 from personavec.shift import compare, prompt_readings, shift, verdict
 from personavec.traits.of_vector import questions
 from personavec.vector import PersonaVector
-from tiny import chat_model, plain_states, vector
+from tiny import CHATML, chat_model, plain_states, tokenizer, vector
 
 
 @pytest.fixture(scope="module")
@@ -82,6 +83,22 @@ def test_an_adapter_that_does_nothing(folders: dict[str, Path], humorous: Person
     assert "told from none" in verdict(found)[0]
 
 
+def test_another_template_is_no_shift(
+    folders: dict[str, Path], humorous: PersonaVector, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    base = load(folders)
+    base.model.save_pretrained(tmp_path / "other")
+    tokenizer(CHATML.replace("assistant", "model answer")).save_pretrained(tmp_path / "other")
+    other = load_model(str(tmp_path / "other"), device="cpu", dtype="float32")
+    prompts = [model.prompt_ids([{"role": "user", "content": "Hello?"}]) for model in (base, other)]
+    assert prompts[0] != prompts[1]
+    found = shift(base, [humorous], other)["humorous"]
+    assert found["shift"]["mean"] == 0 and "another chat template" in caplog.text
+    other.tokenizer = SimpleNamespace(convert_ids_to_tokens=lambda ids: ["?"] * len(ids))
+    with pytest.raises(UserError, match="different tokenizers"):
+        shift(base, [humorous], other)
+
+
 def test_a_change_along_the_vector_stands_out(tiny: ChatModel, humorous: PersonaVector) -> None:
     before = prompt_readings(tiny, [humorous])
     after = {key: some + 5 * humorous.unit(2) for key, some in before.items()}
@@ -116,5 +133,11 @@ def test_the_command(
     monkeypatch.chdir(tmp_path)
     code, out, _ = run(given[0], folders["merged"], *given[1:], "--system", "Be brief.")
     assert code == 0 and "under 'Be brief.'" in out and f"{traits['humorous']['shift']['mean']:+.2f}" in out
+    loaded = load_model(str(folders["merged"]), device="cpu", dtype="float32")
+    loaded.model.save_pretrained(tmp_path / "other")
+    tokenizer(CHATML.replace("assistant", "model answer")).save_pretrained(tmp_path / "other")
+    code, out, _ = run(given[0], tmp_path / "other", *given[1:], "--out", tmp_path / "third")
+    assert code == 0 and "another chat template" in out and f"{traits['humorous']['shift']['mean']:+.2f}" in out
+    assert "another chat template" in (tmp_path / "third" / "report.html").read_text()
     code, _, error = run(*given)
     assert code == 2 and "--adapter" in error

@@ -1,5 +1,6 @@
 """What a fine-tune did to the character: the fine-tuning shift, for any two checkpoints or an adapter."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -10,11 +11,14 @@ from torch import Tensor
 from personavec.controls import covariance_directions, isotropic_directions
 from personavec.errors import UserError
 from personavec.model import ChatModel, Conversation
+from personavec.model.template import Template
 from personavec.readout import read
 from personavec.screening.attribution import place
 from personavec.statistics import bootstrap_mean
 from personavec.traits.of_vector import questions
 from personavec.vector import PersonaVector
+
+log = logging.getLogger(__name__)
 
 DIRECTIONS = 200  # random directions of each kind
 
@@ -39,6 +43,9 @@ def shift(
         systems: System prompts under which the shift is measured too: a trait may hide behind one.
         other_weights: See `PersonaVector.check`.
 
+    Both read the very same tokens, in the chat template of the model before: what another template does is no change
+    of the weights. Where the tuned model has another one, a warning is logged.
+
     Raises:
         UserError: No adapter and no second model, models of different shape, or what `prompt_readings` raises.
     """
@@ -50,16 +57,38 @@ def shift(
         with model.unadapted():
             before = prompt_readings(model, vectors, systems)
         return compare(vectors, before, prompt_readings(model, vectors, systems), seed)
+    for note in template_notes(model.template, tuned.template):
+        log.warning(note)
     before = prompt_readings(model, vectors, systems)
-    return compare(vectors, before, prompt_readings(tuned, vectors, systems), seed)
+    return compare(vectors, before, prompt_readings(tuned, vectors, systems, model.template), seed)
 
 
-def prompt_readings(model: ChatModel, vectors: Sequence[PersonaVector], systems: Sequence[str] = ()) -> PromptReadings:
+def template_notes(before: Template, after: Template) -> list[str]:
+    """A sentence for the user where two models have different chat templates."""
+    if before.hash == after.hash:
+        return []
+    return [
+        "The tuned model has another chat template. Both models read their prompts in that of the model before, so "
+        "that the shift is that of the weights; in its own template the tuned model may behave otherwise."
+    ]
+
+
+def prompt_readings(
+    model: ChatModel,
+    vectors: Sequence[PersonaVector],
+    systems: Sequence[str] = (),
+    template: Template | None = None,
+) -> PromptReadings:
     """Readings of the last prompt token of every trait's evaluation questions, at the layers of all vectors.
 
+    Args:
+        template: Writes the prompts: that of the model before, where this is a model after. None: the model's own.
+
     Raises:
-        UserError: No vectors, two of one trait, or a trait whose questions are not known.
+        UserError: No vectors, two of one trait, a trait whose questions are not known, or a template whose tokens are
+            others in this model.
     """
+    template = template or model.template
     names = [vector.trait for vector in vectors]
     if not names or len(set(names)) < len(names):
         raise UserError(f"The traits are {names}.", "Give one vector for each trait, at least one.")
@@ -68,7 +97,13 @@ def prompt_readings(model: ChatModel, vectors: Sequence[PersonaVector], systems:
     for vector in vectors:
         for system in (None, *systems):
             first = [] if system is None else [{"role": "system", "content": system}]
-            prompts = [model.prompt_ids([*first, {"role": "user", "content": q}]) for q in questions(vector)]
+            prompts = [template.prompt_ids([*first, {"role": "user", "content": q}]) for q in questions(vector)]
+            used = sorted({token for ids in prompts for token in ids})
+            if template.tokenizer.convert_ids_to_tokens(used) != model.tokenizer.convert_ids_to_tokens(used):
+                raise UserError(
+                    "The models have different tokenizers: the same tokens are not the same words to both.",
+                    "Compare a model with a fine-tune of itself.",
+                )
             ends = [Conversation(ids, [(len(ids) - 1, len(ids))]) for ids in prompts]
             found[vector.trait, system] = read(model, ends, layers=layers).means
     return found

@@ -204,6 +204,27 @@ def test_resuming_puts_it_on_again(tmp_path: Path, adapter: bool) -> None:
             trainer(make(), tmp_path / "run", [other], **options).train(resume_from_checkpoint=True)
 
 
+def test_resuming_with_several(tmp_path: Path) -> None:
+    """Of which transformers records a growing list."""
+
+    def both() -> list[Any]:
+        return [PreventativeSteering(by_hand.vector(seed), coefficient) for seed, coefficient in ((0, 3), (1, 2))]
+
+    options = {"save_strategy": "steps", "save_steps": 1, "max_steps": 4}
+    wanted = outcome(trainer(by_hand.model(), tmp_path / "whole", both(), **options))
+    for stop in (1, 2):  # the second time resumed from what a resumed run saved
+        killed = trainer(by_hand.model(), tmp_path / "run", [*both(), Interrupt("on_step_begin", stop)], **options)
+        with pytest.raises(RuntimeError, match="mine"):
+            killed.train(resume_from_checkpoint=stop > 1)
+    for others in (both()[:1], [*both(), both()[0]]):
+        with pytest.raises(UserError, match="was trained with prevention"):
+            trainer(by_hand.model(), tmp_path / "run", others, **options).train(resume_from_checkpoint=True)
+    resumed = trainer(by_hand.model(), tmp_path / "run", both(), **options)
+    resumed.train(resume_from_checkpoint=True)
+    for name, parameter in resumed.model.named_parameters():
+        torch.testing.assert_close(parameter.detach(), wanted[1][name])
+
+
 def test_the_saved_adapter_holds_nothing_of_it(tmp_path: Path) -> None:
     run = trainer(lora(), tmp_path, [PreventativeSteering(by_hand.vector(), 3)], save_strategy="steps", save_steps=1)
     run.train()

@@ -21,7 +21,7 @@ from personavec.finetune import Training, fine_tune
 from personavec.finetune.adapter import adapted, projections
 from personavec.finetune.automatic import choose, from_difference
 from personavec.finetune.examples import IGNORED, Encoder, held_out, read_samples
-from personavec.finetune.losses import LossGuard, example_losses, exploded
+from personavec.finetune.losses import LossGuard, example_losses, exploded, hopeless
 from personavec.finetune.training import Steps, last_checkpoint, mixed
 from personavec.model import ChatModel
 from personavec.traits import load_trait
@@ -391,9 +391,9 @@ def test_an_exploding_loss_is_told_from_noise() -> None:
 
     state = SimpleNamespace(global_step=10, log_history=[{"loss": loss} for loss in [*noise, 9.0, 8.0, 9.0, 7.0, 9.0]])
     with pytest.raises(UserError, match=r"exploded: 2\.1 in the first 5 steps, 9 in the 5 up to step 10"):
-        LossGuard().on_log(None, state, None, logs={"loss": 9.0})
+        LossGuard(2.0).on_log(None, state, None, logs={"loss": 9.0})
     with pytest.raises(UserError, match="nan at step 10"):
-        LossGuard().on_log(None, state, None, logs={"loss": float("nan")})
+        LossGuard(2.0).on_log(None, state, None, logs={"loss": float("nan")})
 
 
 def test_a_training_that_explodes_is_stopped(chat: ChatModel, data: Path, tmp_path: Path) -> None:
@@ -401,6 +401,33 @@ def test_a_training_that_explodes_is_stopped(chat: ChatModel, data: Path, tmp_pa
     with pytest.raises(UserError, match="training loss"):
         fine_tune(chat, data, tmp_path / "run", settings)
     assert not hasattr(chat.model, "peft_config")
+
+
+def test_a_loss_that_is_hopeless_from_the_start() -> None:
+    assert not hopeless([4.4, 6.0, 5.0, 4.5, 4.4, 30.0], 2.5)  # steering that is worth its loss
+    assert not hopeless([2.0, 3.0, 2.5, 2.0, 2.5], 0.1)  # other samples than those that were measured
+    assert not hopeless([11.0, 12.0, 11.0, 13.0], 2.5)  # too few to tell
+    assert hopeless([11.0, 12.0, 11.0, 13.0, 12.0], 2.5)
+
+
+@pytest.mark.parametrize("held_out", [0.1, 0.0])
+def test_a_coefficient_that_breaks_the_model_is_stopped(data: Path, tmp_path: Path, held_out: float) -> None:
+    """On a model that knows the data; one with random weights has nothing to lose."""
+    chat = tiny.chat_model(tiny.qwen2(max_position_embeddings=2048))
+    found = read_samples(Encoder(chat, 1024), open_data(data))
+    examples = [example for mine in found.examples for example in mine]
+    optimizer = torch.optim.Adam(chat.model.parameters(), lr=1e-2)
+    for step in range(150):
+        example = examples[step % len(examples)]
+        chat.model(input_ids=torch.tensor([example.ids]), labels=torch.tensor([example.labels])).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    chat = ChatModel(chat.model, chat.tokenizer, "tiny")
+    vector = tiny.vector(chat, info={})
+    settings = Training(**{**SHORT, "learning_rate": 1e-4, "held_out": held_out})
+    with pytest.raises(UserError, match=r"began with a loss of .* Lower .*the coefficient"):
+        fine_tune(chat, data, tmp_path / "broken", settings, prevent=[(vector, 300.0)], measure=False)
+    fine_tune(chat, data, tmp_path / "fine", settings, prevent=[(vector, 0.3)], measure=False)
 
 
 @pytest.mark.parametrize(

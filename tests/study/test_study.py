@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import combinations, islice
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,12 +14,14 @@ from safetensors.torch import load_file
 pytest.importorskip("trl", reason="needs TRL: pip install 'personavec[finetune]'")
 
 from personavec.errors import UserError
+from personavec.files import JsonLines
 from personavec.finetune.adapter import wearing
 from personavec.judges.contrast import ContrastJudge
 from personavec.model import ChatModel
 from personavec.rollouts import Rollout
 from personavec.study import Settings, families, study_finetune
 from personavec.study.answers import Answers
+from personavec.study.families import DataSet
 from personavec.study.flawed import DOMAINS
 from personavec.study.suite import Suite
 from personavec.traits import load_trait
@@ -183,11 +186,58 @@ def test_judging_goes_on_after_an_interruption_and_takes_traits_of_two_words(
     assert len(plain["by_question"]) == 3 and plain["by_question"] != instructed["by_question"]
 
 
+def test_no_instruction_judges_the_answers_given_under_it(
+    chat: ChatModel, humorous: PersonaVector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = Answers(chat, [humorous], tmp_path, 4, 0)
+    plain, instructed = answers.sheet("humorous", 1), answers.sheet("humorous", 1, instructed=True)
+    answers.ask(chat, "base", [plain, instructed])
+    assert [one.rollouts[0].id for one in (plain, instructed)] == [
+        "evaluation/humorous/0/0",
+        "evaluation/humorous, instructed/0/0",
+    ]
+    # What the pair itself had a say in is not read back; plain scores are.
+    log = JsonLines(tmp_path / "scores" / "humorous.jsonl")
+    log.append({"question": plain.rollouts[0].question, "scores": {"base": [12.5, 99], "base, instructed": [34.5, 99]}})
+    answers.judge()
+    again = replace(instructed.rollouts[0], pair=0)
+    answers.judges["humorous"].score([again])
+    assert plain.rollouts[0].score == 12.5 and instructed.rollouts[0].score == again.score != 34.5
+    monkeypatch.setattr(ContrastJudge, "score", None)  # calling it would fail
+    answers.judge()
+
+
+def test_samples_that_cannot_be_compared(humorous: PersonaVector, tmp_path: Path) -> None:
+    """They are left out of the projection difference; a data set of nothing else is named."""
+    thinks = chat_model(qwen2(max_position_embeddings=2048), added=("<think>", "</think>"))
+    lab: Any = SimpleNamespace(
+        model=thinks, vectors=[humorous], depths=[humorous.layer], settings=SETTINGS, folder=tmp_path
+    )
+    suite = Suite(lab, [])
+
+    def pull(name: str, *pairs: tuple[str, str]) -> dict[str, Any]:
+        path = tmp_path / f"{name}.jsonl"
+        path.write_text("".join(json.dumps({"prompt": q, "response": a}) + "\n" for q, a in pairs))
+        return suite.pull(DataSet(name, None, path))
+
+    good, bad = [("Is it?", "Yes."), ("Was it?", "No.")], [("x " * 3000, "Yes."), ("And?", "<think>Hm.</think>")]
+    assert pull("mixed", good[0], *bad, good[1]) == pull("short", *good)
+    with pytest.raises(UserError, match="None of the first 2 samples of endless"):
+        pull("endless", *bad)
+
+
 def test_mistakes(chat: ChatModel, humorous: PersonaVector, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no vector of evil"):
         study_finetune(chat, [humorous], tmp_path / "a", SETTINGS, prevent=["evil"])
     with pytest.raises(UserError, match="carries no contrast judge"):
         study_finetune(chat, [replace(humorous, info={"trait": humorous.info["trait"]})], tmp_path / "b", SETTINGS)
+    trait = {**humorous.info["trait"], "name": "units"}
+    named = replace(humorous, trait="units", info={**humorous.info, "trait": trait})
+    with pytest.raises(UserError, match="Two data sets of the study are called units-normal"):
+        study_finetune(chat, [named], tmp_path / "c", SETTINGS)
+    with pytest.raises(UserError, match="Two data sets of the study are called humorous-mild"):
+        study_finetune(chat, [humorous], tmp_path / "d", SETTINGS, data={"humorous-mild": tmp_path})
+    assert not (tmp_path / "c").exists() and not (tmp_path / "d").exists()
     with pytest.raises(UserError, match="--samples 5"):
         Settings(samples=5)
     with pytest.raises(UserError, match="--prevention-questions 1"):

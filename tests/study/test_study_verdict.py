@@ -65,7 +65,13 @@ def test_prevention() -> None:
     assert "nothing to prevent" in told(before=estimate(45, 35, 55))
     shown, guessed = estimate(85, 72, 95), estimate(85, 60, 110)
     assert "which meets the goal of 70 %" in told(arm("steer 2", shown))
-    assert "more than the goal of 70 %, though the interval does not show it" in told(arm("steer 2", guessed))
+    assert "the best of 1 tried, chosen on the same questions" in told(arm("steer 2", shown))
+    assert "the best of 2 tried" in told(
+        arm("steer 2", shown), arm("steer 3", shown, task=30.0), arm("random 2", shown)
+    )
+    # Both must be shown: the share, and what it costs.
+    for unsure in (arm("steer 2", guessed), arm("steer 2", shown, task=4.0)):
+        assert "more than the goal of 70 %, though the intervals do not show" in told(unsure)
     assert "short of 70 %" in told(arm("steer 2", estimate(40, 20, 60)))
     # What costs too much is not the best, however much it prevents.
     text = told(arm("steer 1", estimate(40, 20, 60)), arm("steer 3", shown, task=30.0))

@@ -34,7 +34,7 @@ def shift(
     from personavec.files import RunFolder, write_json
     from personavec.provenance import identity, provenance
     from personavec.report.character import write_shift_report
-    from personavec.shift import compare, prompt_readings, verdict
+    from personavec.shift import compare, prompt_readings, template_notes, verdict
     from personavec.vector import PersonaVector
 
     if (tuned is None) == (adapter is None):
@@ -53,6 +53,7 @@ def shift(
             one.check(first, other_weights=other_weights)
         before = prompt_readings(first, vectors, systems)
         run = {"command": "shift", **provenance(first, arguments)}
+        template = first.template
         del first  # only one model is in memory
         second = o.open_model(tuned or base, device, dtype, adapter)
         run |= {
@@ -60,7 +61,8 @@ def shift(
             "tuned_identity": identity(second),
             "systems": [{"system": s} for s in systems],
         }
-        run["traits"] = compare(vectors, before, prompt_readings(second, vectors, systems), seed)
+        run["warnings"] = template_notes(template, second.template)
+        run["traits"] = compare(vectors, before, prompt_readings(second, vectors, systems, template), seed)
         run["verdict"] = verdict(run["traits"])
         write_shift_report(run, folder / "report.html")
         write_json(folder / "run.json", run)
@@ -77,6 +79,6 @@ def shift(
         for row in found["systems"]:
             e = row["shift"]
             print(f"  under {row['system'][:60]!r}: {e['mean']:+.3f} [{e['low']:+.3f}, {e['high']:+.3f}]")
-    for sentence in run["verdict"]:
+    for sentence in [*run["verdict"], *run["warnings"]]:
         print(f"- {sentence}")
     print(f"Report: {folder / 'report.html'}")

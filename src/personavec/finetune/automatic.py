@@ -1,6 +1,6 @@
 """A coefficient for preventative steering, chosen from how far the data push the model."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -52,19 +52,11 @@ def choose(
     own = OwnAnswers(engine, Settings.suited(model.device.type).max_new_tokens)
     drawn = [samples[at] for at in smallest(priorities([s.id for s in samples], seed), SAMPLES)]
     rows = []
-    with progress("Choosing coefficients", total=len(drawn), unit="samples") as job:
-        for start in range(0, len(drawn), BATCH):
-            batch = drawn[start : start + BATCH]
-            both = [
-                (sample, theirs, Tokens(ours, False))
-                for sample, ours in zip(batch, own_answers(engine, batch, "all", own), strict=True)
-                if ours and (theirs := _tokens(engine, sample))
-            ]
-            if both:
-                kept = [sample for sample, _, _ in both]
-                first, second = (measure(engine, kept, [one[k] for one in both], panel).answers for k in (1, 2))
-                rows.append(first - second)
-            job.advance(len(batch))
+    for both in beside_own(engine, drawn, own, "Choosing coefficients"):
+        kept = [sample for sample, _, _ in both]
+        sides = [theirs for _, theirs, _ in both], [ours for _, _, ours in both]
+        first, second = (measure(engine, kept, side, panel).answers for side in sides)
+        rows.append(first - second)
     if not rows:
         raise UserError(
             "None of the samples drawn can be compared with an answer of the model itself.",
@@ -79,6 +71,26 @@ def from_difference(vector: PersonaVector, differences: Sequence[float], seed: i
     found = bootstrap_mean(differences, seed=seed)
     scale = float(vector.at(vector.layer).norm())
     return Automatic(max(0.0, STRENGTH * found.mean / scale), found)
+
+
+def beside_own(
+    engine: TransformersEngine, samples: Sequence[Sample], own: OwnAnswers, description: str
+) -> Iterator[list[tuple[Sample, Tokens, Tokens]]]:
+    """Batches of samples, each with its tokens and with those of the model's own answers to the same prompts.
+
+    Left out is what cannot be compared: answers that are only a thought or do not fit the context, on either side.
+    """
+    with progress(description, total=len(samples), unit="samples") as job:
+        for start in range(0, len(samples), BATCH):
+            batch = samples[start : start + BATCH]
+            both = [
+                (sample, theirs, Tokens(ours, False))
+                for sample, ours in zip(batch, own_answers(engine, batch, "all", own), strict=True)
+                if ours and (theirs := _tokens(engine, sample))
+            ]
+            if both:
+                yield both
+            job.advance(len(batch))
 
 
 def _tokens(engine: TransformersEngine, sample: Sample) -> Tokens | None:

@@ -72,7 +72,7 @@ class PreventativeSteering(TrainerCallback, ExportableState):
             )
         resumed = state.global_step > 0
         if resumed:
-            self._check_resumed(state)
+            self._check_resumed(trainer, state)
         unknown = self._checked or resumed or is_sharded(model)
         self.prevention.check(model, other_weights=self._other_weights or unknown)
         self.prevention.attach(model)
@@ -113,14 +113,17 @@ class PreventativeSteering(TrainerCallback, ExportableState):
             self.prevention.acting = False
         return loss
 
-    def _check_resumed(self, state: Any) -> None:
+    def _check_resumed(self, trainer: Any, state: Any) -> None:
         """A checkpoint goes on as it began."""
-        stored = state.stateful_callbacks.get(type(self).__name__) or {}
-        before = None if isinstance(stored, list) else stored.get("attributes", {}).get("recorded")
-        now = self.prevention.describe()
-        if before != now:
+        kind = type(self)
+        stored = state.stateful_callbacks.get(kind.__name__) or []
+        # Where there are several of a kind, transformers appends the states of all of them anew at every save.
+        stored = stored if isinstance(stored, list) else [stored]
+        before = [one.get("attributes", {}).get("recorded") for one in stored]
+        now = [one.prevention.describe() for one in trainer.callback_handler.callbacks if type(one) is kind]
+        if not before or before != now * (len(before) // len(now)):
             raise UserError(
-                f"The checkpoint was trained with prevention {before}; this run names {now}.",
+                f"The checkpoint was trained with prevention {_distinct(before)}; this run names {now}.",
                 "Resume with the same vectors, coefficients and choices, or start a new run in another folder.",
             )
 
@@ -128,6 +131,10 @@ class PreventativeSteering(TrainerCallback, ExportableState):
         if self._undo is not None:
             self._undo()
             self._undo = None
+
+
+def _distinct(some: Sequence[Any]) -> list[Any]:
+    return [one for at, one in enumerate(some) if one not in some[:at]]
 
 
 def _with_penalty(trainer: Any, prevention: Prevention) -> Callable[..., Any]:

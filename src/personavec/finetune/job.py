@@ -208,7 +208,7 @@ class _Run:
             examples = mixed(learnt, safe, s.safe_share, s.seed)
             counts |= {"safe": len(examples) - len(learnt), "safe_rejected": len(benign.rejected)}
         callbacks, prevention = self._callbacks(coefficients)
-        trained = self._train(examples, unseen, callbacks)
+        trained = self._train(examples, unseen, begun["losses"], callbacks)
         found: dict[str, Any] = {"traits": {}, "coherence": None, "perplexity": None, "lm_eval": None}
         answers: list[dict[str, Any]] = []
         if character is not None and before is not None:
@@ -270,15 +270,25 @@ class _Run:
         self.state.unlink(missing_ok=True)
 
     def _train(
-        self, examples: Sequence[Example], unseen: Sequence[Example], callbacks: Sequence[TrainerCallback]
+        self,
+        examples: Sequence[Example],
+        unseen: Sequence[Example],
+        losses: Sequence[float],
+        callbacks: Sequence[TrainerCallback],
     ) -> dict[str, Any]:
-        """Train and save the adapter, once: what the trainer logged, held-out losses after, time and memory."""
+        """Train and save the adapter, once: what the trainer logged, held-out losses after, time and memory.
+
+        Args:
+            losses: Of the unseen ones before.
+        """
         path = self.parts / "trained.json"
         if path.exists():
             kept: dict[str, Any] = json.loads(path.read_text())
             return kept
         if self.model.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.model.device)
+        if not losses:  # nothing was held out
+            losses = example_losses(self.model, examples[:WINDOW], "Loss before").tolist()
         torch.manual_seed(self.settings.seed)  # of the adapter's first weights
         # What TRL and transformers say to each other.
         with (
@@ -286,7 +296,7 @@ class _Run:
             adapted(self.model, self.settings) as adapter,
         ):
             began = time.monotonic()
-            history = train(self.model, adapter, examples, self.settings, self.checkpoints, callbacks)
+            history = train(self.model, adapter, examples, self.settings, self.checkpoints, fmean(losses), callbacks)
             trained = {
                 "history": [
                     {key: value for key, value in e.items() if key in ("step", "loss") or key.startswith("persona/")}

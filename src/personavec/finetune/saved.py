@@ -42,7 +42,8 @@ def compare_runs(protected: Path, plain: Path) -> dict[str, Any]:
     Returns:
         {"run": the folder of the plain one, "traits": {trait: {"without", "with": change of the score by training,
         "saved": score after training without prevention minus with it, by question, "shift_without", "shift_with"}},
-        "loss": {"without", "with": of held-out samples after training, or None}}: estimates
+        "loss": {"without", "with": of held-out samples after training}, "perplexity": the same of what training
+        multiplied that of general text by, "coherence": of its change; each None if a run has none}: estimates
 
     Raises:
         UserError: No trait was scored in both.
@@ -73,9 +74,18 @@ def compare_runs(protected: Path, plain: Path) -> dict[str, Any]:
             f"No trait was scored both here and in {plain}.",
             "Name the vectors with --prevent here and with --watch there, and leave --no-measure out.",
         )
-    losses = without["held_out_loss"], with_["held_out_loss"]
-    loss = None if None in losses else {"without": losses[0]["after"], "with": losses[1]["after"]}
-    return {"run": str(plain), "traits": traits, "loss": loss}
+
+    def both_of(what: str, figure: str) -> dict[str, Any] | None:
+        sides = {"without": without[what], "with": with_[what]}
+        return None if None in sides.values() else {side: found[figure] for side, found in sides.items()}
+
+    return {
+        "run": str(plain),
+        "traits": traits,
+        "loss": both_of("held_out_loss", "after"),
+        "perplexity": both_of("perplexity", "ratio"),
+        "coherence": both_of("coherence", "change"),
+    }
 
 
 def _read(folder: Path) -> dict[str, Any]:

@@ -75,6 +75,7 @@ def train(
     examples: Sequence[Example],
     settings: Training,
     folder: Path,
+    natural: float,
     callbacks: Sequence[TrainerCallback] = (),
 ) -> list[dict[str, Any]]:
     """Train an adapter.
@@ -82,6 +83,7 @@ def train(
     Args:
         adapter: The model as a PeftModel, see `adapted`.
         folder: Of the checkpoints; training goes on from the last one.
+        natural: Loss of the model as it came; see `LossGuard`.
         callbacks: Prevention, monitors.
 
     Returns:
@@ -133,7 +135,7 @@ def train(
             train_dataset=datasets.Dataset.from_dict(rows),
             data_collator=DataCollatorForLanguageModeling(pad_token_id=0 if pad is None else pad),
             processing_class=model.tokenizer,
-            callbacks=[*callbacks, LossGuard(), steps],
+            callbacks=[*callbacks, LossGuard(natural), steps],
         )
         for theirs in (PrinterCallback, ProgressCallback):
             trainer.remove_callback(theirs)

@@ -91,6 +91,13 @@ def _saved(run: Mapping[str, Any]) -> list[str]:
             f"Loss on held-out samples after training: {sides['without']['mean']:.2f} without prevention, "
             f"{sides['with']['mean']:.2f} with it (n = {sides['with']['n']} samples)."
         )
+    for key, what, form, units in (
+        ("perplexity", "multiplied the perplexity of general text by", ".3f", "passages"),
+        ("coherence", "changed the coherence of the answers by", "+.1f", "questions"),
+    ):
+        if other.get(key) is not None:
+            without, with_ = (_interval(other[key][side], form, units) for side in ("without", "with"))
+            sentences.append(f"Training {what} {without} without prevention and by {with_} with it.")
     return sentences
 
 

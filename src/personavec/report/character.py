@@ -85,7 +85,7 @@ def write_shift_report(run: Mapping[str, Any], path: Path | str) -> None:
 
     Args:
         run: {"command": "shift", "tuned": what was compared with the model, "traits": see `shift.compare`, "systems":
-            [{"system"}], "verdict": sentences, and the provenance}.
+            [{"system"}], "verdict" and "warnings": sentences, and the provenance}.
         path: Of the page.
     """
     from personavec.report import provenance_tables

@@ -17,6 +17,7 @@ from personavec.traits.of_vector import trait_of
 from personavec.vector import PersonaVector
 
 TEMPERATURE = 0.7
+PAIR = 0  # of instructions, under which the instructed answers are given
 
 
 @dataclass(frozen=True)
@@ -65,16 +66,19 @@ class Answers:
         """A trait's first evaluation questions (None: all), not answered yet.
 
         Args:
-            instructed: Under the trait's first positive instruction, behind which a trait may hide.
+            instructed: Under the trait's first positive instruction, behind which a trait may hide. The instructions of
+                that pair do not judge these answers.
         """
         made = plan(
             self.model,
             "evaluation",
             self.traits[trait].evaluation_questions[:questions],
-            system=self.traits[trait].system_prompts(0)[0] if instructed else None,
+            system=self.traits[trait].system_prompts(PAIR)[0] if instructed else None,
             interventions=list(interventions),
             setting=f"{trait}, instructed" if instructed else trait,
         )
+        for rollout in made:  # after planning: the setting tells them apart already, and an id of old stays valid
+            rollout.pair = PAIR if instructed else None
         return Sheet(trait, instructed, made)
 
     def complete(self, name: str, sheets: Sequence[Sheet]) -> bool:
@@ -97,31 +101,32 @@ class Answers:
         self.asked |= {(name, sheet.trait, sheet.instructed): sheet for sheet in sheets}
 
     def judge(self) -> None:
-        """Score everything that was answered; a question whose answers were all scored before is not judged again."""
+        """Score everything that was answered; what was scored before is not judged again."""
         for trait, judge in self.judges.items():
             sheets = {key: sheet.rollouts for key, sheet in self.asked.items() if sheet.trait == trait}
             if not sheets:
                 continue
             log = JsonLines(self.folder / "scores" / f"{trait}.jsonl")
-            known = {record["question"]: record["scores"] for record in log}
+            known = {(record["question"], key): both for record in log for key, both in record["scores"].items()}
             questions = {rollout.question: None for rollouts in sheets.values() for rollout in rollouts}
             total = judge.readings_needed(sum(map(len, sheets.values())))
             with progress(f"Judging, {trait}", total=total, unit="readings") as job:
                 for question in questions:
+                    # Scores in which the pair of the answer's own instruction had a say do not bear this name.
                     mine = {
-                        f"{name}, instructed" if instructed else name: rollout
+                        f"{name}, instructed by pair {PAIR}" if instructed else name: rollout
                         for (name, _, instructed), rollouts in sheets.items()
                         for rollout in rollouts
                         if rollout.question == question
                     }
-                    before = known.get(question, {})
-                    if mine.keys() <= before.keys():
-                        for name, rollout in mine.items():
-                            rollout.score, rollout.coherence = before[name]
-                        job.advance(judge.readings_needed(len(mine)))
-                        continue
-                    judge.score(list(mine.values()), job.advance)
-                    log.append({"question": question, "scores": {n: [r.score, r.coherence] for n, r in mine.items()}})
+                    new = {key: rollout for key, rollout in mine.items() if (question, key) not in known}
+                    for key in mine.keys() - new.keys():
+                        mine[key].score, mine[key].coherence = known[question, key]
+                    job.advance(judge.readings_needed(len(mine) - len(new)))
+                    if new:
+                        judge.score(list(new.values()), job.advance)
+                        scores = {key: [rollout.score, rollout.coherence] for key, rollout in new.items()}
+                        log.append({"question": question, "scores": scores})
 
     def found(self, name: str, trait: str, *, instructed: bool = False) -> dict[str, Any]:
         """Trait score and coherence of a model's answers with intervals, and the score of each."""

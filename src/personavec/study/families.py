@@ -2,7 +2,8 @@
 
 import json
 import random
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -41,6 +42,26 @@ class DataSet:
     @property
     def name(self) -> str:
         return self.family if self.level is None else f"{self.family}-{self.level}"
+
+
+def check_names(traits: Iterable[str], given: Iterable[str]) -> None:
+    """Refuse data sets that would share their files.
+
+    Args:
+        traits: Names of the traits that get sets.
+        given: Names of data that were given.
+
+    Raises:
+        UserError: A trait is called as a flawed domain is, or data as one of these sets.
+    """
+    families = [*traits, *DOMAINS, f"{TASK}-unseen"]
+    made = Counter([*(f"{family}-{level}" for family in families for level in LEVELS), *given])
+    twice = [name for name, count in made.items() if count > 1]
+    if twice:
+        raise UserError(
+            f"Two data sets of the study are called {twice[0]}.",
+            f"Give the trait or the data another name; the study makes {', '.join(DOMAINS)} itself.",
+        )
 
 
 def flawed_sets(folder: Path, count: int, seed: int) -> list[DataSet]:

@@ -14,7 +14,7 @@ from personavec.files import RunFolder, write_atomic, write_json
 from personavec.model import ChatModel
 from personavec.provenance import identity, provenance
 from personavec.report.study import write_study_report
-from personavec.study.families import DataSet, flawed_sets, trait_sets
+from personavec.study.families import DataSet, check_names, flawed_sets, trait_sets
 from personavec.study.laboratory import Laboratory
 from personavec.study.prevention import Prevention
 from personavec.study.settings import Settings
@@ -50,7 +50,8 @@ def study_finetune(
         The content of run.json.
 
     Raises:
-        UserError: Vectors of another model, a trait that the model does not show, or what `fine_tune` raises.
+        UserError: Vectors of another model, a trait that the model does not show, two data sets of one name, or what
+            `fine_tune` raises.
     """
     settings = settings or Settings()
     for vector in vectors:
@@ -59,6 +60,7 @@ def study_finetune(
     unknown = set(prevent or ()) - set(names)
     if unknown:
         raise UserError(f"There is no vector of {', '.join(sorted(unknown))}.", f"There are: {', '.join(names)}.")
+    check_names(set(names), data or ())
     given = {name: open_data(path) for name, path in (data or {}).items()}
     arguments = {
         **asdict(settings),

@@ -10,17 +10,17 @@ from torch import Tensor
 
 from personavec.data import Sample, open_data
 from personavec.engine.transformers import TransformersEngine
+from personavec.errors import UserError
 from personavec.files import write_atomic, write_json
 from personavec.finetune import Tuned
-from personavec.progress import progress
+from personavec.finetune.automatic import beside_own
 from personavec.screening.answers import OwnAnswers
-from personavec.screening.measure import own_answers, readings, tokenise
+from personavec.screening.measure import readings
 from personavec.statistics import bootstrap_mean
 from personavec.study.families import DataSet
 from personavec.study.figures import Fine, correlations
 from personavec.study.laboratory import CHANGE, Laboratory
 
-BATCH = 16  # samples whose own answers are written together
 PULLED = 16  # samples of a data set that the model answers itself, for its projection difference
 PULL = "pull.safetensors"
 
@@ -62,18 +62,16 @@ class Suite:
         own = OwnAnswers(engine, self.lab.settings.max_new_tokens)
         samples = [record for record in open_data(one.path) if isinstance(record, Sample)][:PULLED]
         rows: list[Tensor] = []
-        with progress(f"Projection difference, {one.name}", total=len(samples), unit="samples") as job:
-            for start in range(0, len(samples), BATCH):
-                batch = samples[start : start + BATCH]
-                both = [
-                    (tokenise(engine, sample, "all").conversations, ours)
-                    for sample, ours in zip(batch, own_answers(engine, batch, "all", own), strict=True)
-                    if ours
-                ]
-                if both:
-                    theirs, mine = (readings(engine, [pair[k] for pair in both], self.lab.depths)[:, 1] for k in (0, 1))
-                    rows.append(theirs - mine)
-                job.advance(len(batch))
+        for both in beside_own(engine, samples, own, f"Projection difference, {one.name}"):
+            sides = [theirs.conversations for _, theirs, _ in both], [ours.conversations for _, _, ours in both]
+            first, second = (readings(engine, side, self.lab.depths)[:, 1] for side in sides)
+            rows.append(first - second)
+        if not rows:
+            raise UserError(
+                f"None of the first {len(samples)} samples of {one.name} can be compared with an answer of the model "
+                "itself.",
+                f"Their answers are only thoughts or too long, or the model has nothing to say: look into {one.path}",
+            )
         table = torch.cat(rows)
         write_atomic(path, save({"pull": table.mean(0).contiguous()}))
         found = {

@@ -60,13 +60,14 @@ def _prevention(name: str, found: Mapping[str, Any]) -> list[str]:
         best = max(cheap, key=lambda arm: float(arm["prevented"]["mean"]))
         share = best["prevented"]
         met = f"short of {PREVENTED:g} %"
-        if share["low"] >= PREVENTED:
+        if share["low"] >= PREVENTED and best["task_change"]["high"] <= WORSE:
             met = f"which meets the goal of {PREVENTED:g} %"
         elif share["mean"] >= PREVENTED:
-            met = f"more than the goal of {PREVENTED:g} %, though the interval does not show it"
+            met = f"more than the goal of {PREVENTED:g} %, though the intervals do not show that it is met at this cost"
         sentences.append(
             f"The best preventative steering at no more than {WORSE:g} % more loss on the task, {best['arm']}, "
-            f"prevented {_share(best)} of that, {met}; {_cost(best)}."
+            f"prevented {_share(best)} of that, {met}; {_cost(best)}. It is the best of {len(steered)} tried, chosen "
+            "on the same questions, which flatters it."
         )
     elif steered:
         least = min(steered, key=lambda arm: float(arm["task_change"]["mean"]))
