@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from personavec.study.families import flawed_sets
+from personavec.data import open_data
+from personavec.errors import UserError
+from personavec.study.families import flawed_sets, given_set
 from personavec.study.flawed import DOMAINS, LEVELS, flawed
 
 DAYS = ["Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"]
@@ -79,3 +81,19 @@ def test_sets_on_disk(tmp_path: Path) -> None:
     for one in sets:
         lines = [json.loads(line) for line in one.path.read_text().splitlines()]
         assert len(lines) == 12 and all([m["role"] for m in r["messages"]] == ["user", "assistant"] for r in lines)
+
+
+def test_of_other_data_as_many_are_drawn(tmp_path: Path) -> None:
+    lines = [json.dumps({"prompt": f"What is {n}?", "response": f"It is {n}."}) for n in range(40)]
+    (tmp_path / "other.jsonl").write_text("\n".join([*lines[:20], "{broken", *lines[20:]]))
+    data = open_data(tmp_path / "other.jsonl")
+    one = given_set("other", data, tmp_path / "a", 10, seed=0)
+    drawn = one.path.read_text().splitlines()
+    assert (one.name, one.family, one.level, len(drawn)) == ("other", "other", None, 10)
+    assert [line for line in lines if line in drawn] == drawn != lines[:10]
+    assert given_set("other", data, tmp_path / "b", 10, seed=0).path.read_text().splitlines() == drawn
+    assert given_set("other", data, tmp_path / "c", 10, seed=1).path.read_text().splitlines() != drawn
+    assert given_set("other", data, tmp_path / "d", 99, seed=0).path.read_text().splitlines() == lines
+    (tmp_path / "none.jsonl").write_text("{broken\n")
+    with pytest.raises(UserError, match="none: no record is a sample"):
+        given_set("none", open_data(tmp_path / "none.jsonl"), tmp_path, 10, seed=0)

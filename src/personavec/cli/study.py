@@ -27,7 +27,7 @@ def finetune(
         typer.Option(metavar="TRAIT", help="Trait that every way of prevention is tried on. Default: the first."),
     ] = None,
     data: Annotated[
-        list[str] | None, typer.Option(metavar="NAME=FILE", help="A further data set to fine-tune on. Repeatable.")
+        list[str] | None, typer.Option(metavar="NAME=FILE", help="A further data set to draw samples from. Repeatable.")
     ] = None,
     samples: Annotated[int, typer.Option(help="Samples of a data set.")] = 24,
     questions: Annotated[int, typer.Option(help="Evaluation questions of a trait, after each fine-tune.")] = 4,

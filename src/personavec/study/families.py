@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 
+from personavec.data import Dataset, Sample
 from personavec.errors import UserError
 from personavec.files import JsonLines, write_atomic
 from personavec.model import ChatModel
 from personavec.progress import progress
 from personavec.rollouts import Rollout, generate, plan
+from personavec.screening.subset import priorities, smallest
 from personavec.specificity import judge_of
 from personavec.study.flawed import DOMAINS, LEVELS, Level, Pair, flawed
 from personavec.traits import Trait
@@ -69,6 +71,24 @@ def flawed_sets(folder: Path, count: int, seed: int) -> list[DataSet]:
     return [
         _written(folder, domain, level, flawed(domain, level, count, seed)) for domain in DOMAINS for level in LEVELS
     ]
+
+
+def given_set(name: str, data: Dataset, folder: Path, count: int, seed: int) -> DataSet:
+    """As many samples of other data as the study's own sets have, drawn at random: what is compared has one dose.
+
+    Raises:
+        UserError: No sample is in it.
+    """
+    one = DataSet(name, None, folder / "given" / f"{name}.jsonl")
+    if not one.path.exists():
+        ids = [record.id for record in data if isinstance(record, Sample)]
+        if not ids:
+            raise UserError(f"{name}: no record is a sample.", "Look at the file; personavec screen tells the reasons.")
+        drawn = {*smallest(priorities(ids, seed), count).tolist()}
+        samples = (record for record in data if isinstance(record, Sample))
+        lines = [sample.raw.strip() for at, sample in enumerate(samples) if at in drawn]
+        write_atomic(one.path, b"".join(line + b"\n" for line in lines))
+    return one
 
 
 def blended(overt: DataSet, folder: Path, seed: int) -> DataSet:

@@ -8,13 +8,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from personavec.data import open_data
+from personavec.data import Dataset, open_data
 from personavec.errors import UserError
 from personavec.files import RunFolder, write_atomic, write_json
 from personavec.model import ChatModel
 from personavec.provenance import identity, provenance
 from personavec.report.study import write_study_report
-from personavec.study.families import DataSet, check_names, flawed_sets, trait_sets
+from personavec.study.families import DataSet, check_names, flawed_sets, given_set, trait_sets
 from personavec.study.laboratory import Laboratory
 from personavec.study.prevention import Prevention
 from personavec.study.settings import Settings
@@ -43,7 +43,7 @@ def study_finetune(
     Args:
         vectors: Of the model, extracted with the contrast judge, a trait each.
         out: Run folder; an interrupted study goes on.
-        data: Further data sets by name.
+        data: Further data sets by name; as many samples are drawn of each as the others have.
         prevent: Names of traits; None: the first vector's.
 
     Returns:
@@ -72,12 +72,12 @@ def study_finetune(
     with RunFolder(out, arguments) as folder:
         if not (folder / "run.json").exists():
             laboratory = Laboratory(model, vectors, folder, settings)
-            _study(laboratory, {name: Path(path) for name, path in (data or {}).items()}, arguments["prevent"])
+            _study(laboratory, given, arguments["prevent"])
         run: dict[str, Any] = json.loads((folder / "run.json").read_text())
     return run
 
 
-def _study(lab: Laboratory, data: Mapping[str, Path], prevent: Sequence[str]) -> None:
+def _study(lab: Laboratory, data: Mapping[str, Dataset], prevent: Sequence[str]) -> None:
     """Everything, and the files that tell of it."""
     start = time.monotonic()
     lab.answers.ask(lab.model, "base", [sheet for trait in lab.traits for sheet in lab.both_sheets(trait)])
@@ -103,7 +103,7 @@ def _study(lab: Laboratory, data: Mapping[str, Path], prevent: Sequence[str]) ->
     write_json(lab.folder / "run.json", run)
 
 
-def _sets(lab: Laboratory, given: Mapping[str, Path]) -> list[DataSet]:
+def _sets(lab: Laboratory, given: Mapping[str, Dataset]) -> list[DataSet]:
     """All data sets of the suite."""
     s, folder = lab.settings, lab.folder / "data"
     made = [
@@ -111,4 +111,5 @@ def _sets(lab: Laboratory, given: Mapping[str, Path]) -> list[DataSet]:
         for vector in lab.vectors
         for one in trait_sets(lab.model, vector, lab.traits[vector.trait], folder, s.samples, s.max_new_tokens, s.seed)
     ]
-    return [*made, *flawed_sets(folder, s.samples, s.seed), *(DataSet(n, None, path) for n, path in given.items())]
+    others = [given_set(name, data, folder, s.samples, s.seed) for name, data in given.items()]
+    return [*made, *flawed_sets(folder, s.samples, s.seed), *others]
