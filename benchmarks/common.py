@@ -120,8 +120,13 @@ def publish(
     notes: Sequence[str],
     write: bool,
     device: torch.device | None = None,
+    *,
+    timed: bool = True,
 ) -> None:
-    """Print the table, with the machine it comes from; store it as `results/NAME.md` (`NAME-gpu.md`) if asked."""
+    """Print the table, with the machine it comes from; store it as `results/NAME.md` (`NAME-gpu.md`) if asked.
+
+    `timed`: cells come from rounds in which the ways took turns, and time is what they tell.
+    """
     gpu = device is not None and device.type == "cuda"
     here = machine(device or torch.device("cpu"))
     clock = "processor time" if torch.get_num_threads() == 1 and not gpu else "wall-clock time"
@@ -134,10 +139,16 @@ def publish(
         *("| " + " | ".join(row) + " |" for row in rows),
         "",
         *(f"- {note}" for note in notes),
-        "- Cells with brackets: median [95 % interval of the median] over rounds in which the ways took turns. Ratios "
-        "are taken within a round.",
+        *(
+            [
+                "- Cells with brackets: median [95 % interval of the median] over rounds in which the ways took turns. Ratios "
+                "are taken within a round."
+            ]
+            if timed
+            else []
+        ),
         f"- {time.strftime('%Y-%m-%d')}; {here['device'] + ', ' if gpu else ''}{here['cpu']}, {here['cores']} cores, {torch.get_num_threads()} PyTorch threads; "
-        f"load average at the end {load} (1, 5, 15 minutes); {clock}; "
+        f"{f'load average at the end {load} (1, 5, 15 minutes); {clock}; ' if timed else ''}"
         + ", ".join(f"{package} {version(package)}" for package in ("personavec", *PACKAGES[:2]))
         + ".",
         "",

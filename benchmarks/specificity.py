@@ -147,6 +147,7 @@ def main() -> None:
         ],
         options.write,
         model.device,
+        timed=False,
     )
 
 
