@@ -20,13 +20,13 @@ from tiny import causal_model, chat_model, editing, tokenizer, vector
 
 
 def plain_losses(model: ChatModel, start: Sequence[int] = ()) -> list[float]:
-    """One passage at a time, one token's loss after the other, in float64."""
+    """One passage at a time, in float64."""
     found = []
     for text in passages():
         ids = [*start, *model.tokenizer(text)["input_ids"]][: model.context_length]
         with torch.no_grad():
             logits = model.model(input_ids=torch.tensor([ids])).logits[0].double()
-        found.append(float(np.mean([-logits[t].log_softmax(-1)[ids[t + 1]].item() for t in range(len(ids) - 1)])))
+        found.append(-logits[:-1].log_softmax(-1)[range(len(ids) - 1), ids[1:]].mean().item())
     return found
 
 

@@ -106,11 +106,10 @@ if __name__ == "__main__":
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     out = Path(sys.argv[1])
-    if WORLD > 1 and sys.argv[2] == "fsdp2":
+    if WORLD > 1:
         torch.distributed.init_process_group("gloo")
-    result: dict[str, Any] = {}
-    for method in ("steer", "regularise"):
-        result[method] = by_trainer(out, method) if sys.argv[2] == "ddp" else by_loop(method)
+    methods = ("steer", "regularise")
+    result = {"ddp": {m: by_trainer(out, m) for m in methods}, "fsdp2": {m: by_loop(m) for m in methods}}
     if RANK == 0:
         (out / f"{WORLD}.json").write_text(json.dumps(result))
     if torch.distributed.is_initialized():

