@@ -238,3 +238,10 @@ def test_run_folder_is_free_after_an_error(tmp_path: Path) -> None:
         raise KeyboardInterrupt
     with RunFolder(tmp_path, {}):
         pass
+
+
+def test_a_file_where_a_folder_should_be(tmp_path: Path) -> None:
+    (tmp_path / "data.csv").write_text("a,b")
+    for path in (tmp_path / "data.csv", tmp_path / "data.csv" / "run"):
+        with pytest.raises(UserError, match="a file is where a folder should be"), RunFolder(path, {}):
+            pass

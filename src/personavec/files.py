@@ -40,6 +40,8 @@ def write_json(path: Path | str, value: Any) -> None:
 
 def cannot_write(path: Path, error: OSError) -> UserError:
     """The message for a disk that is full, a folder that may not be written, and their like."""
+    if isinstance(error, FileExistsError | NotADirectoryError):
+        return UserError(f"Cannot write {path}: a file is where a folder should be.", "Choose another with --out.")
     return UserError(
         f"Cannot write {path}: {error.strerror or error}.",
         "Free some space, or choose another folder with --out.",

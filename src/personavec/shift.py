@@ -90,8 +90,10 @@ def prompt_readings(
     """
     template = template or model.template
     names = [vector.trait for vector in vectors]
-    if not names or len(set(names)) < len(names):
-        raise UserError(f"The traits are {names}.", "Give one vector for each trait, at least one.")
+    if not names:
+        raise UserError("No vector was named.", "Name one with --vector FILE, several for several traits.")
+    if len(set(names)) < len(names):
+        raise UserError(f"Two vectors are of one trait: {', '.join(names)}.", "Give one vector for each trait.")
     layers = depths(vectors)
     found = {}
     for vector in vectors:

@@ -286,8 +286,10 @@ def test_the_verdict() -> None:
     assert "toward more plain" in second and "No score" in second
     assert "The data push toward evil" in pushed and "+2.50" in pushed and "n = 64 samples" in pushed
     assert "one run cannot tell" in saved and "--method none" in saved
-    assert "the task was learned" in task and "this is a cost" in text and "this is a cost" in fluent
-
+    assert task.endswith(": it fell.") and "this is a cost" in text and "this is a cost" in fluent
+    single = change(-0.5, 0.1, 2.0)
+    single["change"]["n"] = 1
+    assert "can be told from none" in verdict(finished() | {"held_out_loss": single})[4]
     assert "broken" not in fluent
     assert "a broken model" in verdict(finished() | {"coherence": change(-30.0, 1.0, 95.0)})[-1]
     unsure = " ".join(verdict(finished(shift_half=2.0, score_half=10.0)))

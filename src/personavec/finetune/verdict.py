@@ -107,7 +107,7 @@ def _cost(run: Mapping[str, Any]) -> list[str]:
         sentences = ["No sample was held out, so how well the task was learned is not known."]
     else:
         size = f"{_sides(loss, '.2f')} nats per token, a change of {_interval(loss['change'], '+.2f', 'samples')}"
-        what = _which(loss["change"], 0, "the task was learned", "the loss rose", "no change can be told from none")
+        what = _which(loss["change"], 0, "it fell", "it rose", "no change can be told from none")
         sentences = [f"Loss on held-out samples: {size}: {what}."]
     if perplexity is not None:
         size = f"{_sides(perplexity, '.2f')}, a factor of {_interval(perplexity['ratio'], '.3f', 'passages')}"
@@ -144,4 +144,7 @@ def _certain(change: Mapping[str, Any] | None) -> bool:
 
 
 def _which(change: Mapping[str, Any], zero: float, below: str, above: str, neither: str) -> str:
+    """Which of three ways a change went; a single value has no interval, and tells nothing."""
+    if change["n"] < 2:
+        return neither
     return below if change["high"] < zero else above if change["low"] > zero else neither
