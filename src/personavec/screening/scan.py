@@ -276,7 +276,8 @@ class Scanner:
         if missing:
             total = sum(len(order[start : start + BATCH]) for start in missing)
             find = _Finder(self.data, self.table)
-            with progress(f"Answering {self.name}", total=total, unit="samples") as job:
+            doing = "Answering" if own is not None else "Reading whole some of"
+            with progress(f"{doing} {self.name}", total=total, unit="samples") as job:
                 for at in range(0, len(missing), WINDOW):
                     window = missing[at : at + WINDOW]
                     samples = find(np.concatenate([order[start : start + BATCH] for start in window]))
