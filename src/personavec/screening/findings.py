@@ -15,7 +15,7 @@ from personavec.screening.differences import Differences
 from personavec.screening.measure import Measured
 from personavec.screening.panel import Panel
 from personavec.screening.scan import Scan
-from personavec.statistics import Estimate, Floats
+from personavec.statistics import Estimate, Floats, auc
 
 DIRECTIONS = 200  # random directions of each kind
 
@@ -64,7 +64,7 @@ def trait_findings(
     shift = _shift(total, reference, deviation)
     random = [_along(gap, draws["covariance"]) for gap in gaps]
     apart = separation(mine.some, theirs.some, *random)
-    there = separation(*(_along(gap, panel.units[k : k + 1])[:, 0] for gap in gaps), *random)
+    there = float(auc(*(_along(gap, panel.units[k : k + 1])[:, 0] for gap in gaps)))
     adjusted = adjusted_shift(
         mine.some, theirs.some, _covariates(data.scan.some.measured), _covariates(clean.scan.some.measured)
     )
@@ -77,7 +77,7 @@ def trait_findings(
         "deviation": round(deviation, 4),
         "shift": shift.as_dict(),
         "r_squared": mine.r_squared if mine.r_squared is None else round(mine.r_squared, 4),
-        "own": {"shift": round(own, 4), "auc": round(there.auc.mean, 4), "n": len(gaps[0])},
+        "own": {"shift": round(own, 4), "auc": round(there, 4), "n": len(gaps[0])},
         "nulls": {name: _rounded(asdict(found)) for name, found in nulls.items()},
         "others": {name: round(value, 4) for name, value in rivals.items()},
         "auc": apart.auc.as_dict(),

@@ -46,7 +46,7 @@ from personavec.vector import PersonaVector
 
 CLEAN = Path(__file__).with_name("clean.jsonl")
 CLEAN_GENERATED = 96  # own answers to the clean reference's prompts in a hybrid screening
-PARTS = 2  # what is kept of a reference, in which form: others are made anew
+REFERENCE_FORM = 2  # of what the cache keeps of a reference; one of another form is made anew
 FOR_DIRECTIONS = 96  # clean samples from which the directions of length and refusal are taken
 
 
@@ -123,7 +123,7 @@ class Screen:
         """A reference set, read once per model, panel and settings, and kept in the cache folder."""
         s = self.settings
         decides = [
-            PARTS, self.engine.identity, data.digest, s.baseline, s.turns, s.max_new_tokens, s.seed,
+            REFERENCE_FORM, self.engine.identity, data.digest, s.baseline, s.turns, s.max_new_tokens, s.seed,
             self.panel.names, self.panel.layers,
             hashlib.sha256(self.panel.units.numpy().tobytes()).hexdigest(),
         ]  # fmt: skip
