@@ -240,6 +240,21 @@ def test_run_folder_is_free_after_an_error(tmp_path: Path) -> None:
         pass
 
 
+def test_a_run_that_did_not_begin_claims_no_folder(tmp_path: Path) -> None:
+    def fails(arguments: dict[str, int], *, work: bool = False) -> None:
+        with pytest.raises(KeyboardInterrupt), RunFolder(tmp_path, arguments) as run:
+            if work:
+                (run / "parts").mkdir()
+                (run / "parts" / "first").touch()
+            raise KeyboardInterrupt
+
+    fails({"a": 1})
+    fails({"a": 2}, work=True)
+    for a in (3, 2):
+        with pytest.raises(UserError if a == 3 else KeyboardInterrupt), RunFolder(tmp_path, {"a": a}):
+            raise KeyboardInterrupt
+
+
 def test_a_file_where_a_folder_should_be(tmp_path: Path) -> None:
     (tmp_path / "data.csv").write_text("a,b")
     for path in (tmp_path / "data.csv", tmp_path / "data.csv" / "run"):

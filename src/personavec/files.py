@@ -141,6 +141,7 @@ class RunFolder:
         except OSError as error:
             raise cannot_write(self.path, error) from error
         begun = self.path / "arguments.json"
+        self._new = not begun.exists()
         try:
             if begun.exists():
                 before = _arguments(begun)
@@ -159,8 +160,13 @@ class RunFolder:
             raise
         return self
 
-    def __exit__(self, *exception: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None and self._new and not self._holds_work():  # a run that did not begin claims no folder
+            (self.path / "arguments.json").unlink(missing_ok=True)
         self._lock.release()
+
+    def _holds_work(self) -> bool:
+        return any(path.is_file() for path in self.path.rglob("*") if path.name not in ("arguments.json", ".lock"))
 
 
 def _arguments(path: Path) -> dict[str, Any]:

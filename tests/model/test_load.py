@@ -176,7 +176,9 @@ def write_gguf(path: Path, model: ChatModel) -> None:
         ({"name": "nowhere.gguf"}, "There is no file nowhere.gguf"),
         ({"device": "tpu"}, "Unknown device 'tpu'"),
         ({"dtype": "int7"}, "Unknown dtype 'int7'"),
-        ({"adapter": "./no-adapter"}, "Cannot load the adapter './no-adapter'"),
+        ({"adapter": "./no-adapter"}, "./no-adapter is not an adapter's folder"),
+        ({"adapter": "runs/tuned/no-adapter"}, "runs/tuned/no-adapter is not an adapter's folder"),
+        ({"name": "runs/tuned/no-model"}, "is not a model folder"),
     ],
 )
 def test_what_is_not_there(folder: Path, options: dict[str, Any], message: str) -> None:
@@ -197,6 +199,12 @@ def test_damaged_files(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="Cannot load the model"):
         load_model(str(copy), device="cpu")
     adapted(load_model(str(folder), device="cpu", dtype="float32").model).save_pretrained(tmp_path / "adapter")
+    config = tmp_path / "adapter" / "adapter_config.json"
+    config.write_text(config.read_text().replace('"r": 4', '"r": 5'))
+    with pytest.raises(
+        UserError, match=r"Cannot load the adapter .*: its weights have other sizes than this model's\.?"
+    ):
+        load_model(str(folder), device="cpu", adapter=str(tmp_path / "adapter"))
     adapter = tmp_path / "adapter" / "adapter_model.safetensors"
     adapter.write_bytes(adapter.read_bytes()[:100])
     with pytest.raises(UserError, match="Cannot load the adapter"):

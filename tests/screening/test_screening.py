@@ -1,6 +1,7 @@
 """A screening from end to end on a tiny random model: figures by hand, bookkeeping, interruptions, mistakes."""
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from random import Random
@@ -23,6 +24,7 @@ from personavec.screening import scan as scan_module
 from personavec.screening import table as table_module
 from personavec.screening.measure import measure, tokenise
 from personavec.screening.panel import Panel
+from personavec.screening.scan import Scanner
 from personavec.vector import PersonaVector
 from tiny import plain_greedy, plain_states, vector
 
@@ -238,8 +240,54 @@ def test_answers_and_the_clean_reference_are_reused(screen: Screen, monkeypatch:
     second = screen("second", false_alarm_rate=0.2)
     assert first["generated"] > 0 == second["generated"]
     assert max(read) <= 512
-    assert sum(read) < 94 + 3 * 64 + 200  # the data, what was drawn of them, the tokens shown; nothing of the reference
+    assert sum(read) < 94 + 2 * 64 + 200  # the data, what was drawn of them, the tokens shown; nothing of the reference
     assert second["flagged"] > first["flagged"]
+
+
+@pytest.mark.parametrize("baseline", ["hybrid", "exact", "prompt"])
+def test_no_answer_is_read_twice(
+    baseline: str, screen: Screen, data: Path, clean: Path, tiny: ChatModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Readings for the nulls come from the forwards of the projections; only a second occurrence is not foreseen."""
+    read: Counter[tuple[int, ...]] = Counter()
+    plain = TransformersEngine.read
+
+    def counted(self: Any, conversations: Any, *given: Any, **options: Any) -> Any:
+        whole = [c for c in conversations if len(c.spans) > 1 and c.spans[1][1] - c.spans[1][0] > 1]
+        read.update(tuple(c.ids) for c in whole)  # not those whose tokens are shown one by one
+        return plain(self, conversations, *given, **options)
+
+    monkeypatch.setattr(TransformersEngine, "read", counted)
+    monkeypatch.setattr(scan_module, "PART", 20)
+    screen(baseline=baseline)
+    engine = TransformersEngine(tiny)
+    samples = [s for path in (data, clean) for s in open_data(path) if isinstance(s, Sample)]
+    twice = Counter(s.id for s in samples)
+    conversations = [c for s in samples if twice[s.id] == 1 for c in tokenise(engine, s, "all").conversations]
+    assert {read[tuple(c.ids)] for c in conversations} == {1} and len(conversations) > 150
+
+
+def test_what_is_kept_whole_is_what_was_projected(
+    tiny: ChatModel, data: Path, vectors: list[PersonaVector], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in (("PART", 20), ("FULL", 60), ("BATCH", 10)):
+        monkeypatch.setattr(scan_module, name, value)
+    panel = Panel.of(vectors)
+
+    def scanner(folder: str) -> Scanner:
+        made = Scanner(
+            TransformersEngine(tiny), open_data(data), panel, tmp_path / folder, turns="all", seed=0, name=""
+        )
+        made.measure()
+        return made
+
+    first = scanner("first").draw(80, None)
+    assert first.theirs.shape == (60, 2, tiny.hidden_size)
+    torch.testing.assert_close(panel.along(first.theirs).double(), torch.tensor(first.known.measured.answers[:60]))
+    for path in (tmp_path / "first").glob("part-*.safetensors"):
+        path.unlink()
+    again = scanner("first").draw(80, None)  # of readings that are lost the model makes new ones
+    torch.testing.assert_close(again.theirs, first.theirs, rtol=1e-4, atol=1e-4)
 
 
 class KilledError(Exception):
@@ -439,11 +487,11 @@ def test_compare(screen: Screen, tmp_path: Path) -> None:
     screen("exact", baseline="exact")
     screen("prompt", baseline="prompt")
     same = compare_screenings(tmp_path / "exact", tmp_path / "exact")
-    assert same["samples"] == 90
+    assert same["samples"] == 90 and same["differ"] == {}
     assert same["traits"]["kind"]["spearman"] == 1
     assert same["traits"]["kind"]["moved"] == []
     other = compare_screenings(tmp_path / "exact", tmp_path / "prompt")
-    assert other["traits"]["kind"]["spearman"] < 1
+    assert other["traits"]["kind"]["spearman"] < 1 and other["differ"] == {"baseline": ["exact", "prompt"]}
     moved = other["traits"]["kind"]["moved"][0]
     found = scores(tmp_path / "exact")
     assert moved["line"] in found["line"][found["id"] == moved["id"]] and moved["source"] == str(
@@ -465,6 +513,18 @@ def test_mistakes(screen: Screen, tiny: ChatModel, vectors: list[PersonaVector],
     (tmp_path / "one.jsonl").write_bytes(b"".join(lines(1, 5)))
     with pytest.raises(UserError, match="one sample has no spread"):
         screen_files(tiny, tmp_path / "one.jsonl", vectors, tmp_path / "one", clean=tmp_path / "clean.jsonl")
+
+
+def test_data_without_a_sample_are_refused_before_anything_is_read(
+    tiny: ChatModel, clean: Path, vectors: list[PersonaVector], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(TransformersEngine, "read", dying(iter([True]), lambda *_: None))
+    (tmp_path / "bad.jsonl").write_bytes(b'{"prompt": "", "response": ""}\n' + b"{not json\n" * 9)
+    with pytest.raises(UserError, match=r"none of 10 records is a sample.*\n  line 1: .*\n  line 2: "):
+        screen_files(tiny, tmp_path / "bad.jsonl", vectors, tmp_path / "bad", clean=clean)
+    (tmp_path / "bad.jsonl").write_bytes(b"".join(lines(20, 5)))
+    with pytest.raises(KilledError):  # the folder is free for other data
+        screen_files(tiny, tmp_path / "bad.jsonl", vectors, tmp_path / "bad", clean=clean)
 
 
 def test_a_model_that_says_nothing_is_named(screen: Screen, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -45,12 +45,16 @@ def test_scores_of_answers_that_fell_apart() -> None:
     assert "fell apart" not in " ".join(verdict({"correlations": {"evil": found}, "prevention": {}}))
 
 
-def arm(name: str, prevented: dict[str, Any] | None, task: float = -10.0, **more: Any) -> dict[str, Any]:
+def arm(
+    name: str, prevented: dict[str, Any] | None, task: float = -10.0, unseen: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """`unseen`: what it prevented on the half that it was not chosen by."""
     change = estimate(task, task - 5, task + 5)
     score = estimate(60, 50, 70)
+    halves = [{"prevented": half, "task_change": change} for half in (prevented, unseen or prevented)]
     return {
         "arm": name, "score": score, "prevented": prevented, "shift": score, "task_change": change,
-        "perplexity_change": change, **more,
+        "perplexity_change": change, "halves": halves,
     }  # fmt: skip
 
 
@@ -65,17 +69,30 @@ def test_prevention() -> None:
     assert "nothing to prevent" in told(before=estimate(45, 35, 55))
     shown, guessed = estimate(85, 72, 95), estimate(85, 60, 110)
     assert "which meets the goal of 70 %" in told(arm("steer 2", shown))
-    assert "the best of 1 tried, chosen on the same questions" in told(arm("steer 2", shown))
-    assert "the best of 2 tried" in told(
+    assert "Of 2 preventative steerings steer 2 prevented most" in told(
         arm("steer 2", shown), arm("steer 3", shown, task=30.0), arm("random 2", shown)
     )
+    # It is chosen by one half and judged by the other.
+    lucky = arm("steer 1", estimate(95, 90, 99), unseen=estimate(30, 10, 50))
+    text = told(arm("steer 2", shown), lucky)
+    assert "steer 1 prevented most" in text and "On the others it prevented 30 %" in text and "short of 70 %" in text
+    none = arm("steer 1", shown) | {"halves": [{"prevented": None}, {"prevented": shown}]}
+    assert "Too few answers have a score" in told(none)
+    late = arm("steer 2", shown)
+    late["halves"][1]["task_change"] = estimate(9, 4, 14)
+    assert "but at more than 5 % more loss on the task" in told(late)
     # Both must be shown: the share, and what it costs.
     for unsure in (arm("steer 2", guessed), arm("steer 2", shown, task=4.0)):
         assert "more than the goal of 70 %, though the intervals do not show" in told(unsure)
     assert "short of 70 %" in told(arm("steer 2", estimate(40, 20, 60)))
     # What costs too much is not the best, however much it prevents.
     text = told(arm("steer 1", estimate(40, 20, 60)), arm("steer 3", shown, task=30.0))
-    assert "steer 1, prevented 40 %" in text and "short of 70 %" in text and "steer 3" not in text
+    assert (
+        "steer 1 prevented most" in text
+        and "it prevented 40 %" in text
+        and "short of 70 %" in text
+        and "steer 3" not in text
+    )
     dear = told(arm("steer 3", shown, task=30.0))
     assert "Every preventative steering cost more than 5 %" in dear and "loss on the task +30.0 %" in dear
     assert "random 2: 85 % (95 % interval 72 to 95, n = 8 questions) prevented" in told(arm("random 2", shown))

@@ -153,7 +153,7 @@ def read_prevention(text: str) -> tuple[Path, Any]:
         return Path(text), None
     if text.endswith("=auto") and text != "=auto":
         return Path(text.removesuffix("=auto")), "auto"
-    return o.split_pair(text, "--prevent")
+    return o.split_pair(text, "--prevent", "3, or =auto")
 
 
 def _show(tuned: "Tuned", out: Path, model: str | None, prevent: Sequence[str]) -> None:

@@ -169,8 +169,11 @@ def read_tasks(text: str | None) -> list[str]:
     return names
 
 
-def split_pair(text: str, option: str) -> tuple[Path, float]:
+def split_pair(text: str, option: str, example: str = "-1.5") -> tuple[Path, float]:
     """`FILE=NUMBER` into its parts.
+
+    Args:
+        example: What may follow the sign, for the message.
 
     Raises:
         UserError: No number, or not a finite one.
@@ -181,7 +184,9 @@ def split_pair(text: str, option: str) -> tuple[Path, float]:
     except ValueError:
         value = math.nan
     if not equals or not path or not math.isfinite(value):
-        raise UserError(f"{option} {text!r} is not FILE=NUMBER.", f"Write for example {option} vector.safetensors=-1.5")
+        raise UserError(
+            f"{option} {text!r} is not FILE=NUMBER.", f"Write for example {option} vector.safetensors={example}"
+        )
     return Path(path), value
 
 

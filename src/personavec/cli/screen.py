@@ -144,6 +144,8 @@ def compare(
         o.print_json(found)
         return
     print(f"{found['samples']} samples in both, {found['only_first']} and {found['only_second']} in one only.")
+    for what, (one, other) in found["differ"].items():
+        print(f"They were made with another {what.replace('_', ' ')}: {one} and {other}.")
     for name, trait in found["traits"].items():
         rank = trait["spearman"]
         print(

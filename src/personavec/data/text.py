@@ -285,7 +285,7 @@ class Csv(File):
         return sum(1 for _ in self._rows())
 
     def _rows(self) -> Iterator[tuple[int, dict[str, str], bytes, str | None]]:
-        """Number, cells by column, bytes, and why it is no row."""
+        """Line in the file, cells by column, bytes, and why it is no row."""
         csv.field_size_limit(max(csv.field_size_limit(), LIMIT))
         with opened(self.path) as handle:
             text = io.TextIOWrapper(handle, encoding="utf-8-sig", errors="surrogateescape", newline="")
@@ -300,9 +300,9 @@ class Csv(File):
             if len(set(names)) < len(names):
                 twice = next(name for name in names if names.count(name) > 1)
                 raise UserError(f"{self.name}: two columns are named {twice!r}.", "Rename one of them.")
-            number = 0
             while True:
                 lines.begin()
+                number = lines.number + 1
                 row, reason = [], None
                 try:
                     row = next(rows)
@@ -314,7 +314,6 @@ class Csv(File):
                     continue  # a blank line
                 if reason is None and len(row) != len(names):
                     reason = f"{len(row)} fields, and the header has {len(names)}"
-                number += 1
                 raw = "".join(lines.taken).encode(errors="surrogateescape")
                 if len(raw) >= LIMIT:
                     raw, reason = raw[:SHOWN], too_long(len(raw) + lines.skipped)
@@ -333,6 +332,7 @@ class _Lines:
 
     def __init__(self, text: io.TextIOWrapper) -> None:
         self.text = text
+        self.number = 0  # of the line taken last
         self.begin()
 
     def begin(self) -> None:
@@ -347,6 +347,7 @@ class _Lines:
         line = end = self.text.readline(LIMIT)
         if not line:
             raise StopIteration
+        self.number += 1
         self.taken.append(line)
         while len(line) == LIMIT and end[-1:] not in ("\r", "\n", "") and (end := self.text.readline(CHUNK)):
             self.skipped += len(end)

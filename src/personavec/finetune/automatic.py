@@ -52,7 +52,7 @@ def choose(
     own = OwnAnswers(engine, Settings.suited(model.device.type).max_new_tokens)
     drawn = [samples[at] for at in smallest(priorities([s.id for s in samples], seed), SAMPLES)]
     rows = []
-    for both in beside_own(engine, drawn, own, "Choosing coefficients"):
+    for both in beside_own(engine, drawn, own, "Beside the model's own answers"):
         kept = [sample for sample, _, _ in both]
         sides = [theirs for _, theirs, _ in both], [ours for _, _, ours in both]
         first, second = (measure(engine, kept, side, panel).answers for side in sides)

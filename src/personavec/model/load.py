@@ -48,7 +48,7 @@ def find_source(name: str | None) -> Source:
         if not Path(label).is_file():
             raise UserError(f"There is no file {label}.", "Give the path of a GGUF file.")
         return Source(label, label, "gguf")
-    if Path(label).exists() or label.startswith((".", "/", "~")):
+    if _names_a_place(label):
         folder = Path(label).expanduser()
         if not (folder / "config.json").is_file():
             raise UserError(
@@ -170,19 +170,27 @@ def _unusable(label: str, folder: Path, name: str, reason: str) -> UserError:
     )
 
 
+def _names_a_place(name: str) -> bool:
+    """Whether a name is a path, also one where nothing is, and no hub id: asking a hub for it takes long."""
+    return Path(name).expanduser().exists() or name.startswith((".", "/", "~")) or name.count("/") > 1
+
+
 def _with_adapter(model: Any, adapter: str) -> Any:
     from peft import PeftModel
 
-    _check_json(adapter, Path(adapter), ("adapter_config.json",))
+    advice = "Give a folder with adapter_config.json made for this base model."
+    folder = Path(adapter).expanduser()
+    place = _names_a_place(adapter)
+    if place and not (folder / "adapter_config.json").is_file():
+        raise UserError(f"{adapter} is not an adapter's folder (no adapter_config.json in it).", advice)
+    _check_json(adapter, folder, ("adapter_config.json",))
     try:
-        return PeftModel.from_pretrained(model, adapter)
+        return PeftModel.from_pretrained(model, str(folder) if place else adapter)
     except MemoryError:
         raise
     except Exception as error:
-        raise UserError(
-            f"Cannot load the adapter {adapter!r}: {_reason(error)}",
-            "Give a folder with adapter_config.json made for this base model.",
-        ) from error
+        reason = "its weights have other sizes than this model's" if "size mismatch" in str(error) else _reason(error)
+        raise UserError(f"Cannot load the adapter {adapter!r}: {reason}", advice) from error
 
 
 def choose_dtype(name: str | None, device: str) -> Any:

@@ -1,5 +1,6 @@
 """Two screenings of the same data side by side: which samples moved, and how alike the rankings are."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,25 +11,38 @@ from personavec.errors import UserError
 from personavec.statistics import spearman
 
 MOVED = 20  # samples named
+MADE_BY = (
+    "baseline",
+    "turns",
+    "specific",
+    "threshold",
+    "false_alarm_rate",
+    "max_new_tokens",
+    "judge",
+    "model",
+    "weights",
+)
 
 
 def compare(first: Path | str, second: Path | str) -> dict[str, Any]:
     """Compare two runs of `screen`, sample by sample; samples are matched by id, duplicates in their order.
 
     Returns:
-        {"samples": in both, "only_first", "only_second": counts, "traits": {name: {"spearman": rank correlation of the
+        {"differ": {setting: [of the first, of the second]} where they were made in other ways, "samples": in both,
+        "only_first", "only_second": counts, "traits": {name: {"spearman": rank correlation of the
         differences, "flagged_both", "flagged_first", "flagged_second": counts, "agreement": share of samples with the
         same flag, "moved": [{"id", "source", "line", "first", "second"}], those whose rank moved most}}}
 
     Raises:
         UserError: A folder holds no finished screening, or they share no sample or no trait.
     """
-    tables = []
+    tables, settings = [], []
     for folder in (Path(first), Path(second)):
         path = folder / "scores.parquet"
         if not path.is_file():
             raise UserError(f"{folder} holds no finished screening.", "Give two folders that --out of screen named.")
         tables.append(pq.read_table(path))
+        settings.append(json.loads((folder / "arguments.json").read_text()))
     keys: list[dict[tuple[str, int], int]] = []
     for table in tables:
         seen: dict[str, int] = {}
@@ -69,6 +83,7 @@ def compare(first: Path | str, second: Path | str) -> dict[str, Any]:
             ],
         }  # fmt: skip
     return {
+        "differ": {key: both for key in MADE_BY if (both := [s.get(key) for s in settings])[0] != both[1]},
         "samples": len(shared),
         "only_first": len(keys[0]) - len(shared),
         "only_second": len(keys[1]) - len(shared),

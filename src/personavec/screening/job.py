@@ -35,7 +35,7 @@ from personavec.screening.judged import FROM, judged
 from personavec.screening.measure import readings, tokenise
 from personavec.screening.outputs import Column, split, write_scores
 from personavec.screening.panel import Panel
-from personavec.screening.scan import Scan, Scanner
+from personavec.screening.scan import FULL, SHOWN, Scan, Scanner, nothing_read
 from personavec.screening.settings import Settings
 from personavec.screening.shown import Standing, find, listed, select, texts, tokens
 from personavec.screening.specific import length_direction, refusal_direction, remove_span, whiten
@@ -46,7 +46,7 @@ from personavec.vector import PersonaVector
 
 CLEAN = Path(__file__).with_name("clean.jsonl")
 CLEAN_GENERATED = 96  # own answers to the clean reference's prompts in a hybrid screening
-REFERENCE_FORM = 2  # of what the cache keeps of a reference; one of another form is made anew
+REFERENCE_FORM = 3  # of what the cache keeps of a reference; one of another form is made anew
 FOR_DIRECTIONS = 96  # clean samples from which the directions of length and refusal are taken
 
 
@@ -135,7 +135,7 @@ class Screen:
             scanner.measure()
             if s.threshold is None and data is self.clean:
                 check_size(len(scanner.table), s.false_alarm_rate)  # before the model answers anything
-            count = {"exact": len(scanner.table), "prompt": len(scanner.table), "hybrid": CLEAN_GENERATED}[s.baseline]
+            count = {"exact": len(scanner.table), "prompt": FULL, "hybrid": CLEAN_GENERATED}[s.baseline]
             scan = scanner.draw(count, None if s.baseline == "prompt" else self.own)
         return self._compared(scan)
 
@@ -145,7 +145,7 @@ class Screen:
         scanner = self._scanner(data, folder, "the data")
         scanner.measure()
         if s.baseline == "prompt":
-            return self._compared(scanner.draw(256, None)), scanner.reasons()
+            return self._compared(scanner.draw(FULL, None)), scanner.reasons()
         if s.baseline == "exact":
             return self._compared(scanner.draw(len(scanner.table), self.own)), scanner.reasons()
         looks = planned_sizes(len(scanner.table))
@@ -235,7 +235,7 @@ class Screen:
             "arguments": asdict(s),
         }
         summary["verdict"] = verdict(summary)
-        shown = self.shown(data, found, clean, limits, flagged, standing, farthest)
+        shown = self.shown(data, found, clean, limits, flags, standing, farthest)
         write_screen_report(summary, shown, folder / "report.html")
         return summary
 
@@ -296,7 +296,7 @@ class Screen:
         found: Compared,
         clean: Compared,
         limits: Sequence[float],
-        flagged: NDArray[np.bool_],
+        flags: NDArray[np.bool_],
         standing: Sequence[Standing],
         farthest: Standing,
     ) -> dict[str, Any]:
@@ -332,6 +332,7 @@ class Screen:
                     "where": where(row),
                     "difference": float(difference[k][at[row]]),
                     "z": float(z[k][at[row]]),
+                    "flagged": bool(flags[row, k]),
                     "asked": texts(sample(row), turns)["asked"],
                     "tokens": said,
                 }
@@ -343,7 +344,7 @@ class Screen:
                 {
                     "where": where(row),
                     **texts(sample(row), turns),
-                    "flagged": bool(flagged[row]),
+                    "flagged": bool(flags[row].any()),
                     "z": {name: float(z[k][at[row]]) for k, name in enumerate(names)},
                 }
                 for row in rows
@@ -404,6 +405,7 @@ def run_screening(
             return summary
         start = time.monotonic()
         parts = folder / "parts"
+        _check_some(data)
         job.specific()
         reference = job.reference(job.clean)
         among = {_name(one): job.reference(one) for one in beside}
@@ -413,6 +415,23 @@ def run_screening(
         write_json(folder / "summary.json", summary)
         shutil.rmtree(parts)
     return summary
+
+
+def _check_some(data: Dataset) -> None:
+    """Refuse data without a sample before anything is read by the model.
+
+    Raises:
+        UserError: With the first reasons.
+    """
+    first: list[tuple[int, str]] = []
+    count = 0
+    for record in data:
+        if isinstance(record, Sample):
+            return
+        if len(first) < SHOWN:
+            first.append((record.line, record.reason))
+        count += 1
+    raise nothing_read("the data", count, first)
 
 
 def _z(difference: Floats, clean: Differences) -> Floats:

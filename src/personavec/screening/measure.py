@@ -1,6 +1,6 @@
 """From samples to numbers: what a data set's answers and the model's own answers to the same prompts project to."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -84,19 +84,33 @@ def tokenise(engine: Engine, sample: Sample, turns: Turns) -> Tokens:
 
 
 def measure(
+    engine: Engine, samples: Sequence[Sample], tokens: Sequence[Tokens], panel: Panel, turns: Turns = "all"
+) -> Measured:
+    """Project samples; `tokens` are theirs as `tokenise` gives them for these turns."""
+    return measure_keeping(engine, samples, tokens, panel, turns, ())[0]
+
+
+def measure_keeping(
     engine: Engine,
     samples: Sequence[Sample],
     tokens: Sequence[Tokens],
     panel: Panel,
-    turns: Turns = "all",
-    advance: Callable[[int], None] | None = None,
-) -> Measured:
-    """Project samples; `tokens` are theirs as `tokenise` gives them for these turns."""
+    turns: Turns,
+    keep: Sequence[int],
+) -> tuple[Measured, Tensor]:
+    """As `measure`, and from the same forwards the readings (len(keep), layers, d) of the answers of some samples."""
     conversations = [mine.conversations for mine in tokens]
-    flat = [conversation for mine in conversations for conversation in mine]
-    values = engine.read(flat, panel.depths, panel.directions(), advance).sum(1)  # a direction is zero elsewhere
-    rows = _per_sample(values, conversations).numpy().astype(np.float64)
-    return Measured(
+    rows = np.empty((len(samples), 2, len(panel.names)))
+    kept = torch.empty(0, 2, len(panel.depths), panel.units.shape[1])
+    if keep:
+        kept = readings(engine, [conversations[at] for at in keep], panel.depths)
+        rows[keep] = panel.along(kept).numpy()
+    if rest := sorted(set(range(len(samples))) - set(keep)):
+        others = [conversations[at] for at in rest]
+        flat = [conversation for mine in others for conversation in mine]
+        values = engine.read(flat, panel.depths, panel.directions()).sum(1)  # a direction is zero elsewhere
+        rows[rest] = _per_sample(values, others).numpy()
+    measured = Measured(
         answers=rows[:, 1],
         prompts=rows[:, 0],
         answer_tokens=np.array(
@@ -108,6 +122,7 @@ def measure(
         ),
         truncated=np.array([mine.truncated for mine in tokens], np.float64),
     )
+    return measured, kept[:, 1]
 
 
 def _per_sample(values: Tensor, tokens: Sequence[Sequence[Conversation]]) -> Tensor:

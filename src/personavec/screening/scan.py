@@ -6,6 +6,7 @@ Everything is written in parts that are whole or absent, so that a scan that was
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from heapq import nsmallest
 from itertools import count as counted
 from itertools import islice
 from pathlib import Path
@@ -26,10 +27,10 @@ from personavec.files import JsonLines
 from personavec.model import Conversation
 from personavec.progress import Progress, progress
 from personavec.screening.answers import OwnAnswers
-from personavec.screening.measure import Tokens, Turns, measure, own_answers, readings, tokenise
+from personavec.screening.measure import Tokens, Turns, measure_keeping, own_answers, readings, tokenise
 from personavec.screening.moments import Moments
 from personavec.screening.panel import Panel
-from personavec.screening.subset import priorities, smallest
+from personavec.screening.subset import priorities, priority, smallest
 from personavec.screening.table import Block, Table
 from personavec.statistics import Floats
 
@@ -37,6 +38,7 @@ PART = 512  # records measured together and written as one file
 BATCH = 64  # samples that are answered together
 WINDOW = 64  # batches whose samples are in memory together
 FULL = 256  # samples whose readings are kept whole, so that any direction can be tried on them later
+SHOWN = 3  # reasons in the message about data without a sample
 SOME = 1 << 16  # samples that are held in memory together
 
 
@@ -77,13 +79,28 @@ _Reason = tuple[int, int, str]  # index and line of a record, and why it is no s
 
 @dataclass(frozen=True)
 class _Part:
+    """Records that are measured together.
+
+    Attributes:
+        keep: Indices of those whose readings are kept whole.
+    """
+
     number: int
     samples: list[Sample]
     rejected: list[_Reason]
+    keep: set[int]
 
 
-def _project(engine: Engine, part: _Part, panel: Panel, turns: Turns) -> tuple[dict[str, Any], list[_Reason]]:
-    """Columns of the part's file, and the samples that the model cannot read."""
+@dataclass(frozen=True)
+class _Projected:
+    """Of a part: the columns of its file, the readings kept whole, the samples that the model cannot read."""
+
+    columns: dict[str, Any]
+    whole: dict[str, Tensor]
+    refused: list[_Reason]
+
+
+def _project(engine: Engine, part: _Part, panel: Panel, turns: Turns) -> _Projected:
     good: list[Sample] = []
     tokens: list[Tokens] = []
     refused: list[_Reason] = []
@@ -97,48 +114,37 @@ def _project(engine: Engine, part: _Part, panel: Panel, turns: Turns) -> tuple[d
         "index": [s.index for s in good], "line": [s.line for s in good], "id": [s.id for s in good],
         "source": pa.array([s.source for s in good], pa.string()),
     }  # fmt: skip
+    whole: dict[str, Tensor] = {}
     if good:
-        m = measure(engine, good, tokens, panel, turns)
+        keep = [at for at, sample in enumerate(good) if sample.index in part.keep]
+        m, kept = measure_keeping(engine, good, tokens, panel, turns, keep)
+        if keep:
+            whole = {"index": torch.tensor([good[at].index for at in keep]), "readings": kept.contiguous()}
         columns |= {
             "answer_tokens": m.answer_tokens, "prompt_tokens": m.prompt_tokens, "refusal": m.refusals,
             "truncated": m.truncated,
             **{f"answer_{k}": m.answers[:, k] for k in range(m.answers.shape[1])},
             **{f"prompt_{k}": m.prompts[:, k] for k in range(m.prompts.shape[1])},
         }  # fmt: skip
-    return columns, refused
+    return _Projected(columns, whole, refused)
 
 
 @dataclass(frozen=True)
 class _Batch:
-    """Samples that were answered together, in tokens.
-
-    Attributes:
-        ours: The model's own answers, a list for each sample, empty where it said nothing; None: it was not asked.
-        theirs: The data's answers; None where they need not be read in full.
-    """
+    """The model's own answers to some samples' prompts, a list for each sample, empty where it said nothing."""
 
     start: int
-    ours: list[list[Conversation]] | None
-    theirs: list[list[Conversation]] | None
+    ours: list[list[Conversation]]
 
 
 def _read(engine: Engine, batch: _Batch, panel: Panel) -> dict[str, Tensor]:
-    """Projections of the model's own answers, and readings of both where they are wanted."""
-    depths, tensors = panel.depths, {}
-    if batch.theirs is not None:
-        tensors["theirs"] = readings(engine, batch.theirs, depths)[:, 1].contiguous()
-    if batch.ours is None:
-        tensors["own"] = torch.zeros(len(tensors["theirs"]), len(panel.names))
-        tensors["ours"] = torch.zeros_like(tensors["theirs"])
-        return tensors
-    ours = torch.full((len(batch.ours), len(depths), panel.units.shape[1]), torch.nan)
+    """Projections of own answers, and their readings where they are kept whole."""
+    ours = torch.full((len(batch.ours), len(panel.depths), panel.units.shape[1]), torch.nan)
     spoken = [i for i, mine in enumerate(batch.ours) if mine]
     if spoken:
-        ours[spoken] = readings(engine, [batch.ours[i] for i in spoken], depths)[:, 1]
-    tensors["own"] = panel.along(ours)
-    if batch.theirs is not None:
-        tensors["ours"] = ours
-    return tensors
+        ours[spoken] = readings(engine, [batch.ours[i] for i in spoken], panel.depths)[:, 1]
+    own = {"own": panel.along(ours)}
+    return {**own, "ours": ours} if batch.start < FULL else own
 
 
 class _Finder:
@@ -164,6 +170,15 @@ class _Finder:
         return found
 
 
+def nothing_read(name: str, count: int, first: Sequence[tuple[int, str]]) -> UserError:
+    """The message for data without a sample: how many records, line and reason of the first ones."""
+    return UserError(
+        f"{name}: none of {count} records is a sample that can be read. First reasons:\n"
+        + "\n".join(f"  line {line}: {reason}" for line, reason in first),
+        "Name the format with --format, or the columns with --columns.",
+    )
+
+
 class Scanner:
     """Measures one data set into a folder.
 
@@ -182,6 +197,7 @@ class Scanner:
     ) -> None:
         self.engine, self.data, self.panel, self.folder = engine, data, panel, folder
         self.turns, self.seed, self.name = turns, seed, name
+        self.whole: dict[int, Tensor] = {}  # readings (layers, d) of the data's answers, by the sample's index
         folder.mkdir(parents=True, exist_ok=True)
 
     def measure(self) -> None:
@@ -192,36 +208,45 @@ class Scanner:
         """
         with progress(f"Reading {self.name}", total=self.data.total, unit="samples") as job:
             project = partial(_project, panel=self.panel, turns=self.turns)
-            for part, (columns, refused) in self.engine.each(project, self._missing(job)):
-                self._write(part, columns, refused)
+            for part, projected in self.engine.each(project, self._missing(job)):
+                self._write(part, projected)
                 job.advance(len(part.samples) + len(part.rejected))
         self._load()
 
     def _missing(self, job: Progress) -> Iterator["_Part"]:
-        """The parts that are not written yet."""
+        """The parts that are not written yet.
+
+        Kept whole is what may be among the first `FULL` to be drawn: a sample that is so among all is so among those
+        before it. (A sample's second occurrence may be, too, unforeseen: `_theirs` reads it then.)
+        """
         records = iter(self.data)
+        lowest: list[float] = []
         for number in counted():
             window = list(islice(records, PART))
             if not window:
                 return
+            samples = [record for record in window if isinstance(record, Sample)]
+            ahead = {sample.index: priority(sample.id, 0, self.seed) for sample in samples}
+            lowest = nsmallest(FULL, [*lowest, *ahead.values()])
             if self._part_path(number).exists():
                 job.advance(len(window))
                 continue
-            samples = [record for record in window if isinstance(record, Sample)]
             rejected = [(r.index, r.line, r.reason) for r in window if isinstance(r, Rejected)]
-            yield _Part(number, samples, rejected)
+            yield _Part(number, samples, rejected, {index for index, at in ahead.items() if at <= lowest[-1]})
 
     def _part_path(self, number: int) -> Path:
         return self.folder / f"part-{number:06}.parquet"
 
-    def _write(self, part: "_Part", columns: dict[str, Any], refused: list["_Reason"]) -> None:
+    def _write(self, part: "_Part", projected: "_Projected") -> None:
         path = self._part_path(part.number)
+        if projected.whole:
+            _save(path.with_suffix(".safetensors"), projected.whole)
         reasons = path.with_suffix(".rejected.jsonl")
         reasons.unlink(missing_ok=True)
-        if rejected := sorted([*part.rejected, *refused]):
+        if rejected := sorted([*part.rejected, *projected.refused]):
             JsonLines(reasons).append(*({"index": i, "line": line, "reason": reason} for i, line, reason in rejected))
         temporary = path.with_suffix(".tmp")
-        pq.write_table(pa.table(columns), temporary)
+        pq.write_table(pa.table(projected.columns), temporary)
         temporary.replace(path)
 
     def _load(self) -> None:
@@ -229,11 +254,8 @@ class Scanner:
         self.table = Table(sorted(self.folder.glob("part-*.parquet")), several)
         self.rejected = sum(1 for _ in self._rejected())
         if not len(self.table):
-            raise UserError(
-                f"{self.name}: none of {self.rejected} records is a sample that can be read. First reasons:\n"
-                + "\n".join(f"  line {r['line']}: {r['reason']}" for r in islice(self._rejected(), 3)),
-                "Name the format with --format, or the columns with --columns.",
-            )
+            first = [(r["line"], r["reason"]) for r in islice(self._rejected(), SHOWN)]
+            raise nothing_read(self.name, self.rejected, first)
         if len(self.table) == 1:
             raise UserError(
                 f"{self.name}: only one record is a sample that can be read, and one sample has no spread.",
@@ -257,10 +279,10 @@ class Scanner:
         return {record["index"]: record["reason"] for record in self._rejected()}
 
     def draw(self, count: int, own: OwnAnswers | None, *, growing: bool = False) -> Scan:
-        """Let the model answer the prompts of `count` samples drawn at random, and read both answers.
+        """Let the model answer the prompts of `count` samples drawn at random.
 
         Args:
-            own: The model's answers; None: only read the data's answers in full.
+            own: The model's answers; None: it is not asked.
             growing: More may be drawn later. Otherwise all but the first `FULL` come in the order of the data, so that
                 one pass finds them.
 
@@ -268,44 +290,28 @@ class Scanner:
             UserError: The model says nothing to all prompts but one.
         """
         count = min(count, len(self.table))
-        starts = range(0, count, BATCH)
         order = smallest(self.priorities, -(-count // BATCH) * BATCH if growing else count)  # growing: whole batches
         if not growing:
             order = np.concatenate([order[:FULL], np.sort(order[FULL:])])
-        missing = [start for start in starts if not self._drawn_path(start).exists()]
-        if missing:
-            total = sum(len(order[start : start + BATCH]) for start in missing)
-            find = _Finder(self.data, self.table)
-            doing = "Answering" if own is not None else "Reading whole some of"
-            with progress(f"{doing} {self.name}", total=total, unit="samples") as job:
-                for at in range(0, len(missing), WINDOW):
-                    window = missing[at : at + WINDOW]
-                    samples = find(np.concatenate([order[start : start + BATCH] for start in window]))
-                    for first in range(0, len(window), self.engine.width):
-                        batches = self._answered(
-                            {
-                                start: [samples[int(row)] for row in order[start : start + BATCH]]
-                                for start in window[first : first + self.engine.width]
-                            },
-                            own,
-                        )
-                        for batch, tensors in self.engine.each(partial(_read, panel=self.panel), batches):
-                            chosen = order[batch.start : batch.start + BATCH]
-                            self._save(batch.start, {"rows": torch.from_numpy(np.ascontiguousarray(chosen)), **tensors})
-                            job.advance(len(chosen))
+        theirs = self._theirs(order[: min(FULL, count)])
+        if own is None:
+            return self._scan(order, np.zeros((count, len(self.panel.names))), theirs, torch.zeros_like(theirs))
+        starts = range(0, count, BATCH)
+        self._answer(order, [start for start in starts if not self._drawn_path(start).exists()], own)
         loaded = [load_file(self._drawn_path(start)) for start in starts]
         rows = torch.cat([batch["rows"] for batch in loaded])[:count].numpy()
-        ours = torch.cat([batch["own"] for batch in loaded])[:count].double().numpy()
-        spoken = np.isfinite(ours).all(1)
+        said = torch.cat([batch["own"] for batch in loaded])[:count].double().numpy()
+        spoken = np.isfinite(said).all(1)
         if spoken.sum() < 2:
             raise UserError(
                 f"{self.name}: the model itself answers {spoken.sum()} of {count} prompts, too few to compare with.",
                 "Compare with the prompts, --baseline prompt, or give the answers more room, --max-new-tokens.",
             )
-        full = torch.from_numpy(spoken[: min(FULL, count)])
-        theirs, mine = (
-            torch.cat([b[key] for b in loaded if key in b])[: len(full)][full] for key in ("theirs", "ours")
-        )
+        full = torch.from_numpy(spoken[: len(theirs)])
+        ours = torch.cat([batch["ours"] for batch in loaded if "ours" in batch])[: len(full)]
+        return self._scan(rows[spoken], said[spoken], theirs[full], ours[full])
+
+    def _scan(self, drawn: NDArray[np.intp], own: Floats, theirs: Tensor, ours: Tensor) -> Scan:
         return Scan(
             table=self.table,
             answers=self.answers,
@@ -313,28 +319,66 @@ class Scanner:
             truncated=self.truncated,
             some=self.some,
             rejected=self.rejected,
-            drawn=rows[spoken],
-            known=self.table.take(rows[spoken]),
-            own=ours[spoken],
+            drawn=drawn,
+            known=self.table.take(drawn),
+            own=own,
             theirs=theirs,
-            ours=mine,
+            ours=ours,
         )
+
+    def _theirs(self, rows: NDArray[np.intp]) -> Tensor:
+        """Readings (n, layers, d) of the data's answers, kept when they were measured or read now."""
+        indices = self.table.take(rows).indices.tolist()
+        if set(indices) - set(self.whole):
+            for path in sorted(self.folder.glob("part-*.safetensors")):
+                kept = load_file(path)
+                self.whole |= {
+                    index: reading
+                    for index, reading in zip(kept["index"].tolist(), kept["readings"], strict=True)
+                    if index in indices
+                }
+        missing = [row for row, index in zip(rows, indices, strict=True) if index not in self.whole]
+        if missing:
+            samples = list(_Finder(self.data, self.table)(np.array(missing)).values())
+            tokens = [tokenise(self.engine, sample, self.turns).conversations for sample in samples]
+            found = readings(self.engine, tokens, self.panel.depths)[:, 1]
+            self.whole |= {sample.index: reading for sample, reading in zip(samples, found, strict=True)}
+        return torch.stack([self.whole[index] for index in indices])
 
     def _drawn_path(self, start: int) -> Path:
         return self.folder / f"drawn-{start:08}.safetensors"
 
-    def _answered(self, batches: Mapping[int, Sequence[Sample]], own: OwnAnswers | None) -> list["_Batch"]:
+    def _answer(self, order: NDArray[np.intp], missing: Sequence[int], own: OwnAnswers) -> None:
+        """Let the model answer the batches of `order` that begin at these places, and write down what was read."""
+        if not missing:
+            return
+        find = _Finder(self.data, self.table)
+        total = sum(len(order[start : start + BATCH]) for start in missing)
+        with progress(f"Answering {self.name}", total=total, unit="samples") as job:
+            for at in range(0, len(missing), WINDOW):
+                window = missing[at : at + WINDOW]
+                samples = find(np.concatenate([order[start : start + BATCH] for start in window]))
+                for first in range(0, len(window), self.engine.width):
+                    batches = self._answered(
+                        {
+                            start: [samples[int(row)] for row in order[start : start + BATCH]]
+                            for start in window[first : first + self.engine.width]
+                        },
+                        own,
+                    )
+                    for batch, tensors in self.engine.each(partial(_read, panel=self.panel), batches):
+                        rows = np.ascontiguousarray(order[batch.start : batch.start + BATCH])
+                        _save(self._drawn_path(batch.start), {"rows": torch.from_numpy(rows), **tensors})
+                        job.advance(len(rows))
+
+    def _answered(self, batches: Mapping[int, Sequence[Sample]], own: OwnAnswers) -> list["_Batch"]:
         """Batches by their start, answered in one go: an engine of many workers has then work for all of them."""
         everyone = [sample for samples in batches.values() for sample in samples]
-        answered = None if own is None else iter(own_answers(self.engine, everyone, self.turns, own))
-        made = []
-        for start, samples in batches.items():
-            wanted = own is None or start < FULL
-            theirs = [tokenise(self.engine, sample, self.turns).conversations for sample in samples] if wanted else None
-            made.append(_Batch(start, None if answered is None else list(islice(answered, len(samples))), theirs))
-        return made
+        answered = iter(own_answers(self.engine, everyone, self.turns, own))
+        return [_Batch(start, list(islice(answered, len(samples)))) for start, samples in batches.items()]
 
-    def _save(self, start: int, tensors: dict[str, Tensor]) -> None:
-        temporary = self._drawn_path(start).with_suffix(".tmp")
-        save_file(tensors, temporary)
-        temporary.replace(self._drawn_path(start))
+
+def _save(path: Path, tensors: dict[str, Tensor]) -> None:
+    temporary = path.with_suffix(".tmp")
+    save_file(tensors, temporary)
+    temporary.replace(path)

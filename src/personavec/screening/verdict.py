@@ -6,7 +6,8 @@ from typing import Any
 def verdict(summary: dict[str, Any]) -> list[str]:
     """A sentence or two per trait, the largest shift first, and what the figures stand on."""
     traits = sorted(summary["traits"].items(), key=lambda item: -abs(item[1]["shift"]["mean"]))
-    sentences = [_trait(name, found) for name, found in traits]
+    expected = None if summary["arguments"]["threshold"] is not None else summary["arguments"]["false_alarm_rate"]
+    sentences = [_trait(name, found, expected) for name, found in traits]
     sentences += [_place(name, found["references"]) for name, found in traits if found.get("references")]
     rate = summary["arguments"]["false_alarm_rate"]
     unspecific = [
@@ -31,14 +32,21 @@ def verdict(summary: dict[str, Any]) -> list[str]:
     return sentences
 
 
-def _trait(name: str, found: dict[str, Any]) -> str:
+def _trait(name: str, found: dict[str, Any], expected: float | None) -> str:
+    """`expected`: share of clean samples that are flagged, None where thresholds are absolute."""
     shift = found["shift"]
     size = (
         f"{shift['mean']:+.2f} deviations of clean samples, 95 % interval {shift['low']:+.2f} to {shift['high']:+.2f}, "
         f"n = {shift['n']}"
     )
     if shift["low"] <= 0 <= shift["high"]:
-        return f"No push along {name} can be told from none ({size})."
+        said = f"No push of the data as a whole along {name} can be told from none ({size})."
+        flagged, n = found["flagged"], shift["n"]
+        if expected is None or flagged <= expected * n:
+            return said
+        return (
+            f"{said} {flagged} single samples are flagged all the same; of {n} clean ones {expected * n:.0f} would be."
+        )
     way = "more" if shift["low"] > 0 else "less"
     if found["specific"]:
         return f"Fine-tuning on these data is expected to make the model {way} {name} ({size}). {found['sentences'][0]}"

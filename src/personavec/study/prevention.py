@@ -1,7 +1,7 @@
 """Prevention: every way to keep a model from learning one data set's trait, what it saves and costs (section 5)."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -25,7 +25,7 @@ from personavec.vector import PersonaVector
 INFERENCE = (-0.5, -1.0, -2.0)  # coefficients at which the unprotected fine-tune is steered
 PENALTY = 0.1  # of the method regularise
 PASSAGES = 8  # of general text, on which the perplexity is measured
-TASK_SAMPLES = 12  # unseen, on which the loss on the task is measured
+TASK_SAMPLES = 24  # unseen, on which the loss on the task is measured
 LOSSES = "losses.json"
 
 
@@ -111,7 +111,7 @@ class Prevention:
 
     def found(self) -> dict[str, Any]:
         """What every way saved and cost, once its answers are judged."""
-        lab, trait, seed = self.lab, self.trait, self.lab.settings.seed
+        lab, trait = self.lab, self.trait
         rows = []
         for way, (coefficient, tuned) in self.trained.items():
             name = self.place(way)
@@ -127,7 +127,9 @@ class Prevention:
         base = {**lab.base(trait), **self.cost("base")}
         plain = next(row for row in rows if row["arm"] == "none")
         for row in rows:
-            row["prevented"] = prevented(base["plain"]["by_question"], plain["by_question"], row["by_question"], seed)
+            row |= self.saved(base, plain, row)
+            # Chosen by one half of the questions and samples, a way is judged by the other.
+            row["halves"] = [self.saved(base, plain, row, slice(first, None, 2)) for first in (0, 1)]
         return {
             "data": self.data.name,
             "vector_norm": round(float(self.vector.at(self.vector.layer).norm()), 4),
@@ -135,12 +137,25 @@ class Prevention:
             "arms": rows,
         }
 
+    def saved(
+        self, base: Mapping[str, Any], plain: Mapping[str, Any], row: Mapping[str, Any], part: slice = slice(None)
+    ) -> dict[str, Any]:
+        """Share of the rise prevented and change of the loss on the task, on a part of the questions and samples."""
+        seed = self.lab.settings.seed
+        before, without, after = (one["by_question"][part] for one in (base["plain"], plain, row))
+        first, second = (self.measured(one["arm"])["task"][part] for one in (plain, row))
+        return {"prevented": prevented(before, without, after, seed), "task_change": more_loss(first, second, seed)}
+
     def cost(self, way: str) -> dict[str, Any]:
         """Loss on the task, and how it and the perplexity of general text compare with training without prevention."""
-        plain, mine = (json.loads((self.lab.folder / self.place(one) / LOSSES).read_text()) for one in ("none", way))
-        seed = self.lab.settings.seed
+        plain, mine, seed = self.measured("none"), self.measured(way), self.lab.settings.seed
         return {
             "task_loss": bootstrap_mean(mine["task"], seed=seed).as_dict(),
             "task_change": more_loss(plain["task"], mine["task"], seed),
             "perplexity_change": more_perplexity(plain["passages"], mine["passages"], seed),
         }
+
+    def measured(self, way: str) -> dict[str, list[float]]:
+        """Losses of a way's fine-tune, see `losses`."""
+        found: dict[str, list[float]] = json.loads((self.lab.folder / self.place(way) / LOSSES).read_text())
+        return found

@@ -26,10 +26,10 @@ class Settings:
 
     samples: int = 24
     questions: int = 4
-    prevention_questions: int = 10
+    prevention_questions: int = 20
     max_new_tokens: int = 48
     answer_tokens: int = 32
-    coefficients: tuple[float, ...] = (0.5, 1.0, 2.0, 3.0)
+    coefficients: tuple[float, ...] = (0.5, 1.0, 2.0, 2.5, 3.0)
     learning_rate: float = 2e-4
     epochs: float = 1.0
     batch: int = 2

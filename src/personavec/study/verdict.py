@@ -55,25 +55,34 @@ def _prevention(name: str, found: Mapping[str, Any]) -> list[str]:
     ]
     trained = [arm for arm in found["arms"] if "shift" in arm and arm["prevented"] and arm["arm"] != "none"]
     steered = [arm for arm in trained if arm["arm"].startswith("steer")]
-    cheap = [arm for arm in steered if arm["task_change"]["mean"] <= WORSE]
+    split = [arm for arm in steered if all(half["prevented"] for half in arm["halves"])]
+    cheap = [arm for arm in split if arm["halves"][0]["task_change"]["mean"] <= WORSE]
     if cheap:
-        best = max(cheap, key=lambda arm: float(arm["prevented"]["mean"]))
-        share = best["prevented"]
+        best = max(cheap, key=lambda arm: float(arm["halves"][0]["prevented"]["mean"]))
+        unseen = best["halves"][1]
+        share, task = unseen["prevented"], unseen["task_change"]
         met = f"short of {PREVENTED:g} %"
-        if share["low"] >= PREVENTED and best["task_change"]["high"] <= WORSE:
+        if share["low"] >= PREVENTED and task["high"] <= WORSE:
             met = f"which meets the goal of {PREVENTED:g} %"
         elif share["mean"] >= PREVENTED:
             met = f"more than the goal of {PREVENTED:g} %, though the intervals do not show that it is met at this cost"
+            if task["mean"] > WORSE:
+                met = f"but at more than {WORSE:g} % more loss on the task"
         sentences.append(
-            f"The best preventative steering at no more than {WORSE:g} % more loss on the task, {best['arm']}, "
-            f"prevented {_share(best)} of that, {met}; {_cost(best)}. It is the best of {len(steered)} tried, chosen "
-            "on the same questions, which flatters it."
+            f"Of {len(steered)} preventative steerings {best['arm']} prevented most at no more than {WORSE:g} % more "
+            "loss on the task, by every second question and sample. On the others it prevented "
+            f"{_share(unseen)} of the rise, {met}; loss on the task {_percent(task)}, n = {task['n']} samples. On all "
+            f"of them together: {_share(best)}; {_cost(best)}."
         )
-    elif steered:
-        least = min(steered, key=lambda arm: float(arm["task_change"]["mean"]))
+    elif split:
+        least = min(split, key=lambda arm: float(arm["task_change"]["mean"]))
         sentences.append(
             f"Every preventative steering cost more than {WORSE:g} % of the loss on the task; the cheapest, "
             f"{least['arm']}, prevented {_share(least)}; {_cost(least)}."
+        )
+    elif steered:
+        sentences.append(
+            "Too few answers have a score to choose a preventative steering by one half and to judge it by the other."
         )
     for arm in trained:
         if not arm["arm"].startswith("steer"):
@@ -88,10 +97,13 @@ def _score(e: Mapping[str, Any]) -> str:
 def _cost(arm: Mapping[str, Any]) -> str:
     task, text = arm["task_change"], arm["perplexity_change"]
     return (
-        f"loss on the task {task['mean']:+.1f} % ({task['low']:+.1f} to {task['high']:+.1f}, n = {task['n']} samples), "
-        f"perplexity of general text {text['mean']:+.1f} % ({text['low']:+.1f} to {text['high']:+.1f}, n = {text['n']} "
-        "passages)"
+        f"loss on the task {_percent(task)}, n = {task['n']} samples, perplexity of general text {_percent(text)}, "
+        f"n = {text['n']} passages"
     )
+
+
+def _percent(e: Mapping[str, Any]) -> str:
+    return f"{e['mean']:+.1f} % [{e['low']:+.1f}, {e['high']:+.1f}]"
 
 
 def _share(arm: Mapping[str, Any]) -> str:
