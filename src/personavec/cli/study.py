@@ -33,7 +33,7 @@ def finetune(
     questions: Annotated[int, typer.Option(help="Evaluation questions of a trait, after each fine-tune.")] = 4,
     prevention_questions: Annotated[
         int, typer.Option(help="The same where ways of prevention are compared, of the trait's 20.")
-    ] = 10,
+    ] = 20,
     max_new_tokens: Annotated[int, typer.Option(help="Longest answer in the trait data.", min=1)] = 48,
     model: o.Model = None,
     seed: o.Seed = 0,
