@@ -42,11 +42,9 @@ def _trait(name: str, found: dict[str, Any], expected: float | None) -> str:
     if shift["low"] <= 0 <= shift["high"]:
         said = f"No push of the data as a whole along {name} can be told from none ({size})."
         flagged, n = found["flagged"], shift["n"]
-        if expected is None or flagged <= expected * n:
+        if expected is None or flagged <= 2 * expected * n:
             return said
-        return (
-            f"{said} {flagged} single samples are flagged all the same; of {n} clean ones {expected * n:.0f} would be."
-        )
+        return f"{said} Of single samples {flagged} are flagged all the same, of {n} clean ones about {expected * n:.0f}."
     way = "more" if shift["low"] > 0 else "less"
     if found["specific"]:
         return f"Fine-tuning on these data is expected to make the model {way} {name} ({size}). {found['sentences'][0]}"
