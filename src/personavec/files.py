@@ -141,7 +141,6 @@ class RunFolder:
         except OSError as error:
             raise cannot_write(self.path, error) from error
         begun = self.path / "arguments.json"
-        self._new = not begun.exists()
         try:
             if begun.exists():
                 before = _arguments(begun)
@@ -161,9 +160,11 @@ class RunFolder:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is not None and self._new and not self._holds_work():  # a run that did not begin claims no folder
-            (self.path / "arguments.json").unlink(missing_ok=True)
-        self._lock.release()
+        try:
+            if kind is not None and not self._holds_work():  # a run that did not begin claims no folder
+                (self.path / "arguments.json").unlink(missing_ok=True)
+        finally:
+            self._lock.release()
 
     def _holds_work(self) -> bool:
         return any(path.is_file() for path in self.path.rglob("*") if path.name not in ("arguments.json", ".lock"))

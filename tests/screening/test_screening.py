@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from personavec.data import Rejected, Sample, open_data
 from personavec.engine.transformers import TransformersEngine
@@ -25,6 +26,7 @@ from personavec.screening import table as table_module
 from personavec.screening.measure import measure, tokenise
 from personavec.screening.panel import Panel
 from personavec.screening.scan import Scanner
+from personavec.screening.subset import priority, smallest
 from personavec.vector import PersonaVector
 from tiny import plain_greedy, plain_states, vector
 
@@ -258,7 +260,8 @@ def test_no_answer_is_read_twice(
         return plain(self, conversations, *given, **options)
 
     monkeypatch.setattr(TransformersEngine, "read", counted)
-    monkeypatch.setattr(scan_module, "PART", 20)
+    for name, value in (("PART", 20), ("FULL", 32), ("BATCH", 16)):  # fewer are kept than there are
+        monkeypatch.setattr(scan_module, name, value)
     screen(baseline=baseline)
     engine = TransformersEngine(tiny)
     samples = [s for path in (data, clean) for s in open_data(path) if isinstance(s, Sample)]
@@ -284,10 +287,40 @@ def test_what_is_kept_whole_is_what_was_projected(
     first = scanner("first").draw(80, None)
     assert first.theirs.shape == (60, 2, tiny.hidden_size)
     torch.testing.assert_close(panel.along(first.theirs).double(), torch.tensor(first.known.measured.answers[:60]))
-    for path in (tmp_path / "first").glob("part-*.safetensors"):
+    for path in (tmp_path / "first").glob("whole-*.safetensors"):
         path.unlink()
     again = scanner("first").draw(80, None)  # of readings that are lost the model makes new ones
     torch.testing.assert_close(again.theirs, first.theirs, rtol=1e-4, atol=1e-4)
+
+
+def test_little_is_kept_whole_also_of_many_copies(
+    tiny: ChatModel, vectors: list[PersonaVector], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is kept grows with the logarithm of the number of samples, and copies take nobody's place."""
+    monkeypatch.setattr(scan_module, "PART", 20)
+    monkeypatch.setattr(scan_module, "FULL", 16)
+    unique = lines(200, 3)
+    ids = {line: priority(sample.id, 0, 0) for line, sample in zip(unique, _samples(tmp_path, unique), strict=True)}
+    first = min(unique, key=ids.__getitem__)
+    data = tmp_path / "copies.jsonl"
+    data.write_bytes(b"".join(part + first for part in unique))
+
+    scanner = Scanner(
+        TransformersEngine(tiny), open_data(data), Panel.of(vectors), tmp_path / "x", turns="all", seed=0, name=""
+    )
+    scanner.measure()
+    kept = [index for path in (tmp_path / "x").glob("whole-*") for index in load_file(path)["index"].tolist()]
+    assert len(kept) == len(set(kept)) < 80  # 16 (1 + ln(200 / 16)) = 56 in the mean
+    drawn = scanner.table.take(smallest(scanner.priorities, 16)).indices.tolist()
+    samples = list(open_data(data))
+    seen: set[str] = set()
+    firsts = {s.index for s in samples if isinstance(s, Sample) and s.id not in seen and not seen.add(s.id)}
+    assert len(firsts & set(drawn)) == 5 and firsts & set(drawn) <= set(kept)
+
+
+def _samples(folder: Path, records: list[bytes]) -> list[Sample]:
+    (folder / "unique.jsonl").write_bytes(b"".join(records))
+    return [sample for sample in open_data(folder / "unique.jsonl") if isinstance(sample, Sample)]
 
 
 class KilledError(Exception):

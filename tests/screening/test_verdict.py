@@ -13,7 +13,7 @@ def told(shift: tuple[float, float, float], flagged: int, threshold: float | Non
     }  # fmt: skip
     summary: dict[str, Any] = {
         "traits": {"evil": found},
-        "arguments": {"false_alarm_rate": 0.05, "threshold": threshold},
+        "arguments": {"false_alarm_rate": 0.05, "threshold": threshold, "judge_all": False},
         "clean": {"samples": 100, "bundled": False},
     }
     return verdict(summary)[0]

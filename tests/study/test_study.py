@@ -29,7 +29,7 @@ from personavec.vector import PersonaVector
 from tiny import chat_model, qwen2, vector
 
 SETTINGS = Settings(
-    samples=10, questions=2, prevention_questions=3, max_new_tokens=6, answer_tokens=6, coefficients=(1.0,), rank=4
+    samples=10, questions=2, prevention_questions=4, max_new_tokens=6, answer_tokens=6, coefficients=(1.0,), rank=4
 )
 
 
@@ -89,13 +89,16 @@ def test_every_part_is_there(done: tuple[Path, dict[str, Any]]) -> None:
     assert {arm for arm in arms if arm.startswith("steered at inference")} and "shift" not in arms[
         "steered at inference -1"
     ]
-    assert arms["none"]["score"]["n"] <= 3
+    assert arms["none"]["score"]["n"] <= 4
+    for half in arms["steer 1"]["halves"]:
+        assert half["task_change"]["n"] == 12 and half["task_change"] != arms["steer 1"]["task_change"]
+        assert half["prevented"] is None or half["prevented"]["n"] <= 2
     losses = {
         arm: json.loads((out / f"prevention/humorous/{arm}/losses.json").read_text()) for arm in ("none", "steer-1")
     }
     none, steer = (losses[arm]["task"] for arm in ("none", "steer-1"))
     change = arms["steer 1"]["task_change"]
-    assert change["n"] == 12 and change["mean"] == pytest.approx(100 * (sum(steer) / sum(none) - 1), abs=1e-3) != 0
+    assert change["n"] == 24 and change["mean"] == pytest.approx(100 * (sum(steer) / sum(none) - 1), abs=1e-3) != 0
     # Prevention acts: the same data and seed led elsewhere.
     changes = [
         load_file(out / f"prevention/humorous/{arm}/change.safetensors") for arm in ("none", "steer-1", "random-1")
@@ -240,8 +243,8 @@ def test_mistakes(chat: ChatModel, humorous: PersonaVector, tmp_path: Path) -> N
     assert not (tmp_path / "c").exists() and not (tmp_path / "d").exists()
     with pytest.raises(UserError, match="--samples 5"):
         Settings(samples=5)
-    with pytest.raises(UserError, match="--prevention-questions 1"):
-        Settings(prevention_questions=1)
+    with pytest.raises(UserError, match="--prevention-questions 3"):
+        Settings(prevention_questions=3)
 
 
 def test_wearing_an_adapter(done: tuple[Path, dict[str, Any]], chat: ChatModel) -> None:

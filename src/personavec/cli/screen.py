@@ -145,7 +145,8 @@ def compare(
         return
     print(f"{found['samples']} samples in both, {found['only_first']} and {found['only_second']} in one only.")
     for what, (one, other) in found["differ"].items():
-        print(f"They were made with another {what.replace('_', ' ')}: {one} and {other}.")
+        values = "" if isinstance(one, list) else f": {one} and {other}"
+        print(f"They were made with different {what.replace('_', ' ')}{values}.")
     for name, trait in found["traits"].items():
         rank = trait["spearman"]
         print(

@@ -30,10 +30,10 @@ def finetune(
         list[str] | None, typer.Option(metavar="NAME=FILE", help="A further data set to draw samples from. Repeatable.")
     ] = None,
     samples: Annotated[int, typer.Option(help="Samples of a data set.")] = 24,
-    questions: Annotated[int, typer.Option(help="Evaluation questions of a trait, after each fine-tune.")] = 4,
-    prevention_questions: Annotated[
-        int, typer.Option(help="The same where ways of prevention are compared, of the trait's 20.")
-    ] = 20,
+    questions: Annotated[
+        int, typer.Option(help="At most so many evaluation questions of a trait, after each fine-tune.")
+    ] = 4,
+    prevention_questions: Annotated[int, typer.Option(help="The same where ways of prevention are compared.")] = 20,
     max_new_tokens: Annotated[int, typer.Option(help="Longest answer in the trait data.", min=1)] = 48,
     model: o.Model = None,
     seed: o.Seed = 0,

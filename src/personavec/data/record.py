@@ -19,8 +19,8 @@ class Record:
     """One record as it stands in its source.
 
     Attributes:
-        line: Counted from 1 in its source: the line of a JSONL file (blank lines are no records but are counted), the
-            row of anything else (a CSV's header is no row).
+        line: Counted from 1 in its source: where the record begins in a JSONL or CSV file (blank lines and the header
+            are no records but are counted), the row of anything else.
         source: The file, folder or hub id as the user wrote it.
         raw: JSONL: the line's bytes exactly, with its newline if it has one. Others: the record as one line of JSON. A
             record that could not be taken apart: its bytes as found; one over `LIMIT` bytes: its first `SHOWN` bytes.

@@ -39,14 +39,12 @@ class Engine(Protocol):
         conversations: Sequence[Conversation],
         layers: Sequence[int],
         directions: Tensor | None = None,
-        advance: Callable[[int], None] | None = None,
     ) -> Tensor:
         """Mean readings of every span.
 
         Args:
             layers: Layers to read, 0..n_layers.
             directions: (layers, k, d); given, only scalar products with these come back.
-            advance: Called with numbers of conversations done.
 
         Returns:
             (spans, layers, d) or (spans, layers, k), float32 on the CPU.
@@ -56,7 +54,6 @@ class Engine(Protocol):
         self,
         prompts: Sequence[Sequence[int]],
         max_new_tokens: int,
-        advance: Callable[[int], None] | None = None,
     ) -> list[list[int]]:
         """Greedy answers to prompts of token ids, without end-of-turn marks."""
 

@@ -75,36 +75,31 @@ class RayEngine(Engine):
         conversations: Sequence[Conversation],
         layers: Sequence[int],
         directions: Tensor | None = None,
-        advance: Callable[[int], None] | None = None,
     ) -> Tensor:
         """See `Engine.read`."""
 
         def read(engine: Engine, chunk: Sequence[Conversation]) -> Tensor:
             return engine.read(chunk, layers, directions)
 
-        return torch.cat(self._chunked(read, conversations, advance))
+        return torch.cat(self._chunked(read, conversations))
 
     def answer(
         self,
         prompts: Sequence[Sequence[int]],
         max_new_tokens: int,
-        advance: Callable[[int], None] | None = None,
     ) -> list[list[int]]:
         """See `Engine.answer`."""
 
         def answer(engine: Engine, chunk: Sequence[Sequence[int]]) -> list[list[int]]:
             return engine.answer(chunk, max_new_tokens)
 
-        return [ids for answers in self._chunked(answer, prompts, advance) for ids in answers]
+        return [ids for answers in self._chunked(answer, prompts) for ids in answers]
 
-    def _chunked(self, function: Do, items: Sequence[Any], advance: Callable[[int], None] | None) -> list[Any]:
+    def _chunked(self, function: Do, items: Sequence[Any]) -> list[Any]:
         """Results of the chunks, in order."""
         chunks = [(at, items[at : at + CHUNK]) for at in range(0, len(items), CHUNK)]
-        found = {}
-        for (at, chunk), result in self.each(lambda engine, item: function(engine, item[1]), chunks):
-            found[at] = result
-            if advance is not None:
-                advance(len(chunk))
+        done = self.each(lambda engine, item: function(engine, item[1]), chunks)
+        found = {at: result for (at, _), result in done}
         return [found[at] for at, _ in chunks]
 
     def each(self, function: Callable[[Engine, Item], Result], items: Iterable[Item]) -> Iterator[tuple[Item, Result]]:

@@ -1,8 +1,7 @@
 """The built-in engine: a ChatModel in this process."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from importlib.metadata import version
-from typing import Any
 
 from torch import Tensor
 
@@ -27,22 +26,15 @@ class TransformersEngine(Engine):
         conversations: Sequence[Conversation],
         layers: Sequence[int],
         directions: Tensor | None = None,
-        advance: Callable[[int], None] | None = None,
     ) -> Tensor:
         """See `Engine.read`."""
-        return read(self.model, conversations, layers=layers, directions=directions, advance=advance).means
+        return read(self.model, conversations, layers=layers, directions=directions).means
 
     def answer(
         self,
         prompts: Sequence[Sequence[int]],
         max_new_tokens: int,
-        advance: Callable[[int], None] | None = None,
     ) -> list[list[int]]:
         """See `Engine.answer`."""
-
-        def done(index: int, response: Any) -> None:
-            if advance is not None:
-                advance(1)
-
         requests = [Request(list(prompt), max_new_tokens, temperature=0.0) for prompt in prompts]
-        return [response.ids for response in self.model.generate(requests, done)]
+        return [response.ids for response in self.model.generate(requests)]

@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Sequence, Set
 from importlib import import_module
 from itertools import count
 from typing import Any
@@ -102,7 +102,6 @@ class VllmEngine(Engine):
         conversations: Sequence[Conversation],
         layers: Sequence[int],
         directions: Tensor | None = None,
-        advance: Callable[[int], None] | None = None,
     ) -> Tensor:
         """See `Engine.read`.
 
@@ -139,15 +138,12 @@ class VllmEngine(Engine):
                 self._llm.generate(prompts, parameters, use_tqdm=False)
             for key, rows in self._collect(asked.keys()).items():
                 means[offsets[asked[key]] : offsets[asked[key] + 1]] = rows
-            if advance is not None:
-                advance(len(window))
         return means
 
     def answer(
         self,
         prompts: Sequence[Sequence[int]],
         max_new_tokens: int,
-        advance: Callable[[int], None] | None = None,
     ) -> list[list[int]]:
         """See `Engine.answer`."""
         stops = self.model.stop_ids
@@ -161,8 +157,6 @@ class VllmEngine(Engine):
                 ids = list(given.outputs[0].token_ids)
                 end = next((i for i, token in enumerate(ids) if token in stops), len(ids))
                 answers.append(ids[:end])
-            if advance is not None:
-                advance(len(window))
         return answers
 
     def close(self) -> None:

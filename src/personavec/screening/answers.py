@@ -3,7 +3,7 @@
 import hashlib
 import json
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from filelock import FileLock
 
@@ -37,16 +37,12 @@ class OwnAnswers:
             # As a list an answer takes eight times as much.
             self._known = {record["key"]: array("I", record["ids"]) for record in self._lines}
 
-    def __call__(
-        self, prompts: Sequence[Sequence[int]], advance: Callable[[int], None] | None = None
-    ) -> list[list[int]]:
+    def __call__(self, prompts: Sequence[Sequence[int]]) -> list[list[int]]:
         """The answers to prompts of token ids, without end-of-turn marks."""
         keys = [hashlib.sha256(json.dumps(list(prompt)).encode()).hexdigest()[:32] for prompt in prompts]
         missing = {key: prompt for key, prompt in zip(keys, prompts, strict=True) if key not in self._known}
-        if advance is not None:
-            advance(sum(key not in missing for key in keys))
         if missing:
-            answers = self.engine.answer(list(missing.values()), self.max_new_tokens, advance)
+            answers = self.engine.answer(list(missing.values()), self.max_new_tokens)
             records = [{"key": key, "ids": list(ids)} for key, ids in zip(missing, answers, strict=True)]
             with self._alone:
                 self._lines.append(*records)

@@ -11,24 +11,13 @@ from personavec.errors import UserError
 from personavec.statistics import spearman
 
 MOVED = 20  # samples named
-MADE_BY = (
-    "baseline",
-    "turns",
-    "specific",
-    "threshold",
-    "false_alarm_rate",
-    "max_new_tokens",
-    "judge",
-    "model",
-    "weights",
-)
 
 
 def compare(first: Path | str, second: Path | str) -> dict[str, Any]:
     """Compare two runs of `screen`, sample by sample; samples are matched by id, duplicates in their order.
 
     Returns:
-        {"differ": {setting: [of the first, of the second]} where they were made in other ways, "samples": in both,
+        {"differ": {argument: [of the first, of the second]} where they are not the same, "samples": in both,
         "only_first", "only_second": counts, "traits": {name: {"spearman": rank correlation of the
         differences, "flagged_both", "flagged_first", "flagged_second": counts, "agreement": share of samples with the
         same flag, "moved": [{"id", "source", "line", "first", "second"}], those whose rank moved most}}}
@@ -42,7 +31,8 @@ def compare(first: Path | str, second: Path | str) -> dict[str, Any]:
         if not path.is_file():
             raise UserError(f"{folder} holds no finished screening.", "Give two folders that --out of screen named.")
         tables.append(pq.read_table(path))
-        settings.append(json.loads((folder / "arguments.json").read_text()))
+        begun = folder / "arguments.json"
+        settings.append(json.loads(begun.read_text()) if begun.is_file() else {})
     keys: list[dict[tuple[str, int], int]] = []
     for table in tables:
         seen: dict[str, int] = {}
@@ -83,7 +73,7 @@ def compare(first: Path | str, second: Path | str) -> dict[str, Any]:
             ],
         }  # fmt: skip
     return {
-        "differ": {key: both for key in MADE_BY if (both := [s.get(key) for s in settings])[0] != both[1]},
+        "differ": {key: [a, b] for key, a in settings[0].items() if (b := settings[1].get(key, a)) != a},
         "samples": len(shared),
         "only_first": len(keys[0]) - len(shared),
         "only_second": len(keys[1]) - len(shared),

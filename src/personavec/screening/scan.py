@@ -197,7 +197,6 @@ class Scanner:
     ) -> None:
         self.engine, self.data, self.panel, self.folder = engine, data, panel, folder
         self.turns, self.seed, self.name = turns, seed, name
-        self.whole: dict[int, Tensor] = {}  # readings (layers, d) of the data's answers, by the sample's index
         folder.mkdir(parents=True, exist_ok=True)
 
     def measure(self) -> None:
@@ -217,30 +216,36 @@ class Scanner:
         """The parts that are not written yet.
 
         Kept whole is what may be among the first `FULL` to be drawn: a sample that is so among all is so among those
-        before it. (A sample's second occurrence may be, too, unforeseen: `_theirs` reads it then.)
+        before it. Second occurrences are not foreseen, since that would take all ids in memory; `_theirs` reads them.
         """
         records = iter(self.data)
-        lowest: list[float] = []
+        lowest: list[float] = []  # priorities of the first to be drawn, so far
         for number in counted():
             window = list(islice(records, PART))
             if not window:
                 return
             samples = [record for record in window if isinstance(record, Sample)]
-            ahead = {sample.index: priority(sample.id, 0, self.seed) for sample in samples}
-            lowest = nsmallest(FULL, [*lowest, *ahead.values()])
+            before, new = set(lowest), dict[float, int]()
+            for sample in samples:
+                new.setdefault(priority(sample.id, 0, self.seed), sample.index)
+            lowest = nsmallest(FULL, before | new.keys())
             if self._part_path(number).exists():
                 job.advance(len(window))
                 continue
             rejected = [(r.index, r.line, r.reason) for r in window if isinstance(r, Rejected)]
-            yield _Part(number, samples, rejected, {index for index, at in ahead.items() if at <= lowest[-1]})
+            keep = {index for at, index in new.items() if at <= lowest[-1] and at not in before}
+            yield _Part(number, samples, rejected, keep)
 
     def _part_path(self, number: int) -> Path:
         return self.folder / f"part-{number:06}.parquet"
 
+    def _whole_path(self, name: str) -> Path:
+        return self.folder / f"whole-{name}.safetensors"
+
     def _write(self, part: "_Part", projected: "_Projected") -> None:
         path = self._part_path(part.number)
         if projected.whole:
-            _save(path.with_suffix(".safetensors"), projected.whole)
+            _save(self._whole_path(f"{part.number:06}"), projected.whole)
         reasons = path.with_suffix(".rejected.jsonl")
         reasons.unlink(missing_ok=True)
         if rejected := sorted([*part.rejected, *projected.refused]):
@@ -327,23 +332,26 @@ class Scanner:
         )
 
     def _theirs(self, rows: NDArray[np.intp]) -> Tensor:
-        """Readings (n, layers, d) of the data's answers, kept when they were measured or read now."""
+        """Readings (n, layers, d) of the data's answers: kept when they were measured, or read now."""
         indices = self.table.take(rows).indices.tolist()
-        if set(indices) - set(self.whole):
-            for path in sorted(self.folder.glob("part-*.safetensors")):
-                kept = load_file(path)
-                self.whole |= {
-                    index: reading
-                    for index, reading in zip(kept["index"].tolist(), kept["readings"], strict=True)
-                    if index in indices
-                }
-        missing = [row for row, index in zip(rows, indices, strict=True) if index not in self.whole]
+        found: dict[int, Tensor] = {}
+        for path in sorted(self.folder.glob("whole-*.safetensors")):
+            kept = load_file(path)
+            pairs = zip(kept["index"].tolist(), kept["readings"], strict=True)
+            found |= {index: reading for index, reading in pairs if index in indices}
+        missing = [row for row, index in zip(rows, indices, strict=True) if index not in found]
         if missing:
-            samples = list(_Finder(self.data, self.table)(np.array(missing)).values())
-            tokens = [tokenise(self.engine, sample, self.turns).conversations for sample in samples]
-            found = readings(self.engine, tokens, self.panel.depths)[:, 1]
-            self.whole |= {sample.index: reading for sample, reading in zip(samples, found, strict=True)}
-        return torch.stack([self.whole[index] for index in indices])
+            find = _Finder(self.data, self.table)
+            with progress(f"Reading whole some of {self.name}", total=len(missing), unit="samples") as job:
+                for at in range(0, len(missing), BATCH):
+                    samples = list(find(np.array(missing[at : at + BATCH])).values())
+                    tokens = [tokenise(self.engine, sample, self.turns).conversations for sample in samples]
+                    read = readings(self.engine, tokens, self.panel.depths)[:, 1].contiguous()
+                    index = torch.tensor([sample.index for sample in samples])
+                    _save(self._whole_path(f"late-{missing[at]:09}"), {"index": index, "readings": read})
+                    found |= dict(zip(index.tolist(), read, strict=True))
+                    job.advance(len(samples))
+        return torch.stack([found[index] for index in indices])
 
     def _drawn_path(self, start: int) -> Path:
         return self.folder / f"drawn-{start:08}.safetensors"

@@ -6,10 +6,11 @@ from typing import Any
 def verdict(summary: dict[str, Any]) -> list[str]:
     """A sentence or two per trait, the largest shift first, and what the figures stand on."""
     traits = sorted(summary["traits"].items(), key=lambda item: -abs(item[1]["shift"]["mean"]))
-    expected = None if summary["arguments"]["threshold"] is not None else summary["arguments"]["false_alarm_rate"]
+    given = summary["arguments"]
+    expected = None if given["threshold"] is not None or given["judge_all"] else given["false_alarm_rate"]
     sentences = [_trait(name, found, expected) for name, found in traits]
     sentences += [_place(name, found["references"]) for name, found in traits if found.get("references")]
-    rate = summary["arguments"]["false_alarm_rate"]
+    rate = given["false_alarm_rate"]
     unspecific = [
         name for name, found in traits if not found["specific"] and found["flagged"] > 2 * rate * found["shift"]["n"]
     ]
@@ -19,7 +20,7 @@ def verdict(summary: dict[str, Any]) -> list[str]:
             "ones, "
             "but other directions say so as well. Try --specific span, and clean data of the same kind (--reference)."
         )
-    if summary["arguments"]["threshold"] is None:
+    if given["threshold"] is None:
         sentences.append(
             f"Thresholds are set so that each trait flags about {100 * rate:g} in 100 samples like the "
             f"{summary['clean']['samples']} of the clean reference; of other harmless data it can be more or fewer."
@@ -33,7 +34,7 @@ def verdict(summary: dict[str, Any]) -> list[str]:
 
 
 def _trait(name: str, found: dict[str, Any], expected: float | None) -> str:
-    """`expected`: share of clean samples that are flagged, None where thresholds are absolute."""
+    """`expected`: share of clean samples that are flagged, None where it is not known."""
     shift = found["shift"]
     size = (
         f"{shift['mean']:+.2f} deviations of clean samples, 95 % interval {shift['low']:+.2f} to {shift['high']:+.2f}, "
@@ -44,7 +45,9 @@ def _trait(name: str, found: dict[str, Any], expected: float | None) -> str:
         flagged, n = found["flagged"], shift["n"]
         if expected is None or flagged <= 2 * expected * n:
             return said
-        return f"{said} Of single samples {flagged} are flagged all the same, of {n} clean ones about {expected * n:.0f}."
+        return (
+            f"{said} Of single samples {flagged} are flagged all the same, of {n} clean ones about {expected * n:.0f}."
+        )
     way = "more" if shift["low"] > 0 else "less"
     if found["specific"]:
         return f"Fine-tuning on these data is expected to make the model {way} {name} ({size}). {found['sentences'][0]}"

@@ -8,7 +8,6 @@ from typing import Any
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from personavec.errors import UserError
 from personavec.files import RunFolder, write_atomic
 from personavec.finetune import Training, Tuned, fine_tune
 from personavec.finetune.adapter import wearing
@@ -33,14 +32,6 @@ class Laboratory:
         self.depths = depths(vectors)
         self.answers = Answers(model, vectors, folder.path, settings.answer_tokens, settings.seed)
         self.traits = self.answers.traits
-        for option, count in (
-            ("--questions", settings.questions), ("--prevention-questions", settings.prevention_questions),
-        ):  # fmt: skip
-            for name, trait in self.traits.items():
-                if count > (there := len(trait.evaluation_questions)):
-                    raise UserError(
-                        f"{option} {count}: {name} has {there} evaluation questions.", f"Choose {there} or fewer."
-                    )
         self.before = prompt_readings(model, vectors)
 
     def both_sheets(self, trait: str) -> list[Sheet]:

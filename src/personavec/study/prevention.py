@@ -127,7 +127,7 @@ class Prevention:
         base = {**lab.base(trait), **self.cost("base")}
         plain = next(row for row in rows if row["arm"] == "none")
         for row in rows:
-            row |= self.saved(base, plain, row)
+            row["prevented"] = self.saved(base, plain, row)["prevented"]
             # Chosen by one half of the questions and samples, a way is judged by the other.
             row["halves"] = [self.saved(base, plain, row, slice(first, None, 2)) for first in (0, 1)]
         return {

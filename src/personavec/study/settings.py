@@ -13,9 +13,9 @@ class Settings:
 
     Attributes:
         samples: Of each data set.
-        questions: Evaluation questions of each trait after each fine-tune, one answer each; also of those instructed to
-            show the trait.
-        prevention_questions: The same where prevention is judged.
+        questions: At most so many evaluation questions of each trait after each fine-tune, one answer each; also of
+            those instructed to show the trait.
+        prevention_questions: At most so many where prevention is judged: chosen by one half, judged by the other.
         max_new_tokens: Longest answer in the trait data.
         answer_tokens: Longest answer to an evaluation question.
         coefficients: Of preventative steering.
@@ -40,7 +40,7 @@ class Settings:
         for option, value, least in (
             ("--samples", self.samples, 10),
             ("--questions", self.questions, 2),
-            ("--prevention-questions", self.prevention_questions, 2),
+            ("--prevention-questions", self.prevention_questions, 4),
         ):
             if value < least:
                 raise UserError(f"{option} {value} is too few.", f"Choose {least} or more.")

@@ -24,7 +24,7 @@ def page(run: Mapping[str, Any]) -> str:
         + f". {len(run['suite'])} fine-tunes without prevention: {settings['samples']} samples a set, of which a "
         f"quarter is held out, {settings['epochs']:g} epochs, learning rate {settings['learning_rate']:g}, batch "
         f"{settings['batch']}, rsLoRA of rank {settings['rank']}. Scores: contrast judge, 0..100, "
-        f"{settings['questions']} questions a trait in the suite, {settings['prevention_questions']} under "
+        f"at most {settings['questions']} questions a trait in the suite, {settings['prevention_questions']} under "
         "prevention. Brackets: 95 % intervals.",
         "",
         "## What goes with what",

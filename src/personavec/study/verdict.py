@@ -69,20 +69,21 @@ def _prevention(name: str, found: Mapping[str, Any]) -> list[str]:
             if task["mean"] > WORSE:
                 met = f"but at more than {WORSE:g} % more loss on the task"
         sentences.append(
-            f"Of {len(steered)} preventative steerings {best['arm']} prevented most at no more than {WORSE:g} % more "
+            f"Of {len(split)} preventative steerings {best['arm']} prevented most at no more than {WORSE:g} % more "
             "loss on the task, by every second question and sample. On the others it prevented "
             f"{_share(unseen)} of the rise, {met}; loss on the task {_percent(task)}, n = {task['n']} samples. On all "
             f"of them together: {_share(best)}; {_cost(best)}."
         )
     elif split:
-        least = min(split, key=lambda arm: float(arm["task_change"]["mean"]))
+        least = min(split, key=lambda arm: float(arm["halves"][0]["task_change"]["mean"]))
         sentences.append(
-            f"Every preventative steering cost more than {WORSE:g} % of the loss on the task; the cheapest, "
-            f"{least['arm']}, prevented {_share(least)}; {_cost(least)}."
+            f"By every second sample each of {len(split)} preventative steerings cost more than {WORSE:g} % of the "
+            f"loss on the task. The cheapest, {least['arm']}, prevented on all {_share(least)}; {_cost(least)}."
         )
     elif steered:
         sentences.append(
-            "Too few answers have a score to choose a preventative steering by one half and to judge it by the other."
+            "No preventative steering can be chosen by one half of the questions and judged by the other: too few "
+            "answers have a score, or those of one half do not rise without prevention."
         )
     for arm in trained:
         if not arm["arm"].startswith("steer"):
