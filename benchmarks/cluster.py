@@ -82,7 +82,8 @@ def main() -> None:
         rows,
         [
             f"{len(texts)} samples read at layer {layer} and {len(prompts)} own answers of {NEW_TOKENS} tokens a round; "
-            f"{options.rounds} rounds; rates are those of the best round.",
+            f"{options.rounds} rounds (fewer than 6: brackets are the lowest and the highest); rates are those of the best "
+            "round.",
             "Times here are wall-clock times, whatever the last note says.",
         ],
         options.write,
