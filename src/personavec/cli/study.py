@@ -34,6 +34,7 @@ def finetune(
         int, typer.Option(help="At most so many evaluation questions of a trait, after each fine-tune.")
     ] = 4,
     prevention_questions: Annotated[int, typer.Option(help="The same where ways of prevention are compared.")] = 20,
+    learning_rate: Annotated[float, typer.Option(help="Highest learning rate of every fine-tune.")] = 2e-4,
     max_new_tokens: Annotated[int, typer.Option(help="Longest answer in the trait data.", min=1)] = 48,
     model: o.Model = None,
     seed: o.Seed = 0,
@@ -57,7 +58,7 @@ def finetune(
     vectors = [PersonaVector.load(path) for path in vector]
     settings = Settings(
         samples=samples, questions=questions, prevention_questions=prevention_questions,
-        max_new_tokens=max_new_tokens, seed=seed,
+        max_new_tokens=max_new_tokens, learning_rate=learning_rate, seed=seed,
     )  # fmt: skip
     run = study_finetune(o.open_model(model, device, dtype), vectors, out, settings, data=given, prevent=prevent)
     if json:
