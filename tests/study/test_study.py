@@ -245,6 +245,8 @@ def test_mistakes(chat: ChatModel, humorous: PersonaVector, tmp_path: Path) -> N
         Settings(samples=5)
     with pytest.raises(UserError, match="--prevention-questions 3"):
         Settings(prevention_questions=3)
+    with pytest.raises(UserError, match="--learning-rate"):
+        Settings(learning_rate=-1e-4)
 
 
 def test_wearing_an_adapter(done: tuple[Path, dict[str, Any]], chat: ChatModel) -> None:

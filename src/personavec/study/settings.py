@@ -44,6 +44,7 @@ class Settings:
         ):
             if value < least:
                 raise UserError(f"{option} {value} is too few.", f"Choose {least} or more.")
+        self.training(method="none")  # refuses what cannot be trained with
 
     def training(self, **choices: Any) -> Training:
         """Of one fine-tune."""
