@@ -385,6 +385,29 @@ def test_a_finished_run_is_read_back_and_another_refused(screen: Screen, monkeyp
         screen(turns="last")
 
 
+def test_a_trait_extracted_since_does_not_keep_a_run_from_going_on(
+    tiny: ChatModel,
+    data: Path,
+    clean: Path,
+    vectors: list[PersonaVector],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def run(*others: PersonaVector, **given: Any) -> dict[str, Any]:
+        settings = Settings(baseline="prompt", **given)
+        out = tmp_path / settings.specific
+        return screen_files(tiny, data, vectors[:1], out, settings, others=others, clean=clean)
+
+    for specific in ("no", "span"):
+        with monkeypatch.context() as patch:
+            patch.setattr(job_module, "write_screen_report", dying(iter([True]), lambda *_: None))
+            with pytest.raises(KilledError):
+                run(specific=specific)
+    assert list(run(vectors[1])["traits"]["kind"]["others"]) == ["other"]
+    with pytest.raises(UserError, match="another others"):  # there it is part of the direction
+        run(vectors[1], specific="span")
+
+
 def test_data_that_change_are_refused(screen: Screen, data: Path) -> None:
     screen()
     data.write_bytes(data.read_bytes() + b"\n" + lines(1, 9)[0])

@@ -396,8 +396,9 @@ def run_screening(
         "clean": job.clean.digest,
         "beside": [one.digest for one in beside],
         "vectors": [[v.trait, v.layer, _digest(v.unit(v.layer))] for v in vectors],
-        "others": [[v.trait, v.layer, _digest(v.unit(v.layer))] for v in job.others],
     }
+    if settings.specific == "span":  # elsewhere the others decide no score, and may have come since the run began
+        arguments["others"] = [[v.trait, v.layer, _digest(v.unit(v.layer))] for v in job.others]
     with RunFolder(out, arguments) as folder:
         if (folder / "summary.json").exists():
             shutil.rmtree(folder / "parts", ignore_errors=True)  # where a run was killed at the very end
