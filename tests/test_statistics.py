@@ -16,7 +16,6 @@ from personavec.statistics import (
     Estimate,
     auc,
     bootstrap_auc,
-    bootstrap_difference,
     bootstrap_mean,
     bootstrap_spearman_by_question,
     null_summary,
@@ -74,30 +73,6 @@ def test_mean_lies_in_its_interval_and_the_interval_in_the_range(values: list[fl
     assert min(values) - 1e-9 <= estimate.low <= estimate.high <= max(values) + 1e-9
     assert estimate.n == len(values)
     assert estimate == bootstrap_mean(values, seed=seed)
-
-
-@given(pairs(1), st.data())
-def test_difference_is_paired(xy: tuple[list[float], list[float]], data: st.DataObject) -> None:
-    """Over the same questions it is the mean of the differences, whatever the order of the answers."""
-    x, y = xy
-    questions = list(range(len(x)))
-    order = data.draw(st.permutations(questions))
-    paired = bootstrap_difference(x, [y[i] for i in order], questions, order)
-    assert paired.mean == pytest.approx(np.mean(x) - np.mean(y))
-    if len(x) > 1:
-        single = bootstrap_mean([a - b for a, b in zip(x, y, strict=True)])
-        assert (paired.low, paired.high) == pytest.approx((single.low, single.high), abs=1e-9)
-
-
-def test_pairing_takes_out_what_both_sides_share() -> None:
-    rng = np.random.default_rng(0)
-    questions = np.arange(20)
-    hardness = rng.normal(0, 30, 20)
-    above, below = hardness + 1 + rng.normal(0, 0.1, 20), hardness + rng.normal(0, 0.1, 20)
-    paired = bootstrap_difference(above, below, questions, questions)
-    apart = bootstrap_difference(above, below, questions, questions + 20)
-    assert 0.8 < paired.low < 1 < paired.high < 1.2
-    assert apart.low < -5 and apart.high > 5 and (paired.n, apart.n) == (20, 40)
 
 
 @settings(max_examples=30)
@@ -165,7 +140,6 @@ def test_the_interval_covers_as_often_as_it_says(questions: int) -> None:
 
 def test_a_single_cluster_tells_nothing_of_the_spread_between_clusters() -> None:
     assert bootstrap_mean([1, 2, 6], ["q", "q", "q"]) == Estimate(3, 1, 6, 1)
-    assert bootstrap_difference([5, 9], [1, 2], ["q", "q"], ["q", "q"]) == Estimate(5.5, 3, 8, 1)
     assert bootstrap_auc([5, 9], [1, 2], ["q", "q"], ["q", "q"]) == Estimate(1, 0, 1, 1)
 
 
@@ -176,7 +150,6 @@ def test_bad_input_is_refused() -> None:
         lambda: bootstrap_mean([1, nan]),
         lambda: bootstrap_mean([[1, 2]]),
         lambda: bootstrap_mean([1, 2], ["q"]),
-        lambda: bootstrap_difference([1], [], [0], []),
         lambda: auc([], [1]),
         lambda: bootstrap_auc([1], [2, 3], [0], [0]),
         lambda: pearson([1, 2], [1, 2, 3]),

@@ -56,29 +56,6 @@ def bootstrap_mean(
     return Estimate(float(array.mean()), low, high, count)
 
 
-def bootstrap_difference(
-    first: ArrayLike,
-    second: ArrayLike,
-    first_clusters: Sequence[Hashable],
-    second_clusters: Sequence[Hashable],
-    seed: int = 0,
-    draws: int = DRAWS,
-) -> Estimate:
-    """Mean of `first` minus mean of `second`, paired by cluster: a question is drawn with its answers of both sides.
-
-    With a single cluster the interval is the range of all differences.
-
-    Raises:
-        ValueError: As in `bootstrap_mean`.
-    """
-    a, b = _finite(first), _finite(second)
-    (codes_a, codes_b), count = _codes((a, first_clusters), (b, second_clusters))
-    weights = _weights(count, seed, draws)
-    drawn = _means(a, codes_a, weights) - _means(b, codes_b, weights)
-    low, high = _interval(drawn, count, (a.min() - b.max(), a.max() - b.min()))
-    return Estimate(float(a.mean() - b.mean()), low, high, count)
-
-
 def auc(positive: ArrayLike, negative: ArrayLike) -> Any:
     """Probability that a positive value is above a negative one, ties counting half.
 

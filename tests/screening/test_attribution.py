@@ -14,48 +14,12 @@ from personavec.screening.attribution import (
     explanation,
     place,
     separation,
-    standardised_shift,
-    standardised_shifts,
 )
-from personavec.screening.moments import Moments
 from personavec.statistics import Estimate, auc
 
 REPEATS = 600
 FEWEST = int(stats.binom.ppf(5e-5, REPEATS, 0.95))
 MOST = int(stats.binom.ppf(1 - 5e-5, REPEATS, 0.95))
-
-
-def test_the_shift_is_in_reference_deviations() -> None:
-    rng = np.random.default_rng(0)
-    data, reference = rng.normal(7, 3, 500), rng.normal(1, 2, 400)
-    shift = standardised_shift(data, reference)
-    assert shift.mean == pytest.approx((data.mean() - reference.mean()) / reference.std(ddof=1))
-    assert shift.low < 3 < shift.high and shift.n == 500
-    moved = standardised_shift(10 * data + 5, 10 * reference + 5)
-    assert (moved.mean, moved.low, moved.high) == pytest.approx((shift.mean, shift.low, shift.high))
-
-
-@pytest.mark.parametrize(("n", "m", "shift", "spread"), [(30, 40, 0.0, 1.0), (200, 20, 1.5, 0.5), (25, 200, -3.0, 2.0)])
-def test_intervals_of_the_shift_hold(n: int, m: int, shift: float, spread: float) -> None:
-    rng = np.random.default_rng(0)
-    found = [standardised_shift(rng.normal(shift, spread, n), rng.standard_normal(m)) for _ in range(REPEATS)]
-    assert FEWEST <= sum(e.low <= shift <= e.high for e in found) <= MOST + 6
-
-
-def test_shifts_of_many_directions_come_from_running_moments() -> None:
-    rng = np.random.default_rng(0)
-    data, reference = rng.standard_normal((300, 5)) + np.arange(5), rng.standard_normal((200, 5))
-    running = Moments(5)
-    for start in range(0, 300, 7):
-        running.update(data[start : start + 7])
-    for i, shift in enumerate(standardised_shifts(running, Moments.of(reference))):
-        assert shift.mean == pytest.approx(standardised_shift(data[:, i], reference[:, i]).mean)
-
-
-def test_a_constant_reference_has_no_shift() -> None:
-    assert np.isnan(standardised_shift([1.0, 2.0], [0.1, 0.1, 0.1]).mean)
-    with pytest.raises(ValueError):
-        standardised_shift([1.0], [1.0, 2.0])
 
 
 def test_place_counts_by_size() -> None:
@@ -220,7 +184,7 @@ def test_a_claim_is_what_survives_the_nulls() -> None:
     assert "99 % of 200 random directions (p = 0.010)" in text
     assert "humorous +0.40" in text and "explain 17 % of it" in text
     assert explanation("evil", SURE, RARE).specific
-    assert not explanation("evil", standardised_shift([1.0, 2.0], [1.0, 1.0]), RARE).specific
+    assert not explanation("evil", Estimate(np.nan, np.nan, np.nan, 2), RARE).specific
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,6 @@ from personavec.screening.estimate import (
     generations_needed,
     hybrid_difference,
     hybrid_differences,
-    next_size,
     plain_difference,
     planned_sizes,
     settled,
@@ -208,16 +207,11 @@ def difference(mean: float, error: float, generated: int = 64) -> Difference:
 
 def test_when_it_stops() -> None:
     sizes = planned_sizes(1000, 64)
-    assert next_size([], sizes, [0.1]) == 64
     wide, narrow = difference(1.0, 0.2), difference(1.0, 0.04)
     assert settled(wide, sizes, 0.1) is None and settled(narrow, sizes, 0.1) == "precise"
     assert settled(wide, sizes, 0.1, reference=0.0) == "clear"
     assert settled(difference(0.45, 0.2), sizes, 0.1, reference=0.0) is None  # beyond 1.96 errors, not beyond 2.66
     assert settled(difference(0.0, 0.0, 1000), sizes, 0.1) == "exact"
-    assert next_size([wide, narrow], sizes, [0.1, 0.1]) == 128
-    assert next_size([wide, narrow], sizes, [0.1, 0.1], [0.0, None]) is None
-    assert next_size([narrow, narrow], sizes, [0.1, 0.1]) is None
-    assert next_size([difference(0.0, 9.0, 512)], sizes, [0.1]) == 1000
 
 
 @pytest.mark.parametrize(("kind", "reference"), [("normal", 0.0), ("heavy", 0.3), ("skewed", 0.0)])
@@ -229,14 +223,15 @@ def test_looking_several_times_keeps_the_coverage(kind: str, reference: float) -
         features = rng.standard_normal((1000, 1))
         baseline = features[:, 0] + RESIDUALS[kind](rng, 1000)
         answers, order = features[:, 0] + 0.5 * rng.standard_normal(1000), rng.permutation(1000)
-        sizes, found = planned_sizes(1000, 16), list[Difference]()
-        while (n := next_size(found, sizes, [0.15], [reference])) is not None:
-            found = [hybrid_difference(answers, features, order[:n], baseline[order[:n]])]
-        reason = settled(found[0], sizes, 0.15, reference)
-        reported = found[0].estimate(len(sizes) if reason == "clear" else 1)
+        sizes = planned_sizes(1000, 16)
+        for n in sizes:
+            found = hybrid_difference(answers, features, order[:n], baseline[order[:n]])
+            if reason := settled(found, sizes, 0.15, reference):
+                break
+        reported = found.estimate(len(sizes) if reason == "clear" else 1)
         held += reported.low <= 0 <= reported.high
         wrong += reason == "clear" and (reported.mean > reference) == (reference >= 0)
-        stops.add((reason, found[0].generated))
+        stops.add((reason, found.generated))
     assert held >= stats.binom.ppf(1e-3, repeats, 0.95)
     assert wrong <= stats.binom.ppf(1 - 1e-3, repeats, 0.025)
     assert len(stops) > 1  # it did stop at different looks

@@ -13,16 +13,14 @@ def test_any_cut_gives_the_same(cuts: list[int], seed: int) -> None:
     rng = np.random.default_rng(seed)
     parts = [rng.standard_normal((size, 3)) * [1, 100, 1e-3] for size in cuts]
     whole = np.concatenate(parts)
-    updated, merged = Moments(3), Moments(3)
+    moments = Moments(3)
     for part in parts:
-        updated.update(part)
-        merged.merge(Moments.of(part))
-    for moments in (updated, merged):
-        assert moments.count == len(whole)
-        if len(whole):
-            assert moments.mean == pytest.approx(whole.mean(0), abs=1e-12)
-        if len(whole) > 1:
-            assert moments.variance == pytest.approx(whole.var(0, ddof=1), rel=1e-9)
+        moments.update(part)
+    assert moments.count == len(whole)
+    if len(whole):
+        assert moments.mean == pytest.approx(whole.mean(0), abs=1e-12)
+    if len(whole) > 1:
+        assert moments.variance == pytest.approx(whole.var(0, ddof=1), rel=1e-9)
 
 
 def test_a_large_mean_does_not_eat_the_variance() -> None:
@@ -50,8 +48,6 @@ def test_what_is_refused() -> None:
     for rows in ([[1.0]], [1.0, 2.0], [[1.0, np.nan]], [[np.inf, 1.0]]):
         with pytest.raises(ValueError):
             moments.update(rows)
-    with pytest.raises(ValueError):
-        moments.merge(Moments(3))
     with pytest.raises(ValueError):
         Moments.from_arrays({"count": 1, "mean": [0.0], "squares": [0.0, 1.0]})
     assert moments.count == 0

@@ -15,7 +15,6 @@ from numpy.typing import ArrayLike
 from scipy import optimize, special, stats
 
 from personavec.screening.calibration import Floats, finite
-from personavec.screening.moments import Moments
 from personavec.statistics import Estimate, auc, null_summary
 
 COVARIATES = ("answer length", "refusing", "prompt length")
@@ -78,36 +77,6 @@ class Explanation:
 
     specific: bool
     sentences: tuple[str, ...]
-
-
-def standardised_shifts(data: Moments, reference: Moments) -> list[Estimate]:
-    """(mean of the data - mean of the reference) / deviation of the reference, for each of k columns.
-
-    Intervals are Welch's, plus the error of the reference's own deviation (Glass's delta; that part assumes normal
-    scores). A column that is constant in the reference has no shift: NaN.
-
-    Raises:
-        ValueError: Fewer than two rows on a side, or another number of columns.
-    """
-    if len(data.mean) != len(reference.mean):
-        raise ValueError(f"{len(data.mean)} columns against {len(reference.mean)}")
-    n, m = data.count, reference.count
-    spread = np.where(reference.variance > 1e-18 * reference.mean**2, reference.variance, np.nan)
-    shift = (data.mean - reference.mean) / np.sqrt(spread)
-    ours, theirs, own = data.variance / spread / n, 1 / m, shift**2 / (2 * (m - 1))
-    error = np.sqrt(ours + theirs + own)
-    freedom = error**4 / (ours**2 / (n - 1) + (theirs + own) ** 2 / (m - 1))
-    half = stats.t.ppf(0.975, freedom) * error
-    return [Estimate(float(s), float(s - h), float(s + h), n) for s, h in zip(shift, half, strict=True)]
-
-
-def standardised_shift(data: ArrayLike, reference: ArrayLike) -> Estimate:
-    """The same of one direction from scores (n,) and (m,).
-
-    Raises:
-        ValueError: Fewer than two scores on a side, or scores that are not finite.
-    """
-    return standardised_shifts(Moments.of(finite(data, 1)), Moments.of(finite(reference, 1)))[0]
 
 
 def place(value: float, nulls: ArrayLike) -> Place:

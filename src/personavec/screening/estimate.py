@@ -283,24 +283,3 @@ def settled(
         if not low <= reference <= high:
             return "clear"
     return None
-
-
-def next_size(
-    found: Sequence[Difference],
-    sizes: Sequence[int],
-    precision: Sequence[float],
-    references: Sequence[float | None] | None = None,
-) -> int | None:
-    """The next size of the subset, or None when every trait is settled.
-
-    Args:
-        found: Of each trait, on the same subset; empty before the first look.
-        sizes: From `planned_sizes`.
-        precision, references: As in `settled`, for each trait.
-    """
-    if not found:
-        return sizes[0]
-    levels = references if references is not None else [None] * len(found)
-    if all(settled(d, sizes, p, r) for d, p, r in zip(found, precision, levels, strict=True)):
-        return None
-    return next((size for size in sizes if size > found[0].generated), None)

@@ -59,13 +59,6 @@ class Moments:
             mean = rows.mean(0)
             self._add(len(rows), mean, ((rows - mean) ** 2).sum(0))
 
-    def merge(self, other: "Moments") -> None:
-        """Add all rows another one has seen."""
-        if len(other.mean) != len(self.mean):
-            raise ValueError(f"{len(other.mean)} columns for {len(self.mean)}")
-        if other.count:
-            self._add(other.count, other.mean, other._squares)
-
     def _add(self, count: int, mean: Floats, squares: Floats) -> None:
         total = self.count + count
         apart = mean - self.mean

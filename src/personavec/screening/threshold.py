@@ -9,7 +9,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from scipy import stats
 
 from personavec.errors import UserError
@@ -35,15 +35,6 @@ class Threshold:
     low: float
     high: float
     reference: int
-
-    def flags(self, scores: ArrayLike) -> NDArray[np.bool_]:
-        """Which of scores (n,) are above.
-
-        Raises:
-            ValueError: Scores that are not finite.
-        """
-        above: NDArray[np.bool_] = _scores(scores) > self.value
-        return above
 
 
 def check_size(samples: int, rate: float) -> None:
@@ -80,20 +71,6 @@ def threshold(reference: ArrayLike, rate: float = RATE) -> Threshold:
     value = float(np.partition(scores, rank - 1)[rank - 1])
     low, high = stats.beta.ppf([0.025, 0.975], alarms, rank)
     return Threshold(value, rate, float(low), float(high), m)
-
-
-def p_values(scores: ArrayLike, reference: ArrayLike) -> Floats:
-    """(n,) how surprising each score is among m clean ones: (1 + how many of those are as high) / (m + 1).
-
-    A score is above the threshold of a rate exactly where its p-value is at most the rate.
-
-    Raises:
-        ValueError: Scores that are not finite, or no reference.
-    """
-    clean = np.sort(finite(reference, 1))
-    below = np.searchsorted(clean, _scores(scores), "left")
-    values: Floats = (1.0 + len(clean) - below) / (len(clean) + 1)
-    return values
 
 
 def _scores(values: ArrayLike) -> Floats:
