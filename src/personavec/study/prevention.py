@@ -23,7 +23,7 @@ from personavec.study.laboratory import CHANGE, Laboratory
 from personavec.vector import PersonaVector
 
 INFERENCE = (-0.5, -1.0, -2.0)  # coefficients at which the unprotected fine-tune is steered
-PENALTY = 0.1  # of the method regularise
+PENALTIES = (0.1, 1.0)  # of the method regularise
 PASSAGES = 8  # of general text, on which the perplexity is measured
 TASK_SAMPLES = 24  # unseen, on which the loss on the task is measured
 LOSSES = "losses.json"
@@ -86,8 +86,10 @@ class Prevention:
             "prompt": ("prompt", vector, None, {}),
             "ablate": ("ablate", vector, None, {"layers": "all"}),
             "interleave": ("interleave", vector, None, {}),
-            f"regularise {PENALTY:g}": ("regularise", vector, PENALTY, {}),
-            f"steer {middle:g} all layers": ("steer", vector, middle, {"layers": "all"}),
+        }
+        ways |= {f"regularise {value:g}": ("regularise", vector, value, {}) for value in PENALTIES}
+        ways |= {
+            f"steer {value:g} all layers": ("steer", vector, value, {"layers": "all"}) for value in (middle / 2, middle)
         }
         return ways
 
