@@ -11,7 +11,7 @@ from personavec.report.drawing import INK, LINE, MUTED, NEGATIVE, NEUTRAL, POSIT
 from personavec.report.render import write_page
 from personavec.report.words import estimate, number
 
-COLOURS = {"normal": NEUTRAL, "mild": INK, "overt": NEGATIVE, None: MUTED}
+COLOURS = {"normal": NEUTRAL, "mild": INK, "overt": NEGATIVE, None: POSITIVE}
 NAMES = {"normal": "normal", "mild": "mild", "overt": "overt", None: "given"}
 
 
