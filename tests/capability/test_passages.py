@@ -62,9 +62,8 @@ def test_steering_acts_on_every_token(tiny: ChatModel, positions: Any) -> None:
     finally:
         handle.remove()
     assert steered.tolist() == pytest.approx(expected, abs=1e-4)
-    assert (
-        np.abs(steered - passage_losses(tiny, first=FEW)).min() > 0.01
-    )  # every passage feels it, and nothing stays behind
+    # Every passage feels it, and nothing stays behind.
+    assert np.abs(steered - passage_losses(tiny, first=FEW)).min() > 0.01
 
 
 def test_ablation_acts_too(tiny: ChatModel) -> None:

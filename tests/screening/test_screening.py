@@ -487,6 +487,15 @@ def test_an_absolute_threshold(screen: Screen, tmp_path: Path) -> None:
     assert summary["traits"]["kind"]["flagged"] == found["kind_flagged"].sum()
 
 
+@pytest.mark.parametrize(
+    ("threshold", "said", "unsaid"), [(-1e6, "flagged", "not flagged"), (1e6, "not flagged", "flagged")]
+)
+def test_cards_say_what_is_flagged(threshold: float, said: str, unsaid: str, screen: Screen, tmp_path: Path) -> None:
+    screen(threshold=threshold, baseline="prompt")
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert f"deviations from clean · {said}</p>" in page and f"deviations from clean · {unsaid}</p>" not in page
+
+
 @pytest.mark.parametrize("specific", ["span", "whiten"])
 def test_specific_directions(
     screen: Screen, specific: str, clean: Path, vectors: list[PersonaVector], tiny: ChatModel, tmp_path: Path

@@ -35,7 +35,7 @@ from personavec.screening.judged import FROM, judged
 from personavec.screening.measure import readings, tokenise
 from personavec.screening.outputs import Column, split, write_scores
 from personavec.screening.panel import Panel
-from personavec.screening.scan import FULL, SHOWN, Scan, Scanner, nothing_read
+from personavec.screening.scan import FULL, Scan, Scanner, check_some
 from personavec.screening.settings import Settings
 from personavec.screening.shown import Standing, find, listed, select, texts, tokens
 from personavec.screening.specific import length_direction, refusal_direction, remove_span, whiten
@@ -406,7 +406,7 @@ def run_screening(
             return summary
         start = time.monotonic()
         parts = folder / "parts"
-        _check_some(data)
+        check_some(data)
         job.specific()
         reference = job.reference(job.clean)
         among = {_name(one): job.reference(one) for one in beside}
@@ -416,23 +416,6 @@ def run_screening(
         write_json(folder / "summary.json", summary)
         shutil.rmtree(parts)
     return summary
-
-
-def _check_some(data: Dataset) -> None:
-    """Refuse data without a sample before anything is read by the model.
-
-    Raises:
-        UserError: With the first reasons.
-    """
-    first: list[tuple[int, str]] = []
-    count = 0
-    for record in data:
-        if isinstance(record, Sample):
-            return
-        if len(first) < SHOWN:
-            first.append((record.line, record.reason))
-        count += 1
-    raise nothing_read("the data", count, first)
 
 
 def _z(difference: Floats, clean: Differences) -> Floats:

@@ -170,7 +170,24 @@ class _Finder:
         return found
 
 
-def nothing_read(name: str, count: int, first: Sequence[tuple[int, str]]) -> UserError:
+def check_some(data: Dataset) -> None:
+    """Refuse data without a sample before anything is read by the model.
+
+    Raises:
+        UserError: With the first reasons.
+    """
+    first: list[tuple[int, str]] = []
+    count = 0
+    for record in data:
+        if isinstance(record, Sample):
+            return
+        if len(first) < SHOWN:
+            first.append((record.line, record.reason))
+        count += 1
+    raise _nothing_read("the data", count, first)
+
+
+def _nothing_read(name: str, count: int, first: Sequence[tuple[int, str]]) -> UserError:
     """The message for data without a sample: how many records, line and reason of the first ones."""
     return UserError(
         f"{name}: none of {count} records is a sample that can be read. First reasons:\n"
@@ -260,7 +277,7 @@ class Scanner:
         self.rejected = sum(1 for _ in self._rejected())
         if not len(self.table):
             first = [(r["line"], r["reason"]) for r in islice(self._rejected(), SHOWN)]
-            raise nothing_read(self.name, self.rejected, first)
+            raise _nothing_read(self.name, self.rejected, first)
         if len(self.table) == 1:
             raise UserError(
                 f"{self.name}: only one record is a sample that can be read, and one sample has no spread.",
