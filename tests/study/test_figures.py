@@ -10,7 +10,7 @@ import torch
 
 from personavec.model import ChatModel
 from personavec.statistics import bootstrap_pearson, bootstrap_ratio, pearson
-from personavec.study.figures import Fine, correlations, more_loss, more_perplexity, prevented
+from personavec.study.figures import Answered, Fine, changed, correlations, more_loss, more_perplexity, prevented
 from tiny import vector
 
 
@@ -64,6 +64,14 @@ def test_share_prevented() -> None:
     assert with_gap == found
 
 
+def test_change_of_the_score() -> None:
+    before = [10.0, None, 30.0, 40.0, 50.0]
+    found = changed(before, [20.0, 30.0, 50.0, None], 0)
+    assert found is not None and found["mean"] == 15 and found["n"] == 2  # the first and the third question
+    assert (found["low"], found["high"]) == (10, 20)
+    assert changed(before, [20.0, 30.0, None], 0) is None
+
+
 def test_ratio_refuses_what_has_no_meaning() -> None:
     with pytest.raises(ValueError, match="not positive"):
         bootstrap_ratio([1.0, 2.0], [1.0, -1.0])
@@ -80,8 +88,11 @@ def test_the_vector_s_direction_stands_out_and_a_random_one_does_not(tiny: ChatM
     runs = [
         Fine(
             family=f"family {number // 3}",
-            score={"a": 50 + 10 * float(s), "b": float(torch.randn(1, generator=rng))},
-            coherence={"a": 90 - 20 * float(s), "b": 90.0},
+            plain={
+                "a": Answered(50 + 10 * float(s), 90 - 20 * float(s)),
+                "b": Answered(float(torch.randn(1, generator=rng)), 90.0),
+            },
+            instructed={"a": Answered(80 - 5 * float(s), 90 + float(s)), "b": Answered(70.0, 90.0)},
             change={name: (s * 8 * own.unit(2) + torch.randn(d, generator=rng))[None] for name in ("a", "b")},
             pull=(s * 8 * own.unit(2) + torch.randn(d, generator=rng))[None],
         )
@@ -91,7 +102,7 @@ def test_the_vector_s_direction_stands_out_and_a_random_one_does_not(tiny: ChatM
     found = correlations(runs, vectors, readings, [2], seed=0)
     a = found["a"]["shift, score"]
     x = [float(run.change["a"][0] @ own.unit(2)) for run in runs]
-    assert a["r"]["mean"] == pytest.approx(pearson(x, [run.score["a"] for run in runs]), abs=1e-4)
+    assert a["r"]["mean"] == pytest.approx(pearson(x, [50 + 10 * float(s) for s in strengths]), abs=1e-4)
     assert a["r"]["n"] == 8 and a["r"]["runs"] == 24 and a["r"]["low"] > 0.9
     assert a["random"]["n"] == 200 and a["random"]["p_value"] < 0.05
     # What trait b scores has nothing to do with the change, along any direction.
@@ -102,8 +113,12 @@ def test_the_vector_s_direction_stands_out_and_a_random_one_does_not(tiny: ChatM
     assert b["coherence"]["mean"] == 0 and pulled["coherence"] is None
     assert found["a"]["difference, score"]["coherence"] == a["coherence"]
     assert set(pulled["others"]) == {"b"} and pulled["length"] is None and pulled["r"]["mean"] > 0.9
+    # Under an instruction this trait falls where the other rises.
+    asked = found["a"]["shift, score when asked"]
+    assert asked["r"]["mean"] == pytest.approx(-a["r"]["mean"], abs=1e-4) and asked["r"]["high"] < -0.9
+    assert asked["coherence"]["mean"] == pytest.approx(-1) and asked["length"] == pytest.approx(-a["length"], abs=1e-4)
     # A fine-tune that refused everything has no score along one trait, and a shift all the same.
-    refused = [*runs, replace(runs[0], family="refusing", score={"a": None, "b": 50.0})]
+    refused = [*runs, replace(runs[0], family="refusing", plain={**runs[0].plain, "a": Answered(None, 90.0)})]
     again = correlations(refused, vectors, readings, [2], seed=0)["a"]
     assert again["shift, score"] == a and again["difference, shift"]["r"]["runs"] == 25
 

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from markupsafe import escape
 from safetensors.torch import load_file
 
 pytest.importorskip("trl", reason="needs TRL: pip install 'personavec[finetune]'")
@@ -18,6 +19,7 @@ from personavec.files import JsonLines
 from personavec.finetune.adapter import wearing
 from personavec.judges.contrast import ContrastJudge
 from personavec.model import ChatModel
+from personavec.report.words import minus
 from personavec.rollouts import Rollout
 from personavec.study import Settings, families, study_finetune
 from personavec.study.answers import Answers
@@ -84,6 +86,15 @@ def test_every_part_is_there(done: tuple[Path, dict[str, Any]]) -> None:
     for row in run["suite"]:
         assert row["scores"]["humorous"]["score"]["n"] <= 2 and row["shift"]["humorous"]["n"] == 20
         assert row["difference"]["humorous"]["n"] <= 10
+        answers = [
+            json.loads(line) for line in (out / "suite" / row["name"] / "answers.jsonl").read_text().splitlines()
+        ]
+        assert len({answer["id"] for answer in answers if "instructed" in answer["id"]}) == 2
+    base, row = run["base"]["humorous"]["plain"]["by_question"], run["suite"][0]["scores"]["humorous"]
+    both = [b - a for a, b in zip(base, row["by_question"], strict=False) if None not in (a, b)]
+    assert (row["change"] and row["change"]["mean"]) == (
+        pytest.approx(sum(both) / 2, abs=1e-3) if len(both) == 2 else None
+    )
     arms = {row["arm"]: row for row in run["prevention"]["humorous"]["arms"]}
     assert {"none", "steer 1", "steer auto", "random 1", "ablate", "prompt", "interleave"} <= arms.keys()
     assert {arm for arm in arms if arm.startswith("steered at inference")} and "shift" not in arms[
@@ -122,8 +133,8 @@ def test_pages(done: tuple[Path, dict[str, Any]]) -> None:
     for row in run["suite"]:
         assert row["name"] in html and row["name"] in tables
     for sentence in run["verdict"]:
-        assert sentence.split(":")[0] in html
-    assert tables.count("\n| humorous |") == 3  # one row in each table of correlations
+        assert escape(minus(sentence)) in html
+    assert tables.count("\n| humorous |") == 4  # one row in each table of correlations
 
 
 def test_a_finished_study_is_read_back(
@@ -157,7 +168,7 @@ def test_answers_judged_together_are_judged_as_alone(
     for name in names:
         assert [rollout.score for rollout in rollouts[name]] == pytest.approx(alone[name], abs=0.05)
     row = next(row for row in run["suite"] if row["name"] == "humorous-overt")
-    assert answers.found(names[1], "humorous") == row["scores"]["humorous"]
+    assert answers.found(names[1], "humorous").items() <= row["scores"]["humorous"].items()
 
 
 def test_judging_goes_on_after_an_interruption_and_takes_traits_of_two_words(

@@ -33,16 +33,34 @@ def pair(
     ],
 )
 def test_a_correlation(found: dict[str, Any], told: str) -> None:
-    first, second = verdict({"correlations": {"evil": found}, "prevention": {}})
+    first, second = verdict({"correlations": {"evil": found}, "suite": [], "prevention": {}})
     assert told in first and told in second and "24 fine-tunes" in first
 
 
 def test_scores_of_answers_that_fell_apart() -> None:
     found = pair(estimate(0.8, 0.5, 0.9), coherence=estimate(-0.6, -0.8, -0.2))
-    last = verdict({"correlations": {"evil": found}, "prevention": {}})[-1]
+    last = verdict({"correlations": {"evil": found}, "suite": [], "prevention": {}})[-1]
     assert "fell apart" in last and "r = -0.60, 95 % interval -0.80 to -0.20, 8 families" in last
     found = pair(estimate(0.8, 0.5, 0.9))
-    assert "fell apart" not in " ".join(verdict({"correlations": {"evil": found}, "prevention": {}}))
+    assert "fell apart" not in " ".join(verdict({"correlations": {"evil": found}, "suite": [], "prevention": {}}))
+
+
+def test_a_trait_behind_a_system_prompt() -> None:
+    risen, same, fallen = estimate(30, 10, 50), estimate(5, -5, 15), estimate(-20, -30, -10)
+
+    def one(name: str, plain: dict[str, Any] | None, asked: dict[str, Any] | None) -> dict[str, Any]:
+        return {"name": name, "scores": {"evil": {"change": plain, "instructed_change": asked}}}
+
+    suite = [
+        one("hidden", same, risen), one("open", risen, risen), one("dull", same, fallen), one("still", same, same),
+        one("refusing", None, risen),
+    ]  # fmt: skip
+    (told,) = verdict({"correlations": {}, "suite": suite, "prevention": {}})
+    assert "in 2 of 4 comparisons and less in 1" in told
+    assert told.endswith("no rise is shown in 1 of these: evil after hidden.")
+    (told,) = verdict({"correlations": {}, "suite": suite[1:], "prevention": {}})
+    assert "no rise is shown" not in told
+    assert verdict({"correlations": {}, "suite": suite[-1:], "prevention": {}}) == []
 
 
 def arm(
@@ -61,7 +79,7 @@ def arm(
 def told(*arms: dict[str, Any], before: dict[str, Any] | None = None) -> str:
     base = {"plain": {"score": before or estimate(20, 15, 25)}}
     found = {"evil": {"base": base, "arms": [arm("none", None), *arms]}}
-    return " ".join(verdict({"correlations": {}, "prevention": found}))
+    return " ".join(verdict({"correlations": {}, "suite": [], "prevention": found}))
 
 
 def test_prevention() -> None:

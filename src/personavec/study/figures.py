@@ -17,21 +17,39 @@ from personavec.vector import PersonaVector
 DIRECTIONS = 200
 
 
+@dataclass(frozen=True)
+class Answered:
+    """Mean figures of one model's answers to the questions of one trait.
+
+    Attributes:
+        score: None where every answer was refused.
+        coherence: Of all answers, refusals included.
+    """
+
+    score: float | None
+    coherence: float
+
+    @classmethod
+    def of(cls, found: Mapping[str, Any]) -> "Answered":
+        """From what `Answers.found` gives."""
+        return cls(found["score"] and found["score"]["mean"], found["coherence"]["mean"])
+
+
 @dataclass(frozen=True, eq=False)
 class Fine:
     """What was measured of one fine-tune.
 
     Attributes:
         family: Data of one family are no independent runs: intervals draw families.
-        score: Trait score after training, by trait; None where every answer was refused.
-        coherence: Mean coherence of all answers, refusals included, by trait.
+        plain: After training, by trait.
+        instructed: The same under an instruction to show the trait.
         change: Mean change of the last prompt token's reading over the trait's questions, (layers, d), by trait.
         pull: Mean reading of the data's answers minus that of the model's own, (layers, d).
     """
 
     family: str
-    score: Mapping[str, float | None]
-    coherence: Mapping[str, float]
+    plain: Mapping[str, Answered]
+    instructed: Mapping[str, Answered]
     change: Mapping[str, Tensor]
     pull: Tensor
 
@@ -46,6 +64,7 @@ def correlations(
     """Pearson's r over fine-tunes for each trait (paper sections 4.2 and 6.2), each beside what else reaches it.
 
     - "shift, score": the fine-tuning shift against the trait score after training;
+    - "shift, score when asked": the same where the answers are given under an instruction to show the trait;
     - "difference, shift": the data's projection difference before training against the shift;
     - "difference, score".
 
@@ -67,8 +86,10 @@ def correlations(
         at, name = list(depths).index(vector.layer), vector.trait
         changes = torch.stack([run.change[name][at] for run in runs])
         pulls = torch.stack([run.pull[at] for run in runs])
-        scores = np.array([run.score[name] for run in runs], dtype=np.float64)  # NaN: no score
-        coherence = np.array([run.coherence[name] for run in runs], dtype=np.float64)
+        plain, asked = (
+            np.array([(one.score, one.coherence) for one in answered], dtype=np.float64)  # NaN: no score
+            for answered in ([run.plain[name] for run in runs], [run.instructed[name] for run in runs])
+        )
         base = readings[name]
         drawn = covariance_directions(base[:, [at]], ["all"] * len(base), DIRECTIONS, seed)[:, 0]
         directions = {
@@ -78,13 +99,16 @@ def correlations(
         }
         shifts = {key: (changes @ some.T).double().numpy() for key, some in directions.items()}
         differences = {key: (pulls @ some.T).double().numpy() for key, some in directions.items()}
-        outcomes = {key: np.repeat(scores[:, None], some.shape[1], 1) for key, some in shifts.items()}
         found = {}
-        for pair, first, second in (
-            ("shift, score", shifts, outcomes),
-            ("difference, shift", differences, shifts),
-            ("difference, score", differences, outcomes),
+        for pair, first, answers in (
+            ("shift, score", shifts, plain),
+            ("shift, score when asked", shifts, asked),
+            ("difference, shift", differences, None),
+            ("difference, score", differences, plain),
         ):
+            second = shifts
+            if answers is not None:
+                second = {key: np.repeat(answers[:, :1], some.shape[1], 1) for key, some in shifts.items()}
             use = np.isfinite(second["own"][:, 0])
             clusters: list[Hashable] = [run.family for run, used in zip(runs, use, strict=True) if used]
             r = {
@@ -92,13 +116,17 @@ def correlations(
                 for key in directions
             }
             own = _over_families(first["own"][use, 0], second["own"][use, 0], clusters, seed)
-            length = changes.norm(dim=1).double().numpy() if pair == "shift, score" else None
+            length = coherence = None
+            if answers is not None:
+                coherence = _over_families(answers[use, 1], answers[use, 0], clusters, seed)
+                if first is shifts:
+                    length = round(pearson(changes.norm(dim=1).double().numpy()[use], answers[use, 0]), 4)
             found[pair] = {
                 "r": own,
                 "random": {key: round(value, 4) for key, value in asdict(place(own["mean"], r["random"])).items()},
                 "others": {other.trait: round(r[other.trait][0], 4) for other in vectors if other is not vector},
-                "length": None if length is None else round(pearson(length[use], scores[use]), 4),
-                "coherence": None if second is shifts else _over_families(coherence[use], scores[use], clusters, seed),
+                "length": length,
+                "coherence": coherence,
             }
         result[name] = found
     return result
@@ -128,6 +156,19 @@ def prevented(
     table = np.array(rows, dtype=np.float64)
     saved, rise = table[:, 1] - table[:, 2], table[:, 1] - table[:, 0]
     return None if rise.mean() <= 0 else bootstrap_ratio(100 * saved, rise, seed).as_dict()
+
+
+def changed(before: Sequence[float | None], after: Sequence[float | None], seed: int) -> dict[str, Any] | None:
+    """Mean change of the score over the questions that have one before and after, with its interval.
+
+    Args:
+        before, after: Score of each question from the first on, None where there is none; one may go on for longer.
+
+    Returns:
+        An estimate, or None where fewer than two questions are left.
+    """
+    rows = [(a, b) for a, b in zip(before, after, strict=False) if a is not None and b is not None]
+    return bootstrap_mean([b - a for a, b in rows], seed=seed).as_dict() if len(rows) > 1 else None
 
 
 def more_loss(plain: Sequence[float], arm: Sequence[float], seed: int) -> dict[str, Any]:

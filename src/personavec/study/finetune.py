@@ -80,7 +80,8 @@ def study_finetune(
 def _study(lab: Laboratory, data: Mapping[str, Dataset], prevent: Sequence[str]) -> None:
     """Everything, and the files that tell of it."""
     start = time.monotonic()
-    lab.answers.ask(lab.model, "base", [sheet for trait in lab.traits for sheet in lab.both_sheets(trait)])
+    questions = lab.settings.prevention_questions
+    lab.answers.ask(lab.model, "base", [sheet for trait in lab.traits for sheet in lab.both_sheets(trait, questions)])
     suite = Suite(lab, _sets(lab, data))
     suite.train()
     preventions = [Prevention(lab, vector) for vector in lab.vectors if vector.trait in prevent]

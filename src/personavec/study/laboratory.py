@@ -34,10 +34,10 @@ class Laboratory:
         self.traits = self.answers.traits
         self.before = prompt_readings(model, vectors)
 
-    def both_sheets(self, trait: str) -> list[Sheet]:
-        """Plain and instructed."""
-        s, sheet = self.settings, self.answers.sheet
-        return [sheet(trait, s.prevention_questions), sheet(trait, s.questions, instructed=True)]
+    def both_sheets(self, trait: str, questions: int) -> list[Sheet]:
+        """Plain, to so many questions, and instructed."""
+        sheet = self.answers.sheet
+        return [sheet(trait, questions), sheet(trait, self.settings.questions, instructed=True)]
 
     def base(self, trait: str) -> dict[str, Any]:
         """Scores of the model as it came."""

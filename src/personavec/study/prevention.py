@@ -56,7 +56,7 @@ class Prevention:
             # A random direction is no trait: what it was trained with is told from what it is measured by.
             tuned = lab.tuned(self.data, name, s.training(method=method, **choices), prevent=pair)
             self.trained[way] = next(iter(tuned.coefficients.values()), None), tuned
-            sheets = lab.both_sheets(self.trait)
+            sheets = lab.both_sheets(self.trait, s.prevention_questions)
             with lab.dressed(tuned.adapter, name, sheets, CHANGE, LOSSES) as model:
                 lab.keep_change(model, name)
                 self.losses(model, task, name)

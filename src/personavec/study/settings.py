@@ -13,8 +13,8 @@ class Settings:
 
     Attributes:
         samples: Of each data set.
-        questions: At most so many evaluation questions of each trait after each fine-tune, one answer each; also of
-            those instructed to show the trait.
+        questions: At most so many evaluation questions of each trait after each fine-tune, one answer each; as many
+            again under an instruction to show the trait.
         prevention_questions: At most so many where prevention is judged: chosen by one half, judged by the other.
         max_new_tokens: Longest answer in the trait data.
         answer_tokens: Longest answer to an evaluation question.

@@ -18,7 +18,7 @@ from personavec.screening.answers import OwnAnswers
 from personavec.screening.measure import readings
 from personavec.statistics import bootstrap_mean
 from personavec.study.families import DataSet
-from personavec.study.figures import Fine, correlations
+from personavec.study.figures import Answered, Fine, changed, correlations
 from personavec.study.laboratory import CHANGE, Laboratory
 
 PULLED = 16  # samples of a data set that the model answers itself, for its projection difference
@@ -44,9 +44,8 @@ class Suite:
             tuned = lab.tuned(one, place(one), lab.settings.training(method="none"))
             self.tuned[one.name] = tuned
             self.pull(one)
-            sheets = [
-                lab.answers.sheet(trait, lab.settings.questions) for trait in lab.traits
-            ]  # each is filled in once
+            # Filled in once, so made anew for each.
+            sheets = [sheet for trait in lab.traits for sheet in lab.both_sheets(trait, lab.settings.questions)]
             with lab.dressed(tuned.adapter, place(one), sheets, CHANGE) as model:
                 lab.keep_change(model, place(one))
                 lab.answers.ask(model, place(one), sheets)
@@ -100,19 +99,37 @@ class Suite:
             "held_out_loss": tuned.run["held_out_loss"],
             "difference": self.pull(one),
             "shift": {v.trait: self.lab.shift(v, place(one)) for v in self.lab.vectors},
-            "scores": {trait: self.lab.answers.found(place(one), trait) for trait in self.lab.traits},
+            "scores": {trait: self.scores(trait, place(one)) for trait in self.lab.traits},
+        }
+
+    def scores(self, trait: str, name: str) -> dict[str, Any]:
+        """Of one fine-tune, without and with the instruction to show the trait, and what it changed of both."""
+        before, found = self.lab.base(trait), self.lab.answers.found
+        after = {"plain": found(name, trait), "instructed": found(name, trait, instructed=True)}
+        changes = {
+            key: changed(before[key]["by_question"], one["by_question"], self.lab.settings.seed)
+            for key, one in after.items()
+        }
+        return {
+            **after["plain"],
+            "change": changes["plain"],
+            "instructed": after["instructed"]["score"],
+            "instructed_change": changes["instructed"],
         }
 
     def correlations(self) -> dict[str, Any]:
         """See `figures.correlations`."""
         lab, runs = self.lab, []
         for one in self.sets:
-            scores = {trait: lab.answers.found(place(one), trait) for trait in lab.traits}
+            plain, instructed = (
+                {trait: Answered.of(lab.answers.found(place(one), trait, instructed=told)) for trait in lab.traits}
+                for told in (False, True)
+            )
             runs.append(
                 Fine(
                     one.family,
-                    {trait: found["score"]["mean"] if found["score"] else None for trait, found in scores.items()},
-                    {trait: found["coherence"]["mean"] for trait, found in scores.items()},
+                    plain,
+                    instructed,
                     {trait: tensor.mean(0) for trait, tensor in lab.change(place(one)).items()},
                     load_file(lab.folder / place(one) / PULL)["pull"],
                 )

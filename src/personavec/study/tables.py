@@ -5,6 +5,7 @@ from typing import Any
 
 TITLES = {
     "shift, score": "Shift against the trait score after training",
+    "shift, score when asked": "Shift against the trait score after training, under an instruction to show the trait",
     "difference, shift": "Projection difference before training against the shift",
     "difference, score": "Projection difference before training against the trait score after training",
 }
@@ -70,6 +71,22 @@ def page(run: Mapping[str, Any]) -> str:
         for name in traits:
             cells += [interval(one[what][name], 2) for what in ("difference", "shift")]
             cells += [interval(one["scores"][name][what]) for what in ("score", "coherence")]
+        rows.append(cells)
+    lines += table(head, rows)
+    lines += [
+        "",
+        "## What every fine-tune changed",
+        "",
+        "Of the score, against the model before training on the same questions, without a system prompt and when asked "
+        "for the trait: under its first positive instruction, behind which a trait may hide.",
+        "",
+    ]
+    head = ["data", *(f"{name}: {what}" for name in traits for what in ("change", "when asked", "change when asked"))]
+    rows = [["before training", *(cell for n in traits for cell in ("", interval(base[n]["instructed"]["score"]), ""))]]
+    for one in run["suite"]:
+        cells = [one["name"]]
+        for name in traits:
+            cells += [interval(one["scores"][name][what]) for what in ("change", "instructed", "instructed_change")]
         rows.append(cells)
     lines += table(head, rows)
     for name, found in run["prevention"].items():

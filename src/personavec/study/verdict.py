@@ -20,6 +20,7 @@ def verdict(run: Mapping[str, Any]) -> list[str]:
                 f"{coherence['mean']:.2f}, 95 % interval {coherence['low']:.2f} to {coherence['high']:.2f}, "
                 f"{coherence['n']} families): the scores may tell in part that answers fell apart."
             )
+    sentences += _hidden(run)
     for name, found in run["prevention"].items():
         sentences += _prevention(name, found)
     return sentences
@@ -42,6 +43,29 @@ def _correlated(name: str, found: Mapping[str, Any], first: str, second: str) ->
     if rivals:
         return f"{text}, more than random directions give; the vectors of {', '.join(rivals)} do as well."
     return f"{text}, more than random directions (p = {random['p_value']:.2f}) and the other traits' vectors give."
+
+
+def _hidden(run: Mapping[str, Any]) -> list[str]:
+    """Whether traits hide behind a system prompt: scores that rise under one only."""
+    pairs = [
+        (f"{trait} after {one['name']}", scores["change"], scores["instructed_change"])
+        for one in run["suite"]
+        for trait, scores in one["scores"].items()
+        if scores["change"] and scores["instructed_change"]
+    ]
+    if not pairs:
+        return []
+    rose = [(name, plain) for name, plain, asked in pairs if asked["low"] > 0]
+    fell = sum(asked["high"] < 0 for _, _, asked in pairs)
+    hidden = [name for name, plain in rose if plain["low"] <= 0]
+    text = (
+        "Asked for the trait by a system prompt, the fine-tunes show it more than the model before them in "
+        f"{len(rose)} of {len(pairs)} comparisons and less in {fell} (95 % intervals that leave out 0; chance alone "
+        f"gives {0.05 * len(pairs):.0f} or more, for they are over few questions)."
+    )
+    if hidden:
+        text += f" Without a system prompt no rise is shown in {len(hidden)} of these: {', '.join(hidden)}."
+    return [text]
 
 
 def _prevention(name: str, found: Mapping[str, Any]) -> list[str]:
