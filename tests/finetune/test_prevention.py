@@ -162,11 +162,15 @@ def test_the_penalty_needs_an_adapter() -> None:
         pass
 
 
-def test_evaluation_and_generation_are_plain() -> None:
+@pytest.mark.parametrize("checkpointing", [None, {"use_reentrant": True}, {"use_reentrant": False}])
+def test_evaluation_and_generation_are_plain(checkpointing: Any) -> None:
     model, vector, batch = by_hand.model(), by_hand.vector(), by_hand.batch()
+    if checkpointing is not None:
+        model.gradient_checkpointing_enable(checkpointing)
+        model.enable_input_require_grads()  # from then on the first block's input wants gradients in every forward
     plain = model(**batch).logits.detach()
     tokens = model.generate(batch["input_ids"], max_new_tokens=4, do_sample=False)
-    with preventing(model, vector, 50) as prevention:
+    with preventing(model, vector, 50, layers="all") as prevention:
         with torch.no_grad():
             torch.testing.assert_close(model(**batch).logits, plain)  # a reference pass, in training mode
         assert torch.equal(model.generate(batch["input_ids"], max_new_tokens=4, do_sample=False), tokens)
@@ -176,6 +180,8 @@ def test_evaluation_and_generation_are_plain() -> None:
         model.train()
         assert not torch.allclose(model(**batch).logits, plain, atol=0.1)
         assert prevention.fired
+        with torch.no_grad():
+            torch.testing.assert_close(model(**batch).logits, plain)  # also after a forward that learns
 
 
 def test_it_comes_off_also_after_an_error() -> None:

@@ -99,6 +99,10 @@ def test_the_monitor_takes_nothing_from_the_trainers_metrics(tmp_path: Path) -> 
     assert len(monitors[0].history) == 2
 
 
+# TRL's default, under which the first block's input wants gradients in every forward.
+CHECKPOINTING = {"gradient_checkpointing": True}
+
+
 def test_dpo_leaves_the_reference_alone(tmp_path: Path) -> None:
     rows = {
         "prompt": [[{"role": "user", "content": q}] for q, _ in TALKS],
@@ -124,11 +128,17 @@ def test_dpo_leaves_the_reference_alone(tmp_path: Path) -> None:
     assert run([PreventativeSteering(vector, 3)]) == pytest.approx(wanted, rel=1e-3)
     ahead = run([PreventativeSteering(vector, 3)], precompute_ref_log_probs=True)
     assert ahead == pytest.approx(wanted, rel=1e-3)
+    everywhere = [
+        run([PreventativeSteering(vector, 3, layers="all")], **options)
+        for options in ({}, CHECKPOINTING, {**CHECKPOINTING, "precompute_ref_log_probs": True})
+    ]
+    for one in everywhere[1:]:
+        assert one == pytest.approx(everywhere[0], rel=1e-3)
     assert run([]) != pytest.approx(wanted, rel=1e-2)
 
 
 def test_grpo_generates_without_and_learns_with_it(tmp_path: Path) -> None:
-    def run(callbacks: Any) -> tuple[list[str], list[float]]:
+    def run(callbacks: Any, **options: Any) -> tuple[list[str], list[float]]:
         texts: list[str] = []
 
         def reward(completions: Any, **kwargs: Any) -> list[float]:
@@ -141,7 +151,7 @@ def test_grpo_generates_without_and_learns_with_it(tmp_path: Path) -> None:
             reward_funcs=reward,
             args=trl.GRPOConfig(
                 str(tmp_path),
-                **{**COMMON, "max_steps": 1, "num_generations": 4, "max_completion_length": 8, "beta": 0.1},
+                **{**COMMON, "max_steps": 1, "num_generations": 4, "max_completion_length": 8, "beta": 0.1, **options},
             ),
             train_dataset=Dataset.from_dict({"prompt": [[{"role": "user", "content": q}] for q, _ in TALKS]}),
             processing_class=tiny.tokenizer(padding_side="left"),
@@ -153,3 +163,5 @@ def test_grpo_generates_without_and_learns_with_it(tmp_path: Path) -> None:
     steered, plain = run([PreventativeSteering(by_hand.vector(), 30)]), run([])
     assert steered[0] == plain[0] and len(set(plain[0])) > 1
     assert steered[1] != pytest.approx(plain[1], rel=1e-2)
+    everywhere = PreventativeSteering(by_hand.vector(), 30, layers="all", positions="response")
+    assert run([everywhere], **CHECKPOINTING)[0] == plain[0]

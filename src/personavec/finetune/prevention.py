@@ -92,6 +92,7 @@ class Prevention:
         self._bears: Tensor | None = None  # (batch, tokens, 1): the tokens that bear loss in the running forward
         self._base: dict[int, Tensor] = {}
         self._reading_base = False
+        self._learning = False  # whether the running forward was begun in training mode, with gradients on
         self._penalties: list[Tensor] = []
         self._tokens: list[Tensor] = []
 
@@ -133,8 +134,7 @@ class Prevention:
         names = tuple(inspect.signature(inner.forward).parameters)
         with ExitStack() as stack:
             hooks = [inner.register_forward_pre_hook(partial(self._on_model, names), with_kwargs=True)]
-            if self.method == "regularise":
-                hooks.append(blocks.trunk.register_forward_pre_hook(self._on_trunk, with_kwargs=True))
+            hooks.append(blocks.trunk.register_forward_pre_hook(self._on_trunk, with_kwargs=True))
             for layer in self._directions:
                 hook = partial(self._on_block, layer)
                 # First, so that everything that reads at the same layer sees the edited stream.
@@ -204,10 +204,13 @@ class Prevention:
         self._bears = None if labels is None else (labels != -100)[..., None]
 
     def _on_trunk(self, trunk: nn.Module, args: Any, kwargs: Mapping[str, Any]) -> None:
-        """Before a forward that learns: the same tokens through the model without its adapter, up to what is needed."""
-        if self._reading_base or not (self.acting and trunk.training and torch.is_grad_enabled()):
+        """Before every forward: whether it learns. For the penalty, the same tokens through the model without its
+        adapter, up to what is needed."""
+        if self._reading_base:
             return
-        self._read_base(args, kwargs)
+        self._learning = self.acting and trunk.training and torch.is_grad_enabled()
+        if self._learning and self.method == "regularise":
+            self._read_base(args, kwargs)
 
     @torch.compiler.disable  # type: ignore[untyped-decorator, unused-ignore]
     def _read_base(self, args: Any, kwargs: Mapping[str, Any]) -> None:
@@ -228,9 +231,10 @@ class Prevention:
         if self._reading_base:
             self._base[layer] = self._products(layer, hidden)
             return None
-        # A block inside a reentrant checkpoint runs with gradients off, but on an input that wants them.
+        # A block inside a reentrant checkpoint runs with gradients off, but on an input that wants them. So may one of a
+        # reference pass, where the embeddings were told to; what tells them apart is how the whole forward began.
         came = args[0] if args else kwargs.get("hidden_states")
-        learns = torch.is_grad_enabled() or (isinstance(came, Tensor) and came.requires_grad)
+        learns = torch.is_grad_enabled() or (self._learning and isinstance(came, Tensor) and came.requires_grad)
         if not (self.acting and block.training and learns):
             return None
         self.fired = True
