@@ -141,3 +141,12 @@ def test_the_command(
     assert "another chat template" in (tmp_path / "third" / "report.html").read_text()
     code, _, error = run(*given)
     assert code == 2 and "--adapter" in error
+    monkeypatch.setattr("personavec.cli.options.open_model", None)  # mistakes are told before a model is loaded
+    for wrong, message in (
+        ([tmp_path / "nowhere"], "not a model folder"),
+        ([folders["adapter"]], "It is an adapter"),
+        (["--adapter", tmp_path / "nowhere"], "not an adapter's folder"),
+        ([folders["merged"], "-v", folders["vector"]], "Two vectors are of one trait"),
+    ):
+        code, _, error = run(given[0], *wrong, *given[1:])
+        assert code == 2 and message in " ".join(error.split())

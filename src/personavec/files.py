@@ -167,7 +167,8 @@ class RunFolder:
             self._lock.release()
 
     def _holds_work(self) -> bool:
-        return any(path.is_file() for path in self.path.rglob("*") if path.name not in ("arguments.json", ".lock"))
+        told = ("arguments.json", ".lock", "rejected.jsonl")  # why nothing could be begun is no work
+        return any(path.is_file() for path in self.path.rglob("*") if path.name not in told)
 
 
 def _arguments(path: Path) -> dict[str, Any]:

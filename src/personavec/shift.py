@@ -73,6 +73,15 @@ def template_notes(before: Template, after: Template) -> list[str]:
     ]
 
 
+def check_traits(vectors: Sequence[PersonaVector]) -> None:
+    """Refuse no vectors, and two of one trait."""
+    names = [vector.trait for vector in vectors]
+    if not names:
+        raise UserError("No vector was named.", "Name one with --vector FILE, several for several traits.")
+    if len(set(names)) < len(names):
+        raise UserError(f"Two vectors are of one trait: {', '.join(names)}.", "Give one vector for each trait.")
+
+
 def prompt_readings(
     model: ChatModel,
     vectors: Sequence[PersonaVector],
@@ -89,11 +98,7 @@ def prompt_readings(
             others in this model.
     """
     template = template or model.template
-    names = [vector.trait for vector in vectors]
-    if not names:
-        raise UserError("No vector was named.", "Name one with --vector FILE, several for several traits.")
-    if len(set(names)) < len(names):
-        raise UserError(f"Two vectors are of one trait: {', '.join(names)}.", "Give one vector for each trait.")
+    check_traits(vectors)
     layers = depths(vectors)
     found = {}
     for vector in vectors:

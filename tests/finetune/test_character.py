@@ -347,6 +347,16 @@ def test_against_the_same_without_prevention(
     ):
         with pytest.raises(UserError, match=message):
             check_plain(folder, found["arguments"] | changed)
+    ours = found["arguments"]
+    (trait, layer, digest, coefficient), *_ = ours["prevent"]
+    for changed, message in (
+        ({"prevent": [[trait, layer, digest[::-1], coefficient]]}, "The vector of kind is another one"),
+        ({"prevent": [["other", layer, digest, coefficient]]}, "No trait of this run is watched in .*: kind"),
+    ):
+        with pytest.raises(UserError, match=message):
+            check_plain(tmp_path / "plain", ours | changed)
+    with pytest.raises(UserError, match="With --no-measure this run scores no trait"):
+        check_plain(tmp_path / "plain", {key: value for key, value in ours.items() if key != "measure"})
     lines = (out / "answers.jsonl").read_text()
     (out / "answers.jsonl").write_text(lines.replace('"kind"', '"other"'))
     with pytest.raises(UserError, match="No trait was scored both here"):

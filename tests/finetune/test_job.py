@@ -295,6 +295,9 @@ def test_nothing_to_train_on(chat: ChatModel, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"Nothing in .* can be trained on"):
         fine_tune(chat, tmp_path / "bad.jsonl", tmp_path / "run", Training(method="none"), watch=[])
     assert len((tmp_path / "run" / "rejected.jsonl").read_text().splitlines()) == 2
+    (tmp_path / "bad.jsonl").write_text(json.dumps({"prompt": "hi", "response": "hello"}) + "\n")  # mended
+    settings = Training(**{**SHORT, "method": "none", "warmup_steps": 0, "held_out": 0})
+    assert fine_tune(chat, tmp_path / "bad.jsonl", tmp_path / "run", settings, measure=False).run["trained"] == 1
 
 
 @pytest.mark.parametrize("family", ["qwen2", "gemma2", "granite", "gpt2"])
@@ -388,8 +391,11 @@ def test_an_exploding_loss_is_told_from_noise() -> None:
     assert exploded([*noise, 9.0, 8.0, 9.0, 7.0, 9.0])
     assert not exploded([0.01] * 5 + [0.1] * 5)
     assert not exploded([2.0, 9.0, 9.0, 9.0, 9.0])
+    assert not exploded([0.5, 2.0], 1) and not exploded([2.0], 0) and exploded([0.5, 0.5, 5.0, 6.0], 2)
 
-    state = SimpleNamespace(global_step=10, log_history=[{"loss": loss} for loss in [*noise, 9.0, 8.0, 9.0, 7.0, 9.0]])
+    state = SimpleNamespace(
+        global_step=10, max_steps=40, log_history=[{"loss": loss} for loss in [*noise, 9.0, 8.0, 9.0, 7.0, 9.0]]
+    )
     with pytest.raises(UserError, match=r"exploded: 2\.1 in the first 5 steps, 9 in the 5 up to step 10"):
         LossGuard(2.0).on_log(None, state, None, logs={"loss": 9.0})
     with pytest.raises(UserError, match="nan at step 10"):
@@ -410,6 +416,18 @@ def test_a_loss_that_is_hopeless_from_the_start() -> None:
     assert hopeless([11.0, 12.0, 11.0, 13.0, 12.0], 2.5)
 
 
+def test_a_short_training_is_looked_at_when_it_ends() -> None:
+    for losses, message in (([11.0, 12.0, 11.0], "began with a loss of 11 in the first 3"), ([2.0, 3.0, 12.0], "expl")):
+        guard, rows = LossGuard(2.5), []
+        for step, loss in enumerate(losses, 1):
+            rows.append({"loss": loss})
+            state = SimpleNamespace(global_step=step, max_steps=3, log_history=rows)
+            if step < 3:
+                guard.on_log(None, state, None, logs=rows[-1])
+        with pytest.raises(UserError, match=message):
+            guard.on_log(None, state, None, logs=rows[-1])
+
+
 @pytest.mark.parametrize("held_out", [0.1, 0.0])
 def test_a_coefficient_that_breaks_the_model_is_stopped(data: Path, tmp_path: Path, held_out: float) -> None:
     """On a model that knows the data; one with random weights has nothing to lose."""
@@ -427,6 +445,10 @@ def test_a_coefficient_that_breaks_the_model_is_stopped(data: Path, tmp_path: Pa
     settings = Training(**{**SHORT, "learning_rate": 1e-4, "held_out": held_out})
     with pytest.raises(UserError, match=r"began with a loss of .* Lower .*the coefficient"):
         fine_tune(chat, data, tmp_path / "broken", settings, prevent=[(vector, 300.0)], measure=False)
+    with pytest.raises(UserError, match=r"began with a loss of .* Lower .*the coefficient"):  # of a single step
+        fine_tune(
+            chat, data, tmp_path / "short", replace(settings, accumulate=64), prevent=[(vector, 300.0)], measure=False
+        )
     fine_tune(chat, data, tmp_path / "fine", settings, prevent=[(vector, 0.3)], measure=False)
 
 
@@ -438,6 +460,7 @@ def test_a_coefficient_that_breaks_the_model_is_stopped(data: Path, tmp_path: Pa
         ({"method": "ablate"}, [1.0], "takes no coefficient"),
         ({"method": "none"}, [1.0], "prevents nothing"),
         ({"method": "regularise"}, ["auto"], "steer only"),
+        ({"method": "steer", "layers": "all"}, ["auto"], "own layer only"),
         ({"method": "steer"}, [1.0, 2.0], "Two vectors"),
         ({"layers": 9}, [1.0], "Layer 9 is out of range"),
         ({"method": "regularise"}, [-1.0], "rewards the change"),
@@ -456,6 +479,21 @@ def test_mistakes(
     with pytest.raises(UserError, match=message):
         fine_tune(chat, data, tmp_path / "run", Training(**given), prevent=[(vector, one) for one in coefficients])
     assert not (tmp_path / "run").exists()
+
+
+def test_mistakes_are_found_before_anything_is_measured(
+    chat: ChatModel, vector: PersonaVector, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = replace(vector, directions=vector.directions * 2)
+    with pytest.raises(UserError, match="Two vectors are of the trait"):
+        fine_tune(chat, data, tmp_path / "run", Training(method="none"), watch=[vector, other])
+    with pytest.raises(UserError, match="Two vectors are of the trait"):
+        fine_tune(chat, data, tmp_path / "run", prevent=[(vector, 1.0)], watch=[other])
+    assert not (tmp_path / "run").exists()
+    (tmp_path / "safe.jsonl").write_text('{"messages": [{"role": "user", "content": "hi"}]}\n')
+    monkeypatch.setattr("personavec.finetune.job._Run._begin", None)  # calling it would fail
+    with pytest.raises(UserError, match="no sample in the safe data"):
+        fine_tune(chat, data, tmp_path / "run", Training(method="interleave"), safe=tmp_path / "safe.jsonl")
 
 
 def test_without_trl(chat: ChatModel, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -121,6 +121,10 @@ def test_the_vector_s_direction_stands_out_and_a_random_one_does_not(tiny: ChatM
     refused = [*runs, replace(runs[0], family="refusing", plain={**runs[0].plain, "a": Answered(None, 90.0)})]
     again = correlations(refused, vectors, readings, [2], seed=0)["a"]
     assert again["shift, score"] == a and again["difference, shift"]["r"]["runs"] == 25
+    mute = [replace(run, plain={**run.plain, "a": Answered(None, 90.0)}) for run in runs]
+    none = correlations(mute, vectors, readings, [2], seed=0)["a"]
+    assert none["shift, score"]["r"] == {"mean": 0.0, "low": -1.0, "high": 1.0, "n": 0, "runs": 0}
+    assert none["difference, shift"] == pulled
 
 
 def test_costs() -> None:

@@ -133,7 +133,7 @@ def test_pages(done: tuple[Path, dict[str, Any]]) -> None:
     for row in run["suite"]:
         assert row["name"] in html and row["name"] in tables
     for sentence in run["verdict"]:
-        assert escape(minus(sentence)) in html
+        assert escape(minus(sentence)) in html and f"\n- {sentence}\n" in tables
     assert tables.count("\n| humorous |") == 4  # one row in each table of correlations
 
 
@@ -256,6 +256,8 @@ def test_mistakes(chat: ChatModel, humorous: PersonaVector, tmp_path: Path) -> N
         Settings(samples=5)
     with pytest.raises(UserError, match="--prevention-questions 3"):
         Settings(prevention_questions=3)
+    with pytest.raises(UserError, match="--questions 9 is more than --prevention-questions 4"):
+        Settings(questions=9, prevention_questions=4)
     with pytest.raises(UserError, match="--learning-rate"):
         Settings(learning_rate=-1e-4)
 

@@ -32,15 +32,21 @@ def shift(
     """How far a fine-tune moved the model along each trait, beside random directions and the other traits."""
     from personavec.errors import UserError
     from personavec.files import RunFolder, write_json
+    from personavec.model.load import find_adapter, find_source
     from personavec.provenance import identity, provenance
     from personavec.report.character import write_shift_report
-    from personavec.shift import compare, prompt_readings, template_notes, verdict
+    from personavec.shift import check_traits, compare, prompt_readings, template_notes, verdict
     from personavec.vector import PersonaVector
 
     if (tuned is None) == (adapter is None):
         raise UserError("Two models are compared.", "Name the tuned model, or its adapter with --adapter, not both.")
     files = o.vector_files(vector or ())
     vectors = [PersonaVector.load(path) for path in files]
+    check_traits(vectors)
+    if tuned is not None:  # now, and not after the model before was loaded and read
+        find_source(tuned)
+    if adapter is not None:
+        find_adapter(adapter)
     systems = list(dict.fromkeys(system or []))
     arguments = {
         "base": base, "tuned": tuned, "adapter": adapter, "vectors": [str(path) for path in files],

@@ -121,7 +121,7 @@ def fine_tune(
     """
     require_trl()
     settings = settings or Training(method="steer" if prevent else "none")
-    _check(model, settings, prevent, safe)
+    _check(model, settings, prevent, watch, safe)
     if lm_eval and not measure:
         raise UserError("--lm-eval is part of what is measured.", "Leave --no-measure out.")
     vectors = [vector for vector, _ in prevent]
@@ -194,11 +194,6 @@ class _Run:
         start = time.monotonic()
         s = self.settings
         learnt, samples, unseen, counts = self._examples()
-        begun = self._begin(samples, unseen)
-        coefficients: list[float | None] = begun["coefficients"]
-        prompts = training_prompts(samples, self.asked) if self.measure else []
-        character = self._character(prompts)
-        before = None if character is None else character.measure(self.model, "before")
         examples = learnt
         if self.safe is not None:
             benign = read_samples(self.encoder, self.safe, "the safe data")
@@ -207,6 +202,11 @@ class _Run:
                 raise UserError("There is no sample in the safe data.", "Give other data with --safe.")
             examples = mixed(learnt, safe, s.safe_share, s.seed)
             counts |= {"safe": len(examples) - len(learnt), "safe_rejected": len(benign.rejected)}
+        begun = self._begin(samples, unseen)
+        coefficients: list[float | None] = begun["coefficients"]
+        prompts = training_prompts(samples, self.asked) if self.measure else []
+        character = self._character(prompts)
+        before = None if character is None else character.measure(self.model, "before")
         callbacks, prevention = self._callbacks(coefficients)
         trained = self._train(examples, unseen, begun["losses"], callbacks)
         found: dict[str, Any] = {"traits": {}, "coherence": None, "perplexity": None, "lm_eval": None}
@@ -420,7 +420,11 @@ class _Run:
 
 
 def _check(
-    model: ChatModel, settings: Training, prevent: Sequence[tuple[PersonaVector, Coefficient]], safe: Data | None
+    model: ChatModel,
+    settings: Training,
+    prevent: Sequence[tuple[PersonaVector, Coefficient]],
+    watch: Sequence[PersonaVector],
+    safe: Data | None,
 ) -> None:
     """Refuse what does not go together."""
     method, given = settings.method, [coefficient for _, coefficient in prevent]
@@ -437,12 +441,16 @@ def _check(
         raise UserError(f"--method {method} needs a coefficient.", "Write --prevent FILE=3")
     if method == "regularise" and "auto" in given:
         raise UserError("auto is for --method steer only.", "Write --prevent FILE=0.1")
+    if settings.layers != "best" and "auto" in given:
+        raise UserError("auto is measured for steering at the vector's own layer only.", "Write --prevent FILE=1")
     if safe is not None and method != "interleave":
         raise UserError("Safe data go with --method interleave only.", "Leave --safe out.")
     names = [vector.trait for vector, _ in prevent]
-    twice = sorted({name for name in names if names.count(name) > 1})
+    twice = {name for name in names if names.count(name) > 1}
+    told = {json.dumps(_told(vector)): vector.trait for vector in [*(v for v, _ in prevent), *watch]}
+    twice |= {trait for trait in told.values() if list(told.values()).count(trait) > 1}
     if twice:
-        raise UserError(f"Two vectors are of the trait {twice[0]!r}.", "Give each trait once.")
+        raise UserError(f"Two vectors are of the trait {min(twice)!r}.", "Give each trait once.")
     if method in ("steer", "ablate", "regularise"):  # now, and not after minutes of preparation
         numbers = None if method == "ablate" else [1.0 if one == "auto" else float(one or 0.0) for one in given]
         vectors = [vector for vector, _ in prevent]

@@ -37,6 +37,9 @@ class LossGuard(TrainerCallback):
     prevention that is far too strong breaks the model before the first step and changes little afterwards, so the first
     five are also compared with the loss of the model as it came; see `TIMES`.
 
+    A training that is shorter than that is looked at when it ends, by the steps that it has; by so few, only what is
+    `NATS` above the first is an explosion.
+
     Args:
         natural: Loss before training, without prevention.
     """
@@ -52,29 +55,32 @@ class LossGuard(TrainerCallback):
         if not math.isfinite(logs["loss"]):
             raise UserError(f"The training loss is {logs['loss']} at step {state.global_step}.", advice)
         losses = [entry["loss"] for entry in state.log_history if "loss" in entry]
-        if hopeless(losses, self.natural):
+        ends = state.global_step >= state.max_steps
+        few = min(WINDOW, len(losses)) if ends else WINDOW
+        if hopeless(losses, self.natural, few):
             raise UserError(
-                f"The training began with a loss of {median(losses[:WINDOW]):.3g} in the first {WINDOW} steps; without "
+                f"The training began with a loss of {median(losses[:few]):.3g} in the first {few} steps; without "
                 f"prevention the model's loss was {self.natural:.3g}.",
                 advice,
             )
-        if exploded(losses):
-            first, last = median(losses[:WINDOW]), median(losses[-WINDOW:])
+        few = min(WINDOW, len(losses) // 2) if ends else WINDOW
+        if exploded(losses, few):
+            first, last = median(losses[:few]), median(losses[-few:])
             raise UserError(
-                f"The training loss exploded: {first:.3g} in the first {WINDOW} steps, {last:.3g} in the {WINDOW} up "
+                f"The training loss exploded: {first:.3g} in the first {few} steps, {last:.3g} in the {few} up "
                 f"to step {state.global_step}.",
                 advice,
             )
 
 
-def exploded(losses: Sequence[float]) -> bool:
+def exploded(losses: Sequence[float], window: int = WINDOW) -> bool:
     """Whether the last losses are far above the first; see `LossGuard`."""
-    if len(losses) < 2 * WINDOW:
+    if window < 1 or len(losses) < 2 * window:
         return False
-    first = median(losses[:WINDOW])
-    return median(losses[-WINDOW:]) > max(3 * first, first + 1)
+    first = median(losses[:window])
+    return median(losses[-window:]) > max(3 * first, first + (1 if window >= WINDOW else NATS))
 
 
-def hopeless(losses: Sequence[float], natural: float) -> bool:
+def hopeless(losses: Sequence[float], natural: float, window: int = WINDOW) -> bool:
     """Whether the first losses are far above that of the model as it came; see `LossGuard`."""
-    return len(losses) >= WINDOW and median(losses[:WINDOW]) > max(TIMES * natural, natural + NATS)
+    return len(losses) >= window and median(losses[:window]) > max(TIMES * natural, natural + NATS)

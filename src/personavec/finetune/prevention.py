@@ -231,8 +231,8 @@ class Prevention:
         if self._reading_base:
             self._base[layer] = self._products(layer, hidden)
             return None
-        # A block inside a reentrant checkpoint runs with gradients off, but on an input that wants them. So may one of a
-        # reference pass, where the embeddings were told to; what tells them apart is how the whole forward began.
+        # A block inside a reentrant checkpoint runs with gradients off, but on an input that wants them. So does one of
+        # a reference pass where the embeddings are made to want them; how the whole forward began tells them apart.
         came = args[0] if args else kwargs.get("hidden_states")
         learns = torch.is_grad_enabled() or (self._learning and isinstance(came, Tensor) and came.requires_grad)
         if not (self.acting and block.training and learns):

@@ -34,6 +34,22 @@ def check_plain(plain: Path, arguments: Mapping[str, Any]) -> None:
             f"The run in {plain} has another {', '.join(other)}, so the difference is not that of the prevention.",
             "Give the same command with --method none, --watch in place of --prevent, and another --out.",
         )
+    again = "Give the same command with --method none, --watch in place of --prevent, and another --out, anew."
+    for run, name in ((ours, "this run"), (theirs, f"the run in {plain}")):
+        if not run.get("measure"):
+            raise UserError(f"With --no-measure {name} scores no trait: there is nothing to compare.", "Leave it out.")
+    here, there = _digests(ours), _digests(theirs)
+    shared = here.keys() & there.keys()
+    if not shared:
+        raise UserError(f"No trait of this run is watched in {plain}: {', '.join(there) or 'none is'}.", again)
+    strangers = sorted(trait for trait in shared if here[trait] != there[trait])
+    if strangers:  # and another scale of scores
+        raise UserError(f"The vector of {', '.join(strangers)} is another one in {plain}.", again)
+
+
+def _digests(arguments: Mapping[str, Any]) -> dict[str, str]:
+    """Of the vectors of a run, by trait."""
+    return {trait: digest for trait, _, digest, *_ in [*arguments["watch"], *arguments["prevent"]]}
 
 
 def compare_runs(protected: Path, plain: Path) -> dict[str, Any]:

@@ -15,6 +15,7 @@ log = logging.getLogger(__name__)
 
 CONFIGS = ("config.json", "generation_config.json", "tokenizer_config.json", "special_tokens_map.json")
 TOKENIZERS = ("tokenizer.json", "vocab.json", "added_tokens.json", "chat_template.jinja")
+ADAPTER_ADVICE = "Give a folder with adapter_config.json made for this base model."
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 
 
@@ -51,9 +52,10 @@ def find_source(name: str | None) -> Source:
     if _names_a_place(label):
         folder = Path(label).expanduser()
         if not (folder / "config.json").is_file():
-            raise UserError(
-                f"{label} is not a model folder (no config.json in it).", "Give a folder, a hub id or a .gguf file."
-            )
+            advice = "Give a folder, a hub id or a .gguf file."
+            if (folder / "adapter_config.json").is_file():
+                advice = f"It is an adapter: name the model that it was made for, and say --adapter {label}"
+            raise UserError(f"{label} is not a model folder (no config.json in it).", advice)
         _check_json(label, folder, CONFIGS)  # transformers passes over some of them where they are damaged
         return Source(label, str(folder), "folder")
     return Source(label, label, "hub")
@@ -178,19 +180,28 @@ def _names_a_place(name: str) -> bool:
 def _with_adapter(model: Any, adapter: str) -> Any:
     from peft import PeftModel
 
-    advice = "Give a folder with adapter_config.json made for this base model."
-    folder = Path(adapter).expanduser()
-    place = _names_a_place(adapter)
-    if place and not (folder / "adapter_config.json").is_file():
-        raise UserError(f"{adapter} is not an adapter's folder (no adapter_config.json in it).", advice)
-    _check_json(adapter, folder, ("adapter_config.json",))
+    source = find_adapter(adapter)
     try:
-        return PeftModel.from_pretrained(model, str(folder) if place else adapter)
+        return PeftModel.from_pretrained(model, source)
     except MemoryError:
         raise
     except Exception as error:
         reason = "its weights have other sizes than this model's" if "size mismatch" in str(error) else _reason(error)
-        raise UserError(f"Cannot load the adapter {adapter!r}: {reason}", advice) from error
+        raise UserError(f"Cannot load the adapter {adapter!r}: {reason}", ADAPTER_ADVICE) from error
+
+
+def find_adapter(name: str) -> str:
+    """The folder or hub id that a user's name of an adapter stands for.
+
+    Raises:
+        UserError: No such folder, or one that holds no adapter.
+    """
+    folder = Path(name).expanduser()
+    place = _names_a_place(name)
+    if place and not (folder / "adapter_config.json").is_file():
+        raise UserError(f"{name} is not an adapter's folder (no adapter_config.json in it).", ADAPTER_ADVICE)
+    _check_json(name, folder, ("adapter_config.json",))
+    return str(folder) if place else name
 
 
 def choose_dtype(name: str | None, device: str) -> Any:

@@ -112,7 +112,7 @@ def correlations(
             use = np.isfinite(second["own"][:, 0])
             clusters: list[Hashable] = [run.family for run, used in zip(runs, use, strict=True) if used]
             r = {
-                key: [pearson(a[use], b[use]) for a, b in zip(first[key].T, second[key].T, strict=True)]
+                key: [_r(a[use], b[use]) for a, b in zip(first[key].T, second[key].T, strict=True)]
                 for key in directions
             }
             own = _over_families(first["own"][use, 0], second["own"][use, 0], clusters, seed)
@@ -120,7 +120,7 @@ def correlations(
             if answers is not None:
                 coherence = _over_families(answers[use, 1], answers[use, 0], clusters, seed)
                 if first is shifts:
-                    length = round(pearson(changes.norm(dim=1).double().numpy()[use], answers[use, 0]), 4)
+                    length = round(_r(changes.norm(dim=1).double().numpy()[use], answers[use, 0]), 4)
             found[pair] = {
                 "r": own,
                 "random": {key: round(value, 4) for key, value in asdict(place(own["mean"], r["random"])).items()},
@@ -132,8 +132,15 @@ def correlations(
     return result
 
 
+def _r(x: Floats, y: Floats) -> float:
+    """Pearson's r; 0 of no fine-tunes at all."""
+    return pearson(x, y) if len(x) else 0.0
+
+
 def _over_families(x: Floats, y: Floats, families: Sequence[Hashable], seed: int) -> dict[str, Any]:
-    """Pearson's r of fine-tunes, with an interval from drawing families."""
+    """Pearson's r of fine-tunes, with an interval from drawing families; of none at all anything from -1 to 1."""
+    if not families:
+        return {**Estimate(0.0, -1.0, 1.0, 0).as_dict(), "runs": 0}
     return {**bootstrap_pearson(x, y, families, seed).as_dict(), "runs": len(families)}
 
 

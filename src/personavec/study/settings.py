@@ -44,6 +44,11 @@ class Settings:
         ):
             if value < least:
                 raise UserError(f"{option} {value} is too few.", f"Choose {least} or more.")
+        if self.questions > self.prevention_questions:
+            raise UserError(
+                f"--questions {self.questions} is more than --prevention-questions {self.prevention_questions}.",
+                "Prevention is judged by as many questions or more.",
+            )
         self.training(method="none")  # refuses what cannot be trained with
 
     def training(self, **choices: Any) -> Training:

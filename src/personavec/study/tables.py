@@ -28,6 +28,10 @@ def page(run: Mapping[str, Any]) -> str:
         f"at most {settings['questions']} questions a trait in the suite, {settings['prevention_questions']} under "
         "prevention. Brackets: 95 % intervals.",
         "",
+        "## In short",
+        "",
+        *(f"- {sentence}" for sentence in run["verdict"]),
+        "",
         "## What goes with what",
         "",
         "Pearson's r over the fine-tunes; intervals draw whole families of data. Random: |r| that 95 in 100 random "
@@ -113,22 +117,37 @@ def _prevention(name: str, found: Mapping[str, Any]) -> list[str]:
                 "" if reference else interval(arm["perplexity_change"], 1),
                 interval(arm.get("held_out_loss"), 2),
                 interval(arm.get("instructed")),
+                *("" if reference else _half(half) for half in arm.get("halves", ({}, {}))),
             ]
         )
     head = [
         "training", "coefficient", f"{name} score", "% of the rise prevented", "coherence", "shift", "loss on the task",
         "% more than without prevention", "% more perplexity of general text", "held-out loss",
-        "score when asked for it",
+        "score when asked for it", "first half", "second half",
     ]  # fmt: skip
     return [
         f"On {found['data']} data, as many samples of the one as of the other; the vector's length is "
         f"{found['vector_norm']:g}. The loss on the task is that of {base['task_loss']['n']} unseen samples of it "
         "alone; the held-out loss is that of both kinds of samples, and rises where no trait is learned. Nothing is "
         "steered when it is measured, but in the last rows, where the fine-tune without prevention is steered at "
-        "inference. When asked for it: under the trait's first positive instruction, behind which a trait may hide.",
+        "inference. When asked for it: under the trait's first positive instruction, behind which a trait may hide. "
+        "Halves: of every other question and sample, what was prevented and the change of the loss; the best steering "
+        f"is chosen by the first half and judged by the second. Shares are over {_questions(found['arms'])} questions, "
+        f"perplexity over {base['perplexity_change']['n']} passages.",
         "",
         *table(head, rows),
     ]
+
+
+def _half(found: Mapping[str, Any]) -> str:
+    """What was prevented and the change of the loss on one half."""
+    return "; ".join(filter(None, [interval(found.get("prevented")), interval(found.get("task_change"), 1)]))
+
+
+def _questions(arms: Iterable[Mapping[str, Any]]) -> str:
+    """Over how many questions the shares prevented are."""
+    counts = {arm["prevented"]["n"] for arm in arms if arm["arm"] != "none" and arm["prevented"]}
+    return " or ".join(map(str, sorted(counts))) or "no"
 
 
 def interval(found: Mapping[str, Any] | None, digits: int = 0) -> str:
