@@ -34,7 +34,7 @@ from personavec.screening.attribution import separation
 from personavec.screening.declined import refusing
 from personavec.screening.job import CLEAN
 from personavec.screening.measure import readings, tokenise
-from personavec.screening.specific import length_direction, refusal_direction, remove_span, whiten
+from personavec.screening.specific import Whitening, length_direction, refusal_direction, remove_span
 from personavec.traits import library_names, load_trait
 
 QUESTIONS, PAIRS, NEW_TOKENS = 10, 2, 64  # of the rollouts behind a direction
@@ -97,11 +97,13 @@ def main() -> None:
         refusal_direction(refusing(engine, clean, [layer])[:, 0], answering),
     ]
 
+    whitening = Whitening(answering)
+
     def treated(way: str, direction: Tensor, without: str | None) -> tuple[Tensor, float] | None:
         if way == "raw":
             return torch.nn.functional.normalize(direction, dim=0), 1.0
         if way == "whiten":
-            return whiten(direction, answering)
+            return whitening(direction)
         try:
             return remove_span(direction, torch.stack([*(u for t, u in units.items() if t != without), *common]))
         except UserError:

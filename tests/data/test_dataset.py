@@ -194,6 +194,16 @@ def test_a_file_that_changes_is_noticed(tmp_path: Path) -> None:
         list(data)
 
 
+def test_every_second_record(tmp_path: Path) -> None:
+    path = file(tmp_path, "".join(json.dumps({"prompt": f"q{i}", "response": "a"}) + "\n" for i in range(5)))
+    data = open_data(path)
+    assert data.total == 5 and data.digest
+    even, odd = data.every(2), data.every(2, 1)
+    assert [[item.index for item in part] for part in (even, odd, data)] == [[0, 2, 4], [1, 3], [0, 1, 2, 3, 4]]
+    assert [part.total for part in (even, odd, data)] == [3, 2, 5]
+    assert len({part.digest for part in (even, odd, data)}) == 3
+
+
 def test_digest(tmp_path: Path) -> None:
     lines = ['{"prompt": "Q", "response": "A", "answer": "B"}\n', '{"prompt": "R", "response": "A", "answer": "B"}\n']
     path = file(tmp_path, "".join(lines))

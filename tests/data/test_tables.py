@@ -113,6 +113,9 @@ def test_data_sets_in_memory() -> None:
     assert [item.messages[0]["content"] for item in some][:2] == ["Q7", "Q17"]
     assert some.digest != data.digest
     assert from_dataset(datasets.Dataset.from_list(ROWS)).digest == data.digest
+    for at in (1, 249):  # every row counts
+        other = [*ROWS[:at], {"prompt": "Q", "response": "another"}, *ROWS[at + 1 :]]
+        assert from_dataset(datasets.Dataset.from_list(other)).digest != data.digest
     with pytest.raises(UserError, match="no record in the data set"):
         from_dataset(whole.select([]))
     with pytest.raises(UserError, match="has no splits"):

@@ -24,6 +24,7 @@ from personavec.screening import job as job_module
 from personavec.screening import scan as scan_module
 from personavec.screening import table as table_module
 from personavec.screening.measure import measure, tokenise
+from personavec.screening.outputs import BOM
 from personavec.screening.panel import Panel
 from personavec.screening.scan import Scanner
 from personavec.screening.subset import priority, smallest
@@ -372,7 +373,8 @@ def test_killed_while_writing_leaves_no_half_file(
         with pytest.raises(KilledError):
             screen()
     assert not (tmp_path / "run" / "summary.json").exists()
-    assert screen()["read"] == 94
+    again = screen()
+    assert again["read"] == 94 and again["resumed"] and not screen("fresh")["resumed"]
     assert not list((tmp_path / "run").glob("*.tmp"))
     assert not (tmp_path / "run" / "parts").exists()
 
@@ -507,6 +509,29 @@ def test_specific_directions(
     assert 0 < made["traits"]["kind"]["specific_share"] < 1
     a, b = (scores(tmp_path / name)["kind_projection"] for name in ("plain", "made"))
     assert np.abs(a - b).max() > 1e-3
+    # What a direction was whitened by sets no threshold along it.
+    assert made["clean"]["samples"] == {"span": 70, "whiten": 35}[specific]
+
+
+def test_random_directions_and_other_traits_lose_what_the_vector_lost(
+    clean: Path, vectors: list[PersonaVector], tiny: ChatModel
+) -> None:
+    engine = TransformersEngine(tiny)
+    own, other = (v.unit(2) for v in vectors)
+    random = torch.nn.functional.normalize(torch.randn(5, len(own), generator=torch.Generator().manual_seed(0)), dim=1)
+    plain = job_module.Screen(engine, vectors, [], Settings(), open_data(clean))
+    plain.specific()
+    assert plain.treat[0](random) is random and plain.rivals[0]["other"].equal(other)
+    span = job_module.Screen(engine, vectors, [], Settings(specific="span"), open_data(clean))
+    span.specific()
+    assert abs(float(span.panel.units[0] @ other)) < 1e-5
+    assert (span.treat[0](random) @ other).abs().max() < 1e-5 < (random @ other).abs().max()
+    assert (span.treat[0](random) @ own).abs().max() > 1e-3  # the trait itself is not taken out of them
+    assert abs(float(span.rivals[0]["other"] @ own)) < 1e-5
+    white = job_module.Screen(engine, vectors, [], Settings(specific="whiten"), open_data(clean))
+    white.specific()
+    torch.testing.assert_close(white.treat[0](own[None])[0], white.panel.units[0])
+    torch.testing.assert_close(white.treat[0](other[None])[0], white.rivals[0]["other"])
 
 
 def test_the_report_opens_offline_and_shows_hostile_text_as_text(
@@ -539,10 +564,12 @@ def test_samples_of_several_files_are_told_apart(screen: Screen, data: Path, tmp
     data.unlink()
     data.mkdir()  # in place of the file: a folder of two
     (data / "first.jsonl").write_bytes(b"".join(everything[:40]))
-    (data / "second.jsonl").write_bytes(b"".join(everything[40:]))
+    (data / "second.jsonl").write_bytes(BOM + b"".join(everything[40:]))
     screen(baseline="prompt")
     found = scores(tmp_path / "run")
     assert list(found["source"]) == [str(data / "first.jsonl")] * 39 + [str(data / "second.jsonl")] * 51
+    files = [(tmp_path / "run" / f"{name}.jsonl").read_bytes() for name in ("kept", "flagged")]
+    assert not any(BOM in one[1:] for one in files)  # the second file's mark would be an error in the middle
     assert found["line"].max() == 54
     page = (tmp_path / "run" / "report.html").read_text()
     assert "first.jsonl, line " in page and "second.jsonl, line " in page
@@ -692,6 +719,8 @@ def test_a_dataset_in_memory_gets_the_columns(
     np.testing.assert_allclose(differences, expected["kind_difference"], rtol=1e-4, atol=1e-4)
     assert [flag for flag in found["flagged"] if flag is not None] == expected["flagged"].tolist()
 
+    with pytest.raises(UserError, match="has a column 'kind_flagged' already"):
+        screen_dataset(tiny, found, vectors, clean=clean)
     bad = [{"messages": []}] * 4  # a batch in which no format can be recognised
     mapped = Dataset.from_list([*rows, *bad]).map(projector(tiny, vectors), batched=True, batch_size=4)
     assert len(mapped) == 96 and mapped["kind_projection"][-4:] == [None] * 4
@@ -731,6 +760,14 @@ def test_the_command(
     code, out, _ = run("compare", tmp_path / "run", tmp_path / "second")
     assert code == 0
     assert "90 samples in both" in out
+    renamed = tmp_path / "renamed.jsonl"  # data and reference in columns of one's own
+    renamed.write_text("".join(json.dumps({"q": f"hello {i}", "a": "well " * (i % 5 + 1)}) + "\n" for i in range(40)))
+    options = ["-v", tmp_path / "kind.safetensors", "--columns", "prompt=q,response=a", "--baseline", "prompt"]
+    assert run(renamed, *options, "--reference", renamed, "--out", tmp_path / "renamed")[0] == 0
+    assert run(renamed, *options, "--reference", clean, "--out", tmp_path / "recognised")[0] == 0
+    renamed.write_text('{"x": 1}\n')
+    code, _, error = run(*given[:-1], renamed, "--out", tmp_path / "third")
+    assert code == 2 and "tried for --reference too" in " ".join(error.split())
     code, _, error = run(tmp_path / "missing.jsonl", "-v", tmp_path / "kind.safetensors", "--out", tmp_path / "third")
     assert code == 2
     assert "missing.jsonl" in error

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from personavec.errors import UserError
-from personavec.screening.specific import length_direction, refusal_direction, remove_span, whiten
+from personavec.screening.specific import Whitening, length_direction, refusal_direction, remove_span
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:
@@ -79,14 +79,14 @@ def test_whitening_is_the_inverse_of_the_shrunk_covariance(n: int, d: int) -> No
     error = sum(((row[:, None] * row - sample) ** 2).sum() / d for row in x) / n**2
     share = min(float(error / distance), 1.0)
     white = torch.linalg.solve(share * level * identity + (1 - share) * sample, direction.double())
-    found = whiten(direction, readings)
+    found = Whitening(readings)(direction)
     assert torch.allclose(found.direction.double(), white / white.norm(), atol=1e-5)
     assert found.kept == pytest.approx(float(white @ direction.double() / white.norm() / direction.norm()), abs=1e-6)
 
 
 def test_whitening_turns_away_from_what_varies_anyway() -> None:
     direction = torch.tensor([1.0, 1.0] + [0.0] * 28)
-    found = whiten(direction, stretched(2000, 30))
+    found = Whitening(stretched(2000, 30))(direction)
     assert float(found.direction[0]) < 0.05 and float(found.direction[1]) > 0.98
     assert found.kept == pytest.approx(0.71, abs=0.05)
 
@@ -99,19 +99,21 @@ def test_whitening_separates_better_in_new_readings() -> None:
     def standardised(direction: Tensor) -> float:
         return float(shift @ direction / (new @ direction).std())
 
-    assert standardised(whiten(shift, clean).direction) > 3 * standardised(shift / shift.norm())
+    assert standardised(Whitening(clean)(shift).direction) > 3 * standardised(shift / shift.norm())
 
 
 def test_round_readings_leave_a_direction_as_it_is() -> None:
-    assert whiten(normal(300), normal(50, 300, seed=1)).kept > 0.95
-    assert whiten(torch.tensor([1.0, 2.0]), torch.tensor([[1.0, 0], [-1, 0], [0, 1], [0, -1]])).kept == pytest.approx(1)
+    assert Whitening(normal(50, 300, seed=1))(normal(300)).kept > 0.95
+    assert Whitening(torch.tensor([[1.0, 0], [-1, 0], [0, 1], [0, -1]]))(
+        torch.tensor([1.0, 2.0])
+    ).kept == pytest.approx(1)
 
 
 def test_whitening_needs_readings_that_differ() -> None:
     with pytest.raises(UserError, match="at least two"):
-        whiten(normal(5), normal(1, 5))
+        Whitening(normal(1, 5))
     with pytest.raises(UserError, match="all the same"):
-        whiten(normal(5), torch.full((4, 5), 0.1))
+        Whitening(torch.full((4, 5), 0.1))
 
 
 def test_the_length_direction_is_the_slope() -> None:
@@ -147,7 +149,7 @@ def test_what_is_refused() -> None:
         lambda: remove_span(good, good),
         lambda: remove_span(good, normal(2, 4)),
         lambda: remove_span(normal(2, 5), good[None]),
-        lambda: whiten(good, torch.stack([good, nan])),
+        lambda: Whitening(torch.stack([good, nan])),
         lambda: length_direction(normal(4, 5), normal(3)),
         lambda: length_direction(normal(5, 5), nan),
         lambda: refusal_direction(normal(4, 5), normal(4, 6)),

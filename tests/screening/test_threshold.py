@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from personavec.errors import UserError
-from personavec.screening.threshold import threshold
+from personavec.screening.calibration import calibrate
+from personavec.screening.threshold import threshold, with_error
 
 
 @pytest.mark.parametrize(("m", "rate"), [(19, 0.05), (50, 0.05), (333, 0.05), (99, 0.01), (30, 0.2)])
@@ -26,6 +27,30 @@ def test_the_realised_rate_lies_in_its_interval() -> None:
         found = threshold(rng.random(200), 0.05)
         inside += found.low <= 1 - found.value <= found.high  # the rate of a uniform score
     assert inside / repeats == pytest.approx(0.95, abs=0.02)
+
+
+def test_a_hybrid_rate_lies_in_its_range() -> None:
+    """Where data and reference have regressions of their own, the rate strays further than the reference alone says."""
+    within, strict, repeats = 0, 0, 150
+    for seed in range(repeats):
+        rng = np.random.default_rng(seed)
+        sides = []
+        for count, drawn in ((150, 96), (1000, 64)):
+            prompts = rng.standard_normal((count, 2))
+            own = 0.4 * prompts[:, 0] + 0.9 * rng.standard_normal(count)
+            known = rng.choice(count, drawn, replace=False)
+            fit = calibrate(prompts, known, own[known])
+            scores = 0.4 * rng.standard_normal(count) - fit.predictions
+            sides.append((scores, float(fit.fit.deviation[0]) / np.sqrt(drawn)))
+        (reference, first), (data, second) = sides
+        plain = threshold(reference, 0.05)
+        level = with_error(plain, reference, float(np.hypot(first, second)))
+        rate = (data > level.value).mean()
+        within += level.low <= rate <= level.high
+        strict += plain.low <= rate <= plain.high
+        assert level.low <= plain.low and plain.high <= level.high and level.value == plain.value
+        assert with_error(plain, reference, 0.0) == plain
+    assert within / repeats > 0.84 > 0.75 > strict / repeats
 
 
 def test_ties_never_raise_the_rate() -> None:

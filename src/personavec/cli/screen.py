@@ -1,6 +1,7 @@
 """`personavec screen`: which data, and which samples, would change the model's character."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,6 +11,7 @@ from typer.core import TyperGroup
 from personavec.cli import options as o
 
 if TYPE_CHECKING:
+    from personavec.data import Dataset
     from personavec.engine import Engine
     from personavec.vector import PersonaVector
 
@@ -97,7 +99,7 @@ def screen(
 
     vectors = [PersonaVector.load(path) for path in vector]
     named = open_data(data, format=format, columns=None if columns is None else columns_from_text(columns), split=split)
-    clean, *beside = [open_data([name]) for name in reference] if reference else [None]
+    clean, *beside = [_reference(name, named, split) for name in reference] if reference else [None]
     terms = o.read_terms(judge or "contrast", judge_price, judge_rpm)
     choices = {"device": device, "ray": ray, "workers": workers, "adapter": adapter, "thinking": thinking}
     runs = _engine(engine, model, vectors, dtype, other_weights, choices)
@@ -156,6 +158,22 @@ def compare(
         )
         for moved in trait["moved"][:5]:
             print(f"  {moved['source']}, line {moved['line']}: {moved['first']:+.3f} -> {moved['second']:+.3f}")
+
+
+def _reference(name: str, data: "Dataset", split: str | None) -> "Dataset":
+    """A reference set in whatever format it has; in that of the data where none is recognised."""
+    from personavec.data import open_data
+    from personavec.errors import UserError
+
+    read_as: dict[str, Any] = {"format": data.format, "columns": data.columns}
+    try:
+        return open_data([name])
+    except UserError as error:
+        for options in ({"split": split}, read_as, {"split": split, **read_as}):
+            with suppress(UserError):
+                return open_data([name], **options)
+        advice = f"{error.advice} What these options say of the data is tried for --reference too."
+        raise UserError(error.problem, advice) from error
 
 
 def _engine(

@@ -1,5 +1,6 @@
 """A data set of chat samples, read as a stream as often as wanted."""
 
+import copy
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -78,6 +79,7 @@ class Dataset:
         columns: Mapping[str, str] | None = None,
     ) -> None:
         self._sources = sources
+        self._taken: tuple[int, int] = (0, 1)  # which records: the first, and every how many
         first = list(islice((r.value for r in self.records() if isinstance(r.value, dict | list)), FIRST))
         self.form = format if isinstance(format, Format) else recognise(first, _names(sources), format, columns)
         present = dict.fromkeys(c for value in first if isinstance(value, dict) for c in value)
@@ -104,7 +106,7 @@ class Dataset:
         return None if None in sizes else sum(size for size in sizes if size is not None)
 
     def records(self) -> Iterator[Record]:
-        """The raw records.
+        """The raw records of all sources.
 
         Raises:
             UserError: A source cannot be read, is damaged, ends in the middle, or was changed since it was opened.
@@ -115,8 +117,17 @@ class Dataset:
             source.check_unchanged()
 
     def __iter__(self) -> Iterator[Sample | Rejected]:
-        for index, record in enumerate(self.records()):
+        first, step = self._taken
+        for index, record in islice(enumerate(self.records()), first, None, step):
             yield read_sample(index, record, self.form)
+
+    def every(self, step: int, first: int = 0) -> "Dataset":
+        """Every so many of its records, from a first one on; with their indices among all."""
+        part = copy.copy(self)
+        part._taken = (first, step)
+        for kept in ("total", "digest"):
+            part.__dict__.pop(kept, None)
+        return part
 
     @cached_property
     def total(self) -> int | None:
@@ -130,7 +141,8 @@ class Dataset:
             if count is None:
                 return None
             total += count
-        return total
+        first, step = self._taken
+        return len(range(first, total, step))
 
     @cached_property
     def digest(self) -> str:
@@ -140,6 +152,8 @@ class Dataset:
             source.check_unchanged()
             digest.update(source.identity.encode() + b"\n")
         digest.update(json.dumps([self.format, sorted(self.form.columns.items())]).encode())
+        if self._taken != (0, 1):
+            digest.update(repr(self._taken).encode())
         return digest.hexdigest()[:16]
 
 

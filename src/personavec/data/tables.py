@@ -82,17 +82,11 @@ class Rows:
 
     @cached_property
     def identity(self) -> str:
-        """What tells this data set from another: its length and 100 rows, spread evenly or the first of a stream."""
+        """What tells this data set from another: its length and its rows; of a stream, the first 100."""
         if self._known is not None:
             return self._known
         digest = hashlib.sha256(repr(self._count).encode())
-        if self._count is not None and hasattr(self.dataset, "select"):
-            steps = min(self._count, ROWS)
-            some = self.dataset.select([i * self._count // steps for i in range(steps)])
-            records: Iterator[Record] = Rows(some, self.name).records()
-        else:
-            records = islice(self.records(), ROWS)
-        for record in records:
+        for record in self.records() if self._count is not None else islice(self.records(), ROWS):
             digest.update(record.raw)
         return digest.hexdigest()
 

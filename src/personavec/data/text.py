@@ -321,7 +321,7 @@ class Csv(File):
 
     def _delimiter(self) -> str:
         with opened(self.path) as handle:
-            header = handle.readline(CHUNK)
+            header = next((line for line in iter(lambda: handle.readline(CHUNK), b"") if line.strip()), b"")
         if ".tsv" in self.path.name.lower():
             return "\t"
         return max(",;\t", key=lambda sign: header.count(sign.encode()))

@@ -4,6 +4,7 @@ import hashlib
 import json
 from array import array
 from collections.abc import Sequence
+from functools import cached_property
 
 from filelock import FileLock
 
@@ -33,9 +34,12 @@ class OwnAnswers:
         self._lines = JsonLines(cache_folder() / "answers" / f"{name}.jsonl")
         self._lines.path.parent.mkdir(parents=True, exist_ok=True)
         self._alone = FileLock(self._lines.path.with_suffix(".lock"))
+
+    @cached_property
+    def _known(self) -> dict[str, "array[int]"]:
+        """Answers by key, read when the first is asked for; as a list one takes eight times as much."""
         with self._alone:
-            # As a list an answer takes eight times as much.
-            self._known = {record["key"]: array("I", record["ids"]) for record in self._lines}
+            return {record["key"]: array("I", record["ids"]) for record in self._lines}
 
     def __call__(self, prompts: Sequence[Sequence[int]]) -> list[list[int]]:
         """The answers to prompts of token ids, without end-of-turn marks."""
@@ -46,6 +50,6 @@ class OwnAnswers:
             records = [{"key": key, "ids": list(ids)} for key, ids in zip(missing, answers, strict=True)]
             with self._alone:
                 self._lines.append(*records)
-            self._known |= {key: array("I", ids) for key, ids in zip(missing, answers, strict=True)}
+            self._known.update({key: array("I", ids) for key, ids in zip(missing, answers, strict=True)})
             self.made += len(records)
         return [self._known[key].tolist() for key in keys]

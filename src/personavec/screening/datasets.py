@@ -44,14 +44,21 @@ def screen(
         None in all of them.
 
     Raises:
-        UserError: See `screen_files`.
+        UserError: The data set has a column of such a name already, or what `screen_files` raises.
 
     Example:
         >>> scored = screen(model, dataset, [vector])
-        >>> scored.filter(lambda row: not row["flagged"])
+        >>> scored.filter(lambda row: row["flagged"] is False)
     """
     from personavec.screening import screen_files
 
+    names = [vector.trait for vector in vectors]
+    taken = [one for one in dataset.column_names if one == "flagged" or any(one == f"{n}_flagged" for n in names)]
+    if taken:  # before all the work
+        raise UserError(
+            f"The data set has a column {taken[0]!r} already, from an earlier screening perhaps.",
+            "Rename it: dataset.rename_columns({...}), or give the data set without these columns.",
+        )
     data = from_dataset(dataset)
     with TemporaryDirectory() as temporary:
         folder = Path(out) if out is not None else Path(temporary)

@@ -1,5 +1,6 @@
 """Projection differences of the samples of a scan, along one direction, under one baseline."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,18 +34,22 @@ class Differences:
     """Along the k-th direction of a scan. Scores of all samples are computed a block at a time, with `of`.
 
     In a hybrid screening every sample's baseline is a prediction, also where the own answer is known: the prediction is
-    then the one that leaves this sample out. Samples thus stay exchangeable, which the false-alarm rate stands on.
+    then the one that leaves this sample out. Samples of one scan thus stay exchangeable, which the false-alarm rate
+    stands on; what two scans may differ in is `common_error`.
 
     Attributes:
         total: The data set's projection difference, with its interval.
         r_squared: How much of the own answers' variance the prompt predicts; None without prediction.
         some: (m,) differences of the samples in `scan.some`.
+        common_error: Standard error that the differences of all samples have in common: that of the mean baseline,
+            where it is predicted.
     """
 
     def __init__(self, scan: Scan, kind: Baseline, k: int) -> None:
         self.kind, self.k = kind, k
         self.fit: Fit | None = None
         self.r_squared: float | None = None
+        self.common_error = 0.0
         if kind == "prompt":
             gaps = np.concatenate([b.measured.answers[:, k] - b.measured.prompts[:, k] for b in scan.table.blocks()])
             self.total = plain_difference(gaps, np.arange(len(gaps)), np.zeros(len(gaps)))
@@ -59,6 +64,7 @@ class Differences:
             self._left = [each[order, 0] for each in (self.fit.left_out, self.fit.left_out_errors)]
             if kind == "hybrid":
                 self.r_squared = float(self.fit.r_squared[0])
+                self.common_error = float(self.fit.deviation[0]) / math.sqrt(self.fit.n)
         self.some = self.of(scan.some).difference
 
     def of(self, block: Block) -> Scores:

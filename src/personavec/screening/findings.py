@@ -1,7 +1,7 @@
 """What a screening found along one trait: the data set's figures, and what else differs as much."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -29,7 +29,14 @@ class Compared:
 
 
 def trait_findings(
-    panel: Panel, k: int, data: Compared, clean: Compared, others: Mapping[str, Tensor], looks: int, seed: int
+    panel: Panel,
+    k: int,
+    data: Compared,
+    clean: Compared,
+    others: Mapping[str, Tensor],
+    looks: int,
+    seed: int,
+    treat: Callable[[Tensor], Tensor],
 ) -> dict[str, Any]:
     """The k-th trait's projection difference, beside that of the clean reference and of directions that mean nothing.
 
@@ -37,8 +44,10 @@ def trait_findings(
     on exactly the same differences. AUC and covariates are those of `Scan.some`, at most 65,536 samples.
 
     Args:
-        others: Directions (d,) of other traits at this trait's layer, by name.
+        others: Directions (d,) of other traits at this trait's layer, by name; made specific if the panel's are.
         looks: How many looks the interval must hold for together.
+        treat: What made the panel's direction specific, of random directions (m, d): what the vector has lost, they
+            must have lost.
 
     Returns:
         {"projection_difference": estimate, "generation": half width that is due to baselines that were predicted,
@@ -59,6 +68,7 @@ def trait_findings(
         "isotropic": isotropic_directions((1, panel.units.shape[1]), DIRECTIONS, seed)[:, 0],
         "covariance": covariance_directions(clean_answers, ["clean"] * len(clean_answers), DIRECTIONS, seed + 1)[:, 0],
     }
+    draws = {name: treat(torch.nn.functional.normalize(drawn, dim=-1)) for name, drawn in draws.items()}
     nulls = {name: place(own, _shifts(gaps, directions)) for name, directions in draws.items()}
     rivals = dict(zip(others, _shifts(gaps, torch.stack(list(others.values()))), strict=True)) if others else {}
     shift = _shift(total, reference, deviation)

@@ -2,9 +2,10 @@
 
 import hashlib
 import json
+import math
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from functools import partial
@@ -38,8 +39,8 @@ from personavec.screening.panel import Panel
 from personavec.screening.scan import FULL, Scan, Scanner, check_some
 from personavec.screening.settings import Settings
 from personavec.screening.shown import Standing, find, listed, select, texts, tokens
-from personavec.screening.specific import length_direction, refusal_direction, remove_span, whiten
-from personavec.screening.threshold import check_size, threshold
+from personavec.screening.specific import Specific, Whitening, length_direction, refusal_direction, remove_span
+from personavec.screening.threshold import Threshold, check_size, threshold, with_error
 from personavec.screening.verdict import verdict
 from personavec.statistics import Floats
 from personavec.vector import PersonaVector
@@ -82,12 +83,23 @@ class Screen:
         self.own = OwnAnswers(engine, settings.max_new_tokens)
         self.intervals = [1] * len(vectors)  # looks that each trait's interval must hold for together
         self.kept: list[float] = [1.0] * len(vectors)  # share of each direction that `specific` left
+        # Of each trait, what is done to a direction before it is put in the vector's place, and the other traits'.
+        self.treat: list[Callable[[Tensor], Tensor]] = [lambda direction: direction] * len(vectors)
+        self.rivals = [
+            {v.trait: v.unit(one.layer) for v in [*vectors, *self.others] if v.trait != one.trait} for one in vectors
+        ]
 
     def specific(self) -> None:
-        """Replace the panel's directions by specific ones, as the settings say."""
+        """Replace the panel's directions by specific ones, as the settings say, and likewise what they stand beside.
+
+        For whitening the clean reference is parted: what the direction was made from sets no threshold along it.
+        """
         if self.settings.specific == "no":
             return
-        samples, tokens = self._read_first(FOR_DIRECTIONS)
+        clean = self.clean
+        if self.settings.specific == "whiten":
+            clean, self.clean = self.clean.every(2), self.clean.every(2, 1)
+        samples, tokens = self._read_first(clean, FOR_DIRECTIONS)
         depths = self.panel.depths
         answering = readings(self.engine, tokens, depths)[:, 1]
         declining = refusing(self.engine, samples, depths)
@@ -96,21 +108,29 @@ class Screen:
         for k, vector in enumerate(self.vectors):
             at = depths.index(vector.layer)
             if self.settings.specific == "whiten":
-                made = whiten(self.panel.units[k], answering[:, at])
+                make = partial(_whitened, whitening=Whitening(answering[:, at]))
             else:
-                shared = [v.unit(vector.layer) for v in [*self.vectors, *self.others] if v.trait != vector.trait]
-                shared.append(length_direction(answering[:, at], lengths))
-                shared.append(refusal_direction(declining[:, at], answering[:, at]))
-                made = remove_span(self.panel.units[k], torch.stack(shared))
+                common = [
+                    length_direction(answering[:, at], lengths),
+                    refusal_direction(declining[:, at], answering[:, at]),
+                ]
+                make = partial(_alone, among={vector.trait: self.panel.units[k], **self.rivals[k]}, common=common)
+            made = make(self.panel.units[k], vector.trait)
             units.append(made.direction)
             self.kept[k] = made.kept
+            self.treat[k] = partial(_treated, make=make, name=vector.trait)
+            rivals: dict[str, Tensor] = {}
+            for name, direction in self.rivals[k].items():
+                with suppress(UserError):  # nothing is left of it
+                    rivals[name] = make(direction, name).direction
+            self.rivals[k] = rivals
         self.panel = Panel(self.panel.names, self.panel.layers, torch.stack(units))
 
-    def _read_first(self, count: int) -> tuple[list[Sample], list[list[Conversation]]]:
-        """The first samples of the clean reference that the model can read."""
+    def _read_first(self, clean: Dataset, count: int) -> tuple[list[Sample], list[list[Conversation]]]:
+        """The first samples of a reference that the model can read."""
         samples: list[Sample] = []
         tokens: list[list[Conversation]] = []
-        for record in self.clean:
+        for record in clean:
             with suppress(UserError):
                 if isinstance(record, Sample):
                     tokens.append(tokenise(self.engine, record, "last").conversations)
@@ -175,7 +195,11 @@ class Screen:
     ) -> dict[str, Any]:
         """Thresholds, flags, findings; all files but the summary, which comes back."""
         s, scan, names = self.settings, found.scan, self.panel.names
-        levels = [None if s.threshold is not None else threshold(c.some, s.false_alarm_rate) for c in clean.along]
+        levels: list[Threshold | None] = [None] * len(names)
+        if s.threshold is None:
+            errors = [math.hypot(d.common_error, c.common_error) for d, c in zip(found.along, clean.along, strict=True)]
+            plain = [threshold(c.some, s.false_alarm_rate) for c in clean.along]
+            levels = [with_error(*both) for both in zip(plain, [c.some for c in clean.along], errors, strict=True)]
         limits = [float(s.threshold or 0.0) if level is None else level.value for level in levels]
         flags = np.zeros((len(scan), len(names)), dtype=bool)
         standing = [Standing(partial(_selected, threshold=limit)) for limit in limits]
@@ -188,9 +212,8 @@ class Screen:
             farthest.add(block.rows, np.stack([_z(d, c) for d, c in zip(scores, clean.along, strict=True)], 1))
         traits: dict[str, dict[str, Any]] = {}
         for k, (name, level) in enumerate(zip(names, levels, strict=True)):
-            others = {v.trait: v.unit(self.panel.layers[k]) for v in [*self.vectors, *self.others] if v.trait != name}
             traits[name] = {
-                **trait_findings(self.panel, k, found, clean, others, self.intervals[k], s.seed),
+                **trait_findings(self.panel, k, found, clean, self.rivals[k], self.intervals[k], s.seed, self.treat[k]),
                 "threshold": round(limits[k], 4),
                 "false_alarms": None if level is None else [round(level.low, 4), round(level.high, 4)],
                 "flagged": int(flags[:, k].sum()),
@@ -383,7 +406,8 @@ def run_screening(
         record: Provenance for the summary.
 
     Returns:
-        The content of summary.json.
+        The content of summary.json. "seconds" and "generated" are of the attempt that finished; "resumed": whether
+        another one was cut off before.
 
     Raises:
         UserError: See `Scanner.measure`, `Panel.of`, `conformal`, `remove_span`.
@@ -406,16 +430,32 @@ def run_screening(
             return summary
         start = time.monotonic()
         parts = folder / "parts"
+        resumed = parts.exists()
         check_some(data)
         job.specific()
         reference = job.reference(job.clean)
         among = {_name(one): job.reference(one) for one in beside}
         found, reasons = job.data(data, parts, reference)
         summary = job.write(folder, data, found, reference, among, reasons, record or {})
-        summary["seconds"] = round(time.monotonic() - start, 1)
+        summary |= {"seconds": round(time.monotonic() - start, 1), "resumed": resumed}
         write_json(folder / "summary.json", summary)
         shutil.rmtree(parts)
     return summary
+
+
+def _whitened(direction: Tensor, name: str, whitening: Whitening) -> Specific:
+    """A direction whitened; whose it is does not matter."""
+    return whitening(direction)
+
+
+def _alone(direction: Tensor, name: str, among: Mapping[str, Tensor], common: Sequence[Tensor]) -> Specific:
+    """A direction in the place of one trait's, without what it shares with the other traits and what is common."""
+    return remove_span(direction, torch.stack([*(unit for trait, unit in among.items() if trait != name), *common]))
+
+
+def _treated(directions: Tensor, make: Callable[[Tensor, str], Specific], name: str) -> Tensor:
+    """(m, d) of (m, d): every direction as the trait's own was made."""
+    return torch.stack([make(direction, name).direction for direction in directions])
 
 
 def _z(difference: Floats, clean: Differences) -> Floats:

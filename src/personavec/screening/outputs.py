@@ -15,6 +15,8 @@ from personavec.data import Dataset, Rejected
 from personavec.errors import UserError
 from personavec.files import cannot_write
 
+BOM = b"\xef\xbb\xbf"
+
 Column: TypeAlias = NDArray[np.generic] | pa.ChunkedArray
 
 
@@ -40,7 +42,7 @@ def split(
 ) -> dict[str, int]:
     """Write every record of a data set into kept.jsonl, flagged.jsonl or rejected.jsonl, in order.
 
-    Kept and flagged lines are the original bytes.
+    Kept and flagged lines are the original bytes, but for the byte order mark of a file that is not the first.
 
     Args:
         indices: Of the n samples, in the order of the data.
@@ -74,7 +76,8 @@ def split(
                 if next(expected, None) != record.index:
                     raise UserError("The data changed while they were screened.", "Start again with another --out.")
                 kind = "flagged" if flagged[row] else "kept"
-                written = record.raw
+                # A mark at the start of a file is no part of its first line, and in the middle of one an error.
+                written = record.raw.removeprefix(BOM) if counts[kind] else record.raw
                 row += 1
             if counts[kind] and not ended[kind]:
                 files[kind].write(b"\n")

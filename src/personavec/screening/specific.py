@@ -52,10 +52,11 @@ def remove_span(direction: Tensor, others: Tensor) -> Specific:
     return Specific((rest / kept).float(), kept)
 
 
-def whiten(direction: Tensor, readings: Tensor) -> Specific:
-    """A direction (d,) times the inverse covariance of clean readings (n, d), as in linear discriminant analysis.
+class Whitening:
+    """Makes directions (d,) times the inverse covariance of clean readings (n, d), as in linear discriminant analysis.
 
-    Directions in which readings vary much anyway count less. The covariance is shrunk towards a multiple of the
+    Along such a direction these very readings vary less than others of their kind, so they must set no threshold for
+    it. Directions in which readings vary much anyway count less. The covariance is shrunk towards a multiple of the
     identity by as much as n readings call for (Ledoit and Wolf 2004, "A well-conditioned estimator for
     large-dimensional covariance matrices", lemma 3.3), and inverted along its own axes: no d x d numbers for n < d.
 
@@ -63,24 +64,31 @@ def whiten(direction: Tensor, readings: Tensor) -> Specific:
         UserError: Fewer than two readings, or readings that are all the same.
         ValueError: Shapes that do not fit, or values that are not finite or all 0.
     """
-    unit = _unit(direction)
-    rows = _matrix(readings, len(unit))
-    if len(rows) < 2:
-        raise UserError("Whitening takes at least two clean readings.", "Give a larger reference set.")
-    centred = rows - rows.mean(0)
-    _, values, axes = torch.linalg.svd(centred / len(rows) ** 0.5, full_matrices=False)
-    variances = values**2
-    level = float(variances.sum()) / len(unit)  # mean variance of a coordinate
-    if level <= 1e-18 * float((rows**2).mean()):
-        raise UserError("The clean readings are all the same.", "Give a reference set of different samples.")
-    share = _shrinkage(centred, variances, level)
-    floor = share * level
-    along = axes @ unit
-    # Outside the readings' own axes the shrunk covariance is the floor alone.
-    inside = axes.T @ (along / ((1 - share) * variances + floor))
-    white = inside + (unit - axes.T @ along) / floor
-    white = white / white.norm()
-    return Specific(white.float(), float(white @ unit))
+
+    def __init__(self, readings: Tensor) -> None:
+        rows = _matrix(readings)
+        if len(rows) < 2:
+            raise UserError("Whitening takes at least two clean readings.", "Give a larger reference set.")
+        centred = rows - rows.mean(0)
+        _, values, self._axes = torch.linalg.svd(centred / len(rows) ** 0.5, full_matrices=False)
+        variances = values**2
+        level = float(variances.sum()) / rows.shape[1]  # mean variance of a coordinate
+        if level <= 1e-18 * float((rows**2).mean()):
+            raise UserError("The clean readings are all the same.", "Give a reference set of different samples.")
+        share = _shrinkage(centred, variances, level)
+        self._floor = share * level
+        self._shrunk = (1 - share) * variances + self._floor
+
+    def __call__(self, direction: Tensor) -> Specific:
+        """What it makes of one direction."""
+        unit = _unit(direction)
+        if len(unit) != self._axes.shape[1]:
+            raise ValueError(f"a direction of {len(unit)} numbers for readings of {self._axes.shape[1]}")
+        along = self._axes @ unit
+        # Outside the readings' own axes the shrunk covariance is the floor alone.
+        white = self._axes.T @ (along / self._shrunk) + (unit - self._axes.T @ along) / self._floor
+        white = white / white.norm()
+        return Specific(white.float(), float(white @ unit))
 
 
 def _shrinkage(centred: Tensor, variances: Tensor, level: float) -> float:

@@ -6,7 +6,7 @@ rate, whatever the distribution of the scores.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -26,7 +26,7 @@ class Threshold:
         value: The level.
         rate: False-alarm rate that was asked for, kept on average over reference sets.
         low, high: With this one reference set the realised rate lies in here in 95 % of cases (Beta distribution of an
-            order statistic; with ties the rate may be lower).
+            order statistic; with ties the rate may be lower). Of a hybrid screening, see `with_error`.
         reference: Number of reference scores.
     """
 
@@ -71,6 +71,27 @@ def threshold(reference: ArrayLike, rate: float = RATE) -> Threshold:
     value = float(np.partition(scores, rank - 1)[rank - 1])
     low, high = stats.beta.ppf([0.025, 0.975], alarms, rank)
     return Threshold(value, rate, float(low), float(high), m)
+
+
+def with_error(level: Threshold, reference: ArrayLike, error: float) -> Threshold:
+    """The same threshold with the range of its realised rate where all scores of the data may be off together.
+
+    So it is in a hybrid screening: baselines of the data and of the reference (m,) come from two regressions. Scores
+    that are off by 1.96 standard errors to either side raise the rate that the reference has above a threshold as far
+    to the other side; this and the chance of the reference itself are added as independent errors. In simulations
+    (R^2 .15 to .57, 150 clean samples with 96 own answers, 64 of the data's) the realised rate lay in the range in 86
+    to 95 % of cases.
+
+    Args:
+        error: Standard error that the scores of data and reference have in common, both together.
+    """
+    if error == 0:
+        return level
+    scores = _scores(reference)
+    least, most = (float((scores > level.value + 1.96 * sign * error).mean()) for sign in (1, -1))
+    low = max(0.0, level.rate - math.hypot(level.rate - level.low, level.rate - least))
+    high = min(1.0, level.rate + math.hypot(level.high - level.rate, most - level.rate))
+    return replace(level, low=low, high=high)
 
 
 def _scores(values: ArrayLike) -> Floats:
