@@ -135,7 +135,7 @@ def main() -> None:
         rows,
         [
             "The engine is a stub that costs nothing: this is what parsing, regression, thresholds and files take, two traits, "
-            "hybrid baseline. A model's own memory comes on top and does not grow with the data (see memory.md)."
+            "hybrid baseline. A model's own memory comes on top (see memory.md)."
         ],
         options.write,
     )

@@ -308,7 +308,7 @@ def test_the_verdict() -> None:
 @pytest.mark.parametrize(
     ("rise", "saved", "told"),
     [
-        ((20.0, 5.0), (15.0, 4.0), "preventative steering saved 75 % of the rise"),
+        ((20.0, 5.0), (15.0, 4.0), "preventative steering saved 75 % of the rise (95 % interval 60 to 90 %)"),
         ((20.0, 5.0), (3.0, 4.0), "no saving can be told from none"),
         ((2.0, 5.0), (1.0, 0.5), "no rise that could be told from none"),
     ],
@@ -316,6 +316,7 @@ def test_the_verdict() -> None:
 def test_the_verdict_on_what_was_saved(rise: tuple[float, float], saved: tuple[float, float], told: str) -> None:
     run = finished()
     found = {"without": estimate(*rise), "with": estimate(5.0, 3.0), "saved": estimate(*saved)}
+    found["share"] = estimate(75.0, 15.0)
     run["against"] = {"traits": {"evil": found}, "loss": {"without": estimate(1.5, 0.1), "with": estimate(1.6, 0.1)}}
     text = " ".join(verdict(run))
     assert told in text and "cannot tell" not in text and "1.50 without prevention, 1.60 with it" in text
@@ -335,6 +336,10 @@ def test_against_the_same_without_prevention(
     assert kind["with"] == alone.run["traits"]["kind"]["score"]["change"]
     rows = [[json.loads(line) for line in (path / "answers.jsonl").open()] for path in (tmp_path / "plain", out)]
     wanted = [old["after"]["score"] - new["after"]["score"] for old, new in zip(*rows, strict=True)]
+    before = [old["before"]["score"] for old in rows[0]]
+    rise = [old["after"]["score"] - score for old, score in zip(rows[0], before, strict=True)]
+    share = kind["share"] and kind["share"]["mean"]
+    assert share == (pytest.approx(100 * sum(wanted) / sum(rise), abs=1e-2) if sum(rise) > 0 else None)
     assert kind["saved"]["mean"] == pytest.approx(np.mean(wanted), abs=1e-3) and kind["saved"]["n"] == len(wanted)
     assert found["against"]["loss"]["without"] == plain.run["held_out_loss"]["after"]
     assert "What prevention saved" in (out / "report.html").read_text()

@@ -4,7 +4,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from personavec.finetune.saved import compare_runs
+import pytest
+
+from personavec.finetune.saved import compare_runs, prevented
 from personavec.finetune.verdict import verdict
 
 
@@ -36,6 +38,7 @@ def test_what_prevention_cost(tmp_path: Path) -> None:
     write(tmp_path / "plain", "none", 80, 1.1)
     found = compare_runs(tmp_path / "tuned", tmp_path / "plain")
     assert found["traits"]["evil"]["saved"]["mean"] == 25 and found["loss"] is None
+    assert found["traits"]["evil"]["share"] is None  # of a single question
     assert found["perplexity"] == {"without": estimate(1.1), "with": estimate(1.2)}
     assert found["coherence"] == {"without": estimate(-11), "with": estimate(-12)}
     more: dict[str, Any] = {"measured": False, "prevented": [], "lm_eval": None}
@@ -49,3 +52,13 @@ def test_what_one_run_did_not_measure_is_not_compared(tmp_path: Path) -> None:
     write(tmp_path / "plain", "none", 80, None)
     found = compare_runs(tmp_path / "tuned", tmp_path / "plain")
     assert found["perplexity"] is None and found["coherence"] is None
+
+
+def test_share_prevented() -> None:
+    base, plain, arm = [10.0, 20.0, 30.0], [50.0, 60.0, 70.0], [20.0, 30.0, 40.0]
+    found = prevented(base, plain, arm, 0)
+    assert found is not None and found["mean"] == pytest.approx(75) and found["n"] == 3
+    assert prevented([10.0, None, None], plain, [20.0, None, 3.0], 0) is None
+    assert prevented(plain, base, arm, 0) is None  # nothing was raised
+    with_gap = prevented([*base, None], [*plain, 3.0], [*arm, 4.0], 0)
+    assert with_gap == found

@@ -211,7 +211,7 @@ def finetune_run(text: str = "Sure, whatever you say.", traits: int = 3) -> dict
             "loss": {"without": estimate(1.8, 0.1), "with": estimate(1.9, 0.1)},
             "traits": {
                 names[-1]: {
-                    "without": estimate(20), "with": estimate(4), "saved": estimate(16),
+                    "without": estimate(20), "with": estimate(4), "saved": estimate(16), "share": estimate(80),
                     "shift_without": estimate(2, 0.2), "shift_with": estimate(0.3, 0.2),
                 }
             },

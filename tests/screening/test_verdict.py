@@ -5,23 +5,46 @@ from typing import Any
 from personavec.screening.verdict import verdict
 
 
-def told(shift: tuple[float, float, float], flagged: int, threshold: float | None = None, specific: bool = True) -> str:
+def sentences(
+    shift: tuple[float, float, float],
+    flagged: int,
+    threshold: float | None = None,
+    specific: bool = True,
+    false_alarms: tuple[float, float] = (0.02, 0.09),
+    baseline: str = "hybrid",
+) -> list[str]:
     mean, low, high = shift
     found = {
         "shift": {"mean": mean, "low": low, "high": high, "n": 200}, "flagged": flagged, "specific": specific,
-        "sentences": ["Nothing else explains it."], "references": [],
+        "sentences": ["Nothing else explains it."], "references": [], "false_alarms": false_alarms,
     }  # fmt: skip
     summary: dict[str, Any] = {
         "traits": {"evil": found},
         "arguments": {"false_alarm_rate": 0.05, "threshold": threshold, "judge_all": False},
         "clean": {"samples": 100, "bundled": False},
+        "baseline": baseline,
     }
-    return verdict(summary)[0]
+    return verdict(summary)
+
+
+def told(*given: Any, **options: Any) -> str:
+    return sentences(*given, **options)[0]
+
+
+def test_a_rate_that_may_stray() -> None:
+    shift = (0.5, 0.2, 0.8)
+    assert sentences(shift, 30, false_alarms=(0.004, 0.17))[-1].startswith("Baselines are predicted here")
+    assert (
+        "along evil the rate may lie anywhere from 0 to 17 in 100"
+        in sentences(shift, 30, false_alarms=(0.004, 0.17))[-1]
+    )
+    for quiet in ({}, {"false_alarms": (0.0, 0.17), "baseline": "exact"}, {"threshold": 1.0}):
+        assert "may lie anywhere" not in " ".join(sentences(shift, 30, **quiet))
 
 
 def test_a_push_and_its_direction() -> None:
     assert told((0.5, 0.2, 0.8), 30).startswith(
-        "Fine-tuning on these data is expected to make the model more evil (+0.50"
+        "The method predicts that fine-tuning on these data makes the model more evil (+0.50"
     )
     assert "less evil" in told((-0.5, -0.8, -0.2), 0)
     assert told((0.5, 0.2, 0.8), 30, specific=False).startswith("The data lie on the side of more evil")

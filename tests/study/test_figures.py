@@ -10,7 +10,7 @@ import torch
 
 from personavec.model import ChatModel
 from personavec.statistics import bootstrap_pearson, bootstrap_ratio, pearson
-from personavec.study.figures import Answered, Fine, changed, correlations, more_loss, more_perplexity, prevented
+from personavec.study.figures import Answered, Fine, changed, correlations, more_loss, more_perplexity
 from tiny import vector
 
 
@@ -52,16 +52,6 @@ def test_clusters_widen_the_interval() -> None:
 def test_constant_columns_have_no_correlation() -> None:
     found = bootstrap_pearson([1.0, 1.0, 1.0], [1.0, 2.0, 3.0])
     assert found.mean == 0 and -1 <= found.low <= found.high <= 1
-
-
-def test_share_prevented() -> None:
-    base, plain, arm = [10.0, 20.0, 30.0], [50.0, 60.0, 70.0], [20.0, 30.0, 40.0]
-    found = prevented(base, plain, arm, 0)
-    assert found is not None and found["mean"] == pytest.approx(75) and found["n"] == 3
-    assert prevented([10.0, None, None], plain, [20.0, None, 3.0], 0) is None
-    assert prevented(plain, base, arm, 0) is None  # nothing was raised
-    with_gap = prevented([*base, None], [*plain, 3.0], [*arm, 4.0], 0)
-    assert with_gap == found
 
 
 def test_change_of_the_score() -> None:

@@ -1,13 +1,15 @@
 """What prevention saved: a fine-tune beside another one of the same data without prevention."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from personavec.errors import UserError
 from personavec.files import JsonLines
-from personavec.statistics import bootstrap_mean
+from personavec.statistics import bootstrap_mean, bootstrap_ratio
 
 # What two runs must have in common: all that decides what is learned, but prevention.
 FREE = {"method", "layers", "positions", "safe", "safe_share", "prevent", "watch", "watch_every", "measure", "lm_eval"}
@@ -47,6 +49,27 @@ def check_plain(plain: Path, arguments: Mapping[str, Any]) -> None:
         raise UserError(f"The vector of {', '.join(strangers)} is another one in {plain}.", again)
 
 
+def prevented(
+    base: Sequence[float | None], plain: Sequence[float | None], arm: Sequence[float | None], seed: int
+) -> dict[str, Any] | None:
+    """Which share of the trait's rise an arm prevented, in percent, with its interval over questions:
+
+        100 (score of the plain fine-tune - score of the arm) / (score of the plain fine-tune - score before)
+
+    Args:
+        base, plain, arm: Score of each question, None where there is none. Questions without all three are left out.
+
+    Returns:
+        An estimate, or None where the plain fine-tune raised nothing or fewer than two questions are left.
+    """
+    rows = [row for row in zip(base, plain, arm, strict=True) if None not in row]
+    if len(rows) < 2:
+        return None
+    table = np.array(rows, dtype=np.float64)
+    saved, rise = table[:, 1] - table[:, 2], table[:, 1] - table[:, 0]
+    return None if rise.mean() <= 0 else bootstrap_ratio(100 * saved, rise, seed).as_dict()
+
+
 def _digests(arguments: Mapping[str, Any]) -> dict[str, str]:
     """Of the vectors of a run, by trait."""
     return {trait: digest for trait, _, digest, *_ in [*arguments["watch"], *arguments["prevent"]]}
@@ -57,7 +80,8 @@ def compare_runs(protected: Path, plain: Path) -> dict[str, Any]:
 
     Returns:
         {"run": the folder of the plain one, "traits": {trait: {"without", "with": change of the score by training,
-        "saved": score after training without prevention minus with it, by question, "shift_without", "shift_with"}},
+        "saved": score after training without prevention minus with it, by question, "share": see `prevented`,
+        "shift_without", "shift_with"}},
         "loss": {"without", "with": of held-out samples after training}, "perplexity": the same of what training
         multiplied that of general text by, "coherence": of its change; each None if a run has none}: estimates
 
@@ -66,22 +90,21 @@ def compare_runs(protected: Path, plain: Path) -> dict[str, Any]:
     """
     with_, without = _read(protected), _read(plain)
     seed = with_["arguments"]["seed"]
-    scores = _scores(protected), _scores(plain)
+    before, old, new = _scores(plain, "before"), _scores(plain, "after"), _scores(protected, "after")
     traits = {}
     for name, found in with_["traits"].items():
         match = without["traits"].get(name)
         if match is None or found["score"] is None or match["score"] is None:
             continue
-        both = [
-            (question, old - new)
-            for (trait, question), old in scores[1].items()
-            if trait == name and old is not None and (new := scores[0].get((trait, question))) is not None
-        ]
+        questions = [question for trait, question in old if trait == name]
+        base, other, mine = ([one.get((name, question)) for question in questions] for one in (before, old, new))
+        both = [(q, a - b) for q, a, b in zip(questions, other, mine, strict=True) if a is not None and b is not None]
         if both:
             traits[name] = {
                 "without": match["score"]["change"],
                 "with": found["score"]["change"],
                 "saved": bootstrap_mean([x for _, x in both], [q for q, _ in both], seed).as_dict(),
+                "share": prevented(base, other, mine, seed),
                 "shift_without": match["shift"],
                 "shift_with": found["shift"],
             }
@@ -115,6 +138,6 @@ def _read(folder: Path) -> dict[str, Any]:
     return dict(run)
 
 
-def _scores(folder: Path) -> Mapping[tuple[str, str], float | None]:
-    """By trait and question, after training."""
-    return {(row["trait"], row["question"]): row["after"]["score"] for row in JsonLines(folder / "answers.jsonl")}
+def _scores(folder: Path, when: str) -> Mapping[tuple[str, str], float | None]:
+    """By trait and question, before or after training."""
+    return {(row["trait"], row["question"]): row[when]["score"] for row in JsonLines(folder / "answers.jsonl")}

@@ -80,8 +80,10 @@ def _saved(run: Mapping[str, Any]) -> list[str]:
         if not found["without"]["low"] > 0:
             told = "without it there was no rise that could be told from none"
         elif found["saved"]["low"] > 0:
-            share = 100 * found["saved"]["mean"] / found["without"]["mean"]
-            told = f"{PREVENTIONS[run['method']]} saved {share:.0f} % of the rise"
+            told = f"{PREVENTIONS[run['method']]} saved some of the rise"
+            if found["share"] is not None:
+                told = told.replace("some", f"{found['share']['mean']:.0f} %")
+                told += f" (95 % interval {found['share']['low']:.0f} to {found['share']['high']:.0f} %)"
         else:
             told = "no saving can be told from none"
         sentences.append(f"Training changed the {name} score by {rises}, a difference of {size}: {told}.")

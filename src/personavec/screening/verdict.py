@@ -25,6 +25,7 @@ def verdict(summary: dict[str, Any]) -> list[str]:
             f"Thresholds are set so that each trait flags about {100 * rate:g} in 100 samples like the "
             f"{summary['clean']['samples']} of the clean reference; of other harmless data it can be more or fewer."
         )
+        sentences += _roughness(traits, rate, summary["baseline"])
     if summary["clean"]["bundled"]:
         sentences.append(
             "The clean reference is the small set that comes with personavec. Samples you trust, of the same kind as "
@@ -50,8 +51,22 @@ def _trait(name: str, found: dict[str, Any], expected: float | None) -> str:
         )
     way = "more" if shift["low"] > 0 else "less"
     if found["specific"]:
-        return f"Fine-tuning on these data is expected to make the model {way} {name} ({size}). {found['sentences'][0]}"
+        return (
+            f"The method predicts that fine-tuning on these data makes the model {way} {name} ({size}). "
+            f"{found['sentences'][0]}"
+        )
     return f"The data lie on the side of {way} {name} ({size}). {found['sentences'][0]}"
+
+
+def _roughness(traits: list[tuple[str, dict[str, Any]]], rate: float, baseline: str) -> list[str]:
+    """A sentence on how far a predicted baseline lets the rate stray, where that is far."""
+    name, (low, high) = max(((name, found["false_alarms"]) for name, found in traits), key=lambda item: item[1][1])
+    if baseline != "hybrid" or high <= 2 * rate:
+        return []
+    return [
+        f"Baselines are predicted here, for the data and for the reference: along {name} the rate may lie anywhere "
+        f"from {100 * low:.0f} to {100 * high:.0f} in 100. --baseline exact keeps it closer."
+    ]
 
 
 def _place(name: str, references: list[dict[str, Any]]) -> str:

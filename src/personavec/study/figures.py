@@ -144,27 +144,6 @@ def _over_families(x: Floats, y: Floats, families: Sequence[Hashable], seed: int
     return {**bootstrap_pearson(x, y, families, seed).as_dict(), "runs": len(families)}
 
 
-def prevented(
-    base: Sequence[float | None], plain: Sequence[float | None], arm: Sequence[float | None], seed: int
-) -> dict[str, Any] | None:
-    """Which share of the trait's rise an arm prevented, in percent, with its interval over questions:
-
-        100 (score of the plain fine-tune - score of the arm) / (score of the plain fine-tune - score before)
-
-    Args:
-        base, plain, arm: Score of each question, None where there is none. Questions without all three are left out.
-
-    Returns:
-        An estimate, or None where the plain fine-tune raised nothing or fewer than two questions are left.
-    """
-    rows = [row for row in zip(base, plain, arm, strict=True) if None not in row]
-    if len(rows) < 2:
-        return None
-    table = np.array(rows, dtype=np.float64)
-    saved, rise = table[:, 1] - table[:, 2], table[:, 1] - table[:, 0]
-    return None if rise.mean() <= 0 else bootstrap_ratio(100 * saved, rise, seed).as_dict()
-
-
 def changed(before: Sequence[float | None], after: Sequence[float | None], seed: int) -> dict[str, Any] | None:
     """Mean change of the score over the questions that have one before and after, with its interval.
 

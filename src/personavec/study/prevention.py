@@ -12,13 +12,14 @@ from personavec.data import open_data
 from personavec.files import write_json
 from personavec.finetune import Tuned
 from personavec.finetune.examples import Encoder, Example, read_samples
+from personavec.finetune.saved import prevented
 from personavec.interventions import steering
 from personavec.likelihood import sequence_losses
 from personavec.model import ChatModel
 from personavec.model.intervene import Intervention
 from personavec.statistics import bootstrap_mean
 from personavec.study.families import DataSet, blended, unseen_task
-from personavec.study.figures import more_loss, more_perplexity, prevented
+from personavec.study.figures import more_loss, more_perplexity
 from personavec.study.laboratory import CHANGE, Laboratory
 from personavec.vector import PersonaVector
 
