@@ -6,6 +6,7 @@ import os
 import time
 from pathlib import Path
 from random import Random
+from typing import Any
 from unittest.mock import patch
 
 import numpy as np
@@ -14,11 +15,11 @@ import pyarrow.parquet as pq
 from personavec.model import ChatModel
 from tiny import vector
 
-KILLS = 30
+KILLS = 15  # under each of two baselines
 WORDS = ["the", "model", "answers", "question", "and", "then", "hello", "there", "how", "are", "you", "today", "well"]
 
 
-def screening(folder: Path, name: str) -> None:
+def screening(folder: Path, name: str, baseline: Any) -> None:
     """In a process of its own: load the model and screen, in small parts."""
     import torch
 
@@ -34,7 +35,7 @@ def screening(folder: Path, name: str) -> None:
             folder / "data.jsonl",
             [PersonaVector.load(folder / "kind.safetensors")],
             folder / name,
-            Settings(baseline="exact", max_new_tokens=8),
+            Settings(baseline=baseline, max_new_tokens=8, precision=0.01),  # hybrid: the subset grows to the end
             clean=folder / "clean.jsonl",
         )
 
@@ -60,30 +61,34 @@ def test_killed_at_thirty_moments(tiny: ChatModel, tmp_path: Path) -> None:
     context.set_forkserver_preload(["personavec.screening", "transformers.models.qwen2.modeling_qwen2"])
 
     def run(name: str, seconds: float | None) -> int | None:
-        process = context.Process(target=screening, args=(tmp_path, name))
+        process = context.Process(target=screening, args=(tmp_path, name, name.partition("-")[0]))
         process.start()
         process.join(seconds)
         process.kill()
         process.join()
         return process.exitcode
 
-    assert run("whole", None) == 0
-    started = time.monotonic()
-    assert run("warm", None) == 0  # how long it takes once everything is imported
-    taken = time.monotonic() - started
-    draw, killed, runs = Random(0), 0, 0
-    while killed < KILLS:
-        name = f"killed-{runs}"
-        code = run(name, draw.uniform(0.05, 0.6) * taken)
-        killed += code == -9
-        if code == 0:  # a whole run made of what was left by those before
-            runs += 1
-    assert run(f"killed-{runs}", None) == 0
-    for number in range(runs + 1):
-        same(tmp_path / "whole", tmp_path / f"killed-{number}")
+    assert run("exact-warm", None) == 0  # everything is imported from then on
+    for baseline in ("exact", "hybrid"):
+        started = time.monotonic()
+        assert run(f"{baseline}-whole", None) == 0
+        taken = time.monotonic() - started
+        draw, killed, runs = Random(0), 0, 0
+        while killed < KILLS:
+            name = f"{baseline}-killed-{runs}"
+            code = run(name, draw.uniform(0.05, 0.6) * taken)
+            killed += code == -9
+            if code == 0:  # a whole run made of what was left by those before
+                runs += 1
+        assert run(f"{baseline}-killed-{runs}", None) == 0
+        for number in range(runs + 1):
+            same(tmp_path / f"{baseline}-whole", tmp_path / f"{baseline}-killed-{number}")
 
 
 def same(one: Path, other: Path) -> None:
+    first, second = (json.loads((path / "summary.json").read_text()) for path in (one, other))
+    for key in ("read", "kept", "flagged", "rejected", "drawn", "truncated", "clean", "warnings"):
+        assert first[key] == second[key], key
     for name in ("kept", "flagged", "rejected"):
         assert (one / f"{name}.jsonl").read_bytes() == (other / f"{name}.jsonl").read_bytes()
     ours, theirs = (pq.read_table(path / "scores.parquet") for path in (one, other))

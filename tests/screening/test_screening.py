@@ -565,7 +565,10 @@ def test_samples_of_several_files_are_told_apart(screen: Screen, data: Path, tmp
     data.mkdir()  # in place of the file: a folder of two
     (data / "first.jsonl").write_bytes(b"".join(everything[:40]))
     (data / "second.jsonl").write_bytes(BOM + b"".join(everything[40:]))
-    screen(baseline="prompt")
+    (data / "third.jsonl").write_text('{"instruction": "hi", "output": "hello"}\n' * 3)
+    summary = screen(baseline="prompt")
+    (note,) = [note for note in summary["warnings"] if "were rejected" in note]
+    assert note.startswith(f"All 3 records of {data / 'third.jsonl'} were rejected. The format is messages")
     found = scores(tmp_path / "run")
     assert list(found["source"]) == [str(data / "first.jsonl")] * 39 + [str(data / "second.jsonl")] * 51
     files = [(tmp_path / "run" / f"{name}.jsonl").read_bytes() for name in ("kept", "flagged")]

@@ -48,6 +48,7 @@ from personavec.vector import PersonaVector
 CLEAN = Path(__file__).with_name("clean.jsonl")
 CLEAN_GENERATED = 96  # own answers to the clean reference's prompts in a hybrid screening
 REFERENCE_FORM = 3  # of what the cache keeps of a reference; one of another form is made anew
+SOURCES_SHOWN = 10  # of those that held no sample
 FOR_DIRECTIONS = 96  # clean samples from which the directions of length and refusal are taken
 
 
@@ -236,7 +237,12 @@ class Screen:
         write_scores(folder / "scores.parquet", self.columns(found, clean, flags, opinions))
         indices = (index for block in scan.table.blocks() for index in block.indices.tolist())
         with progress("Writing", total=data.total, unit="records") as job:
-            counts = split(folder.path, data, indices, flagged, reasons, job.advance)
+            counts, useless = split(folder.path, data, indices, flagged, reasons, job.advance)
+        unread = [
+            f"All {count} records of {source} were rejected. The format is {data.format}, as in most of the first "
+            "records: screen files of another format by themselves."
+            for source, count in list(useless.items())[:SOURCES_SHOWN]
+        ]
         summary = {
             "command": "screen",
             **record,
@@ -253,7 +259,7 @@ class Screen:
                 "samples": len(clean.scan),
                 "drawn": len(clean.scan.drawn),
             },
-            "warnings": self.warnings(data, found, clean),
+            "warnings": [*self.warnings(data, found, clean), *unread],
             "data": ", ".join(data.sources),
             "arguments": asdict(s),
         }

@@ -39,7 +39,7 @@ def split(
     flagged: NDArray[np.bool_],
     reasons: Mapping[int, str],
     advance: Callable[[int], None],
-) -> dict[str, int]:
+) -> tuple[dict[str, int], dict[str, int]]:
     """Write every record of a data set into kept.jsonl, flagged.jsonl or rejected.jsonl, in order.
 
     Kept and flagged lines are the original bytes, but for the byte order mark of a file that is not the first.
@@ -50,7 +50,8 @@ def split(
         reasons: Why a record that the data set took for a sample was rejected later, by index.
 
     Returns:
-        {"read", "kept", "flagged", "rejected"}: counts; read is the sum of the others.
+        {"read", "kept", "flagged", "rejected"}: counts, read is the sum of the others; and, by its name, how many
+        records of each source that held no sample were rejected.
 
     Raises:
         UserError: The data set is not what it was when it was read.
@@ -58,6 +59,8 @@ def split(
     counts = {"read": 0, "kept": 0, "flagged": 0, "rejected": 0}
     ended = dict.fromkeys(counts, True)  # a file's last line may lack its newline
     row, expected = 0, iter(indices)
+    useless: dict[str, int] = {}
+    useful: set[str] = set()
     with ExitStack() as stack:
         files: dict[str, IO[bytes]] = {}
         for name in ("kept", "flagged", "rejected"):
@@ -72,6 +75,7 @@ def split(
                 raw = record.raw.decode("utf-8", "backslashreplace").rstrip("\r\n")
                 line = {"line": record.line, "source": record.source, "reason": reason, "raw": raw}
                 written = json.dumps(line, ensure_ascii=False).encode() + b"\n"
+                useless[record.source] = useless.get(record.source, 0) + 1
             else:
                 if next(expected, None) != record.index:
                     raise UserError("The data changed while they were screened.", "Start again with another --out.")
@@ -79,6 +83,7 @@ def split(
                 # A mark at the start of a file is no part of its first line, and in the middle of one an error.
                 written = record.raw.removeprefix(BOM) if counts[kind] else record.raw
                 row += 1
+                useful.add(record.source)
             if counts[kind] and not ended[kind]:
                 files[kind].write(b"\n")
             counts[kind] += 1
@@ -86,7 +91,7 @@ def split(
             files[kind].write(written)
         if row != len(flagged):
             raise UserError("The data changed while they were screened.", "Start again with another --out.")
-    return counts
+    return counts, {source: count for source, count in useless.items() if source not in useful}
 
 
 @contextmanager
