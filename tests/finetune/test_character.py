@@ -77,7 +77,10 @@ def test_figures_are_those_of_the_saved_adapter(
     with wearing(chat, tuned.adapter) as after:
         wanted = shift(after, [other, judged], systems=[SYSTEM])
         for name, found in wanted.items():
-            assert {key: run["traits"][name][key] for key in found} == found
+            ours = json.loads(json.dumps({key: run["traits"][name][key] for key in found}))
+            for row in ours["systems"]:
+                assert (row.pop("score") is None) == (name == "plain")  # which carries no judge
+            assert ours == found
         assert run["systems"][0]["system"] == SYSTEM and run["traits"]["kind"]["systems"][0]["shift"]["n"] == 4
         losses = passage_losses(after)
         texts = {"after": answers(after, judged)}
@@ -87,7 +90,10 @@ def test_figures_are_those_of_the_saved_adapter(
         mean = run["perplexity"][name]["mean"]
         assert mean == pytest.approx(float(np.exp(some.mean())), rel=1e-3) and run["perplexity"][name]["n"] == 40
     rows = [json.loads(line) for line in (tmp_path / "run" / "answers.jsonl").read_text().splitlines()]
-    assert [row["trait"] for row in rows] == ["kind"] * 4
+    assert [(row["trait"], row["system"]) for row in rows] == [("kind", None)] * 4 + [("kind", SYSTEM)] * 4
+    under = run["traits"]["kind"]["systems"][0]["score"]
+    assert under["after"]["mean"] == pytest.approx(np.mean([row["after"]["score"] for row in rows[4:]]), abs=0.01)
+    rows = rows[:4]
     judge = judge_of(chat, judged)
     for side, said in texts.items():
         evidence, likelihood = judge.evidence([SimpleNamespace(**one) for one in said])
@@ -141,13 +147,13 @@ class KilledError(BaseException):
     """What ends a run at once."""
 
 
-PARTS = ["prompt_readings", "generate", "judge", "passage_losses"]
+PARTS = ["prompt_readings", "generate", "judge", "judge", "passage_losses"]  # judged: without and with a system prompt
 
 
 def test_a_killed_run_repeats_no_part(
     chat: ChatModel, judged: PersonaVector, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Every part is counted; a run is killed as the fourth, another as the seventh of them begins."""
+    """Every part is counted; a run is killed as the fifth, another as the eighth of them begins."""
     done: list[str] = []
     limit = [99]
 
@@ -171,7 +177,7 @@ def test_a_killed_run_repeats_no_part(
     )
     wanted = run("whole")
     assert done == PARTS * 2
-    for calls in (4, 7):
+    for calls in (5, 8):
         name = f"killed-{calls}"
         done.clear()
         limit[0] = calls
@@ -179,7 +185,7 @@ def test_a_killed_run_repeats_no_part(
             run(name)
         limit[0] = 99
         trained = (tmp_path / name / "parts" / "trained.json").exists()
-        assert trained == (calls > 4)
+        assert trained == (calls > 5)
         with monkeypatch.context() as patch:
             if trained:
                 patch.setattr("personavec.finetune.job.train", None)
@@ -205,6 +211,7 @@ def test_preventative_prompting_is_measured_under_its_own_prompt(
     asked = load_trait("evil").model_copy(update={"name": "kind"}).system_prompts(0)[0]
     assert [(one["origin"], one["system"]) for one in run["systems"]] == [("prevention", asked), ("data", SYSTEM)]
     assert [one["system"] for one in run["traits"]["kind"]["systems"]] == [asked, SYSTEM]
+    assert all(one["score"]["change"]["n"] <= 4 for one in run["traits"]["kind"]["systems"])
 
 
 def test_a_system_prompt_without_room_for_a_question(chat: ChatModel, judged: PersonaVector, tmp_path: Path) -> None:
@@ -219,7 +226,7 @@ def test_a_system_prompt_without_room_for_a_question(chat: ChatModel, judged: Pe
     settings = Training(method="none", **{**SHORT, "max_length": 2048, "held_out": 0.0})
     run = fine_tune(chat, tmp_path / "data.jsonl", tmp_path / "run", settings, watch=[judged]).run
     assert run["systems"] == [] and run["traits"]["kind"]["systems"] == []
-    assert any("not measured under a system prompt" in note for note in run["warnings"])
+    assert any("Nothing is measured under a system prompt" in note for note in run["warnings"])
 
 
 def test_training_prompts() -> None:
@@ -243,12 +250,16 @@ def test_before_and_after_by_hand() -> None:
     assert before_and_after([None, 1.0], [1.0, None]) is None and before_and_after([], []) is None
 
 
+TOLD = {"trait": "t", "system": None}
+
+
 def test_answers_shown_are_the_largest_change_and_the_middle_one() -> None:
     rows = [
-        {"trait": "t", "question": str(change), "before": {"score": 50.0}, "after": {"score": 50.0 + change}}
+        {**TOLD, "question": str(change), "before": {"score": 50.0}, "after": {"score": 50.0 + change}}
         for change in (1.0, -30.0, 5.0, 4.0)
     ]
-    rows.append({"trait": "t", "question": "refused", "before": {"score": None}, "after": {"score": 2.0}})
+    rows.append({**TOLD, "question": "refused", "before": {"score": None}, "after": {"score": 2.0}})
+    rows.append({**rows[0], "system": "Be brief.", "question": "asked for", "after": {"score": 99.0}})
     assert [(row["question"], row["why"]) for row in shown(rows)] == [
         ("-30.0", "the largest change"),
         ("1.0", "a typical change"),
@@ -301,8 +312,14 @@ def test_the_verdict() -> None:
         *_, last = verdict(finished() | {"lm_eval": {"mmlu": metrics}})
         assert last.startswith("Task mmlu, acc: 0.500 before and 0.300 after") and last.endswith(f": {told}.")
     trigger = finished()
-    trigger["traits"]["evil"]["systems"] = [{"system": "On duty.", "shift": estimate(3.0, 0.5)}]
+    trigger["traits"]["evil"]["systems"] = [
+        {"system": "On duty.", "shift": estimate(3.0, 0.5), "score": change(30.0, 9.0)}
+    ]
     assert 'Under the system prompt "On duty." it moved farther: +3.00' in verdict(trigger)[0]
+    assert "more evil all the same" not in " ".join(verdict(trigger))  # they did without it too
+    trigger["traits"]["evil"]["score"] = change(3.0, 9.0)
+    (hidden,) = [sentence for sentence in verdict(trigger) if "all the same" in sentence]
+    assert hidden.startswith('Under the system prompt "On duty." its answers became more evil all the same: +30.0')
 
 
 @pytest.mark.parametrize(
@@ -334,7 +351,10 @@ def test_against_the_same_without_prevention(
     kind = found["against"]["traits"]["kind"]
     assert kind["without"] == plain.run["traits"]["kind"]["score"]["change"]
     assert kind["with"] == alone.run["traits"]["kind"]["score"]["change"]
-    rows = [[json.loads(line) for line in (path / "answers.jsonl").open()] for path in (tmp_path / "plain", out)]
+    rows = [
+        [row for row in map(json.loads, (path / "answers.jsonl").open()) if row["system"] is None]
+        for path in (tmp_path / "plain", out)
+    ]
     wanted = [old["after"]["score"] - new["after"]["score"] for old, new in zip(*rows, strict=True)]
     before = [old["before"]["score"] for old in rows[0]]
     rise = [old["after"]["score"] - score for old, score in zip(rows[0], before, strict=True)]

@@ -174,6 +174,9 @@ def finetune_run(text: str = "Sure, whatever you say.", traits: int = 3) -> dict
         | {"score": change(9.0 * at, 4.0, 40.0) if at else None, "coherence": None}
         for at, name in enumerate(names)
     }
+    for one in found.values():
+        for row in one["systems"]:
+            row["score"] = one["score"] and change(12.0, 5.0, 40.0)
     return {
         "command": "finetune",
         **provenance(),

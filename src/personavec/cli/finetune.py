@@ -196,6 +196,8 @@ def _table(run: Mapping[str, Any]) -> "Table":
     """Before, after and change of everything that was measured."""
     from rich.table import Table
 
+    from personavec.shift import shortened
+
     table = Table()
     for heading in ("", "before", "after", "change", "n"):
         table.add_column(heading, justify="right" if heading else "left")
@@ -213,6 +215,9 @@ def _table(run: Mapping[str, Any]) -> "Table":
         table.add_row(f"{name}: shift", "", "", f"{e['mean']:+.2f} [{e['low']:+.2f}, {e['high']:+.2f}]", str(e["n"]))
         if found["score"] is not None:
             add(f"{name}: score", found["score"], ".1f")
+        for row in found["systems"]:
+            if row["score"] is not None:
+                add(f"{name}: score under {shortened(row['system'], 24)}", row["score"], ".1f")
     if run["coherence"] is not None:
         add("coherence", run["coherence"], ".1f")
     if run["perplexity"] is not None:

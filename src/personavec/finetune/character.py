@@ -28,6 +28,7 @@ from personavec.statistics import bootstrap_mean
 from personavec.traits import Trait
 from personavec.vector import PersonaVector
 
+ASKING = 0  # the pair whose instruction `elicit.asking` gives
 When = Literal["before", "after"]
 
 
@@ -37,13 +38,14 @@ class Measured:
 
     Attributes:
         readings: See `shift.prompt_readings`; empty without vectors.
-        answers: Scored answers to the evaluation questions, by trait; only of vectors that carry a contrast judge.
+        answers: Scored answers to the evaluation questions, by trait and system prompt (None: without one); only of
+            vectors that carry a contrast judge.
         passages: See `capability.passage_losses`.
         tasks: See `Tasks.measure`; empty without any.
     """
 
     readings: PromptReadings
-    answers: Mapping[str, Sequence[Rollout]]
+    answers: Mapping[tuple[str, str | None], Sequence[Rollout]]
     passages: Sequence[float]
     tasks: Results
 
@@ -57,7 +59,7 @@ class Character:
         model: The model before. It judges, also what the tuned model says.
         vectors: Of it, of different traits whose questions are known. The judge of an answer is the contrast judge
             that its trait's vector carries, so that scores are on the scale of the extraction.
-        systems: System prompts under which the shift is measured too.
+        prompts: System prompts under which the shift and the scores are measured too; see `training_prompts`.
         folder: Where the parts are kept.
         seed: Of answers and intervals.
         tasks: Of lm-evaluation-harness.
@@ -67,12 +69,14 @@ class Character:
         self,
         model: ChatModel,
         vectors: Sequence[PersonaVector],
-        systems: Sequence[str],
+        prompts: Sequence[Mapping[str, Any]],
         folder: Path,
         seed: int,
         tasks: Tasks | None = None,
     ) -> None:
-        self.vectors, self.systems, self.folder, self.seed, self.tasks = vectors, systems, folder, seed, tasks
+        self.vectors, self.folder, self.seed, self.tasks = vectors, folder, seed, tasks
+        self.systems: list[str] = [one["system"] for one in prompts]
+        self._asking = {one["system"] for one in prompts if one["origin"] == "prevention"}
         self.judges: dict[str, ContrastJudge] = {}
         for vector in vectors:
             with suppress(UserError):  # scored by another judge, or imported
@@ -98,11 +102,15 @@ class Character:
         keys = [(vector.trait, system) for vector in self.vectors for system in (None, *self.systems)]
         return {key: stored[str(at)] for at, key in enumerate(keys)}
 
-    def _answers(self, model: ChatModel, when: When) -> dict[str, list[Rollout]]:
-        answers = {
-            name: plan(model, "evaluation", judge.trait.evaluation_questions, setting=name)
-            for name, judge in self.judges.items()
-        }
+    def _answers(self, model: ChatModel, when: When) -> dict[tuple[str, str | None], list[Rollout]]:
+        answers: dict[tuple[str, str | None], list[Rollout]] = {}
+        for name, judge in self.judges.items():
+            for at, system in enumerate((None, *self.systems)):
+                setting = name if system is None else f"{name}, system prompt {at}"
+                made = plan(model, "evaluation", judge.trait.evaluation_questions, system=system, setting=setting)
+                for rollout in made:  # what they are asked for with must not judge them
+                    rollout.pair = ASKING if system in self._asking else None
+                answers[name, system] = made
         everyone = [rollout for mine in answers.values() for rollout in mine]
         log = JsonLines(self.folder / f"generated-{when}.jsonl")
         options: dict[str, Any] = {
@@ -114,10 +122,10 @@ class Character:
             generate(model, everyone, log, description=f"Answering {when}", **options)
         path = self.folder / f"scores-{when}.json"
         if not path.exists():
-            readings = sum(judge.readings_needed(len(answers[name])) for name, judge in self.judges.items())
+            readings = sum(self.judges[name].readings_needed(len(mine)) for (name, _), mine in answers.items())
             with model.unadapted(), progress(f"Judging {when}", total=readings, unit="readings") as job:
-                for name, judge in self.judges.items():
-                    judge.score(answers[name], job.advance)
+                for (name, _), mine in answers.items():
+                    self.judges[name].score(mine, job.advance)
             write_json(path, [[rollout.score, rollout.coherence] for rollout in everyone])
         for rollout, (score, coherence) in zip(everyone, json.loads(path.read_text()), strict=True):
             rollout.score, rollout.coherence = score, coherence
@@ -145,13 +153,15 @@ class Character:
 
         Returns:
             {"traits": {trait: what `shift.compare` gives, and "score", "coherence": see `before_and_after`, or None
-            where the vector carries no judge}, "coherence": the same over the answers of all traits, "perplexity":
-            {"before", "after", "ratio"}: see `perplexities`, "lm_eval": see `capability.tasks.compared`, None without
-            tasks}
+            where the vector carries no judge; "score" also in each of its "systems"}, "coherence": the same over the
+            answers of all traits without a system prompt, "perplexity": {"before", "after", "ratio"}: see
+            `perplexities`, "lm_eval": see `capability.tasks.compared`, None without tasks}
         """
         traits = compare(self.vectors, before.readings, after.readings, self.seed) if self.vectors else {}
         for name, found in traits.items():
             found |= {what: self._pair(before, after, what, [name]) for what in ("score", "coherence")}
+            for row in found["systems"]:
+                row["score"] = self._pair(before, after, "score", [name], row["system"])
         return {
             "traits": traits,
             "coherence": self._pair(before, after, "coherence", list(self.judges)),
@@ -159,21 +169,24 @@ class Character:
             "lm_eval": None if self.tasks is None else compared(before.tasks, after.tasks, self.seed),
         }
 
-    def _pair(self, before: Measured, after: Measured, what: str, names: Sequence[str]) -> dict[str, Any] | None:
-        sides = [[r for name in names for r in side.answers.get(name, ())] for side in (before, after)]
+    def _pair(
+        self, before: Measured, after: Measured, what: str, names: Sequence[str], system: str | None = None
+    ) -> dict[str, Any] | None:
+        sides = [[r for name in names for r in side.answers.get((name, system), ())] for side in (before, after)]
         first, second = ([getattr(rollout, what) for rollout in side] for side in sides)
         return before_and_after(first, second, [rollout.id for rollout in sides[0]], self.seed)
 
     def side_by_side(self, before: Measured, after: Measured) -> list[dict[str, Any]]:
-        """Every question with both answers: {"trait", "question", "before", "after": {"text", "score", "coherence"}}"""
+        """Every question with both answers: {"trait", "system": prompt or None, "question", "before", "after": {"text",
+        "score", "coherence"}}"""
 
         def told(rollout: Rollout) -> dict[str, Any]:
             return {"text": rollout.text, "score": _rounded(rollout.score), "coherence": _rounded(rollout.coherence)}
 
         return [
-            {"trait": name, "question": old.question, "before": told(old), "after": told(new)}
-            for name in self.judges
-            for old, new in zip(before.answers[name], after.answers[name], strict=True)
+            {"trait": name, "system": system, "question": old.question, "before": told(old), "after": told(new)}
+            for (name, system), mine in before.answers.items()
+            for old, new in zip(mine, after.answers[name, system], strict=True)
         ]
 
 
@@ -229,13 +242,15 @@ def before_and_after(
 
 
 def shown(answers: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Of every trait the answers whose score changed most, and those whose change is nearest the median, in this order.
+    """Of every trait the answers, without a system prompt, whose score changed most, and those whose change is nearest
+    the median, in this order.
 
     Each row of `Character.side_by_side` gets a "why".
     """
     rows: list[dict[str, Any]] = []
-    for name in dict.fromkeys(row["trait"] for row in answers):
-        mine = [(row, change) for row in answers if row["trait"] == name and (change := _change(row)) is not None]
+    plain = [row for row in answers if row["system"] is None]
+    for name in dict.fromkeys(row["trait"] for row in plain):
+        mine = [(row, change) for row in plain if row["trait"] == name and (change := _change(row)) is not None]
         if not mine:
             continue
         middle = float(np.median([change for _, change in mine]))

@@ -21,6 +21,7 @@ from personavec.capability import Tasks
 from personavec.capability.tasks import fingerprint
 from personavec.data import Dataset, Sample, open_data
 from personavec.errors import UserError
+from personavec.evaluation import MAX_NEW_TOKENS
 from personavec.files import RunFolder, write_atomic, write_json
 from personavec.finetune.adapter import adapted, save_adapter, wearing
 from personavec.finetune.automatic import choose
@@ -388,11 +389,10 @@ class _Run:
             longest = max(
                 (len(self.model.prompt_ids([system, {"role": "user", "content": q}])) for q in asked), default=0
             )
-            if longest > self.model.context_length:
+            if longest + MAX_NEW_TOKENS > self.model.context_length:
                 prompts.remove(one)
-                self.notes.append(f"The shift is not measured under a system prompt that takes {longest} tokens.")
-        systems = [one["system"] for one in prompts]
-        made = Character(self.model, self.watched, systems, self.parts, self.settings.seed, self.tasks)
+                self.notes.append(f"Nothing is measured under a system prompt that takes {longest} tokens.")
+        made = Character(self.model, self.watched, prompts, self.parts, self.settings.seed, self.tasks)
         silent = [one.trait for one in self.watched if one.trait not in made.judges]
         if silent:
             self.notes.append(

@@ -139,5 +139,6 @@ def _read(folder: Path) -> dict[str, Any]:
 
 
 def _scores(folder: Path, when: str) -> Mapping[tuple[str, str], float | None]:
-    """By trait and question, before or after training."""
-    return {(row["trait"], row["question"]): row[when]["score"] for row in JsonLines(folder / "answers.jsonl")}
+    """By trait and question, before or after training; without a system prompt."""
+    rows = [row for row in JsonLines(folder / "answers.jsonl") if row.get("system") is None]
+    return {(row["trait"], row["question"]): row[when]["score"] for row in rows}

@@ -31,7 +31,19 @@ def _traits(run: Mapping[str, Any]) -> list[str]:
         return ["No vector was measured, so nothing is known of the character: name some with --watch."]
     moved = shift.ranked(run["traits"])
     told = sorted(moved, key=lambda name: not _certain((run["traits"][name]["score"] or {}).get("change")))
-    return [f"{shift.sentence(name, run['traits'][name])} {_scores(run['traits'][name])}" for name in told]
+    sentences = [f"{shift.sentence(name, run['traits'][name])} {_scores(run['traits'][name])}" for name in told]
+    return [*sentences, *(sentence for name in told for sentence in _hidden(name, run["traits"][name]))]
+
+
+def _hidden(name: str, found: Mapping[str, Any]) -> list[str]:
+    """Of a trait whose score rises under a system prompt of the training, and not clearly without."""
+    open_ = found["score"] is not None and found["score"]["change"]["low"] > 0
+    return [
+        f"Under the system prompt {shift.shortened(row['system'])} its answers became more {name} all the same: "
+        f"{_interval(row['score']['change'], '+.1f', 'questions')}. A trait can hide behind such a prompt."
+        for row in found["systems"]
+        if not open_ and row["score"] is not None and row["score"]["change"]["low"] > 0
+    ]
 
 
 def _scores(found: Mapping[str, Any]) -> str:
