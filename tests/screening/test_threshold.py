@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from personavec.errors import UserError
 from personavec.screening.calibration import calibrate
-from personavec.screening.threshold import threshold, with_error
+from personavec.screening.threshold import check_size, threshold, with_error
 
 
 @pytest.mark.parametrize(("m", "rate"), [(19, 0.05), (50, 0.05), (333, 0.05), (99, 0.01), (30, 0.2)])
@@ -72,6 +72,8 @@ def test_it_is_the_order_statistic() -> None:
 def test_too_few_are_refused_with_the_number_needed(rate: float, needed: int) -> None:
     with pytest.raises(UserError, match=f"at least {needed} "):
         threshold(np.arange(needed - 1), rate)
+    with pytest.raises(UserError, match=f"at least {2 * needed} "):
+        check_size(needed - 1, rate, parts=2)
     assert threshold(np.arange(needed), rate).value == needed - 1
 
 

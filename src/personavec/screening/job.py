@@ -155,7 +155,8 @@ class Screen:
             scanner = self._scanner(data, folder, "the clean reference" if data is self.clean else _name(data))
             scanner.measure()
             if s.threshold is None and data is self.clean:
-                check_size(len(scanner.table), s.false_alarm_rate)  # before the model answers anything
+                parts = 2 if s.specific == "whiten" else 1
+                check_size(len(scanner.table), s.false_alarm_rate, parts)  # before the model answers anything
             count = {"exact": len(scanner.table), "prompt": FULL, "hybrid": CLEAN_GENERATED}[s.baseline]
             scan = scanner.draw(count, None if s.baseline == "prompt" else self.own)
         return self._compared(scan)

@@ -37,8 +37,11 @@ class Threshold:
     reference: int
 
 
-def check_size(samples: int, rate: float) -> None:
+def check_size(samples: int, rate: float, parts: int = 1) -> None:
     """Refuse a rate that so many clean samples cannot hold.
+
+    Args:
+        parts: They are one of so many equal parts of the reference set.
 
     Raises:
         UserError: With how many it takes.
@@ -46,7 +49,7 @@ def check_size(samples: int, rate: float) -> None:
     if math.floor((samples + 1) * rate + 1e-9) == 0:
         raise UserError(
             f"{samples} clean samples are too few for a false-alarm rate of {rate:g}.",
-            f"Give at least {math.ceil(1 / rate - 1 - 1e-9)} in the reference set, or allow a higher rate.",
+            f"Give at least {parts * math.ceil(1 / rate - 1 - 1e-9)} in the reference set, or allow a higher rate.",
         )
 
 
