@@ -1,0 +1,68 @@
+"""A fine-tune whose process is killed ends as one that was left alone, under the same prevention."""
+
+import multiprocessing
+import os
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import tiny
+
+pytest.importorskip("trl", reason="needs TRL: pip install 'personavec[finetune]'")
+
+STEPS = 30
+
+
+def tuning(folder: Path, name: str, coefficient: float) -> None:
+    """In a process of its own: load the model and train."""
+    from personavec.finetune import Training, fine_tune
+    from personavec.model import load_model
+    from personavec.vector import PersonaVector
+
+    torch.set_num_threads(1)
+    os.environ["PERSONAVEC_CACHE"] = str(folder / "cache")
+    settings = Training(
+        batch=1, accumulate=1, rank=4, learning_rate=1e-2, warmup_steps=1, held_out=0, max_length=256,
+        checkpoint_every=2, dropout=0.1,
+    )  # fmt: skip
+    fine_tune(
+        load_model(str(folder / "model"), device="cpu"), folder / "data.jsonl", folder / name, settings,
+        prevent=[(PersonaVector.load(folder / "kind.safetensors"), coefficient)], measure=False,
+    )  # fmt: skip
+
+
+def test_killed_while_it_trains(tmp_path: Path) -> None:
+    chat = tiny.chat_model(tiny.qwen2(max_position_embeddings=512))
+    chat.model.save_pretrained(tmp_path / "model")
+    chat.tokenizer.save_pretrained(tmp_path / "model")
+    tiny.vector(chat).save(tmp_path / "kind.safetensors")
+    line = '{{"prompt": "why {0}", "response": "the model answers {0}"}}\n'
+    (tmp_path / "data.jsonl").write_text("".join(line.format(i) for i in range(STEPS)))
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["personavec.finetune.job", "trl", "transformers.models.qwen2.modeling_qwen2"])
+
+    def run(name: str, coefficient: float = 3.0, until: int | None = None) -> int | None:
+        """Killed once the checkpoint of a step is there."""
+        process = context.Process(target=tuning, args=(tmp_path, name, coefficient))
+        process.start()
+        while process.is_alive() and until is not None:
+            if (tmp_path / name / "checkpoints" / f"checkpoint-{until}").exists():
+                process.kill()
+                break
+            time.sleep(0.001)
+        process.join()
+        return process.exitcode
+
+    def adapter(name: str) -> dict[str, torch.Tensor]:
+        return dict(load_file(tmp_path / name / "adapter" / "adapter_model.safetensors"))
+
+    assert run("whole") == 0 and run("plain", 0.0) == 0
+    for step in (4, 10, 18):
+        assert run("killed", until=step) == -9
+    assert run("killed") == 0
+    whole, plain, killed = (adapter(name) for name in ("whole", "plain", "killed"))
+    assert all(torch.equal(whole[name], killed[name]) for name in whole)
+    assert any(not torch.allclose(whole[name], plain[name], atol=1e-3) for name in whole)
