@@ -2,8 +2,10 @@
 
 import multiprocessing
 import os
-import time
+import signal
 from pathlib import Path
+from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -16,11 +18,19 @@ pytest.importorskip("trl", reason="needs TRL: pip install 'personavec[finetune]'
 STEPS = 30
 
 
-def tuning(folder: Path, name: str, coefficient: float) -> None:
-    """In a process of its own: load the model and train."""
+def tuning(folder: Path, name: str, coefficient: float, dies: int | None) -> None:
+    """In a process of its own: load the model and train; killed after a step, without a chance to tidy up."""
     from personavec.finetune import Training, fine_tune
+    from personavec.finetune.training import Steps
     from personavec.model import load_model
     from personavec.vector import PersonaVector
+
+    plain = Steps.on_step_end
+
+    def step(self: Steps, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        plain(self, args, state, control, **kwargs)
+        if state.global_step == dies:
+            os.kill(os.getpid(), signal.SIGKILL)
 
     torch.set_num_threads(1)
     os.environ["PERSONAVEC_CACHE"] = str(folder / "cache")
@@ -28,10 +38,11 @@ def tuning(folder: Path, name: str, coefficient: float) -> None:
         batch=1, accumulate=1, rank=4, learning_rate=1e-2, warmup_steps=1, held_out=0, max_length=256,
         checkpoint_every=2, dropout=0.1,
     )  # fmt: skip
-    fine_tune(
-        load_model(str(folder / "model"), device="cpu"), folder / "data.jsonl", folder / name, settings,
-        prevent=[(PersonaVector.load(folder / "kind.safetensors"), coefficient)], measure=False,
-    )  # fmt: skip
+    with patch.object(Steps, "on_step_end", step):
+        fine_tune(
+            load_model(str(folder / "model"), device="cpu"), folder / "data.jsonl", folder / name, settings,
+            prevent=[(PersonaVector.load(folder / "kind.safetensors"), coefficient)], measure=False,
+        )  # fmt: skip
 
 
 def test_killed_while_it_trains(tmp_path: Path) -> None:
@@ -44,15 +55,9 @@ def test_killed_while_it_trains(tmp_path: Path) -> None:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["personavec.finetune.job", "trl", "transformers.models.qwen2.modeling_qwen2"])
 
-    def run(name: str, coefficient: float = 3.0, until: int | None = None) -> int | None:
-        """Killed once the checkpoint of a step is there."""
-        process = context.Process(target=tuning, args=(tmp_path, name, coefficient))
+    def run(name: str, coefficient: float = 3.0, dies: int | None = None) -> int | None:
+        process = context.Process(target=tuning, args=(tmp_path, name, coefficient, dies))
         process.start()
-        while process.is_alive() and until is not None:
-            if (tmp_path / name / "checkpoints" / f"checkpoint-{until}").exists():
-                process.kill()
-                break
-            time.sleep(0.001)
         process.join()
         return process.exitcode
 
@@ -60,8 +65,8 @@ def test_killed_while_it_trains(tmp_path: Path) -> None:
         return dict(load_file(tmp_path / name / "adapter" / "adapter_model.safetensors"))
 
     assert run("whole") == 0 and run("plain", 0.0) == 0
-    for step in (4, 10, 18):
-        assert run("killed", until=step) == -9
+    for step in (1, 5, 18):  # before the first checkpoint, and between two
+        assert run("killed", dies=step) == -signal.SIGKILL
     assert run("killed") == 0
     whole, plain, killed = (adapter(name) for name in ("whole", "plain", "killed"))
     assert all(torch.equal(whole[name], killed[name]) for name in whole)
