@@ -23,6 +23,7 @@ from personavec.vector import PersonaVector
 
 FROM = 50.0  # score above which a judge that sees every sample flags one
 WINDOW = 128  # samples in memory at a time
+TOGETHER = 32  # of them judged at once
 
 
 def scorers(
@@ -83,10 +84,10 @@ def judged(
         for window in _windows(data, set().union(*wanted.values())):
             for name, mine in wanted.items():
                 asked = [_rollout(engine, sample, turns) for sample in window if sample.index in mine]
-                if not asked:
-                    continue
-                by[name].score(asked)
-                job.advance(len(asked))
+                for start in range(0, len(asked), TOGETHER):
+                    some = asked[start : start + TOGETHER]
+                    by[name].score(some)
+                    job.advance(len(some))
                 for rollout in asked:
                     if rollout.score is not None:
                         scores[name][mine[rollout.question_index]] = rollout.score
