@@ -8,6 +8,7 @@ from torch import Tensor
 
 from personavec.errors import UserError
 from personavec.screening.specific import Whitening, length_direction, refusal_direction, remove_span
+from personavec.screening.threshold import threshold
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:
@@ -100,6 +101,19 @@ def test_whitening_separates_better_in_new_readings() -> None:
         return float(shift @ direction / (new @ direction).std())
 
     assert standardised(Whitening(clean)(shift).direction) > 3 * standardised(shift / shift.norm())
+
+
+def test_a_whitened_threshold_holds_for_readings_that_made_no_direction() -> None:
+    rates: dict[bool, list[float]] = {True: [], False: []}
+    for seed in range(30):
+        clean, new = normal(100, 300, seed=seed), normal(500, 300, seed=100 + seed)
+        direction = normal(300, seed=200 + seed)
+        for parted in rates:
+            made = Whitening(clean[::2] if parted else clean)(direction).direction
+            level = threshold((clean[1::2] if parted else clean) @ made, 0.05).value
+            rates[parted].append(float((new @ made > level).float().mean()))
+    assert sum(rates[True]) / 30 < 0.06  # at most 5 %, and chance
+    assert sum(rates[False]) > 1.5 * sum(rates[True])
 
 
 def test_round_readings_leave_a_direction_as_it_is() -> None:

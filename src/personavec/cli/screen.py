@@ -172,8 +172,8 @@ def _reference(name: str, data: "Dataset", split: str | None) -> "Dataset":
         for options in ({"split": split}, read_as, {"split": split, **read_as}):
             with suppress(UserError):
                 return open_data([name], **options)
-        advice = f"{error.advice} What these options say of the data is tried for --reference too."
-        raise UserError(error.problem, advice) from error
+        tried = " What these options say of the data is tried for --reference too." if "--" in error.advice else ""
+        raise UserError(error.problem, error.advice + tried) from error
 
 
 def _engine(

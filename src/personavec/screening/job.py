@@ -39,7 +39,7 @@ from personavec.screening.panel import Panel
 from personavec.screening.scan import FULL, Scan, Scanner, check_some
 from personavec.screening.settings import Settings
 from personavec.screening.shown import Standing, find, listed, select, texts, tokens
-from personavec.screening.specific import Specific, Whitening, length_direction, refusal_direction, remove_span
+from personavec.screening.specific import Apart, Specific, Whitening, length_direction, refusal_direction
 from personavec.screening.threshold import Threshold, check_size, threshold, with_error
 from personavec.screening.verdict import verdict
 from personavec.statistics import Floats
@@ -108,18 +108,19 @@ class Screen:
         units = []
         for k, vector in enumerate(self.vectors):
             at = depths.index(vector.layer)
+            make: Callable[[Tensor, str], Specific]
             if self.settings.specific == "whiten":
-                make = partial(_whitened, whitening=Whitening(answering[:, at]))
+                make = Whitening(answering[:, at])
             else:
                 common = [
                     length_direction(answering[:, at], lengths),
                     refusal_direction(declining[:, at], answering[:, at]),
                 ]
-                make = partial(_alone, among={vector.trait: self.panel.units[k], **self.rivals[k]}, common=common)
+                make = Apart({vector.trait: self.panel.units[k], **self.rivals[k]}, common)
             made = make(self.panel.units[k], vector.trait)
             units.append(made.direction)
             self.kept[k] = made.kept
-            self.treat[k] = partial(_treated, make=make, name=vector.trait)
+            self.treat[k] = partial(_treated, make=make, trait=vector.trait)
             rivals: dict[str, Tensor] = {}
             for name, direction in self.rivals[k].items():
                 with suppress(UserError):  # nothing is left of it
@@ -450,19 +451,9 @@ def run_screening(
     return summary
 
 
-def _whitened(direction: Tensor, name: str, whitening: Whitening) -> Specific:
-    """A direction whitened; whose it is does not matter."""
-    return whitening(direction)
-
-
-def _alone(direction: Tensor, name: str, among: Mapping[str, Tensor], common: Sequence[Tensor]) -> Specific:
-    """A direction in the place of one trait's, without what it shares with the other traits and what is common."""
-    return remove_span(direction, torch.stack([*(unit for trait, unit in among.items() if trait != name), *common]))
-
-
-def _treated(directions: Tensor, make: Callable[[Tensor, str], Specific], name: str) -> Tensor:
+def _treated(directions: Tensor, make: Callable[[Tensor, str], Specific], trait: str) -> Tensor:
     """(m, d) of (m, d): every direction as the trait's own was made."""
-    return torch.stack([make(direction, name).direction for direction in directions])
+    return torch.stack([make(direction, trait).direction for direction in directions])
 
 
 def _z(difference: Floats, clean: Differences) -> Floats:

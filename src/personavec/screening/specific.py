@@ -5,6 +5,7 @@ cosine with it.
 """
 
 import math
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -52,6 +53,23 @@ def remove_span(direction: Tensor, others: Tensor) -> Specific:
     return Specific((rest / kept).float(), kept)
 
 
+class Apart:
+    """Takes out of directions (d,) what they share with other traits, and what is common to all.
+
+    Args:
+        traits: Direction of each trait, by name.
+        common: Further directions to be taken out.
+    """
+
+    def __init__(self, traits: Mapping[str, Tensor], common: Sequence[Tensor]) -> None:
+        self._traits, self._common = traits, common
+
+    def __call__(self, direction: Tensor, trait: str) -> Specific:
+        """What is left of a direction in the place of a trait's own, which stays in it; see `remove_span`."""
+        others = [one for name, one in self._traits.items() if name != trait]
+        return remove_span(direction, torch.stack([*others, *self._common]))
+
+
 class Whitening:
     """Makes directions (d,) times the inverse covariance of clean readings (n, d), as in linear discriminant analysis.
 
@@ -79,8 +97,8 @@ class Whitening:
         self._floor = share * level
         self._shrunk = (1 - share) * variances + self._floor
 
-    def __call__(self, direction: Tensor) -> Specific:
-        """What it makes of one direction."""
+    def __call__(self, direction: Tensor, trait: str | None = None) -> Specific:
+        """What it makes of one direction, whichever trait's place it is in."""
         unit = _unit(direction)
         if len(unit) != self._axes.shape[1]:
             raise ValueError(f"a direction of {len(unit)} numbers for readings of {self._axes.shape[1]}")
