@@ -205,9 +205,19 @@ def test_no_vector_at_all(chat: ChatModel, data: Path, tmp_path: Path) -> None:
 
 
 def test_preventative_prompting_is_measured_under_its_own_prompt(
-    chat: ChatModel, judged: PersonaVector, data: Path, tmp_path: Path
+    chat: ChatModel, judged: PersonaVector, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    pairs: list[tuple[str, int | None]] = []
+    score = character.ContrastJudge.score
+
+    def seen(self: Any, rollouts: Any, advance: Any = None) -> None:
+        pairs.extend((rollout.id.split("/")[1], rollout.pair) for rollout in rollouts)
+        score(self, rollouts, advance)
+
+    monkeypatch.setattr(character.ContrastJudge, "score", seen)
     run = fine_tune(chat, data, tmp_path / "run", Training(method="prompt", **SHORT), prevent=[(judged, None)]).run
+    # The instruction that they were asked with does not judge them.
+    assert set(pairs) == {("kind", None), ("kind, system prompt 1", 0), ("kind, system prompt 2", None)}
     asked = load_trait("evil").model_copy(update={"name": "kind"}).system_prompts(0)[0]
     assert [(one["origin"], one["system"]) for one in run["systems"]] == [("prevention", asked), ("data", SYSTEM)]
     assert [one["system"] for one in run["traits"]["kind"]["systems"]] == [asked, SYSTEM]

@@ -445,12 +445,12 @@ def _check(
         raise UserError("auto is measured for steering at the vector's own layer only.", "Write --prevent FILE=1")
     if safe is not None and method != "interleave":
         raise UserError("Safe data go with --method interleave only.", "Leave --safe out.")
-    names = [vector.trait for vector, _ in prevent]
-    twice = {name for name in names if names.count(name) > 1}
-    told = {json.dumps(_told(vector)): vector.trait for vector in [*(v for v, _ in prevent), *watch]}
-    twice |= {trait for trait in told.values() if list(told.values()).count(trait) > 1}
+    # A prevented vector may be watched too, and the same one named twice for that.
+    prevented = Counter(vector.trait for vector, _ in prevent)
+    different = {tuple(_told(vector)) for vector in [*(v for v, _ in prevent), *watch]}
+    twice = sorted(name for name, n in (prevented | Counter(trait for trait, *_ in different)).items() if n > 1)
     if twice:
-        raise UserError(f"Two vectors are of the trait {min(twice)!r}.", "Give each trait once.")
+        raise UserError(f"Two vectors are of the trait {twice[0]!r}.", "Give each trait once.")
     if method in ("steer", "ablate", "regularise"):  # now, and not after minutes of preparation
         numbers = None if method == "ablate" else [1.0 if one == "auto" else float(one or 0.0) for one in given]
         vectors = [vector for vector, _ in prevent]

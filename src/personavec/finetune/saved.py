@@ -11,6 +11,7 @@ from personavec.errors import UserError
 from personavec.files import JsonLines
 from personavec.statistics import bootstrap_mean, bootstrap_ratio
 
+AGAIN = "Give the same command with --method none, --watch in place of --prevent, and another --out."
 # What two runs must have in common: all that decides what is learned, but prevention.
 FREE = {"method", "layers", "positions", "safe", "safe_share", "prevent", "watch", "watch_every", "measure", "lm_eval"}
 
@@ -34,19 +35,21 @@ def check_plain(plain: Path, arguments: Mapping[str, Any]) -> None:
     if other:
         raise UserError(
             f"The run in {plain} has another {', '.join(other)}, so the difference is not that of the prevention.",
-            "Give the same command with --method none, --watch in place of --prevent, and another --out.",
+            AGAIN,
         )
-    again = "Give the same command with --method none, --watch in place of --prevent, and another --out, anew."
     for run, name in ((ours, "this run"), (theirs, f"the run in {plain}")):
         if not run.get("measure"):
-            raise UserError(f"With --no-measure {name} scores no trait: there is nothing to compare.", "Leave it out.")
+            raise UserError(
+                f"With --no-measure {name} scores no trait: there is nothing to compare.",
+                "Give that command without it, and another --out.",
+            )
     here, there = _digests(ours), _digests(theirs)
     shared = here.keys() & there.keys()
     if not shared:
-        raise UserError(f"No trait of this run is watched in {plain}: {', '.join(there) or 'none is'}.", again)
+        raise UserError(f"No trait of this run is watched in {plain}: {', '.join(there) or 'none is'}.", AGAIN)
     strangers = sorted(trait for trait in shared if here[trait] != there[trait])
     if strangers:  # and another scale of scores
-        raise UserError(f"The vector of {', '.join(strangers)} is another one in {plain}.", again)
+        raise UserError(f"The vector of {', '.join(strangers)} is another one in {plain}.", AGAIN)
 
 
 def prevented(

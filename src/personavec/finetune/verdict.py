@@ -93,9 +93,9 @@ def _saved(run: Mapping[str, Any]) -> list[str]:
             told = "without it there was no rise that could be told from none"
         elif found["saved"]["low"] > 0:
             told = f"{PREVENTIONS[run['method']]} saved some of the rise"
-            if found["share"] is not None:
-                told = told.replace("some", f"{found['share']['mean']:.0f} %")
-                told += f" (95 % interval {found['share']['low']:.0f} to {found['share']['high']:.0f} %)"
+            if (share := found["share"]) is not None:
+                size = f"{share['mean']:.0f} % of the rise (95 % interval {share['low']:.0f} to {share['high']:.0f} %)"
+                told = f"{PREVENTIONS[run['method']]} saved {size}"
         else:
             told = "no saving can be told from none"
         sentences.append(f"Training changed the {name} score by {rises}, a difference of {size}: {told}.")
