@@ -90,9 +90,8 @@ def _shifts(traits: dict[str, Any]) -> Plot:
     return plot(
         "shifts",
         "Which way would the data push?",
-        "Right of zero: fine-tuning on these data is expected to strengthen the trait; left: to weaken it. Bars are "
-        "95 % "
-        "intervals; grey ones hold zero.",
+        "Right of zero: the method predicts that fine-tuning on these data strengthens the trait; left: weakens it. "
+        "Bars are 95 % intervals; grey ones hold zero.",
         "; ".join(f"{name}: {estimate(traits[name]['shift'], 2)}" for name in names),
         paint,
         height=90 + 34 * len(names),
