@@ -91,7 +91,7 @@ def _arms(name: str, found: Mapping[str, Any]) -> Plot:
             axes.axvline(base["mean"], color=MUTED)
         for row, arm in enumerate(arms):
             e = arm["score"]
-            colour = NEGATIVE if arm["arm"] == "none" else POSITIVE if arm["arm"].startswith("steer") else INK
+            colour = NEGATIVE if arm["arm"] == "none" else POSITIVE if arm["arm"].startswith("steer ") else INK
             axes.errorbar(
                 e["mean"], row, xerr=[[e["mean"] - e["low"]], [e["high"] - e["mean"]]], fmt="o", color=colour, capsize=4
             )

@@ -78,7 +78,7 @@ def _prevention(name: str, found: Mapping[str, Any]) -> list[str]:
         f"(95 % intervals, n = {before['n']} and {after['n']} questions; one seed)."
     ]
     trained = [arm for arm in found["arms"] if "shift" in arm and arm["prevented"] and arm["arm"] != "none"]
-    steered = [arm for arm in trained if arm["arm"].startswith("steer")]
+    steered = [arm for arm in trained if arm["arm"].startswith("steer ")]
     split = [arm for arm in steered if all(half["prevented"] for half in arm["halves"])]
     cheap = [arm for arm in split if arm["halves"][0]["task_change"]["mean"] <= WORSE]
     if cheap:
@@ -110,7 +110,7 @@ def _prevention(name: str, found: Mapping[str, Any]) -> list[str]:
             "answers have a score, or those of one half do not rise without prevention."
         )
     for arm in trained:
-        if not arm["arm"].startswith("steer"):
+        if not arm["arm"].startswith("steer "):
             sentences.append(f"{arm['arm']}: {_share(arm)} prevented; {_cost(arm)}.")
     return sentences
 
