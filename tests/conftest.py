@@ -1,17 +1,25 @@
 """What several tests share."""
 
+import gc
 import os
 from pathlib import Path
 
 import pytest
 import torch
 
+from personavec.capability import passages
 from personavec.model import ChatModel
 from tiny import chat_model
 
 # The models of the tests are too small for more threads: here, and in the processes that tests start.
 torch.set_num_threads(1)
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+def pytest_collection_finish() -> None:
+    """What was imported stays: garbage collection, which every training asks for, need not go through it."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
@@ -21,6 +29,14 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip("needs the reference data, which is not part of the project")
     return folder.resolve()
+
+
+@pytest.fixture
+def few_passages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four of the bundled passages in place of forty, for time."""
+    few = passages.PASSAGES.read_text(encoding="utf-8").splitlines(keepends=True)[:4]
+    (tmp_path / "passages.jsonl").write_text("".join(few), encoding="utf-8")
+    monkeypatch.setattr(passages, "PASSAGES", tmp_path / "passages.jsonl")
 
 
 @pytest.fixture(scope="session")

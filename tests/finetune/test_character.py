@@ -28,6 +28,7 @@ from personavec.traits import load_trait
 from personavec.vector import PersonaVector
 
 pytest.importorskip("trl", reason="needs TRL: pip install 'personavec[finetune]'")
+pytestmark = pytest.mark.usefixtures("few_passages")
 
 SHORT: dict[str, Any] = {"batch": 2, "accumulate": 2, "max_length": 512, "rank": 4, "learning_rate": 1e-2}
 SYSTEM = "Be brief."
@@ -88,7 +89,7 @@ def test_figures_are_those_of_the_saved_adapter(
     texts["before"] = answers(chat, judged)
     for name, some in (("before", base), ("after", losses), ("ratio", losses - base)):
         mean = run["perplexity"][name]["mean"]
-        assert mean == pytest.approx(float(np.exp(some.mean())), rel=1e-3) and run["perplexity"][name]["n"] == 40
+        assert mean == pytest.approx(float(np.exp(some.mean())), rel=1e-3) and run["perplexity"][name]["n"] == len(some)
     rows = [json.loads(line) for line in (tmp_path / "run" / "answers.jsonl").read_text().splitlines()]
     assert [(row["trait"], row["system"]) for row in rows] == [("kind", None)] * 4 + [("kind", SYSTEM)] * 4
     under = run["traits"]["kind"]["systems"][0]["score"]
@@ -199,7 +200,7 @@ def test_a_killed_run_repeats_no_part(
 
 def test_no_vector_at_all(chat: ChatModel, data: Path, tmp_path: Path) -> None:
     run = fine_tune(chat, data, tmp_path / "run", Training(method="none", **SHORT)).run
-    assert run["traits"] == {} and run["perplexity"]["after"]["n"] == 40 and run["coherence"] is None
+    assert run["traits"] == {} and run["perplexity"]["after"]["n"] == 4 and run["coherence"] is None
     assert "name some with --watch" in run["verdict"][0]
     assert "No vector was named" in (tmp_path / "run" / "report.html").read_text()
 
