@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from matplotlib.figure import Figure
 
 from personavec.capability import passages
 from personavec.model import ChatModel
@@ -37,6 +38,13 @@ def few_passages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     few = passages.PASSAGES.read_text(encoding="utf-8").splitlines(keepends=True)[:4]
     (tmp_path / "passages.jsonl").write_text("".join(few), encoding="utf-8")
     monkeypatch.setattr(passages, "PASSAGES", tmp_path / "passages.jsonl")
+
+
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The pictures of reports are painted, but not drawn as SVG, for time."""
+    empty = b'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 1 1"/>'
+    monkeypatch.setattr(Figure, "savefig", lambda self, buffer, **_: buffer.write(empty))
 
 
 @pytest.fixture(scope="session")

@@ -18,7 +18,7 @@ from personavec.errors import UserError
 from personavec.traits import load_trait
 
 pytest.importorskip("trl", reason="needs TRL: pip install 'personavec[finetune]'")
-pytestmark = pytest.mark.usefixtures("few_passages")
+pytestmark = pytest.mark.usefixtures("few_passages", "undrawn")
 
 
 @dataclass(frozen=True)

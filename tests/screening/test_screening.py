@@ -31,6 +31,8 @@ from personavec.screening.subset import priority, smallest
 from personavec.vector import PersonaVector
 from tiny import plain_greedy, plain_states, vector
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 WORDS = ["the", "model", "answers", "question", "and", "then", "hello", "there", "how", "are", "you", "today", "well"]
 
 
