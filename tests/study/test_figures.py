@@ -10,7 +10,7 @@ import torch
 
 from personavec.model import ChatModel
 from personavec.statistics import bootstrap_pearson, bootstrap_ratio, pearson
-from personavec.study.figures import Answered, Fine, changed, correlations, more_loss, more_perplexity
+from personavec.study.figures import Answered, Fine, changed, correlations, more_loss, more_perplexity, task_learned
 from tiny import vector
 
 
@@ -122,5 +122,8 @@ def test_costs() -> None:
     assert more_loss(plain, plain, 0)["mean"] == 0
     dearer = more_loss(plain, [1.1, 2.2, 3.3], 0)
     assert dearer["mean"] == pytest.approx(10) == dearer["low"] == dearer["high"] and dearer["n"] == 3
+    half = task_learned([2.0, 4.0, 6.0], plain, [1.5, 3.0, 4.5], 0)
+    assert half and half["mean"] == pytest.approx(50) == half["low"] and half["n"] == 3
+    assert task_learned(plain, plain, plain, 0) is None and task_learned(plain, [2.0, 3.0, 4.0], plain, 0) is None
     ratio = more_perplexity(plain, [loss + 0.1 for loss in plain], 0)
     assert ratio["mean"] == pytest.approx(100 * (np.exp(0.1) - 1), abs=1e-3) == ratio["low"]

@@ -110,6 +110,12 @@ def test_every_part_is_there(done: tuple[Path, dict[str, Any]]) -> None:
     none, steer = (losses[arm]["task"] for arm in ("none", "steer-1"))
     change = arms["steer 1"]["task_change"]
     assert change["n"] == 24 and change["mean"] == pytest.approx(100 * (sum(steer) / sum(none) - 1), abs=1e-3) != 0
+    before = json.loads((out / "prevention/humorous/base/losses.json").read_text())["task"]
+    learned, fall = arms["steer 1"]["task_learned"], sum(before) - sum(none)
+    if fall > 0:
+        assert learned["mean"] == pytest.approx(100 * (sum(before) - sum(steer)) / fall, abs=1e-3)
+    else:
+        assert learned is None
     # Prevention acts: the same data and seed led elsewhere.
     changes = [
         load_file(out / f"prevention/humorous/{arm}/change.safetensors") for arm in ("none", "steer-1", "random-1")

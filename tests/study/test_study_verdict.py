@@ -72,7 +72,7 @@ def arm(
     halves = [{"prevented": half, "task_change": change} for half in (prevented, unseen or prevented)]
     return {
         "arm": name, "score": score, "prevented": prevented, "shift": score, "task_change": change,
-        "perplexity_change": change, "halves": halves,
+        "task_learned": estimate(97, 96, 98), "perplexity_change": change, "halves": halves,
     }  # fmt: skip
 
 
@@ -112,5 +112,9 @@ def test_prevention() -> None:
         and "steer 3" not in text
     )
     dear = told(arm("steer 3", shown, task=30.0))
-    assert "each of 1 preventative steerings cost more than 5 %" in dear and "loss on the task +30.0 %" in dear
+    assert (
+        "each of 1 preventative steerings cost more than 5 %" in dear
+        and "loss on the task +30.0 %" in dear
+        and "so that 97 [96, 98] % of what" in dear
+    )
     assert "random 2: 85 % (95 % interval 72 to 95, n = 8 questions) prevented" in told(arm("random 2", shown))

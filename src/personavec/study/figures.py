@@ -163,6 +163,19 @@ def more_loss(plain: Sequence[float], arm: Sequence[float], seed: int) -> dict[s
     return bootstrap_ratio(100 * (second - first), first, seed).as_dict()
 
 
+def task_learned(
+    before: Sequence[float], plain: Sequence[float], arm: Sequence[float], seed: int
+) -> dict[str, Any] | None:
+    """How many percent of what the plain fine-tune learned of the task an arm learned: of the mean loss's (n,) fall.
+
+    Beside `more_loss`, which is large for a small loss: where both have all but learned the task, little is lost. None
+    where the plain fine-tune learned nothing.
+    """
+    base = np.array(before)
+    fall = base - np.array(plain)
+    return bootstrap_ratio(100 * (base - np.array(arm)), fall, seed).as_dict() if fall.mean() > 0 else None
+
+
 def more_perplexity(plain: Sequence[float], arm: Sequence[float], seed: int) -> dict[str, Any]:
     """By how many percent the perplexity of an arm is above that of the plain fine-tune, from losses (n,) of passages.
 

@@ -19,7 +19,7 @@ from personavec.model import ChatModel
 from personavec.model.intervene import Intervention
 from personavec.statistics import bootstrap_mean
 from personavec.study.families import DataSet, blended, unseen_task
-from personavec.study.figures import more_loss, more_perplexity
+from personavec.study.figures import more_loss, more_perplexity, task_learned
 from personavec.study.laboratory import CHANGE, Laboratory
 from personavec.vector import PersonaVector
 
@@ -151,10 +151,12 @@ class Prevention:
 
     def cost(self, way: str) -> dict[str, Any]:
         """Loss on the task, and how it and the perplexity of general text compare with training without prevention."""
-        plain, mine, seed = self.measured("none"), self.measured(way), self.lab.settings.seed
+        base, plain, mine = (self.measured(one) for one in ("base", "none", way))
+        seed = self.lab.settings.seed
         return {
             "task_loss": bootstrap_mean(mine["task"], seed=seed).as_dict(),
             "task_change": more_loss(plain["task"], mine["task"], seed),
+            "task_learned": task_learned(base["task"], plain["task"], mine["task"], seed),
             "perplexity_change": more_perplexity(plain["passages"], mine["passages"], seed),
         }
 

@@ -114,6 +114,7 @@ def _prevention(name: str, found: Mapping[str, Any]) -> list[str]:
                 interval(arm.get("shift"), 2),
                 interval(arm["task_loss"], 3),
                 "" if reference else interval(arm["task_change"], 1),
+                "" if reference else interval(arm["task_learned"]),
                 "" if reference else interval(arm["perplexity_change"], 1),
                 interval(arm.get("held_out_loss"), 2),
                 interval(arm.get("instructed")),
@@ -122,14 +123,15 @@ def _prevention(name: str, found: Mapping[str, Any]) -> list[str]:
         )
     head = [
         "training", "coefficient", f"{name} score", "% of the rise prevented", "coherence", "shift", "loss on the task",
-        "% more than without prevention", "% more perplexity of general text", "held-out loss",
+        "% more than without prevention", "% learned of it", "% more perplexity of general text", "held-out loss",
         "score when asked for it", "first half", "second half",
     ]  # fmt: skip
     return [
         f"On {found['data']} data, as many samples of the one as of the other; the vector's length is "
         f"{found['vector_norm']:g}. The loss on the task is that of {base['task_loss']['n']} unseen samples of it "
-        "alone; the held-out loss is that of both kinds of samples, and rises where no trait is learned. Nothing is "
-        "steered when it is measured, but in the last rows, where the fine-tune without prevention is steered at "
+        "alone; learned of it is how far that fell from the loss before training, in % of how far it fell without "
+        "prevention. The held-out loss is that of both kinds of samples, and rises where no trait is learned. Nothing "
+        "is steered when it is measured, but in the last rows, where the fine-tune without prevention is steered at "
         "inference. When asked for it: under the trait's first positive instruction, behind which a trait may hide. "
         "Halves: of every other question and sample, what was prevented and the change of the loss; the best steering "
         f"is chosen by the first half and judged by the second. Shares are over {_questions(found['arms'])} questions, "

@@ -120,10 +120,11 @@ def _score(e: Mapping[str, Any]) -> str:
 
 
 def _cost(arm: Mapping[str, Any]) -> str:
-    task, text = arm["task_change"], arm["perplexity_change"]
+    task, learned, text = arm["task_change"], arm["task_learned"], arm["perplexity_change"]
+    share = f", so that {_score(learned)} % of what is learned without prevention is learned" if learned else ""
     return (
-        f"loss on the task {_percent(task)}, n = {task['n']} samples, perplexity of general text {_percent(text)}, "
-        f"n = {text['n']} passages"
+        f"loss on the task {_percent(task)}{share}, n = {task['n']} samples, perplexity of general text "
+        f"{_percent(text)}, n = {text['n']} passages"
     )
 
 
