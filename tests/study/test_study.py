@@ -31,7 +31,14 @@ from personavec.vector import PersonaVector
 from tiny import chat_model, qwen2, vector
 
 SETTINGS = Settings(
-    samples=10, questions=2, prevention_questions=4, max_new_tokens=6, answer_tokens=6, coefficients=(1.0,), rank=4
+    samples=10,
+    questions=2,
+    prevention_questions=4,
+    max_new_tokens=6,
+    answer_tokens=6,
+    coefficients=(1.0,),
+    rank=4,
+    learning_rate=2e-4,
 )
 
 

@@ -34,7 +34,7 @@ def finetune(
         int, typer.Option(help="At most so many evaluation questions of a trait, after each fine-tune.")
     ] = 4,
     prevention_questions: Annotated[int, typer.Option(help="The same where ways of prevention are compared.")] = 20,
-    learning_rate: Annotated[float, typer.Option(help="Highest learning rate of every fine-tune.")] = 2e-4,
+    learning_rate: Annotated[float, typer.Option(help="Highest learning rate of every fine-tune.")] = 5e-5,
     max_new_tokens: Annotated[int, typer.Option(help="Longest answer in the trait data.", min=1)] = 48,
     model: o.Model = None,
     seed: o.Seed = 0,
