@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from matplotlib.figure import Figure
 from safetensors.torch import load_file
 
 from personavec.data import Rejected, Sample, open_data
@@ -32,6 +33,7 @@ from personavec.vector import PersonaVector
 from tiny import plain_greedy, plain_states, vector
 
 pytestmark = pytest.mark.usefixtures("undrawn")
+DRAWN = Figure.savefig  # where a test looks at a whole page
 
 WORDS = ["the", "model", "answers", "question", "and", "then", "hello", "there", "how", "are", "you", "today", "well"]
 
@@ -537,8 +539,9 @@ def test_random_directions_and_other_traits_lose_what_the_vector_lost(
 
 
 def test_the_report_opens_offline_and_shows_hostile_text_as_text(
-    tiny: ChatModel, clean: Path, vectors: list[PersonaVector], tmp_path: Path
+    tiny: ChatModel, clean: Path, vectors: list[PersonaVector], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(Figure, "savefig", DRAWN)
     hostile = "<script>alert(1)</script> & <img src=x onerror=alert(1)>"
     path = tmp_path / "hostile.jsonl"
     record = {"messages": [{"role": "user", "content": hostile}, {"role": "assistant", "content": hostile}]}
@@ -548,7 +551,7 @@ def test_the_report_opens_offline_and_shows_hostile_text_as_text(
     assert "<script>alert" not in page
     assert "<img" not in page
     assert "http://" not in page.replace("http://www.w3.org", "")
-    assert page.count("<script>") == 1
+    assert page.count("<script>") == 1 and "<path" in page
     assert "&lt;script&gt;" in page
 
 
