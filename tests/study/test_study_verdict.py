@@ -71,8 +71,8 @@ def arm(
     score = estimate(60, 50, 70)
     halves = [{"prevented": half, "task_change": change} for half in (prevented, unseen or prevented)]
     return {
-        "arm": name, "score": score, "prevented": prevented, "shift": score, "task_change": change,
-        "task_learned": estimate(97, 96, 98), "perplexity_change": change, "halves": halves,
+        "arm": name, "kind": name.split()[0], "score": score, "prevented": prevented, "shift": score,
+        "task_change": change, "task_learned": estimate(97, 96, 98), "perplexity_change": change, "halves": halves,
     }  # fmt: skip
 
 

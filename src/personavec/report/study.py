@@ -13,6 +13,7 @@ from personavec.report.words import estimate, number
 
 COLOURS = {"normal": NEUTRAL, "mild": INK, "overt": NEGATIVE, None: POSITIVE}
 NAMES = {"normal": "normal", "mild": "mild", "overt": "overt", None: "given"}
+KINDS = {"none": NEGATIVE, "steer": POSITIVE}  # others: INK
 
 
 def write_study_report(run: dict[str, Any], path: Path | str) -> None:
@@ -91,10 +92,8 @@ def _arms(name: str, found: Mapping[str, Any]) -> Plot:
             axes.axvline(base["mean"], color=MUTED)
         for row, arm in enumerate(arms):
             e = arm["score"]
-            colour = NEGATIVE if arm["arm"] == "none" else POSITIVE if arm["arm"].startswith("steer ") else INK
-            axes.errorbar(
-                e["mean"], row, xerr=[[e["mean"] - e["low"]], [e["high"] - e["mean"]]], fmt="o", color=colour, capsize=4
-            )
+            bars = [[e["mean"] - e["low"]], [e["high"] - e["mean"]]]
+            axes.errorbar(e["mean"], row, xerr=bars, fmt="o", color=KINDS.get(arm["kind"], INK), capsize=4)
         axes.set_yticks(range(len(arms)), [label(arm["arm"], 28) for arm in arms])
         axes.set_ylim(len(arms) - 0.5, -0.5)
         axes.grid(False)

@@ -39,8 +39,8 @@ class Prevention:
         data = laboratory.folder / "data"
         overt = DataSet(self.trait, "overt", data / f"{self.trait}-overt.jsonl")
         self.data = blended(overt, data, laboratory.settings.seed)
-        # Of each way its coefficient and its training; no training where the plain one is steered at inference.
-        self.trained: dict[str, tuple[float | None, Tuned | None]] = {}
+        # Of each way its kind, coefficient and training; no training where the plain one is steered at inference.
+        self.trained: dict[str, tuple[str, float | None, Tuned | None]] = {}
 
     def place(self, way: str) -> str:
         """Folder of a way's fine-tune in the study's."""
@@ -51,12 +51,12 @@ class Prevention:
         lab, s = self.lab, self.lab.settings
         task = self.examples(unseen_task(lab.folder / "data", TASK_SAMPLES, s.seed))
         self.losses(lab.model, task, self.place("base"))
-        for way, (method, used, coefficient, choices) in self.ways().items():
-            name = self.place(way)
-            pair = [] if method in ("none", "interleave") else [(used, coefficient)]
-            # A random direction is no trait: what it was trained with is told from what it is measured by.
+        along = {"random": self.random()}  # a random direction is no trait: it is not what is measured along
+        for way, (kind, coefficient, choices) in self.ways().items():
+            name, method = self.place(way), "steer" if kind == "random" else kind
+            pair = [] if kind in ("none", "interleave") else [(along.get(kind, self.vector), coefficient)]
             tuned = lab.tuned(self.data, name, s.training(method=method, **choices), prevent=pair)
-            self.trained[way] = next(iter(tuned.coefficients.values()), None), tuned
+            self.trained[way] = kind, next(iter(tuned.coefficients.values()), None), tuned
             sheets = lab.both_sheets(self.trait, s.prevention_questions)
             with lab.dressed(tuned.adapter, name, sheets, CHANGE, LOSSES) as model:
                 lab.keep_change(model, name)
@@ -70,29 +70,31 @@ class Prevention:
             with lab.dressed(plain, name, sheets, LOSSES) as model:
                 self.losses(model, task, name, steered)
                 lab.answers.ask(model, name, sheets)
-            self.trained[way] = coefficient, None
+            self.trained[way] = "inference", coefficient, None
 
-    def ways(self) -> dict[str, tuple[str, PersonaVector, Any, dict[str, Any]]]:
-        """Name of every way to train: method, vector, coefficient, further choices of the training."""
-        vector, s = self.vector, self.lab.settings
-        middle = s.coefficients[len(s.coefficients) // 2]
-        noise = torch.randn(vector.directions.shape, generator=torch.Generator().manual_seed(s.seed))
-        noise = noise / noise.norm(dim=1, keepdim=True) * vector.directions.norm(dim=1, keepdim=True)
-        random = replace(vector, trait="random", directions=noise)
-        ways: dict[str, tuple[str, PersonaVector, Any, dict[str, Any]]] = {"none": ("none", vector, None, {})}
-        ways |= {f"steer {value:g}": ("steer", vector, value, {}) for value in s.coefficients}
+    def ways(self) -> dict[str, tuple[str, Any, dict[str, Any]]]:
+        """Name of every way to train: its kind (a method, or random), coefficient, further choices of the training."""
+        coefficients = self.lab.settings.coefficients
+        middle = coefficients[len(coefficients) // 2]
+        ways: dict[str, tuple[str, Any, dict[str, Any]]] = {"none": ("none", None, {})}
+        ways |= {f"steer {value:g}": ("steer", value, {}) for value in coefficients}
         ways |= {
-            "steer auto": ("steer", vector, "auto", {}),
-            f"random {middle:g}": ("steer", random, middle, {}),
-            "prompt": ("prompt", vector, None, {}),
-            "ablate": ("ablate", vector, None, {"layers": "all"}),
-            "interleave": ("interleave", vector, None, {}),
+            "steer auto": ("steer", "auto", {}),
+            f"random {middle:g}": ("random", middle, {}),
+            "prompt": ("prompt", None, {}),
+            "ablate": ("ablate", None, {"layers": "all"}),
+            "interleave": ("interleave", None, {}),
         }
-        ways |= {f"regularise {value:g}": ("regularise", vector, value, {}) for value in PENALTIES}
-        ways |= {
-            f"steer {value:g} all layers": ("steer", vector, value, {"layers": "all"}) for value in (middle / 2, middle)
-        }
+        ways |= {f"regularise {value:g}": ("regularise", value, {}) for value in PENALTIES}
+        ways |= {f"steer {value:g} all layers": ("steer", value, {"layers": "all"}) for value in (middle / 2, middle)}
         return ways
+
+    def random(self) -> PersonaVector:
+        """A random direction at every layer, as long as the vector's."""
+        own = self.vector.directions
+        noise = torch.randn(own.shape, generator=torch.Generator().manual_seed(self.lab.settings.seed))
+        noise = noise / noise.norm(dim=1, keepdim=True) * own.norm(dim=1, keepdim=True)
+        return replace(self.vector, trait="random", directions=noise)
 
     def losses(
         self, model: ChatModel, task: Sequence[Example], name: str, interventions: Sequence[Intervention] = ()
@@ -116,9 +118,10 @@ class Prevention:
         """What every way saved and cost, once its answers are judged."""
         lab, trait = self.lab, self.trait
         rows = []
-        for way, (coefficient, tuned) in self.trained.items():
+        for way, (kind, coefficient, tuned) in self.trained.items():
             name = self.place(way)
-            row = {"arm": way, "coefficient": coefficient, **lab.answers.found(name, trait), **self.cost(way)}
+            told = {"arm": way, "kind": kind, "coefficient": coefficient}
+            row = {**told, **lab.answers.found(name, trait), **self.cost(way)}
             if tuned is not None:
                 row |= {
                     "instructed": lab.answers.found(name, trait, instructed=True)["score"],
@@ -128,7 +131,7 @@ class Prevention:
                 }
             rows.append(row)
         base = {**lab.base(trait), **self.cost("base")}
-        plain = next(row for row in rows if row["arm"] == "none")
+        plain = next(row for row in rows if row["kind"] == "none")
         for row in rows:
             row["prevented"] = self.saved(base, plain, row)["prevented"]
             # Chosen by one half of the questions and samples, a way is judged by the other.

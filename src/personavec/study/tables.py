@@ -99,11 +99,11 @@ def page(run: Mapping[str, Any]) -> str:
 
 
 def _prevention(name: str, found: Mapping[str, Any]) -> list[str]:
-    base = {"arm": "before training", "coefficient": None, **found["base"]["plain"], **found["base"]}
+    base = {"arm": "before training", "kind": "base", "coefficient": None, **found["base"]["plain"], **found["base"]}
     base["instructed"] = base["instructed"]["score"]
     rows = []
     for arm in [base, *found["arms"]]:
-        reference = arm["arm"] == "none"
+        reference = arm["kind"] == "none"
         rows.append(
             [
                 arm["arm"],
@@ -148,7 +148,7 @@ def _half(found: Mapping[str, Any]) -> str:
 
 def _questions(arms: Iterable[Mapping[str, Any]]) -> str:
     """Over how many questions the shares prevented are."""
-    counts = {arm["prevented"]["n"] for arm in arms if arm["arm"] != "none" and arm["prevented"]}
+    counts = {arm["prevented"]["n"] for arm in arms if arm["kind"] != "none" and arm["prevented"]}
     return " or ".join(map(str, sorted(counts))) or "no"
 
 

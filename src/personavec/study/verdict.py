@@ -69,7 +69,7 @@ def _hidden(run: Mapping[str, Any]) -> list[str]:
 
 
 def _prevention(name: str, found: Mapping[str, Any]) -> list[str]:
-    plain = next(arm for arm in found["arms"] if arm["arm"] == "none")
+    plain = next(arm for arm in found["arms"] if arm["kind"] == "none")
     before, after = found["base"]["plain"]["score"], plain["score"]
     if before is None or after is None or after["low"] <= before["high"]:
         return [f"{name}: training without prevention did not clearly raise the score: there is nothing to prevent."]
@@ -77,8 +77,8 @@ def _prevention(name: str, found: Mapping[str, Any]) -> list[str]:
         f"{name}: training without prevention raised the score from {_score(before)} to {_score(after)} "
         f"(95 % intervals, n = {before['n']} and {after['n']} questions; one seed)."
     ]
-    trained = [arm for arm in found["arms"] if "shift" in arm and arm["prevented"] and arm["arm"] != "none"]
-    steered = [arm for arm in trained if arm["arm"].startswith("steer ")]
+    trained = [arm for arm in found["arms"] if "shift" in arm and arm["prevented"] and arm["kind"] != "none"]
+    steered = [arm for arm in trained if arm["kind"] == "steer"]
     split = [arm for arm in steered if all(half["prevented"] for half in arm["halves"])]
     cheap = [arm for arm in split if arm["halves"][0]["task_change"]["mean"] <= WORSE]
     if cheap:
@@ -110,7 +110,7 @@ def _prevention(name: str, found: Mapping[str, Any]) -> list[str]:
             "answers have a score, or those of one half do not rise without prevention."
         )
     for arm in trained:
-        if not arm["arm"].startswith("steer "):
+        if arm["kind"] != "steer":
             sentences.append(f"{arm['arm']}: {_share(arm)} prevented; {_cost(arm)}.")
     return sentences
 
