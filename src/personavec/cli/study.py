@@ -24,7 +24,9 @@ def finetune(
     out: Annotated[Path, typer.Option(help="Folder of the run.", show_default=False)],
     prevent: Annotated[
         list[str] | None,
-        typer.Option(metavar="TRAIT", help="Trait that every way of prevention is tried on. Default: the first."),
+        typer.Option(
+            metavar="TRAIT", help="Trait that every way of prevention is tried on. Repeatable. Default: the first."
+        ),
     ] = None,
     data: Annotated[
         list[str] | None, typer.Option(metavar="NAME=FILE", help="A further data set to draw samples from. Repeatable.")
