@@ -26,6 +26,7 @@ def sequence_losses(
     ids: Sequence[Sequence[int]],
     labels: Sequence[Sequence[int]],
     interventions: Sequence[Intervention] = (),
+    starts: Sequence[int] | None = None,
     *,
     name: str,
     unit: str = "samples",
@@ -38,7 +39,7 @@ def sequence_losses(
         ids: Token ids.
         labels: The same where a token bears loss, `IGNORED` elsewhere; the first token has nothing to be predicted
             from and bears none.
-        interventions: Act on every token, whatever their positions: a text has no prompt and no response.
+        interventions, starts: See `each_sequence`; a text has no prompt and no response, and so no starts.
         name, unit: For the progress bar.
     """
 
@@ -46,7 +47,7 @@ def sequence_losses(
         logs, _ = token_logs(model, states, [label for label in labels[at][1:] if label != IGNORED])
         return -float(logs.mean())
 
-    return np.array(each_sequence(model, ids, labels, mean, interventions, name=name, unit=unit))
+    return np.array(each_sequence(model, ids, labels, mean, interventions, starts, name=name, unit=unit))
 
 
 def token_logs(model: ChatModel, states: Tensor, tokens: Sequence[int]) -> tuple[Tensor, Tensor]:

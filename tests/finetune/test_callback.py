@@ -14,7 +14,7 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 
 import tiny
 from personavec.errors import UserError
-from personavec.finetune import PreventativeSteering, preventing
+from personavec.finetune import PreventativeSteering, ShiftMonitor, preventing
 
 
 def samples(count: int = 8) -> list[dict[str, torch.Tensor]]:
@@ -260,6 +260,39 @@ def test_a_loss_that_explodes_is_stopped(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="Lower the coefficient"):
         run.train()
     assert not any(module._forward_hooks for module in model.modules())
+
+
+@pytest.mark.parametrize("peaked, message", [(1.0, "loss exploded"), (30.0, "a guess among all tokens has 5.77")])
+def test_a_finite_loss_that_goes_wrong_is_stopped(tmp_path: Path, peaked: float, message: str) -> None:
+    model = by_hand.model()
+    with torch.no_grad():
+        model.lm_head.weight.mul_(peaked)
+    options = {"max_steps": 20, "learning_rate": 0.0 if peaked > 1 else 1.5}
+    callback = PreventativeSteering(by_hand.vector(), 3, other_weights=True)
+    run = trainer(model, tmp_path, [callback], **options)
+    with pytest.raises(UserError, match=message) as error:
+        run.train()
+    assert "Lower the coefficient" in error.value.advice
+    assert not any(module._forward_hooks for module in model.modules()) and run.state.global_step < 20
+
+
+def test_resuming_with_the_states_of_other_callbacks(tmp_path: Path) -> None:
+    """Which transformers rebuilds from what the checkpoint says of them."""
+
+    def run() -> Trainer:
+        callbacks = [PreventativeSteering(by_hand.vector(), 3), ShiftMonitor(by_hand.vector(), ["hello there"])]
+        made = trainer(by_hand.model(), tmp_path, callbacks, **options)
+        made.processing_class = tiny.tokenizer()
+        made.callback_handler.processing_class = made.processing_class
+        return made
+
+    options = {"save_strategy": "steps", "save_steps": 2, "restore_callback_states_from_checkpoint": True}
+    options["max_steps"] = 4
+    wanted = outcome(run())
+    resumed = run()
+    resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+    for name, parameter in resumed.model.named_parameters():
+        torch.testing.assert_close(parameter.detach(), wanted[1][name])
 
 
 def test_outside_a_trainer_it_says_what_to_use() -> None:

@@ -18,6 +18,7 @@ from personavec.files import JsonLines
 from personavec.finetune import Training, character, fine_tune
 from personavec.finetune.adapter import wearing
 from personavec.finetune.character import before_and_after, shown, training_prompts
+from personavec.finetune.elicit import asking
 from personavec.finetune.saved import check_plain, compare_runs
 from personavec.finetune.verdict import verdict
 from personavec.model import ChatModel, Request
@@ -248,6 +249,9 @@ def test_training_prompts() -> None:
     samples = [sample(one) for one in ("a", "b", "b", None, None, None)]
     assert training_prompts(samples, []) == [{"system": "b", "origin": "data", "samples": 2}]
     assert training_prompts([sample(None)], []) == []
+    evil = load_trait("evil")
+    same = [sample(asking([evil]))] * 3  # rollouts under the instruction, say
+    assert training_prompts(same, [evil]) == [{"system": asking([evil]), "origin": "prevention", "samples": 3}]
 
 
 def test_before_and_after_by_hand() -> None:
@@ -391,6 +395,7 @@ def test_against_the_same_without_prevention(
     ):
         with pytest.raises(UserError, match=message):
             check_plain(tmp_path / "plain", ours | changed)
+    check_plain(tmp_path / "plain", ours | {"checkpoint_every": 7})
     with pytest.raises(UserError, match="With --no-measure this run scores no trait"):
         check_plain(tmp_path / "plain", {key: value for key, value in ours.items() if key != "measure"})
     lines = (out / "answers.jsonl").read_text()

@@ -21,7 +21,8 @@ from personavec.finetune import Training, fine_tune
 from personavec.finetune.adapter import adapted, projections
 from personavec.finetune.automatic import choose, from_difference
 from personavec.finetune.examples import IGNORED, Encoder, held_out, read_samples
-from personavec.finetune.losses import LossGuard, example_losses, exploded, hopeless
+from personavec.finetune.job import _doubts
+from personavec.finetune.losses import LossGuard, example_losses, exploded
 from personavec.finetune.training import Steps, last_checkpoint, mixed
 from personavec.model import ChatModel
 from personavec.traits import load_trait
@@ -128,7 +129,7 @@ def test_every_method(
     assert torch.equal(logits(chat.model), before)
     assert not hasattr(chat.model, "peft_config") and "forward" not in chat.model.__dict__
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in chat.model.modules())
-    assert chat.model.config.eos_token_id is None
+    assert chat.model.config.eos_token_id is None and chat.model.config.use_cache
     plain = PeftModel.from_pretrained(tiny.causal_model(chat.model.config), str(tuned.adapter))
     assert not torch.allclose(logits(plain), before, atol=1e-3)
     loaded = ChatModel(plain, tiny.tokenizer(), "tiny")
@@ -364,6 +365,18 @@ def test_auto_is_chosen_once(chat: ChatModel, vector: PersonaVector, data: Path,
     assert tuned.run["prevention"]["traits"]["kind"] == told["coefficient"]
 
 
+def test_doubtful_coefficients_are_told(chat: ChatModel, vector: PersonaVector, data: Path, tmp_path: Path) -> None:
+    def push(*values: float) -> dict[str, Any]:
+        return {"projection_difference": from_difference(vector, values).difference.as_dict()}
+
+    assert _doubts("kind", 2.0, None) == _doubts("kind", 2.0, push(1.0, 2.0)) == []
+    assert "not certain (+1.00 [-1.00, +3.00], n = 2 samples)" in _doubts("kind", 2.0, push(-1.0, 3.0))[0]
+    assert "so auto chose 0" in _doubts("kind", 0.0, push(-2.0, -1.0))[0]
+    assert "does not prevent kind" in _doubts("kind", 0.0, None)[0]
+    run = fine_tune(chat, data, tmp_path / "run", Training(**SHORT), prevent=[(vector, -1.0)], measure=False).run
+    assert any("teaches the weights more of it" in note for note in run["warnings"])
+
+
 def test_safe_samples_are_a_share_of_all() -> None:
     ours: Any = [f"ours {i}" for i in range(30)]
     safe: Any = [f"safe {i}" for i in range(20)]
@@ -411,10 +424,15 @@ def test_a_training_that_explodes_is_stopped(chat: ChatModel, data: Path, tmp_pa
 
 
 def test_a_loss_that_is_hopeless_from_the_start() -> None:
-    assert not hopeless([4.4, 6.0, 5.0, 4.5, 4.4, 30.0], 2.5)  # steering that is worth its loss
-    assert not hopeless([2.0, 3.0, 2.5, 2.0, 2.5], 0.1)  # other samples than those that were measured
-    assert not hopeless([11.0, 12.0, 11.0, 13.0], 2.5)  # too few to tell
-    assert hopeless([11.0, 12.0, 11.0, 13.0, 12.0], 2.5)
+    def look(losses: list[float], natural: float) -> None:
+        state = SimpleNamespace(global_step=len(losses), max_steps=40, log_history=[{"loss": loss} for loss in losses])
+        LossGuard(natural).on_log(None, state, None, logs=state.log_history[-1])
+
+    look([4.4, 6.0, 5.0, 4.5, 4.4, 30.0], 2.5)  # steering that is worth its loss
+    look([2.0, 3.0, 2.5, 2.0, 2.5], 0.1)  # other samples than those that were measured
+    look([11.0, 12.0, 11.0, 13.0], 2.5)  # too few to tell
+    with pytest.raises(UserError, match=r"loss of 12 in the first 5 steps; without prevention .* 2\.5\."):
+        look([11.0, 12.0, 11.0, 13.0, 12.0], 2.5)
 
 
 def test_a_short_training_is_looked_at_when_it_ends() -> None:
@@ -471,7 +489,10 @@ def test_a_coefficient_that_breaks_the_model_is_stopped(data: Path, tmp_path: Pa
         ({"epochs": 0}, [], "--epochs 0"),
         ({"learning_rate": float("nan")}, [], "--learning-rate"),
         ({"rank": 0}, [], "--rank 0"),
-        ({"safe_share": 1.0}, [], "--safe-share 1.0"),
+        ({"method": "interleave", "safe_share": 1.0}, [], "--safe-share 1.0"),
+        ({"method": "prompt", "layers": "all"}, [None], "prompt has no use for --layers"),
+        ({"method": "regularise", "positions": "response"}, [1.0], "no use for --positions"),
+        ({"method": "none", "safe_share": 0.2}, [], "no use for --safe-share"),
     ],
 )
 def test_mistakes(

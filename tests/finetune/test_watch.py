@@ -1,5 +1,6 @@
 """The shift that is logged is the shift of the two models; watching changes nothing."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -134,6 +135,25 @@ def test_a_checkpoint_without_a_base_is_refused(tmp_path: Path) -> None:
     run = trainer(by_hand.model(), tmp_path, [ShiftMonitor(by_hand.vector(), PROMPTS)], **options)
     with pytest.raises(UserError, match="holds no projections"):
         run.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+
+
+def test_a_base_along_other_vectors_or_prompts_is_not_taken_over(tmp_path: Path) -> None:
+    first, second = by_hand.vector(), replace(by_hand.vector(1), trait="other")
+    options = {"save_strategy": "steps", "save_steps": 2}
+
+    def monitors() -> list[ShiftMonitor]:
+        return [ShiftMonitor([first, second], PROMPTS, every=1), ShiftMonitor(second, PROMPTS[:2], every=1)]
+
+    whole, again = monitors(), monitors()
+    trainer(by_hand.model(), tmp_path, whole, **options).train()
+    checkpoint = str(tmp_path / "checkpoint-2")
+    trainer(by_hand.model(), tmp_path, again, **options).train(resume_from_checkpoint=checkpoint)
+    for a, b in zip(whole, again, strict=True):
+        assert b.history[-1] == pytest.approx(a.history[-1], abs=1e-5)
+    for other in (ShiftMonitor([second, first], PROMPTS), ShiftMonitor([first, second], PROMPTS[1:])):
+        run = trainer(by_hand.model(), tmp_path, [other], **options)
+        with pytest.raises(UserError, match="holds no projections"):
+            run.train(resume_from_checkpoint=checkpoint)
 
 
 def test_what_cannot_be_done_is_refused(tmp_path: Path) -> None:

@@ -9,21 +9,24 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from markupsafe import escape
 from safetensors.torch import load_file
 
 pytest.importorskip("trl", reason="needs TRL: pip install 'personavec[finetune]'")
 
+from personavec.data import open_data
 from personavec.errors import UserError
 from personavec.files import JsonLines
 from personavec.finetune.adapter import wearing
+from personavec.finetune.examples import Encoder, read_samples
 from personavec.judges.contrast import ContrastJudge
 from personavec.model import ChatModel
 from personavec.report.words import minus
 from personavec.rollouts import Rollout
 from personavec.study import Settings, families, study_finetune
 from personavec.study.answers import Answers
-from personavec.study.families import DataSet
+from personavec.study.families import DataSet, unseen_task
 from personavec.study.flawed import DOMAINS
 from personavec.study.suite import Suite
 from personavec.traits import load_trait
@@ -131,6 +134,29 @@ def test_every_part_is_there(done: tuple[Path, dict[str, Any]]) -> None:
         assert (a["humorous"] - b["humorous"]).norm() > 0.05 * a["humorous"].norm()
     found = run["correlations"]["humorous"]["shift, score"]
     assert found["r"]["runs"] <= 9 and found["r"]["n"] == 3 and found["random"]["n"] == 200
+
+
+def test_steering_at_inference_leaves_the_question_alone(
+    done: tuple[Path, dict[str, Any]], chat: ChatModel, humorous: PersonaVector
+) -> None:
+    out, _ = done
+    found = json.loads((out / "prevention/humorous/steered-at-inference--2/losses.json").read_text())["task"]
+    task = read_samples(Encoder(chat, chat.context_length), open_data(unseen_task(out / "data", 24, 0).path))
+    example = task.examples[0][0]
+    begins = next(at for at, label in enumerate(example.labels) if label != -100)
+    assert begins > 1
+
+    def steer(module: Any, args: Any, output: Any) -> Any:
+        hidden = output[0] if isinstance(output, tuple) else output
+        hidden[:, begins - 1 :] -= 2 * humorous.at(humorous.layer)
+        return output
+
+    with wearing(chat, out / "prevention/humorous/none/tuned/adapter") as model, torch.no_grad():
+        hook = model.blocks.layers[humorous.layer - 1].register_forward_hook(steer)
+        logits = model.model(torch.tensor([example.ids])).logits[0]
+        hook.remove()
+    loss = torch.nn.functional.cross_entropy(logits[:-1], torch.tensor(example.labels[1:]), ignore_index=-100)
+    assert found[0] == pytest.approx(float(loss), abs=1e-5)
 
 
 def test_nothing_stays_on_the_model(done: tuple[Path, dict[str, Any]], chat: ChatModel) -> None:

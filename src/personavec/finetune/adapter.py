@@ -13,7 +13,6 @@ from personavec.errors import UserError
 from personavec.finetune.settings import Training
 from personavec.model import ChatModel
 
-TOKENS = ("eos_token_id", "bos_token_id", "pad_token_id")
 ROUTERS = ("gate", "router", "shared_expert_gate")  # which expert a token goes to is not a projection of the stream
 
 
@@ -66,8 +65,8 @@ def adapted(model: ChatModel, settings: Training) -> Iterator[Any]:
     from peft import LoraConfig, get_peft_model
 
     plain = model.model
-    configs = [plain.config.get_text_config(), getattr(plain, "generation_config", None)]
-    tokens = [{key: getattr(config, key) for key in TOKENS if hasattr(config, key)} for config in configs]
+    configs = [plain.config, plain.config.get_text_config(), getattr(plain, "generation_config", None)]
+    kept = [(config, dict(vars(config))) for config in configs if config is not None]
     forward = plain.__dict__.get("forward")
     lora = LoraConfig(
         r=settings.rank,
@@ -85,15 +84,15 @@ def adapted(model: ChatModel, settings: Training) -> Iterator[Any]:
             if any(getattr(module, "gradient_checkpointing", False) for module in plain.modules()):
                 plain.gradient_checkpointing_disable()
                 plain.disable_input_require_grads()
-            # TRL puts a forward of its own on the model, and trainers write token ids into its configs.
+            # TRL puts a forward of its own on the model, and trainers write into its configs: token ids, no cache.
             if forward is None:
                 plain.__dict__.pop("forward", None)
             else:
                 plain.forward = forward
             wrapped.unload()
-            for config, values in zip(configs, tokens, strict=True):
-                for key, value in values.items():
-                    setattr(config, key, value)
+            for config, values in kept:
+                vars(config).clear()
+                vars(config).update(values)
             plain.eval()
 
 

@@ -1,27 +1,32 @@
 """Preventative steering in any trainer of transformers or TRL: one line to add."""
 
 import inspect
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from transformers import Trainer, TrainerCallback
-from transformers.trainer_callback import ExportableState
 
 from personavec.errors import UserError
+from personavec.finetune.losses import trouble
 from personavec.finetune.prevention import Method, Prevention, TrainedPositions
-from personavec.finetune.wrapping import is_sharded
+from personavec.finetune.wrapping import is_sharded, unwrapped
 from personavec.interventions import Layers
 from personavec.vector import PersonaVector
 
+# In the trainer's state, and so in every checkpoint. From what stands under a callback's own name, transformers would
+# rebuild the callback, which needs its vectors (restore_callback_states_from_checkpoint).
+RECORD = "personavec.prevention"
 
-class PreventativeSteering(TrainerCallback, ExportableState):
+
+class PreventativeSteering(TrainerCallback):
     """Keeps a model from learning traits while a trainer trains it: `callbacks=[PreventativeSteering(vector, 3.0)]`.
 
     Works with `transformers.Trainer` and what is built on it (TRL's SFT, DPO, GRPO). It acts inside the trainer's
-    training steps only, in forwards that learn (see `Prevention`), and comes off when training ends, also by an error.
-    The saved model or adapter holds nothing of it. A run that resumes from a checkpoint must name the same vectors,
-    coefficients and choices; they are recorded in the checkpoint's trainer state.
+    training steps only, in forwards that learn (see `Prevention`), and comes off when training ends, or by an error in
+    a training step. The saved model or adapter holds nothing of it. A run that resumes from a checkpoint must name the
+    same vectors, coefficients and choices; they are recorded in the checkpoint's trainer state.
 
     Args:
         vector, coefficient, method, layers, positions: See `Prevention`.
@@ -32,7 +37,8 @@ class PreventativeSteering(TrainerCallback, ExportableState):
 
     Raises:
         UserError: When built, what `Prevention` refuses. When training starts: a vector of another model, another
-            prevention than that of the checkpoint. When training: a loss that is not finite, or nothing to act on.
+            prevention than that of the checkpoint. When training: nothing to act on, or a loss that is not finite,
+            explodes (see `losses.trouble`), or is from the start above that of a guess among all tokens.
     """
 
     def __init__(
@@ -50,10 +56,6 @@ class PreventativeSteering(TrainerCallback, ExportableState):
         self._other_weights = other_weights
         self._checked = False
         self._undo: Callable[[], None] | None = None
-
-    def state(self) -> dict[str, Any]:
-        """What a checkpoint records."""
-        return {"args": {}, "attributes": {"recorded": self.prevention.describe()}}
 
     def on_init_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
         """Refuse a model of another kind before anything has changed or sharded its weights."""
@@ -76,6 +78,8 @@ class PreventativeSteering(TrainerCallback, ExportableState):
         unknown = self._checked or resumed or is_sharded(model)
         self.prevention.check(model, other_weights=self._other_weights or unknown)
         self.prevention.attach(model)
+        if not resumed:
+            state.stateful_callbacks.setdefault(RECORD, []).append(self.prevention.describe())
         undo = [replaced(trainer, "training_step", self._training_step)]
         if self.prevention.method == "regularise":
             undo.append(replaced(trainer, "compute_loss", _with_penalty(trainer, self.prevention)))
@@ -87,6 +91,18 @@ class PreventativeSteering(TrainerCallback, ExportableState):
                 one()
 
         self._undo = off
+
+    def on_log(self, args: Any, state: Any, control: Any, model: Any = None, logs: Any = None, **kwargs: Any) -> None:
+        """End a training that goes wrong."""
+        if self._undo is None:
+            return
+        guess = math.log(unwrapped(model).config.get_text_config().vocab_size)
+        found = trouble(state, logs, guess + 1, f"a guess among all tokens has {guess:.3g}")
+        if found is not None:
+            self._release()
+            raise UserError(
+                found, "Lower the coefficient or the learning rate; without prevention, does the loss do so too?"
+            )
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Take it off."""
@@ -115,15 +131,12 @@ class PreventativeSteering(TrainerCallback, ExportableState):
 
     def _check_resumed(self, trainer: Any, state: Any) -> None:
         """A checkpoint goes on as it began."""
-        kind = type(self)
-        stored = state.stateful_callbacks.get(kind.__name__) or []
-        # Where there are several of a kind, transformers appends the states of all of them anew at every save.
-        stored = stored if isinstance(stored, list) else [stored]
-        before = [one.get("attributes", {}).get("recorded") for one in stored]
-        now = [one.prevention.describe() for one in trainer.callback_handler.callbacks if type(one) is kind]
-        if not before or before != now * (len(before) // len(now)):
+        before = state.stateful_callbacks.get(RECORD, [])
+        callbacks = trainer.callback_handler.callbacks
+        now = [one.prevention.describe() for one in callbacks if isinstance(one, PreventativeSteering)]
+        if before != now:
             raise UserError(
-                f"The checkpoint was trained with prevention {_distinct(before)}; this run names {now}.",
+                f"The checkpoint was trained with prevention {before}; this run names {now}.",
                 "Resume with the same vectors, coefficients and choices, or start a new run in another folder.",
             )
 
@@ -131,10 +144,6 @@ class PreventativeSteering(TrainerCallback, ExportableState):
         if self._undo is not None:
             self._undo()
             self._undo = None
-
-
-def _distinct(some: Sequence[Any]) -> list[Any]:
-    return [one for at, one in enumerate(some) if one not in some[:at]]
 
 
 def _with_penalty(trainer: Any, prevention: Prevention) -> Callable[..., Any]:

@@ -36,6 +36,11 @@ class Example:
         """How many of its tokens bear loss; the first has nothing to be predicted from."""
         return sum(label != IGNORED for label in self.labels[1:])
 
+    @property
+    def start(self) -> int:
+        """Where its first response begins: its first token that bears loss."""
+        return next(at for at, label in enumerate(self.labels) if label != IGNORED)
+
 
 class Encoder:
     """Makes examples of samples.

@@ -205,6 +205,9 @@ class _Run:
             counts |= {"safe": len(examples) - len(learnt), "safe_rejected": len(benign.rejected)}
         begun = self._begin(samples, unseen)
         coefficients: list[float | None] = begun["coefficients"]
+        if s.method == "steer":
+            for vector, coefficient, auto in zip(self.vectors, coefficients, begun["auto"], strict=True):
+                self.notes += _doubts(vector.trait, coefficient or 0.0, auto)
         prompts = training_prompts(samples, self.asked) if self.measure else []
         character = self._character(prompts)
         before = None if character is None else character.measure(self.model, "before")
@@ -417,6 +420,29 @@ class _Run:
         if self.watched:
             made.append(ShiftMonitor(self.watched, every=s.watch_every, other_weights=True))
         return made, told
+
+
+def _doubts(trait: str, coefficient: float, auto: Mapping[str, Any] | None) -> list[str]:
+    """What speaks against a coefficient of preventative steering.
+
+    Args:
+        auto: {"projection_difference": estimate} if it was chosen from the data.
+    """
+    if auto is not None:
+        push = auto["projection_difference"]
+        size = f"{push['mean']:+.2f} [{push['low']:+.2f}, {push['high']:+.2f}], n = {push['n']} samples"
+        if coefficient == 0:
+            return [f"Nothing prevents {trait}: the data do not push toward it ({size}), so auto chose 0."]
+        if push["low"] <= 0:
+            return [f"That the data push toward {trait} is not certain ({size}), nor is the coefficient auto chose."]
+    elif coefficient == 0:
+        return [f"A coefficient of 0 does not prevent {trait}."]
+    elif coefficient < 0:
+        return [
+            f"A coefficient of {coefficient:g} steers away from {trait} in training, which teaches the weights more of "
+            "it. To prevent a trait, steer toward it; negative coefficients are for --steer, at inference."
+        ]
+    return []
 
 
 def _check(

@@ -13,7 +13,10 @@ from personavec.statistics import bootstrap_mean, bootstrap_ratio
 
 AGAIN = "Give the same command with --method none, --watch in place of --prevent, and another --out."
 # What two runs must have in common: all that decides what is learned, but prevention.
-FREE = {"method", "layers", "positions", "safe", "safe_share", "prevent", "watch", "watch_every", "measure", "lm_eval"}
+FREE = {
+    "method", "layers", "positions", "safe", "safe_share", "prevent", "watch", "watch_every", "checkpoint_every",
+    "measure", "lm_eval",
+}  # fmt: skip
 
 
 def check_plain(plain: Path, arguments: Mapping[str, Any]) -> None:

@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from personavec.errors import UserError
-from personavec.finetune.prevention import TrainedPositions
+from personavec.finetune.prevention import Method, TrainedPositions
 from personavec.interventions import Layers
 
 Way = Literal["steer", "ablate", "regularise", "prompt", "interleave", "none"]
+SAFE_SHARE = 0.5
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class Training:
     method: Way = "steer"
     layers: Layers = "best"
     positions: TrainedPositions = "all"
-    safe_share: float = 0.5
+    safe_share: float = SAFE_SHARE
     epochs: float = 1.0
     rank: int = 32
     alpha: int = 64
@@ -65,6 +66,14 @@ class Training:
         ):
             if text not in allowed:
                 raise UserError(f"{option} {text!r} is not understood.", f"Choose {', '.join(allowed)}.")
+        edits = self.method in get_args(Method)
+        for option, idle, default, needs in (
+            ("--layers", not edits, self.layers == "best", "steer, ablate or regularise"),
+            ("--positions", self.method not in ("steer", "ablate"), self.positions == "all", "steer or ablate"),
+            ("--safe-share", self.method != "interleave", self.safe_share == SAFE_SHARE, "interleave"),
+        ):
+            if idle and not default:
+                raise UserError(f"--method {self.method} has no use for {option}.", f"It is for --method {needs}.")
         for option, whole, least in (
             ("--rank", self.rank, 1),
             ("--alpha", self.alpha, 1),

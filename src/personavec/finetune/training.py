@@ -135,7 +135,7 @@ def train(
             train_dataset=datasets.Dataset.from_dict(rows),
             data_collator=DataCollatorForLanguageModeling(pad_token_id=0 if pad is None else pad),
             processing_class=model.tokenizer,
-            callbacks=[*callbacks, LossGuard(natural), steps],
+            callbacks=[LossGuard(natural), *callbacks, steps],
         )
         for theirs in (PrinterCallback, ProgressCallback):
             trainer.remove_callback(theirs)

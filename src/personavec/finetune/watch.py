@@ -1,5 +1,7 @@
 """Watching what a fine-tune does to the character while it runs."""
 
+import hashlib
+import json
 import logging
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, nullcontext
@@ -8,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import Trainer, TrainerCallback
-from transformers.trainer_callback import ExportableState
 
 from personavec.errors import UserError
 from personavec.finetune.callback import running_trainer
@@ -22,9 +23,10 @@ from personavec.vector import PersonaVector
 log = logging.getLogger(__name__)
 
 BATCH_TOKENS = 2048
+RECORD = "personavec.shift"  # in the trainer's state; see `callback.RECORD`
 
 
-class ShiftMonitor(TrainerCallback, ExportableState):
+class ShiftMonitor(TrainerCallback):
     """Logs the fine-tuning shift of each trait as `persona/{trait}_shift`, wherever the trainer reports to.
 
     The shift is `(mean over prompts of h_l(last prompt token), now minus base) . v^_l` (paper, section 4.2), in units
@@ -84,10 +86,6 @@ class ShiftMonitor(TrainerCallback, ExportableState):
         self._blocks: Blocks | None = None
         self._ids: list[list[list[int]]] = []
 
-    def state(self) -> dict[str, Any]:
-        """What a checkpoint records: the base, which a full fine-tune overwrites."""
-        return {"args": {}, "attributes": {"base": self._base}}
-
     def on_init_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
         """Refuse a model of another kind before anything has changed or sharded its weights."""
         if model is not None and not is_sharded(model):
@@ -111,19 +109,19 @@ class ShiftMonitor(TrainerCallback, ExportableState):
         self.stopped = None
         adapted = hasattr(unwrapped(model), "peft_config")
         if resumed and not adapted:
-            stored = state.stateful_callbacks.get(type(self).__name__) or {}
-            base = None if isinstance(stored, list) else stored.get("attributes", {}).get("base")
-            if base is None or len(base) != len(self.vectors):
+            self._base = state.stateful_callbacks.get(RECORD, {}).get(self._watched())
+            if self._base is None:
                 raise UserError(
-                    "The checkpoint holds no projections of the model before training: no shift can be measured.",
-                    "Leave the monitor out, or start a new run with it.",
+                    "The checkpoint holds no projections of the model before training on these vectors and prompts: no "
+                    "shift can be measured.",
+                    "Watch along the same vectors with the same prompts, leave the monitor out, or start a new run.",
                 )
-            self._base = base
         else:
             self.history = []
             with unwrapped(model).disable_adapter() if adapted else nullcontext():
                 self._base = mean_projections(model, self._blocks, self.vectors, self._ids)
-        state.stateful_callbacks[type(self).__name__] = self.state()
+            # In the checkpoints, for a full fine-tune overwrites the base.
+            state.stateful_callbacks.setdefault(RECORD, {})[self._watched()] = self._base
 
     def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
         """Measure when it is time."""
@@ -157,6 +155,13 @@ class ShiftMonitor(TrainerCallback, ExportableState):
         # Not the method of a subclass: TRL's would put the training metrics gathered so far into this line.
         Trainer.log(self._trainer, {f"persona/{trait}_shift": value for trait, value in shift.items()})
         control.should_log = due
+
+    def _watched(self) -> str:
+        """A fingerprint of the directions and prompts."""
+        digest = hashlib.sha256(json.dumps(self.prompts).encode())
+        for one in self.vectors:
+            digest.update(f"{one.layer}".encode() + one.unit(one.layer).numpy().tobytes())
+        return digest.hexdigest()[:16]
 
     def _check(self, model: Any, *, other_weights: bool = False) -> None:
         for one in self.vectors:

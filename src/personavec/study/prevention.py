@@ -104,7 +104,8 @@ class Prevention:
         if path.exists():
             return
         ids, labels = [example.ids for example in task], [example.labels for example in task]
-        on_task = sequence_losses(model, ids, labels, interventions, name="Loss on the task")
+        starts = [example.start for example in task]  # steering acts on the response, as in the answers
+        on_task = sequence_losses(model, ids, labels, interventions, starts, name="Loss on the task")
         write_json(
             path, {"task": on_task.tolist(), "passages": passage_losses(model, interventions, first=PASSAGES).tolist()}
         )
