@@ -9,7 +9,7 @@ import torch
 from transformers import Trainer, TrainerCallback
 
 from personavec.errors import UserError
-from personavec.finetune.losses import trouble
+from personavec.finetune.losses import broken
 from personavec.finetune.prevention import Method, Prevention, TrainedPositions
 from personavec.finetune.wrapping import is_sharded, unwrapped
 from personavec.interventions import Layers
@@ -37,8 +37,8 @@ class PreventativeSteering(TrainerCallback):
 
     Raises:
         UserError: When built, what `Prevention` refuses. When training starts: a vector of another model, another
-            prevention than that of the checkpoint. When training: nothing to act on, or a loss that is not finite,
-            explodes (see `losses.trouble`), or is from the start above that of a guess among all tokens.
+            prevention than that of the checkpoint. When training: nothing to act on, a loss that is not finite, or a
+            cross-entropy that is more than one nat worse than a guess among all tokens (see `losses.broken`).
     """
 
     def __init__(
@@ -55,6 +55,7 @@ class PreventativeSteering(TrainerCallback):
         self.prevention.acting = False
         self._other_weights = other_weights
         self._checked = False
+        self._guess = math.inf  # loss of a guess among all tokens, where the trainer's loss compares with it
         self._undo: Callable[[], None] | None = None
 
     def on_init_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
@@ -78,6 +79,8 @@ class PreventativeSteering(TrainerCallback):
         unknown = self._checked or resumed or is_sharded(model)
         self.prevention.check(model, other_weights=self._other_weights or unknown)
         self.prevention.attach(model)
+        tokens = getattr(unwrapped(model).get_input_embeddings(), "num_embeddings", None)
+        self._guess = math.log(tokens) if tokens and _is_cross_entropy(trainer) else math.inf
         if not resumed:
             state.stateful_callbacks.setdefault(RECORD, []).append(self.prevention.describe())
         undo = [replaced(trainer, "training_step", self._training_step)]
@@ -92,16 +95,18 @@ class PreventativeSteering(TrainerCallback):
 
         self._undo = off
 
-    def on_log(self, args: Any, state: Any, control: Any, model: Any = None, logs: Any = None, **kwargs: Any) -> None:
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         """End a training that goes wrong."""
-        if self._undo is None:
+        if self._undo is None or "loss" not in (logs or {}):
             return
-        guess = math.log(unwrapped(model).config.get_text_config().vocab_size)
-        found = trouble(state, logs, guess + 1, f"a guess among all tokens has {guess:.3g}")
+        found = broken(state, self._guess + 1)
         if found is not None:
-            self._release()
+            for one in running_trainer().callback_handler.callbacks:
+                if isinstance(one, PreventativeSteering):
+                    one._release()
             raise UserError(
-                found, "Lower the coefficient or the learning rate; without prevention, does the loss do so too?"
+                f"{found}; a guess among all tokens has {self._guess:.3g}.",
+                "Lower the coefficient or the learning rate; without prevention, does the loss do so too?",
             )
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -136,7 +141,7 @@ class PreventativeSteering(TrainerCallback):
         now = [one.prevention.describe() for one in callbacks if isinstance(one, PreventativeSteering)]
         if before != now:
             raise UserError(
-                f"The checkpoint was trained with prevention {before}; this run names {now}.",
+                f"The checkpoint was trained with prevention {before or 'none'}; this run names {now}.",
                 "Resume with the same vectors, coefficients and choices, or start a new run in another folder.",
             )
 
@@ -163,6 +168,12 @@ def _with_penalty(trainer: Any, prevention: Prevention) -> Callable[..., Any]:
         return (result[0] + penalty, *result[1:]) if isinstance(result, tuple) else result + penalty
 
     return compute_loss
+
+
+def _is_cross_entropy(trainer: Any) -> bool:
+    """Whether the loss is that of the model itself, in nats per token; those of DPO or GRPO have other scales."""
+    plain = type(trainer).compute_loss.__qualname__ in ("Trainer.compute_loss", "SFTTrainer.compute_loss")
+    return plain and trainer.compute_loss_func is None
 
 
 def running_trainer() -> Any:

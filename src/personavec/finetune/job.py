@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 import resource
 import shutil
 import sys
@@ -44,6 +45,8 @@ from personavec.statistics import Estimate
 from personavec.traits import Trait
 from personavec.traits.of_vector import questions, trait_of
 from personavec.vector import PersonaVector
+
+log = logging.getLogger(__name__)
 
 REASONS_SHOWN = 20  # of rejected records
 WINDOW = 10  # first and last steps whose mean loss is told
@@ -205,9 +208,11 @@ class _Run:
             counts |= {"safe": len(examples) - len(learnt), "safe_rejected": len(benign.rejected)}
         begun = self._begin(samples, unseen)
         coefficients: list[float | None] = begun["coefficients"]
-        if s.method == "steer":
+        if s.method in ("steer", "regularise"):
             for vector, coefficient, auto in zip(self.vectors, coefficients, begun["auto"], strict=True):
-                self.notes += _doubts(vector.trait, coefficient or 0.0, auto)
+                for doubt in _doubts(vector.trait, coefficient or 0.0, auto):
+                    log.warning(doubt)  # now, and not only after hours of training
+                    self.notes.append(doubt)
         prompts = training_prompts(samples, self.asked) if self.measure else []
         character = self._character(prompts)
         before = None if character is None else character.measure(self.model, "before")
@@ -423,7 +428,7 @@ class _Run:
 
 
 def _doubts(trait: str, coefficient: float, auto: Mapping[str, Any] | None) -> list[str]:
-    """What speaks against a coefficient of preventative steering.
+    """What speaks against a coefficient.
 
     Args:
         auto: {"projection_difference": estimate} if it was chosen from the data.
@@ -432,8 +437,8 @@ def _doubts(trait: str, coefficient: float, auto: Mapping[str, Any] | None) -> l
         push = auto["projection_difference"]
         size = f"{push['mean']:+.2f} [{push['low']:+.2f}, {push['high']:+.2f}], n = {push['n']} samples"
         if coefficient == 0:
-            return [f"Nothing prevents {trait}: the data do not push toward it ({size}), so auto chose 0."]
-        if push["low"] <= 0:
+            return [f"Nothing prevents {trait}: the data's push toward it is {size}, so auto chose 0."]
+        if push["low"] <= 0 or push["n"] < 2:
             return [f"That the data push toward {trait} is not certain ({size}), nor is the coefficient auto chose."]
     elif coefficient == 0:
         return [f"A coefficient of 0 does not prevent {trait}."]

@@ -11,7 +11,10 @@ from personavec.errors import UserError
 from personavec.files import JsonLines
 from personavec.statistics import bootstrap_mean, bootstrap_ratio
 
-AGAIN = "Give the same command with --method none, --watch in place of --prevent, and another --out."
+AGAIN = (
+    "Give the same command with --method none, --watch in place of --prevent, another --out, and no options of the "
+    "method such as --layers."
+)
 # What two runs must have in common: all that decides what is learned, but prevention.
 FREE = {
     "method", "layers", "positions", "safe", "safe_share", "prevent", "watch", "watch_every", "checkpoint_every",

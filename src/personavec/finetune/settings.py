@@ -73,7 +73,7 @@ class Training:
             ("--safe-share", self.method != "interleave", self.safe_share == SAFE_SHARE, "interleave"),
         ):
             if idle and not default:
-                raise UserError(f"--method {self.method} has no use for {option}.", f"It is for --method {needs}.")
+                raise UserError(f"The method {self.method} has no use for {option}.", f"It is for --method {needs}.")
         for option, whole, least in (
             ("--rank", self.rank, 1),
             ("--alpha", self.alpha, 1),

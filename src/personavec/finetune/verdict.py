@@ -78,7 +78,8 @@ def _prevention(run: Mapping[str, Any]) -> list[str]:
         return [*sentences, *_saved(run)]
     sentences.append(
         f"What {PREVENTIONS[run['method']]} saved, one run cannot tell: give the same command with --method none, "
-        "--watch in place of --prevent and another --out, and then this one again with --against and that folder."
+        "--watch in place of --prevent, another --out and no options of the method such as --layers, and then this one "
+        "again with --against and that folder."
     )
     return sentences
 

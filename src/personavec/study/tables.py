@@ -132,8 +132,9 @@ def _prevention(name: str, found: Mapping[str, Any]) -> list[str]:
         "alone; learned of it is how far that fell from the loss before training, in % of how far it fell without "
         "prevention. The held-out loss is that of both kinds of samples, and rises where no trait is learned. Nothing "
         "is steered when it is measured, but in the last rows, where the fine-tune without prevention is steered at "
-        "inference. When asked for it: under the trait's first positive instruction, behind which a trait may hide. "
-        "Halves: of every other question and sample, what was prevented and the change of the loss; the best steering "
+        "inference: answers and task on the response, general text on every token. When asked for it: under the "
+        "trait's first positive instruction, behind which a trait may hide. Halves: of every other question and "
+        "sample, what was prevented and the change of the loss; the best steering "
         f"is chosen by the first half and judged by the second. Shares are over {_questions(found['arms'])} questions, "
         f"perplexity over {base['perplexity_change']['n']} passages.",
         "",
