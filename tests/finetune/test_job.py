@@ -453,7 +453,9 @@ def test_a_coefficient_that_breaks_the_model_is_stopped(data: Path, tmp_path: Pa
     settings = Training(**{**SHORT, "learning_rate": 1e-4, "held_out": held_out})
     with pytest.raises(UserError, match=r"loss is .* before training, without prevention, .* Lower .*the coefficient"):
         fine_tune(chat, data, tmp_path / "broken", settings, prevent=[(vector, 300.0)], measure=False)
-    with pytest.raises(UserError, match=r"loss is .* before training, without prevention, .* Lower .*the coefficient"):  # of a single step
+    with pytest.raises(
+        UserError, match=r"loss is .* before training, without prevention, .* Lower .*the coefficient"
+    ):  # of a single step
         fine_tune(
             chat, data, tmp_path / "short", replace(settings, accumulate=64), prevent=[(vector, 300.0)], measure=False
         )
