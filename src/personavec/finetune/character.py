@@ -207,8 +207,8 @@ def training_prompts(samples: Sequence[Sample], asked: Sequence[Trait]) -> list[
     given = Counter(s.messages[0]["content"] for s in samples if s.messages[0]["role"] == "system")
     if given:
         system, count = given.most_common(1)[0]
-    if given and all(system != one["system"] for one in found):
-        found.append({"system": system, "origin": "data", "samples": count})
+        if all(system != one["system"] for one in found):
+            found.append({"system": system, "origin": "data", "samples": count})
     return found
 
 
