@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from markupsafe import escape
 from samples import estimate, evaluate_run, extract_run, finetune_run, monitor_run, shift_run
 
 from personavec.report import drift, write_evaluate_report, write_extract_report, write_monitor_report
-from personavec.report.character import write_shift_report
+from personavec.report.character import system_names, write_shift_report
 from personavec.report.drawing import label
 from personavec.report.drift import Scale, largest, overview
 from personavec.report.finetune import write_finetune_report
@@ -256,6 +257,15 @@ def test_finetune_without_a_part(tmp_path: Path, lacking: str) -> None:
         for found in run["traits"].values():
             found["systems"] = []
     Page(written(write_finetune_report, run, tmp_path))
+
+
+def test_finetune_names_the_system_prompt_of_every_score(tmp_path: Path) -> None:
+    run = finetune_run()
+    for found in run["traits"].values():
+        found["systems"][0]["score"] = None  # every answer under the first was refused
+    first, second = system_names(run["systems"])
+    cells = written(write_finetune_report, run, tmp_path).split("<h3>Answers and data</h3>")[1].split("</table>")[0]
+    assert str(escape(f"under {second}")) in cells and str(escape(f"under {first}")) not in cells
 
 
 def test_finetune_that_was_not_measured(tmp_path: Path) -> None:
