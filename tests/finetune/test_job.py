@@ -22,7 +22,7 @@ from personavec.finetune.adapter import adapted, projections
 from personavec.finetune.automatic import choose, from_difference
 from personavec.finetune.examples import IGNORED, Encoder, held_out, read_samples
 from personavec.finetune.job import _doubts
-from personavec.finetune.losses import LossGuard, example_losses
+from personavec.finetune.losses import LossGuard, example_losses, exploded
 from personavec.finetune.training import Steps, last_checkpoint, mixed
 from personavec.model import ChatModel
 from personavec.traits import load_trait
@@ -377,8 +377,8 @@ def test_doubtful_coefficients_are_told(
     assert "so auto chose 0" in _doubts("kind", 0.0, push(-2.0, -1.0))[0]
     assert "does not prevent kind" in _doubts("kind", 0.0, None)[0]
     run = fine_tune(chat, data, tmp_path / "run", Training(**SHORT), prevent=[(vector, -1.0)], measure=False).run
-    assert any("teaches the weights more of it" in note for note in run["warnings"])
-    assert "teaches the weights more of it" in caplog.text
+    assert any("make up for that with more of it" in note for note in run["warnings"])
+    assert "make up for that with more of it" in caplog.text
 
 
 def test_safe_samples_are_a_share_of_all() -> None:
@@ -415,6 +415,8 @@ def test_a_broken_training_is_told_from_noise() -> None:
     look([4.4, 6.0, 5.0, 4.5, 4.4, 30.0], 2.5)  # steering that is worth its loss
     look([2.0, 3.0, 2.5, 2.0, 2.5], 0.1)  # other samples than those that were measured
     look([11.0, 12.0, 11.0, 13.0], 2.5)  # too few to tell
+    assert not exploded([0.01] * 5 + [0.1] * 5, 0.01) and not exploded([2.0, 9.0, 9.0, 9.0, 9.0], 2.0)
+    assert not exploded([0.5, 2.0], 0.5, 1) and not exploded([2.0], 0.5, 0) and exploded([0.5, 0.5, 5.0, 6.0], 0.5, 2)
     for losses, left, message in (
         (
             [*noise, 9.0, 8.0, 9.0, 7.0, 9.0],
@@ -423,10 +425,13 @@ def test_a_broken_training_is_told_from_noise() -> None:
         ),
         ([11.0, 12.0, 11.0, 13.0, 12.0], 9, "is 12 in steps 1 to 5"),
         ([11.0, 12.0, 11.0], 0, "is 11 in steps 1 to 3"),  # it ends: no more are to come
+        ([2.0, 3.0, 12.0], 0, "exploded: 2 in the first 1 steps, 12 in the 1 up to step 3"),
         ([2.0, float("nan")], 9, "nan at step 2"),
     ):
         with pytest.raises(UserError, match=message):
             look(losses, 2.0, left)
+    with pytest.raises(UserError, match=r"exploded: 0\.5 in the first 5 steps, 2 in the 5 up to step 10; before"):
+        look([0.5] * 5 + [2.0] * 5, 0.5)
 
 
 def test_a_training_that_explodes_is_stopped(chat: ChatModel, data: Path, tmp_path: Path) -> None:

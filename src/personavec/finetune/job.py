@@ -444,8 +444,9 @@ def _doubts(trait: str, coefficient: float, auto: Mapping[str, Any] | None) -> l
         return [f"A coefficient of 0 does not prevent {trait}."]
     elif coefficient < 0:
         return [
-            f"A coefficient of {coefficient:g} steers away from {trait} in training, which teaches the weights more of "
-            "it. To prevent a trait, steer toward it; negative coefficients are for --steer, at inference."
+            f"A coefficient of {coefficient:g} steers away from {trait} in training, and the weights have to make up "
+            "for that with more of it. To prevent a trait, steer toward it; negative coefficients are for --steer, at "
+            "inference."
         ]
     return []
 

@@ -29,11 +29,10 @@ def example_losses(model: ChatModel, examples: Sequence[Example], name: str = "H
 
 
 class LossGuard(TrainerCallback):
-    """Ends a training whose loss is not finite, or far above that of the model as it came; see `TIMES` and `broken`.
+    """Ends a training whose loss is not finite, has exploded, or is far above that of the model as it came.
 
-    Such is a training that explodes, and one under a prevention so strong that it breaks the model before the first
-    step. What the first steps had is no measure: batches of a few samples of mixed data differ by more than a training
-    that explodes.
+    A prevention that is far too strong breaks the model before the first step and changes little afterwards; see
+    `TIMES`, `broken` and `exploded`.
 
     Args:
         natural: Loss before training, without prevention.
@@ -52,6 +51,34 @@ class LossGuard(TrainerCallback):
         found = broken(state, max(TIMES * self.natural, self.natural + NATS))
         if found is not None:
             raise UserError(f"{found}; before training, without prevention, it was {self.natural:.3g}.", advice)
+        losses = [entry["loss"] for entry in state.log_history if "loss" in entry]
+        few = min(WINDOW, len(losses) // 2) if state.global_step >= state.max_steps else WINDOW
+        if exploded(losses, self.natural, few):
+            first, last = median(losses[:few]), median(losses[-few:])
+            raise UserError(
+                f"The training loss exploded: {first:.3g} in the first {few} steps, {last:.3g} in the {few} up to step "
+                f"{state.global_step}; before training, without prevention, it was {self.natural:.3g}.",
+                advice,
+            )
+
+
+def exploded(losses: Sequence[float], natural: float, window: int = WINDOW) -> bool:
+    """Whether the last losses are far above the first, and above that of the model as it came.
+
+    A single batch says little, so medians of five are compared: more than three times as high, and higher by more than
+    one nat (for data whose loss is near zero from the start), is an explosion. The first are the training's own, under
+    whatever prevention is on; where these are below the loss before training, they were of easy samples (in small
+    batches of mixed data the last five can have three times their loss by chance), and that counts instead. In a
+    training of fewer than ten steps, looked at when it ends, only what is `NATS` above the first is an explosion.
+
+    Args:
+        losses: Of every step.
+        natural: Loss before training, without prevention.
+    """
+    if window < 1 or len(losses) < 2 * window:
+        return False
+    first = max(median(losses[:window]), natural)
+    return median(losses[-window:]) > max(3 * first, first + (1 if window >= WINDOW else NATS))
 
 
 def broken(state: Any, limit: float) -> str | None:
