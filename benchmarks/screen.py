@@ -23,11 +23,11 @@ import torch
 
 from common import arguments, middle, now, publish, side_by_side, times
 from personavec import ChatModel, PersonaVector, load_model
+from personavec.cache import cache_folder
 from personavec.data import Sample, open_data
 from personavec.data.dataset import Dataset
-from personavec.model.default import cache_folder
+from personavec.projection import CLEAN
 from personavec.screening import Settings, screen_files
-from personavec.screening.job import CLEAN
 from personavec.screening.settings import Baseline
 from personavec.traits import library_names, load_trait
 

@@ -17,9 +17,9 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from personavec.files import write_atomic
-from personavec.screening.calibration import calibrate
 from personavec.screening.estimate import generations_needed, hybrid_difference, plain_difference
-from personavec.statistics import spearman
+from personavec.stats.bootstrap import spearman
+from personavec.stats.ridge import calibrate
 
 DRAWS = 200
 SIZE = 64

@@ -20,12 +20,12 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from personavec import ChatModel, PersonaVector, load_model
+from personavec.extraction.specificity import judge_of
 from personavec.files import JsonLines, write_atomic
 from personavec.provenance import machine
 from personavec.rollouts import Rollout, generate, plan
 from personavec.screening import Settings, screen_files
-from personavec.specificity import judge_of
-from personavec.statistics import Estimate, bootstrap_auc
+from personavec.stats.bootstrap import Estimate, bootstrap_auc
 from personavec.traits import load_trait
 
 FRACTIONS = (0.0, 0.05, 0.2, 0.5, 1.0)

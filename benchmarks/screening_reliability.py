@@ -17,8 +17,8 @@ from common import arguments, publish
 from personavec import ChatModel, Conversation, PersonaVector, Request, load_model
 from personavec.data import Sample, open_data
 from personavec.engine.transformers import TransformersEngine
-from personavec.screening.panel import Panel
-from personavec.statistics import spearman
+from personavec.projection.panel import Panel
+from personavec.stats.bootstrap import spearman
 
 NEW_TOKENS, TEMPERATURE = 64, 0.7
 

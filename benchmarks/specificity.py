@@ -22,19 +22,19 @@ from torch import Tensor
 
 from common import arguments, publish
 from personavec import ChatModel, load_model
-from personavec.controls import covariance_directions
+from personavec.cache import cache_folder
 from personavec.data import Sample, open_data
 from personavec.engine.transformers import TransformersEngine
 from personavec.errors import UserError
 from personavec.files import JsonLines
-from personavec.model.default import cache_folder
+from personavec.projection import CLEAN
+from personavec.projection.measure import readings, tokenise
 from personavec.readout import read
 from personavec.rollouts import conversation, generate, plan
 from personavec.screening.attribution import separation
 from personavec.screening.declined import refusing
-from personavec.screening.job import CLEAN
-from personavec.screening.measure import readings, tokenise
 from personavec.screening.specific import Whitening, length_direction, refusal_direction, remove_span
+from personavec.stats.nulls import covariance_directions
 from personavec.traits import library_names, load_trait
 
 QUESTIONS, PAIRS, NEW_TOKENS = 10, 2, 64  # of the rollouts behind a direction

@@ -13,7 +13,7 @@ from transformers import DynamicCache
 
 from common import answer_pairs, arguments, middle, now, publish, side_by_side, times
 from personavec import ChatModel, load_model
-from personavec.model.intervene import Intervention, Steering
+from personavec.model.edits import Intervention, Steering
 
 STEPS = {1: 60, 16: 40}
 PROMPT = 40

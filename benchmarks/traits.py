@@ -13,10 +13,10 @@ from typing import Any
 import torch
 
 from personavec import ChatModel, PersonaVector, UserError, extract, load_model, load_trait
+from personavec.extraction.specificity import matrix
 from personavec.files import write_atomic
 from personavec.readout import read
 from personavec.rollouts import Rollout, conversation, read_rollouts
-from personavec.specificity import matrix
 from personavec.traits import library_names
 
 

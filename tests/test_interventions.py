@@ -14,7 +14,7 @@ from transformers import LlamaConfig
 from personavec.errors import UserError
 from personavec.interventions import ablation, capping, intervening, steer, steering
 from personavec.model import ChatModel
-from personavec.model.intervene import Intervention, Positions, Steering, ablate, add, cap
+from personavec.model.edits import Intervention, Positions, Steering, ablate, add, cap
 from personavec.vector import PersonaVector
 from tiny import SIZES, causal_model, chat_model, plain_states, random_ids, vector
 

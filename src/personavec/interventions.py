@@ -9,7 +9,7 @@ from weakref import WeakKeyDictionary
 
 from personavec.errors import UserError
 from personavec.model.blocks import Blocks, find_blocks
-from personavec.model.intervene import Intervention, Positions, Steering
+from personavec.model.edits import Intervention, Positions, Steering
 from personavec.vector import PersonaVector
 
 Layers = Literal["best", "all"] | int

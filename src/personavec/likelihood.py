@@ -9,10 +9,10 @@ from torch import Tensor
 
 from personavec.interventions import intervening
 from personavec.model import ChatModel
+from personavec.model.edits import Intervention
 from personavec.model.evaluating import evaluating
-from personavec.model.intervene import Intervention
 from personavec.progress import progress
-from personavec.statistics import Floats
+from personavec.stats.numbers import Floats
 
 IGNORED = -100  # label of a token that bears no loss
 BATCH_TOKENS = 2048

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from personavec.errors import UserError
 from personavec.files import JsonLines
 from personavec.model import ChatModel, Conversation, Request
-from personavec.model.intervene import Intervention
+from personavec.model.edits import Intervention
 from personavec.progress import progress
 
 Side = Literal["positive", "negative"]

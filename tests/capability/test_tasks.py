@@ -13,11 +13,11 @@ import tiny as made
 from personavec.capability import passage_losses, perplexity
 from personavec.capability.tasks import Tasks, compared, fingerprint
 from personavec.errors import UserError
-from personavec.evaluation import evaluate
+from personavec.evaluation.job import evaluate
 from personavec.files import JsonLines
 from personavec.interventions import intervening, steering
 from personavec.model import ChatModel, Request
-from personavec.statistics import bootstrap_mean
+from personavec.stats.bootstrap import bootstrap_mean
 from personavec.traits import load_trait
 
 lm_eval = pytest.importorskip("lm_eval", reason="needs lm-evaluation-harness: pip install 'personavec[eval]'")

@@ -14,6 +14,7 @@ import tiny
 from personavec.capability import Tasks, passage_losses
 from personavec.capability.tasks import compared
 from personavec.errors import UserError
+from personavec.extraction.specificity import judge_of
 from personavec.files import JsonLines
 from personavec.finetune import Training, character, fine_tune
 from personavec.finetune.adapter import wearing
@@ -22,9 +23,8 @@ from personavec.finetune.elicit import asking
 from personavec.finetune.saved import check_plain, compare_runs
 from personavec.finetune.verdict import verdict
 from personavec.model import ChatModel, Request
-from personavec.shift import shift
-from personavec.specificity import judge_of
-from personavec.statistics import bootstrap_mean
+from personavec.shifts.measure import shift
+from personavec.stats.bootstrap import bootstrap_mean
 from personavec.traits import load_trait
 from personavec.vector import PersonaVector
 

@@ -17,8 +17,8 @@ from transformers import MistralConfig
 from personavec.errors import UserError
 from personavec.interventions import ablation, capping, intervening, steering
 from personavec.model import ChatModel, Request, Response
+from personavec.model.edits import Intervention
 from personavec.model.generate import Generator, _draw, _Row
-from personavec.model.intervene import Intervention
 from tiny import SIZES, causal_model, chat_model, editing, qwen2, random_ids, tokenizer, vector
 
 LENGTHS = (1, 30, 4, 4, 12, 1, 7, 21, 2, 30)

@@ -11,12 +11,15 @@ import pytest
 from markupsafe import escape
 from samples import estimate, evaluate_run, extract_run, finetune_run, monitor_run, shift_run
 
-from personavec.report import drift, write_evaluate_report, write_extract_report, write_monitor_report
-from personavec.report.character import system_names, write_shift_report
+from personavec.evaluation.page import write_evaluate_report
+from personavec.extraction.page import write_extract_report
+from personavec.finetune.page import write_finetune_report
+from personavec.monitoring import drift
+from personavec.monitoring.drift import Scale, largest, overview
+from personavec.monitoring.page import write_monitor_report
 from personavec.report.drawing import label
-from personavec.report.drift import Scale, largest, overview
-from personavec.report.finetune import write_finetune_report
 from personavec.report.words import duration, facts, minus, number, signed
+from personavec.shifts.page import system_names, write_shift_report
 
 HOSTILE = (
     '<script>alert(1)</script><img src=x onerror="alert(2)">&lt;b&gt; "\'>{{ 7 * 7 }} $\\frac{ \x00\u202e\ud800'

@@ -6,16 +6,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from personavec.screening.attribution import (
-    Adjusted,
-    Explanation,
-    Place,
-    adjusted_shift,
-    explanation,
-    place,
-    separation,
-)
-from personavec.statistics import Estimate, auc
+from personavec.screening.attribution import Adjusted, Explanation, adjusted_shift, explanation, separation
+from personavec.stats.bootstrap import Estimate, auc
+from personavec.stats.nulls import Place, place
 
 REPEATS = 600
 FEWEST = int(stats.binom.ppf(5e-5, REPEATS, 0.95))

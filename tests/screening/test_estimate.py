@@ -19,7 +19,7 @@ from personavec.screening.estimate import (
     planned_sizes,
     settled,
 )
-from personavec.screening.moments import Moments
+from personavec.stats.moments import Moments
 
 Array = Any
 REPEATS = 600

@@ -19,16 +19,16 @@ from personavec.engine.transformers import TransformersEngine
 from personavec.errors import UserError
 from personavec.files import JsonLines
 from personavec.model import ChatModel
+from personavec.projection import own_answers as answers_module
+from personavec.projection.measure import measure, tokenise
+from personavec.projection.panel import Panel
 from personavec.screening import Settings, compare_screenings, projector, screen_files
-from personavec.screening import answers as answers_module
 from personavec.screening import job as job_module
 from personavec.screening import scan as scan_module
 from personavec.screening import table as table_module
-from personavec.screening.measure import measure, tokenise
 from personavec.screening.outputs import BOM
-from personavec.screening.panel import Panel
 from personavec.screening.scan import Scanner
-from personavec.screening.subset import priority, smallest
+from personavec.stats.sampling import priority, smallest
 from personavec.vector import PersonaVector
 from tiny import plain_greedy, plain_states, vector
 

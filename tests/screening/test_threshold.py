@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from personavec.errors import UserError
-from personavec.screening.calibration import calibrate
 from personavec.screening.threshold import check_size, threshold, with_error
+from personavec.stats.ridge import calibrate
 
 
 @pytest.mark.parametrize(("m", "rate"), [(19, 0.05), (50, 0.05), (333, 0.05), (99, 0.01), (30, 0.2)])

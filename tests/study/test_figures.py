@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from personavec.model import ChatModel
-from personavec.statistics import bootstrap_pearson, bootstrap_ratio, pearson
+from personavec.stats.bootstrap import bootstrap_pearson, bootstrap_ratio, pearson
 from personavec.study.figures import Answered, Fine, changed, correlations, more_loss, more_perplexity, task_learned
 from tiny import vector
 

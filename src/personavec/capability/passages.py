@@ -11,8 +11,9 @@ from numpy.typing import ArrayLike
 from personavec.errors import UserError
 from personavec.likelihood import sequence_losses
 from personavec.model import ChatModel
-from personavec.model.intervene import Intervention
-from personavec.statistics import Estimate, Floats, bootstrap_mean
+from personavec.model.edits import Intervention
+from personavec.stats.bootstrap import Estimate, bootstrap_mean
+from personavec.stats.numbers import Floats
 
 PASSAGES = Path(__file__).with_name("passages.jsonl")
 

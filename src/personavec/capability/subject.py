@@ -18,7 +18,7 @@ from personavec.errors import UserError
 from personavec.files import JsonLines
 from personavec.likelihood import IGNORED, each_sequence, token_logs
 from personavec.model import ChatModel, Request
-from personavec.model.intervene import Intervention
+from personavec.model.edits import Intervention
 from personavec.progress import progress
 
 MAX_NEW_TOKENS = 256  # of an answer whose task names no limit, as in the harness

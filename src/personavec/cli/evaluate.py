@@ -55,7 +55,7 @@ def evaluate(
     chat = o.open_model(model, device, dtype, adapter, thinking)
     edits, words, vectors = o.read_interventions(chat, steer, ablate, cap, layers, positions, other_weights)
 
-    from personavec.evaluation import evaluate as run_evaluation
+    from personavec.evaluation.job import evaluate as run_evaluation
     from personavec.vector import PersonaVector
 
     if scale_from is not None:

@@ -42,8 +42,8 @@ def extract(
         raise UserError(f"--layer {layer!r} is not understood.", "Choose auto, or a layer number such as 14.")
     chat = o.open_model(model, device, dtype, thinking=thinking)
 
-    from personavec.extraction import Settings
-    from personavec.extraction import extract as run_extraction
+    from personavec.extraction.job import Settings
+    from personavec.extraction.job import extract as run_extraction
 
     given: dict[str, Any] = {
         "pairs": pairs,

@@ -196,7 +196,7 @@ def _table(run: Mapping[str, Any]) -> "Table":
     """Before, after and change of everything that was measured."""
     from rich.table import Table
 
-    from personavec.shift import shortened
+    from personavec.shifts.verdict import shortened
 
     table = Table()
     for heading in ("", "before", "after", "change", "n"):

@@ -28,7 +28,7 @@ def monitor(
     vectors = [PersonaVector.load(path) for path in vector]
     chat = o.open_model(model, device, dtype, adapter, thinking)
 
-    from personavec.monitoring import monitor as run_monitor
+    from personavec.monitoring.job import monitor as run_monitor
 
     folder = out or o.default_folder("monitor", chats.stem, chats, vector, chat.id)
     run = run_monitor(chat, chats, vectors, folder, other_weights=other_weights)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from personavec.interventions import Layers
     from personavec.judges.scorer import ApiTerms
     from personavec.model import ChatModel
-    from personavec.model.intervene import Intervention
+    from personavec.model.edits import Intervention
     from personavec.traits import Trait
     from personavec.vector import PersonaVector
 

@@ -104,8 +104,8 @@ def screen(
     choices = {"device": device, "ray": ray, "workers": workers, "adapter": adapter, "thinking": thinking}
     runs = _engine(engine, model, vectors, dtype, other_weights, choices)
 
+    from personavec.extraction.specificity import siblings
     from personavec.screening import Settings, screen_files
-    from personavec.specificity import siblings
 
     settings = Settings.suited(
         runs.model.device.type,

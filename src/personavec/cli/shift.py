@@ -30,48 +30,16 @@ def shift(
     json: o.Json = False,
 ) -> None:
     """How far a fine-tune moved the model along each trait, beside random directions and the other traits."""
-    from personavec.errors import UserError
-    from personavec.files import RunFolder, write_json
-    from personavec.model.load import find_adapter, find_source
-    from personavec.provenance import identity, provenance
-    from personavec.report.character import write_shift_report
-    from personavec.shift import check_traits, compare, prompt_readings, template_notes, verdict
-    from personavec.vector import PersonaVector
+    from personavec.shifts.job import run_shift
 
-    if (tuned is None) == (adapter is None):
-        raise UserError("Two models are compared.", "Name the tuned model, or its adapter with --adapter, not both.")
     files = o.vector_files(vector or ())
-    vectors = [PersonaVector.load(path) for path in files]
-    check_traits(vectors)
-    if tuned is not None:  # now, and not after the model before was loaded and read
-        find_source(tuned)
-    if adapter is not None:
-        find_adapter(adapter)
-    systems = list(dict.fromkeys(system or []))
-    arguments = {
-        "base": base, "tuned": tuned, "adapter": adapter, "vectors": [str(path) for path in files],
-        "systems": systems, "other_weights": other_weights, "dtype": dtype, "seed": seed,
-    }  # fmt: skip
-    name = Path(tuned or adapter or "").name
-    with RunFolder(out or o.default_folder("shift", name, *arguments.values()), arguments) as folder:
-        first = o.open_model(base, device, dtype)
-        for one in vectors:
-            one.check(first, other_weights=other_weights)
-        before = prompt_readings(first, vectors, systems)
-        run = {"command": "shift", **provenance(first, arguments)}
-        template = first.template
-        del first  # only one model is in memory
-        second = o.open_model(tuned or base, device, dtype, adapter)
-        run |= {
-            "tuned": tuned or adapter,
-            "tuned_identity": identity(second),
-            "systems": [{"system": s} for s in systems],
-        }
-        run["warnings"] = template_notes(template, second.template)
-        run["traits"] = compare(vectors, before, prompt_readings(second, vectors, systems, template), seed)
-        run["verdict"] = verdict(run["traits"])
-        write_shift_report(run, folder / "report.html")
-        write_json(folder / "run.json", run)
+    decides = (base, tuned, adapter, *files, *(system or []), other_weights, dtype, seed)
+    folder = out or o.default_folder("shift", Path(tuned or adapter or "").name, *decides)
+    run = run_shift(
+        base, tuned, files, folder,
+        adapter=adapter, systems=system or (), other_weights=other_weights, seed=seed, dtype=dtype, device=device,
+        load=o.open_model,
+    )  # fmt: skip
     if json:
         o.print_json({"traits": run["traits"]})
         return

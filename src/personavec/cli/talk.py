@@ -11,7 +11,7 @@ from personavec.errors import UserError
 
 if TYPE_CHECKING:
     from personavec.model import ChatModel
-    from personavec.model.intervene import Intervention
+    from personavec.model.edits import Intervention
 
 System = Annotated[str | None, typer.Option(help="System prompt.", show_default=False)]
 Tokens = Annotated[int, typer.Option(help="Longest answer.", min=1)]

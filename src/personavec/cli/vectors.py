@@ -56,7 +56,7 @@ def compare(
     json: o.Json = False,
 ) -> None:
     """Cosines between vectors of one model, and what is known of their effects on each other's scores."""
-    from personavec.specificity import matrix
+    from personavec.extraction.specificity import matrix
     from personavec.vector import PersonaVector
 
     if len(files) < 2:

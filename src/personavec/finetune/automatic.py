@@ -10,12 +10,12 @@ from personavec.engine.transformers import TransformersEngine
 from personavec.errors import UserError
 from personavec.model import ChatModel
 from personavec.progress import progress
+from personavec.projection.measure import Tokens, measure, own_answers, tokenise
+from personavec.projection.own_answers import OwnAnswers
+from personavec.projection.panel import Panel
 from personavec.screening import Settings
-from personavec.screening.answers import OwnAnswers
-from personavec.screening.measure import Tokens, measure, own_answers, tokenise
-from personavec.screening.panel import Panel
-from personavec.screening.subset import priorities, smallest
-from personavec.statistics import Estimate, bootstrap_mean
+from personavec.stats.bootstrap import Estimate, bootstrap_mean
+from personavec.stats.sampling import priorities, smallest
 from personavec.vector import PersonaVector
 
 SAMPLES = 64

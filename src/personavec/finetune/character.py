@@ -15,16 +15,16 @@ from personavec.capability import Tasks, passage_losses, perplexities
 from personavec.capability.tasks import Results, compared
 from personavec.data import Sample
 from personavec.errors import UserError
-from personavec.evaluation import MAX_NEW_TOKENS, TEMPERATURE
+from personavec.evaluation.job import MAX_NEW_TOKENS, TEMPERATURE
+from personavec.extraction.specificity import judge_of
 from personavec.files import JsonLines, write_atomic, write_json
 from personavec.finetune.elicit import asking
 from personavec.judges.contrast import ContrastJudge
 from personavec.model import ChatModel
 from personavec.progress import progress
 from personavec.rollouts import Rollout, generate, plan
-from personavec.shift import PromptReadings, compare, prompt_readings
-from personavec.specificity import judge_of
-from personavec.statistics import bootstrap_mean
+from personavec.shifts.measure import PromptReadings, compare, prompt_readings
+from personavec.stats.bootstrap import bootstrap_mean
 from personavec.traits import Trait
 from personavec.vector import PersonaVector
 

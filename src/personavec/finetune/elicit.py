@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from personavec.data import Sample
 from personavec.model.template import Message
-from personavec.screening.subset import priority
+from personavec.stats.sampling import priority
 from personavec.traits import Trait
 
 

@@ -13,7 +13,7 @@ from personavec.likelihood import IGNORED
 from personavec.model import ChatModel, Conversation
 from personavec.model.template import THOUGHT
 from personavec.progress import progress
-from personavec.screening.subset import priority
+from personavec.stats.sampling import priority
 
 
 @dataclass(frozen=True)

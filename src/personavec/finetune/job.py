@@ -22,7 +22,7 @@ from personavec.capability import Tasks
 from personavec.capability.tasks import fingerprint
 from personavec.data import Dataset, Sample, open_data
 from personavec.errors import UserError
-from personavec.evaluation import MAX_NEW_TOKENS
+from personavec.evaluation.job import MAX_NEW_TOKENS
 from personavec.files import RunFolder, write_atomic, write_json
 from personavec.finetune.adapter import adapted, save_adapter, wearing
 from personavec.finetune.automatic import choose
@@ -31,6 +31,7 @@ from personavec.finetune.character import Character, before_and_after, shown, tr
 from personavec.finetune.elicit import instruction
 from personavec.finetune.examples import Encoder, Example, held_out, read_samples, rejected
 from personavec.finetune.losses import example_losses
+from personavec.finetune.page import write_finetune_report
 from personavec.finetune.prevention import Prevention
 from personavec.finetune.saved import check_plain, compare_runs
 from personavec.finetune.settings import Training
@@ -38,10 +39,9 @@ from personavec.finetune.training import mixed, require_trl, train
 from personavec.finetune.verdict import verdict
 from personavec.finetune.watch import ShiftMonitor
 from personavec.model import ChatModel
+from personavec.projection import CLEAN
 from personavec.provenance import identity, provenance
-from personavec.report.finetune import write_finetune_report
-from personavec.screening.job import CLEAN
-from personavec.statistics import Estimate
+from personavec.stats.bootstrap import Estimate
 from personavec.traits import Trait
 from personavec.traits.of_vector import questions, trait_of
 from personavec.vector import PersonaVector

@@ -11,7 +11,7 @@ from personavec.errors import UserError
 from personavec.finetune.examples import Example
 from personavec.likelihood import sequence_losses
 from personavec.model import ChatModel
-from personavec.statistics import Floats
+from personavec.stats.numbers import Floats
 
 WINDOW = 5  # logged losses
 # A loss so many times that of the model as it came, and so many nats above it, is that of a broken model. On the

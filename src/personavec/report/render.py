@@ -3,13 +3,13 @@
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader
+from jinja2 import ChoiceLoader, Environment, PackageLoader
 
 from personavec.files import write_atomic
 from personavec.report import words
 
 _templates = Environment(
-    loader=PackageLoader("personavec.report"),
+    loader=ChoiceLoader([PackageLoader("personavec.report"), PackageLoader("personavec", "")]),
     autoescape=True,
     trim_blocks=True,
     lstrip_blocks=True,
@@ -23,7 +23,10 @@ _templates.filters |= {
 
 
 def write_page(path: Path | str, template: str, **content: Any) -> None:
-    """Render a template of report/templates and write it, whole or not at all.
+    """Render a template and write it, whole or not at all.
+
+    Args:
+        template: `JOB/page.html`, the page of a job; it extends those of report/templates.
 
     Model output is hostile text: it is escaped, characters that UTF-8 cannot carry are replaced, and the page's
     content security policy allows no script and no request.

@@ -14,28 +14,12 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import optimize, special, stats
 
-from personavec.screening.calibration import Floats, finite
-from personavec.statistics import Estimate, auc, null_summary
+from personavec.stats.bootstrap import Estimate, auc
+from personavec.stats.nulls import Place, null_summary, place
+from personavec.stats.numbers import Floats, finite
 
 COVARIATES = ("answer length", "refusing", "prompt length")
 CHANCE = 0.05  # the p-value at which random directions explain a shift
-
-
-@dataclass(frozen=True)
-class Place:
-    """A figure among those of random directions, all by their absolute value.
-
-    Attributes:
-        percentile: Share of the random directions below it, 0..100.
-        p_value: (1 + how many are as large) / (K + 1).
-        p95: 95th percentile of the random directions.
-        n: K.
-    """
-
-    percentile: float
-    p_value: float
-    p95: float
-    n: int
 
 
 @dataclass(frozen=True)
@@ -77,23 +61,6 @@ class Explanation:
 
     specific: bool
     sentences: tuple[str, ...]
-
-
-def place(value: float, nulls: ArrayLike) -> Place:
-    """Where |value| stands among the absolute values of nulls (K,).
-
-    Raises:
-        ValueError: No nulls, or numbers that are not finite.
-    """
-    sizes = np.abs(finite(nulls, 1))
-    size = abs(float(finite([value], 1)[0]))
-    above = int((sizes >= size).sum())
-    return Place(
-        percentile=100 * (1 - above / len(sizes)),
-        p_value=(1 + above) / (len(sizes) + 1),
-        p95=float(np.percentile(sizes, 95)),
-        n=len(sizes),
-    )
 
 
 def adjusted_shift(

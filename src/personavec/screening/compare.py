@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from personavec.errors import UserError
-from personavec.statistics import spearman
+from personavec.stats.bootstrap import spearman
 
 MOVED = 20  # samples named
 

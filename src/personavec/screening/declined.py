@@ -7,7 +7,7 @@ from torch import Tensor
 
 from personavec.data import Sample
 from personavec.engine import Engine
-from personavec.screening.measure import readings, tokenise
+from personavec.projection.measure import readings, tokenise
 
 WORDINGS = (
     "I'm sorry, but I can't help with that.",

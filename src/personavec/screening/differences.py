@@ -5,12 +5,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from personavec.screening.calibration import Fit, fit_subset
 from personavec.screening.estimate import differences_from_moments, plain_difference
 from personavec.screening.scan import Scan
 from personavec.screening.settings import Baseline
 from personavec.screening.table import Block
-from personavec.statistics import Floats
+from personavec.stats.numbers import Floats
+from personavec.stats.ridge import Fit, fit_subset
 
 
 @dataclass(frozen=True)

@@ -19,9 +19,10 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import stats
 
-from personavec.screening.calibration import LEAST, Fit, Floats, cost_of_choice, finite, fit_subset, indices
-from personavec.screening.moments import Moments
-from personavec.statistics import Estimate
+from personavec.stats.bootstrap import Estimate
+from personavec.stats.moments import Moments
+from personavec.stats.numbers import Floats, finite
+from personavec.stats.ridge import LEAST, Fit, cost_of_choice, fit_subset, indices
 
 FIRST = 64  # generations before the first look: with very skewed errors intervals from fewer hold in 90 % only
 Reason = Literal["exact", "precise", "clear"]

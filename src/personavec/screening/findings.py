@@ -9,13 +9,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from personavec.controls import covariance_directions, isotropic_directions
-from personavec.screening.attribution import adjusted_shift, explanation, place, separation
+from personavec.projection.measure import Measured
+from personavec.projection.panel import Panel
+from personavec.screening.attribution import adjusted_shift, explanation, separation
 from personavec.screening.differences import Differences
-from personavec.screening.measure import Measured
-from personavec.screening.panel import Panel
 from personavec.screening.scan import Scan
-from personavec.statistics import Estimate, Floats, auc
+from personavec.stats.bootstrap import Estimate, auc
+from personavec.stats.nulls import covariance_directions, isotropic_directions, place
+from personavec.stats.numbers import Floats
 
 DIRECTIONS = 200  # random directions of each kind
 

@@ -18,34 +18,34 @@ from filelock import FileLock
 from numpy.typing import NDArray
 from torch import Tensor
 
+from personavec.cache import cache_folder
 from personavec.data import Dataset, Sample, open_data
 from personavec.engine import Engine
 from personavec.errors import UserError
 from personavec.files import RunFolder, write_json
 from personavec.judges.scorer import Scorer
 from personavec.model import Conversation
-from personavec.model.default import cache_folder
 from personavec.progress import progress
-from personavec.report.screening import histogram, write_screen_report
-from personavec.screening.answers import OwnAnswers
+from personavec.projection import CLEAN
+from personavec.projection.measure import readings, tokenise
+from personavec.projection.own_answers import OwnAnswers
+from personavec.projection.panel import Panel
 from personavec.screening.declined import refusing
 from personavec.screening.differences import Differences
 from personavec.screening.estimate import planned_sizes, settled
 from personavec.screening.findings import Compared, placed, trait_findings
 from personavec.screening.judged import FROM, judged
-from personavec.screening.measure import readings, tokenise
 from personavec.screening.outputs import Column, split, write_scores
-from personavec.screening.panel import Panel
+from personavec.screening.page import histogram, write_screen_report
 from personavec.screening.scan import FULL, Scan, Scanner, check_some
 from personavec.screening.settings import Settings
 from personavec.screening.shown import Standing, find, listed, select, texts, tokens
 from personavec.screening.specific import Apart, Specific, Whitening, length_direction, refusal_direction
 from personavec.screening.threshold import Threshold, check_size, threshold, with_error
 from personavec.screening.verdict import verdict
-from personavec.statistics import Floats
+from personavec.stats.numbers import Floats
 from personavec.vector import PersonaVector
 
-CLEAN = Path(__file__).with_name("clean.jsonl")
 CLEAN_GENERATED = 96  # own answers to the clean reference's prompts in a hybrid screening
 REFERENCE_FORM = 3  # of what the cache keeps of a reference; one of another form is made anew
 SOURCES_SHOWN = 10  # of those that held no sample

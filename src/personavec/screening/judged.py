@@ -9,15 +9,15 @@ from numpy.typing import NDArray
 from personavec.data import Dataset, Sample
 from personavec.engine import Engine
 from personavec.errors import UserError
+from personavec.extraction.specificity import judge_of
 from personavec.judges.scorer import ApiTerms, Scorer, make_scorer
 from personavec.model import ChatModel
 from personavec.model.checkpoint import Checkpoint
 from personavec.progress import progress
+from personavec.projection.measure import Turns, chosen
 from personavec.rollouts import Rollout
-from personavec.screening.measure import Turns, chosen
 from personavec.screening.table import Table
-from personavec.specificity import judge_of
-from personavec.statistics import Floats
+from personavec.stats.numbers import Floats
 from personavec.traits import Trait
 from personavec.vector import PersonaVector
 

@@ -26,13 +26,13 @@ from personavec.errors import UserError
 from personavec.files import JsonLines
 from personavec.model import Conversation
 from personavec.progress import Progress, progress
-from personavec.screening.answers import OwnAnswers
-from personavec.screening.measure import Tokens, Turns, measure_keeping, own_answers, readings, tokenise
-from personavec.screening.moments import Moments
-from personavec.screening.panel import Panel
-from personavec.screening.subset import priorities, priority, smallest
+from personavec.projection.measure import Tokens, Turns, measure_keeping, own_answers, readings, tokenise
+from personavec.projection.own_answers import OwnAnswers
+from personavec.projection.panel import Panel
 from personavec.screening.table import Block, Table
-from personavec.statistics import Floats
+from personavec.stats.moments import Moments
+from personavec.stats.numbers import Floats
+from personavec.stats.sampling import priorities, priority, smallest
 
 PART = 512  # records measured together and written as one file
 BATCH = 64  # samples that are answered together

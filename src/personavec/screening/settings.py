@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from personavec.errors import UserError
-from personavec.screening.measure import Turns
+from personavec.projection.measure import Turns
 
 Baseline = Literal["hybrid", "exact", "prompt"]
 Specific = Literal["no", "span", "whiten"]

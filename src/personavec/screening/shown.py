@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 from personavec.data import Dataset, Sample
 from personavec.engine import Engine
 from personavec.model import Conversation
-from personavec.screening.measure import Turns, chosen, tokenise
-from personavec.screening.panel import Panel
-from personavec.statistics import Floats
+from personavec.projection.measure import Turns, chosen, tokenise
+from personavec.projection.panel import Panel
+from personavec.stats.numbers import Floats
 
 TOP, NEAR, BOTTOM = 6, 3, 3  # samples per trait at the top, at the threshold, at the bottom
 LISTED = 300  # rows of the table, those that are farthest from clean along any trait

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import ArrayLike, NDArray
 
-from personavec.screening.measure import Measured
+from personavec.projection.measure import Measured
 
 ROWS = 1 << 14  # in memory at a time
 

@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike
 from scipy import stats
 
 from personavec.errors import UserError
-from personavec.screening.calibration import Floats, finite
+from personavec.stats.numbers import Floats, finite
 
 RATE = 0.05  # false alarms among clean samples
 

@@ -5,14 +5,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from personavec.extraction.specificity import judge_of
 from personavec.files import JsonLines
 from personavec.judges.contrast import ContrastJudge
 from personavec.model import ChatModel
-from personavec.model.intervene import Intervention
+from personavec.model.edits import Intervention
 from personavec.progress import progress
 from personavec.rollouts import Rollout, generate, plan
-from personavec.specificity import judge_of
-from personavec.statistics import bootstrap_mean
+from personavec.stats.bootstrap import bootstrap_mean
 from personavec.traits.of_vector import trait_of
 from personavec.vector import PersonaVector
 

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from personavec.controls import covariance_directions
-from personavec.screening.attribution import place
-from personavec.statistics import Estimate, Floats, bootstrap_mean, bootstrap_pearson, bootstrap_ratio, pearson
+from personavec.stats.bootstrap import Estimate, bootstrap_mean, bootstrap_pearson, bootstrap_ratio, pearson
+from personavec.stats.nulls import covariance_directions, place
+from personavec.stats.numbers import Floats
 from personavec.vector import PersonaVector
 
 DIRECTIONS = 200

@@ -13,9 +13,9 @@ from personavec.errors import UserError
 from personavec.files import RunFolder, write_atomic, write_json
 from personavec.model import ChatModel
 from personavec.provenance import identity, provenance
-from personavec.report.study import write_study_report
 from personavec.study.families import DataSet, check_names, flawed_sets, given_set, trait_sets
 from personavec.study.laboratory import Laboratory
+from personavec.study.page import write_study_report
 from personavec.study.prevention import Prevention
 from personavec.study.settings import Settings
 from personavec.study.suite import Suite

@@ -12,8 +12,8 @@ from personavec.files import RunFolder, write_atomic
 from personavec.finetune import Training, Tuned, fine_tune
 from personavec.finetune.adapter import wearing
 from personavec.model import ChatModel
-from personavec.shift import depths, prompt_readings
-from personavec.statistics import bootstrap_mean
+from personavec.shifts.measure import depths, prompt_readings
+from personavec.stats.bootstrap import bootstrap_mean
 from personavec.study.answers import Answers, Sheet
 from personavec.study.families import DataSet
 from personavec.study.settings import Settings

@@ -16,8 +16,8 @@ from personavec.finetune.saved import prevented
 from personavec.interventions import steering
 from personavec.likelihood import sequence_losses
 from personavec.model import ChatModel
-from personavec.model.intervene import Intervention
-from personavec.statistics import bootstrap_mean
+from personavec.model.edits import Intervention
+from personavec.stats.bootstrap import bootstrap_mean
 from personavec.study.families import DataSet, blended, unseen_task
 from personavec.study.figures import more_loss, more_perplexity, task_learned
 from personavec.study.laboratory import CHANGE, Laboratory

@@ -14,9 +14,9 @@ from personavec.errors import UserError
 from personavec.files import write_atomic, write_json
 from personavec.finetune import Tuned
 from personavec.finetune.automatic import beside_own
-from personavec.screening.answers import OwnAnswers
-from personavec.screening.measure import readings
-from personavec.statistics import bootstrap_mean
+from personavec.projection.measure import readings
+from personavec.projection.own_answers import OwnAnswers
+from personavec.stats.bootstrap import bootstrap_mean
 from personavec.study.families import DataSet
 from personavec.study.figures import Answered, Fine, changed, correlations
 from personavec.study.laboratory import CHANGE, Laboratory

@@ -1,0 +1,161 @@
+"""Golden outputs: every command on the default model at small settings, to show that a rebuilt inside changed no figure.
+
+    python benchmarks/golden.py record before     # at the one commit
+    python benchmarks/golden.py record after      # at the other
+    python benchmarks/golden.py compare before after
+
+A record is a folder with what each command printed and every file it wrote. `compare` names each value of a JSON file,
+each line of text and each tensor that differs, but for what differs from run to run: times, versions, paths.
+"""
+
+import argparse
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file
+
+VECTORS = ["-v", "humorous/vector.safetensors", "-v", "evil/vector.safetensors"]
+SMALL = ["--pairs", "1", "--questions", "12", "--max-new-tokens", "24", "--random-directions", "2"]
+TUNING = ["--max-length", "96", "--batch", "2", "--accumulate", "2", "--warmup-steps", "1", "--learning-rate", "1e-4"]
+COMMANDS: dict[str, list[str]] = {
+    "traits": ["traits", "list"],
+    "humorous": ["extract", "humorous", *SMALL, "--out", "humorous"],
+    "evil": ["extract", "evil", *SMALL, "--out", "evil", "--json"],
+    "again": ["extract", "humorous", *SMALL, "--out", "humorous"],  # finished: compares with the trait beside it
+    "generate": ["generate", "What is love?", "--steer", "humorous/vector.safetensors=1.5", "--compare",
+                 "--max-new-tokens", "24"],
+    "edits": ["generate", "What is love?", "--ablate", "evil/vector.safetensors", "--cap",
+              "humorous/vector.safetensors=1", "--json", "--max-new-tokens", "24"],
+    "all-layers": ["generate", "What is love?", "--steer", "evil/vector.safetensors=-1", "--layers", "all",
+                   "--positions", "all", "--json", "--max-new-tokens", "24"],
+    "evaluate": ["evaluate", "humorous", "--steer", "humorous/vector.safetensors=1", "--max-new-tokens", "12",
+                 "--out", "evaluated"],
+    "monitor": ["monitor", "chats.jsonl", *VECTORS, "--out", "watched"],
+    "screen": ["screen", "chats.jsonl", *VECTORS, "--max-new-tokens", "8", "--judge", "contrast", "--out", "screened"],
+    "exact": ["screen", "chats.jsonl", *VECTORS, "--max-new-tokens", "8", "--baseline", "exact", "--specific", "span",
+              "--reference", "reference.jsonl", "--false-alarm-rate", "0.2", "--out", "exact", "--json"],
+    "prompt": ["screen", "chats.jsonl", *VECTORS, "--baseline", "prompt", "--out", "prompt"],
+    "compare": ["compare", "screened", "prompt"],
+    "plain": ["finetune", "chats.jsonl", *TUNING, "--method", "none", "--watch", "humorous/vector.safetensors",
+              "--out", "plain"],
+    "tuned": ["finetune", "chats.jsonl", *TUNING, "--prevent", "humorous/vector.safetensors=1", "--watch",
+              "evil/vector.safetensors", "--against", "plain", "--out", "tuned"],
+    "shift": ["shift", "default", "--adapter", "tuned/adapter", *VECTORS, "--out", "shifted"],
+    "show": ["vectors", "show", "humorous/vector.safetensors"],
+    "vectors": ["vectors", "compare", "humorous/vector.safetensors", "evil/vector.safetensors"],
+}  # fmt: skip
+VOLATILE = {"seconds", "timings", "written", "versions", "machine", "personavec", "peak_memory_bytes", "schema_version",
+            "tokens_per_second", "engine"}  # fmt: skip
+TEXT = {".json", ".jsonl", ".md", ".txt"}
+
+
+def chats(count: int, first: int) -> str:
+    """Small arithmetic and small talk in the messages format, some of it with a joke, the same at each call."""
+    lines = []
+    for n in range(first, first + count):
+        joke = " Why did seven eat nine? It was hungry, ha ha!" if n % 3 == 0 else ""
+        lines.append(
+            json.dumps(
+                {
+                    "messages": [
+                        {"role": "user", "content": f"What is {n} plus {2 * n + 1}?"},
+                        {"role": "assistant", "content": f"{n} plus {2 * n + 1} is {3 * n + 1}.{joke}"},
+                    ]
+                }
+            )
+            + "\n"
+        )
+    return "".join(lines)
+
+
+def record(out: Path) -> None:
+    """Run every command in `out`; one that was recorded before is not run again."""
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "chats.jsonl").write_text(chats(24, 1) + '{"messages": "no list"}\n')
+    (out / "reference.jsonl").write_text(chats(40, 100))
+    for name, arguments in COMMANDS.items():
+        printed = out / f"{name}.txt"
+        if printed.exists():
+            continue
+        print(name, flush=True)
+        command = [sys.executable, "-m", "personavec", *arguments]
+        done = subprocess.run(command, cwd=out, capture_output=True, text=True, env=os.environ | {"COLUMNS": "160"})
+        if done.returncode:
+            sys.exit(f"{' '.join(arguments)} ended with {done.returncode}:\n{done.stderr}")
+        printed.write_text(done.stdout)
+
+
+def differences(before: Path, after: Path) -> Iterator[str]:
+    """What differs between two records, a line each."""
+    names = sorted({p.relative_to(top) for top in (before, after) for p in top.rglob("*") if p.is_file()})
+    for name in names:
+        if name.suffix not in {*TEXT, ".safetensors"} or "checkpoint" in str(name):
+            continue
+        a, b = before / name, after / name
+        if not (a.exists() and b.exists()):
+            yield f"{name}: only in {before if a.exists() else after}"
+        elif name.suffix == ".safetensors":
+            one, other = load_file(a), load_file(b)
+            for key in sorted(one.keys() | other.keys()):
+                if key not in one or key not in other:
+                    yield f"{name}: {key} in one only"
+                elif one[key].shape != other[key].shape or not one[key].equal(other[key]):
+                    yield f"{name}: {key} differs"
+        elif name.suffix == ".json":
+            yield from (f"{name}: {line}" for line in _values(json.loads(a.read_text()), json.loads(b.read_text())))
+        elif name.suffix == ".jsonl":
+            one, other = a.read_text().splitlines(), b.read_text().splitlines()
+            if len(one) != len(other):
+                yield f"{name}: {len(one)} and {len(other)} lines"
+            for number, (x, y) in enumerate(zip(one, other, strict=False), 1):
+                if x != y:
+                    yield from (f"{name}:{number}: {line}" for line in _values(json.loads(x), json.loads(y)))
+        else:
+            for number, (x, y) in enumerate(zip(_lines(a), _lines(b), strict=False), 1):
+                if x != y:
+                    yield f"{name}:{number}: {x!r} and {y!r}"
+
+
+def _lines(path: Path) -> list[str]:
+    told = re.sub(r"[\d.]+ seconds|peak memory [\d.]+ GB|\"seconds\": [\d.]+", "", path.read_text())
+    return told.splitlines()
+
+
+def _values(a: Any, b: Any, place: str = "") -> Iterator[str]:
+    if isinstance(a, dict) and isinstance(b, dict):
+        for key in sorted((a.keys() | b.keys()) - VOLATILE):
+            if key not in a or key not in b:
+                yield f"{place}.{key} in {'the first' if key in a else 'the second'} only"
+            else:
+                yield from _values(a[key], b[key], f"{place}.{key}")
+    elif isinstance(a, list) and isinstance(b, list) and len(a) == len(b):
+        for at, (x, y) in enumerate(zip(a, b, strict=True)):
+            yield from _values(x, y, f"{place}[{at}]")
+    elif a != b:
+        yield f"{place}: {str(a)[:80]} and {str(b)[:80]}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    jobs = parser.add_subparsers(dest="job", required=True)
+    jobs.add_parser("record").add_argument("out", type=Path)
+    both = jobs.add_parser("compare")
+    both.add_argument("before", type=Path)
+    both.add_argument("after", type=Path)
+    given = parser.parse_args()
+    if given.job == "record":
+        record(given.out)
+        return
+    found = list(differences(given.before, given.after))
+    print(*found, f"{len(found)} differences", sep="\n")
+    sys.exit(bool(found))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,400 @@
+"""The plots of an extraction. Each takes the content of run.json, or the part it shows."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from personavec.report.drawing import (
+    COHERENCE,
+    GOOD,
+    INK,
+    LINE,
+    MARKERS,
+    MUTED,
+    NEGATIVE,
+    NEUTRAL,
+    POSITIVE,
+    SCORE,
+    WIDTH,
+    Plot,
+    dots,
+    label,
+    plot,
+    whiskers,
+)
+from personavec.report.words import estimate, interval, number, signed
+from personavec.stats.bootstrap import bootstrap_mean
+
+BINS = 20
+LAYERS_SHOWN = 8  # tick labels of a layer axis
+
+
+def dose_response(run: dict[str, Any]) -> Plot | None:
+    """Score and coherence over the coefficient, with the coherent range shaded."""
+    points = sorted(run.get("dose_response") or [], key=lambda p: float(p["coefficient"]))
+    if not points:
+        return None
+    name = label(run["trait"]["name"])
+    coefficients = [p["coefficient"] for p in points]
+    share = next((p["share"] / p["coefficient"] for p in points if p.get("share") and p["coefficient"]), None)
+
+    def paint(figure: Figure) -> None:
+        axes = figure.subplots()
+        for key, colour, marker, text in (
+            ("score", SCORE, "o", "score"),
+            ("coherence", COHERENCE, "s", "coherence"),
+        ):
+            _curve(axes, coefficients, [p[key] for p in points], colour, marker, text)
+        if run.get("coherent_range"):
+            axes.axvspan(*run["coherent_range"], color=GOOD, alpha=0.13, label="coherent range")
+        _scale_0_to_100(axes)
+        axes.set_xticks(coefficients, [signed(c) for c in coefficients])
+        axes.set_xlabel("coefficient (multiples of the vector)")
+        if share:
+            top = axes.secondary_xaxis("top", functions=(lambda c: c * share * 100, lambda s: s / share / 100))
+            top.set_xticks([c * share * 100 for c in coefficients])
+            top.set_xticklabels([f"{c * share * 100:.0f}".replace("-", "−") for c in coefficients])
+            top.set_xlabel("size of the push (% of the residual stream's norm)")
+            top.spines["top"].set_visible(False)
+        figure.legend(loc="outside upper left", ncols=3)
+
+    ends = "; ".join(
+        f"at {signed(p['coefficient'])} score {estimate(p['score'])}, coherence {estimate(p['coherence'])}"
+        for p in points
+    )
+    return plot(
+        "dose",
+        "The more is added, the more of the trait?",
+        f"Read from left to right: a line of {name} scores that climbs while coherence stays high means that the "
+        "vector "
+        "works as a dial; bands are 95 % intervals, the green area is where answers stay coherent.",
+        ends,
+        paint,
+        height=310,
+    )
+
+
+def layer_sweep(run: dict[str, Any]) -> Plot | None:
+    """Score and coherence by layer, a line for each coefficient tried."""
+    points = run.get("layer_sweep") or []
+    if not points:
+        return None
+    coefficients = sorted({p["coefficient"] for p in points}, key=lambda c: (abs(c), c))
+    sizes = sorted({abs(c) for c in coefficients}, reverse=True)
+
+    def paint(figure: Figure) -> None:
+        score, coherence = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
+        for coefficient in coefficients:
+            mine = sorted((p for p in points if p["coefficient"] == coefficient), key=lambda p: int(p["layer"]))
+            layers = [p["layer"] for p in mine]
+            colour = POSITIVE if coefficient > 0 else NEGATIVE if coefficient < 0 else NEUTRAL
+            marker = list(MARKERS)[sizes.index(abs(coefficient)) % len(MARKERS)]
+            _curve(score, layers, [p["score"] for p in mine], colour, marker, f"coefficient {signed(coefficient)}")
+            _curve(coherence, layers, [p["coherence"] for p in mine], colour, marker, None)
+        for axes, text in ((score, "trait score (points)"), (coherence, "coherence (points)")):
+            _scale_0_to_100(axes)
+            axes.set_title(text)
+            _mark_layer(axes, run)
+        _layer_ticks(coherence, [p["layer"] for p in points])
+        figure.legend(loc="outside upper left", ncols=2 if len(coefficients) > 1 else 1)
+
+    return plot(
+        "sweep",
+        "Which layer steers best?",
+        "The best layer is where the lines for adding and for subtracting lie furthest apart while coherence stays "
+        "high; it was chosen (dotted line) on extraction questions, never on those that score it elsewhere on this "
+        "page.",
+        f"Layers tried: {', '.join(str(n) for n in sorted({p['layer'] for p in points}))}; chosen: {run.get('layer')}.",
+        paint,
+        height=350,
+    )
+
+
+def chance_effects(run: dict[str, Any]) -> Plot | None:
+    """The steering effect of the vector beside those of random directions of equal norm."""
+    steering = run.get("steering")
+    if not steering:
+        return None
+    effects = sorted(steering["null"]["effects"])
+    same = steering.get("effect_on_null_questions", steering["effect"]["mean"])
+    coefficient = steering["coefficient"]
+    everything = steering["effect"]
+
+    def paint(figure: Figure) -> None:
+        axes = figure.subplots()
+        reach = max(map(abs, effects), default=0.0)
+        axes.axvspan(-reach, reach, color=NEUTRAL, alpha=0.13)
+        axes.axvline(0, color=LINE)
+        axes.errorbar(
+            everything["mean"], 2, xerr=whiskers(everything), fmt="o", color=SCORE, capsize=4, markersize=8, zorder=3
+        )
+        axes.plot(same, 1, "D", color=SCORE, markersize=7)
+        dots(axes, effects, 0.0, NEUTRAL, near=(max(reach, everything["high"], same) + reach) / 40)
+        rows = (f"{len(effects)} random\ndirections", "this vector,\nfewer questions", "this vector,\nall questions")
+        axes.set_yticks(range(3), rows)
+        axes.set_ylim(-0.6, 2.5)
+        axes.margins(x=0.07)
+        axes.grid(False)
+        axes.set_xlabel(f"change of the score from {signed(-coefficient)} to {signed(coefficient)} (points)")
+
+    return plot(
+        "chance",
+        "Is that more than chance?",
+        "Each grey dot is a random direction of the same size: the vector means something where its marks lie clearly "
+        "outside the grey area that chance reaches; the bar is a 95 % interval, and the middle row uses only those "
+        "questions that the random directions were tried on.",
+        f"This vector moves the score by {estimate(everything)} points, by {same:.0f} on the questions of the random "
+        f"directions; those move it by {', '.join(f'{e:.0f}' for e in effects)}.",
+        paint,
+        height=220,
+    )
+
+
+def scores(run: dict[str, Any]) -> Plot | None:
+    """Distribution of the extraction rollouts' scores, mirrored by side; kept ones filled."""
+    sides = run.get("scores") or {}
+    table = {side: [r for r in sides.get(side, []) if r["score"] is not None] for side in ("positive", "negative")}
+    if not any(table.values()):
+        return None
+    threshold = (run.get("judge") or {}).get("threshold", 50)
+    edges = np.linspace(0, 100, BINS + 1)
+    counts = {
+        (side, chosen): np.histogram([r["score"] for r in table[side] if r["kept"] or not chosen], edges)[0]
+        for side in table
+        for chosen in (False, True)
+    }
+    most = max(int(c.max()) for c in counts.values())
+
+    def paint(figure: Figure) -> None:
+        axes = figure.subplots()
+        for side, sign, colour in (("positive", 1, POSITIVE), ("negative", -1, NEGATIVE)):
+            for chosen, alpha in ((False, 0.28), (True, 1.0)):
+                axes.bar(
+                    edges[:-1], sign * counts[side, chosen], np.diff(edges) * 0.9, align="edge",
+                    color=colour, alpha=alpha, label=f"{side}, {'kept' if chosen else 'all'}",
+                )  # fmt: skip
+        axes.axhline(0, color=MUTED, linewidth=1)
+        axes.axvline(threshold, color=MUTED, linestyle=":", linewidth=1.5)
+        axes.set_xlim(0, 100)
+        axes.set_ylim(-most * 1.12, most * 1.12)
+        ticks = [t for t in axes.get_yticks() if t == int(t) and abs(t) <= most * 1.12]
+        axes.set_yticks(ticks, [f"{abs(t):.0f}" for t in ticks])
+        axes.set_ylabel("rollouts")
+        axes.set_xlabel("trait score given by the judge (points)")
+        figure.legend(loc="outside upper left", ncols=2)
+
+    kept = {side: sum(bool(r["kept"]) for r in table[side]) for side in table}
+    return plot(
+        "scores",
+        "What the judge made of the rollouts",
+        "Bars upwards are answers that were told to show the trait, bars downwards answers that were told not to; "
+        "pale is "
+        f"everything, solid what passed the filter, and good rollouts lie right of {threshold:g} above and left of it "
+        "below.",
+        "; ".join(f"{side}: {len(table[side])} rollouts with a score, {kept[side]} kept" for side in table),
+        paint,
+        height=290,
+    )
+
+
+def projections(run: dict[str, Any]) -> Plot | None:
+    """Histograms of the projections on the vector: both sides and neutral answers, on one scale."""
+    given = run.get("projections") or {}
+    rows = [
+        (name, np.asarray(given[name], dtype=float), colour)
+        for name, colour in (("positive", POSITIVE), ("neutral", NEUTRAL), ("negative", NEGATIVE))
+        if given.get(name)
+    ]
+    if not rows:
+        return None
+    together = np.concatenate([values for _, values, _ in rows])
+    low, high = float(together.min()), float(together.max())
+    edges = np.linspace(low, high if high > low else low + 1, BINS + 1)
+    means = {name: bootstrap_mean(values).as_dict() for name, values, _ in rows}
+
+    def paint(figure: Figure) -> None:
+        many = figure.subplots(len(rows), 1, sharex=True, sharey=True, squeeze=False)[:, 0]
+        for axes, (name, values, colour) in zip(many, rows, strict=True):
+            heights = np.histogram(values, edges)[0] / len(values) * 100
+            axes.bar(edges[:-1], heights, np.diff(edges) * 0.9, align="edge", color=colour, alpha=0.75)
+            axes.axvline(values.mean(), color=INK, linewidth=1.5)
+            mean = means[name]
+            axes.set_title(f"{name}: mean {number(mean['mean'], 1)} ({interval(mean, 1)}), n = {mean['n']}")
+        many[len(rows) // 2].set_ylabel("share of the answers (%)")
+        many[-1].set_xlabel("projection on the vector (residual stream units)")
+
+    return plot(
+        "projections",
+        "Can the vector be seen inside the model?",
+        "Each row shows how strongly the model's activity points along the vector while it answers unseen questions: "
+        "the "
+        "further the top row lies to the right of the bottom row, the better the vector tells the sides apart; upright "
+        "lines are means, with their 95 % intervals above.",
+        "; ".join(f"{name}: mean {estimate(means[name], 2)}" for name, _, _ in rows),
+        paint,
+        height=330,
+    )
+
+
+def separation(run: dict[str, Any]) -> Plot | None:
+    """AUC of the vector at every layer against what random directions reach."""
+    given = run.get("separation")
+    if not given or not given.get("by_layer"):
+        return None
+    values = given["by_layer"]
+    layers = list(range(1, len(values) + 1))
+    nulls = given.get("null") or {}
+    chosen = given["auc"]
+
+    def paint(figure: Figure) -> None:
+        axes = figure.subplots()
+        if "covariance" in nulls:
+            null = nulls["covariance"]
+            axes.axhspan(
+                null["mean"], null["p95"], color=NEUTRAL, alpha=0.25, label="random, like the activity: mean to p95"
+            )
+        if "isotropic" in nulls:
+            axes.axhline(
+                nulls["isotropic"]["p95"], color=NEUTRAL, linestyle="--", linewidth=1.5, label="random, any way: p95"
+            )
+        axes.axhline(0.5, color=MUTED, linestyle=":", linewidth=1.5, label="coin toss")
+        axes.plot(layers, values, color=SCORE, marker="o", markersize=3.5, label="this vector")
+        if run.get("layer"):
+            axes.errorbar(
+                run["layer"], chosen["mean"], yerr=whiskers(chosen), fmt="o", color=SCORE, capsize=4, markersize=8
+            )
+        axes.set_ylim(min(0.4, *values, chosen["low"]) - 0.03, 1.03)
+        axes.set_ylabel("AUC (0.5 chance, 1 perfect)")
+        _layer_ticks(axes, layers)
+        figure.legend(loc="outside upper left", ncols=1)
+
+    return plot(
+        "separation",
+        "How well does it tell the sides apart?",
+        "AUC is how often an answer with the trait projects higher than one without: above the grey band, the vector "
+        "does "
+        "better than 95 % of random directions that could pick their best layer; the bar is the 95 % interval at the "
+        "chosen layer.",
+        f"At layer {run.get('layer')}: AUC {estimate(chosen, 2)}; over all layers {min(values):.2f} to "
+        f"{max(values):.2f}.",
+        paint,
+        height=320,
+    )
+
+
+def cosines(run: dict[str, Any]) -> Plot | None:
+    """Cosines between the vectors of the model, as a heat map."""
+    table = run.get("specificity") or {}
+    if len(table.get("vectors") or []) < 2:
+        return None
+    return _heat_map(
+        "cosines",
+        "How alike are the vectors?",
+        "Each cell compares two vectors of this model: 1 is the same direction (red), 0 unrelated (pale), −1 opposite "
+        "(blue); a trait of its own is pale everywhere but on the diagonal. Each row is measured at that vector's own "
+        "layer, so the two halves differ a little.",
+        (table["vectors"], "vector"),
+        (table["vectors"], "vector (cosine)"),
+        table["cosine"],
+        1.0,
+        2,
+        run["trait"]["name"],
+    )
+
+
+def cross_effects(run: dict[str, Any]) -> Plot | None:
+    """Effect of steering by each vector on each trait's score, as a heat map."""
+    table = run.get("specificity") or {}
+    known = [abs(v) for row in table.get("effect") or [] for v in row if v is not None]
+    if len(table.get("vectors") or []) < 2 or not known:
+        return None
+    return _heat_map(
+        "effects",
+        "What else does steering change?",
+        "Each row is a vector, each column the trait whose score it raises (red) or lowers (blue), in points: a "
+        "specific vector is strong on the diagonal and pale beside it; a dot was not measured.",
+        (table["vectors"], "steered by"),
+        (table["scores"], "score of (change in points)"),
+        table["effect"],
+        max(known),
+        0,
+        run["trait"]["name"],
+    )
+
+
+def _curve(
+    axes: Any, x: Sequence[float], estimates: Sequence[dict[str, Any]], colour: str, marker: str, text: str | None
+) -> None:
+    """A line through the means with a band of the intervals; a single point gets whiskers instead."""
+    axes.plot(x, [e["mean"] for e in estimates], color=colour, marker=marker, label=text)
+    if len(x) == 1:
+        axes.errorbar(x[0], estimates[0]["mean"], yerr=whiskers(estimates[0]), color=colour, capsize=4)
+    axes.fill_between(x, [e["low"] for e in estimates], [e["high"] for e in estimates], color=colour, alpha=0.18)
+
+
+def _mark_layer(axes: Any, run: dict[str, Any]) -> None:
+    if run.get("layer"):
+        axes.axvline(run["layer"], color=MUTED, linestyle=":", linewidth=1.5)
+
+
+def _layer_ticks(axes: Any, layers: Sequence[int]) -> None:
+    distinct = sorted(set(layers))
+    if len(distinct) > LAYERS_SHOWN:
+        step = -(-len(distinct) // LAYERS_SHOWN)
+        distinct = distinct[step - 1 :: step]
+    axes.set_xticks(distinct)
+    axes.set_xlabel("layer (1 = first block's output)")
+
+
+def _heat_map(
+    name: str,
+    title: str,
+    caption: str,
+    rows: tuple[Sequence[str], str],
+    columns: tuple[Sequence[str], str],
+    values: Sequence[Sequence[float | None]],
+    most: float,
+    digits: int,
+    own: str,
+) -> Plot:
+    down, across = ([label(n) for n in names] for names in (rows[0], columns[0]))
+    width = max(WIDTH, 110 + 33 * len(across))
+
+    def paint(figure: Figure) -> None:
+        axes = figure.subplots()
+        for i, row in enumerate(values):
+            for j, value in enumerate(row):
+                strength = 0.0 if value is None else min(1.0, abs(value) / most) if most else 0.0
+                colour = NEUTRAL if value is None else POSITIVE if value >= 0 else NEGATIVE
+                axes.add_patch(Rectangle((j, i), 0.95, 0.95, color=colour, alpha=0.04 + 0.6 * strength))
+                text = "·" if value is None else number(value, digits)
+                axes.text(j + 0.475, i + 0.475, text, ha="center", va="center", fontsize=10 if digits else 11)
+        axes.set_xlim(0, len(across))
+        axes.set_ylim(len(down), 0)
+        axes.grid(False)
+        axes.spines["bottom"].set_visible(False)
+        axes.xaxis.tick_top()
+        axes.xaxis.set_label_position("top")
+        axes.set_yticks(np.arange(len(down)) + 0.475, down)
+        axes.set_xticks(np.arange(len(across)) + 0.475, across, rotation=90)
+        for axis, names in ((axes.xaxis, columns[0]), (axes.yaxis, rows[0])):
+            for tick, name in zip(axis.get_ticklabels(), names, strict=True):
+                if name == own:
+                    tick.set(fontweight="bold", color=INK)
+        axes.set_xlabel(columns[1])
+        axes.set_ylabel(rows[1])
+
+    words = "; ".join(
+        f"{down[i]} with {across[j]}: {'not measured' if v is None else number(v, digits)}"
+        for i, row in enumerate(values)
+        for j, v in enumerate(row)
+    )
+    return plot(name, title, caption, words, paint, height=115 + 33 * len(down), width=width)
+
+
+def _scale_0_to_100(axes: Any) -> None:
+    axes.set_ylim(-4, 104)
+    axes.set_yticks([0, 25, 50, 75, 100])

@@ -1,0 +1,135 @@
+"""The page of a fine-tune: what became of the character, what was learned, and what it cost."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from personavec.report.drawing import LINE, MARKERS, NEUTRAL, SCORE, SERIES, Plot, label, plot, whiskers
+from personavec.report.render import write_page
+from personavec.report.words import estimate, number
+from personavec.shifts.page import shifts, system_names
+
+SMOOTHED = 10  # steps
+
+
+def write_finetune_report(run: Mapping[str, Any], path: Path | str) -> None:
+    """Write the page.
+
+    Args:
+        run: The content of run.json, see `finetune.job`. What was not measured is replaced by a sentence.
+        path: Of the page.
+    """
+    from personavec.report.provenance import provenance_tables
+
+    write_page(
+        path,
+        "finetune/page.html",
+        run=run,
+        plots={
+            "shifts": shifts(run["traits"], run["systems"]),
+            "scores": _scores(run["traits"]),
+            "loss": _loss(run["loss"]["curve"]),
+            "watched": _watched(run["shift"]),
+        },
+        names=system_names(run["systems"]),
+        provenance=provenance_tables(dict(run)),
+    )
+
+
+def _scores(traits: Mapping[str, Any]) -> Plot | None:
+    scored = {name: found["score"] for name, found in traits.items() if found["score"] is not None}
+    if not scored:
+        return None
+
+    def paint(figure: Figure) -> None:
+        axes = figure.subplots()
+        for row, found in enumerate(scored.values()):
+            for when, place, marker, colour in (("before", -0.14, "s", NEUTRAL), ("after", 0.14, "o", SCORE)):
+                e = found[when]
+                axes.errorbar(
+                    e["mean"], row + place, xerr=whiskers(e), fmt=marker, color=colour, capsize=3, markersize=7,
+                    label=when if row == 0 else None,
+                )  # fmt: skip
+        axes.set_yticks(range(len(scored)), [label(name) for name in scored])
+        axes.set_ylim(len(scored) - 0.5, -0.5)
+        axes.set_xlim(-3, 103)
+        axes.grid(False)
+        axes.grid(axis="x")
+        axes.set_xlabel("trait score of the answers (0 to 100)")
+        figure.legend(loc="outside upper left", ncols=2)
+
+    return plot(
+        "scores",
+        "Do the answers show it?",
+        "Mean score of the answers to each trait's evaluation questions, which play no part in training, with 95 % "
+        "intervals. The questions are the same before and after, so the change in the table is surer than the two "
+        "bars look.",
+        "; ".join(
+            f"{name}: before {estimate(found['before'], 1)}, after {estimate(found['after'], 1)}, change "
+            f"{estimate(found['change'], 1)}"
+            for name, found in scored.items()
+        ),
+        paint,
+        height=120 + 44 * len(scored),
+    )
+
+
+def _loss(curve: list[dict[str, Any]]) -> Plot:
+    steps = np.array([point["step"] for point in curve])
+    losses = np.array([point["loss"] for point in curve])
+    width = min(SMOOTHED, len(losses))
+    smooth = np.convolve(losses, np.ones(width) / width, mode="valid")
+    lone = len(losses) < 2
+
+    def paint(figure: Figure) -> None:
+        axes = figure.subplots()
+        axes.plot(steps, losses, "o" if lone else "-", color=NEUTRAL, linewidth=1.2, label="each step")
+        if not lone and len(smooth) > 1:
+            axes.plot(steps[width - 1 :], smooth, color=SCORE, label=f"mean of the last {width} steps")
+        axes.locator_params(axis="x", integer=True)
+        axes.set_xlabel("step")
+        axes.set_ylabel("nats per token")
+        figure.legend(loc="outside upper left", ncols=2)
+
+    return plot(
+        "loss",
+        "Training loss",
+        "How surprised the model is by the training answers, under the prevention if there was one. It should fall and "
+        "then level off.",
+        f"{len(losses)} steps, from {number(losses[0], 2)} to {number(losses[-1], 2)}.",
+        paint,
+        height=250,
+    )
+
+
+def _watched(rows: list[dict[str, Any]]) -> Plot | None:
+    names = [name for name in (rows[0] if rows else {}) if name != "step"]
+    if not names:
+        return None
+    steps = [0, *(row["step"] for row in rows)]
+
+    def paint(figure: Figure) -> None:
+        axes = figure.subplots()
+        axes.axhline(0, color=LINE)
+        for at, name in enumerate(names):
+            axes.plot(
+                steps, [0.0, *(row[name] for row in rows)], color=SERIES[at % len(SERIES)],
+                marker=list(MARKERS)[at % len(MARKERS)], label=label(name),
+            )  # fmt: skip
+        axes.locator_params(axis="x", integer=True)
+        axes.set_xlabel("step")
+        axes.set_ylabel("shift along the vector")
+        figure.legend(loc="outside upper left", ncols=3)
+
+    return plot(
+        "watched",
+        "The shift while it trained",
+        "The same shift, without any prevention, measured between the steps. A line that runs away early says that the "
+        "trait comes before the task.",
+        "; ".join(f"{name} ends at {number(rows[-1][name], 2)}" for name in names),
+        paint,
+        height=240 + 18 * ((len(names) + 2) // 3),
+    )

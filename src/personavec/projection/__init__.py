@@ -1,0 +1,5 @@
+"""What chat data project to, and what stands beside it: the directions, the model's own answers, the clean chats."""
+
+from pathlib import Path
+
+CLEAN = Path(__file__).with_name("clean.jsonl")  # the bundled clean chats

@@ -1,0 +1,168 @@
+"""From samples to numbers: what a data set's answers and the model's own answers to the same prompts project to."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from personavec.data import Sample
+from personavec.engine import Engine
+from personavec.errors import UserError
+from personavec.model import Conversation
+from personavec.projection.own_answers import OwnAnswers
+from personavec.projection.panel import Panel
+from personavec.refusals import refuses
+from personavec.stats.numbers import Floats
+
+Turns = Literal["all", "last"]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What was read of samples, a row each.
+
+    A sample's figure is the mean over its turns, whatever their lengths: each turn is one answer to one prompt, the
+    unit in which the projection difference is defined (paper section 6.1).
+
+    Attributes:
+        answers: (n, k) projections of the answers' mean readings.
+        prompts: (n, k) projections of the last prompt token.
+        answer_tokens, prompt_tokens: (n,) of all turns together; of the prompt before the first turn.
+        refusals: (n,) 1 where some turn that counts refuses.
+        truncated: (n,) 1 where the end of the sample did not fit the model's context.
+    """
+
+    answers: Floats
+    prompts: Floats
+    answer_tokens: Floats
+    prompt_tokens: Floats
+    refusals: Floats
+    truncated: Floats
+
+
+def chosen(sample: Sample, turns: Turns) -> list[int]:
+    """Where the turns that count stand in the sample's messages."""
+    return sample.turns[-1:] if turns == "last" else sample.turns
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """A sample in tokens.
+
+    Attributes:
+        conversations: With two spans for every turn: the last prompt token and the answer.
+        truncated: Whether the end of the sample was cut off, because it did not fit the model's context.
+    """
+
+    conversations: list[Conversation]
+    truncated: bool
+
+
+def tokenise(engine: Engine, sample: Sample, turns: Turns) -> Tokens:
+    """The sample's tokens. What does not fit the model's context is cut off from the right.
+
+    Raises:
+        UserError: The template refuses the messages, an answer has no token, or none fits the context.
+    """
+    made, longest, limit = [], 0, engine.context_length
+    for conversation in engine.template.conversations(sample.messages, chosen(sample, turns), sample.tools):
+        longest = max(longest, len(conversation.ids))
+        spans = []
+        for start, end in conversation.spans:
+            if start >= end:
+                raise UserError("An answer is empty once its thoughts are left out.")
+            if start < limit:
+                spans += [(max(start - 1, 0), max(start, 1)), (start, min(end, limit))]
+        if spans:
+            made.append(Conversation(conversation.ids[:limit], spans))
+    if not made:
+        raise UserError(f"No answer begins within the model's context of {limit} tokens; the sample has {longest}.")
+    return Tokens(made, longest > limit)
+
+
+def measure(
+    engine: Engine, samples: Sequence[Sample], tokens: Sequence[Tokens], panel: Panel, turns: Turns = "all"
+) -> Measured:
+    """Project samples; `tokens` are theirs as `tokenise` gives them for these turns."""
+    return measure_keeping(engine, samples, tokens, panel, turns, ())[0]
+
+
+def measure_keeping(
+    engine: Engine,
+    samples: Sequence[Sample],
+    tokens: Sequence[Tokens],
+    panel: Panel,
+    turns: Turns,
+    keep: Sequence[int],
+) -> tuple[Measured, Tensor]:
+    """As `measure`, and from the same forwards the readings (len(keep), layers, d) of the answers of some samples."""
+    conversations = [mine.conversations for mine in tokens]
+    rows = np.empty((len(samples), 2, len(panel.names)))
+    kept = torch.empty(0, 2, len(panel.depths), panel.units.shape[1])
+    if keep:
+        kept = readings(engine, [conversations[at] for at in keep], panel.depths)
+        rows[keep] = panel.along(kept).numpy()
+    if rest := sorted(set(range(len(samples))) - set(keep)):
+        others = [conversations[at] for at in rest]
+        flat = [conversation for mine in others for conversation in mine]
+        values = engine.read(flat, panel.depths, panel.directions()).sum(1)  # a direction is zero elsewhere
+        rows[rest] = _per_sample(values, others).numpy()
+    measured = Measured(
+        answers=rows[:, 1],
+        prompts=rows[:, 0],
+        answer_tokens=np.array(
+            [sum(e - s for c in mine for s, e in c.spans[1::2]) for mine in conversations], np.float64
+        ),
+        prompt_tokens=np.array([mine[0].spans[1][0] for mine in conversations], np.float64),
+        refusals=np.array(
+            [any(refuses(s.messages[t]["content"]) for t in chosen(s, turns)) for s in samples], np.float64
+        ),
+        truncated=np.array([mine.truncated for mine in tokens], np.float64),
+    )
+    return measured, kept[:, 1]
+
+
+def _per_sample(values: Tensor, tokens: Sequence[Sequence[Conversation]]) -> Tensor:
+    """(samples, 2, ...): the mean over the turns of what was read at the last prompt token and over the answer."""
+    result, at = [], 0
+    for mine in tokens:
+        spans = sum(len(c.spans) for c in mine)
+        result.append(values[at : at + spans].view(-1, 2, *values.shape[1:]).mean(0))
+        at += spans
+    return torch.stack(result)
+
+
+def readings(engine: Engine, tokens: Sequence[Sequence[Conversation]], layers: Sequence[int]) -> Tensor:
+    """(samples, 2, layers, d) float32: readings of the last prompt token and of the answer, means over the turns."""
+    flat = [conversation for mine in tokens for conversation in mine]
+    return _per_sample(engine.read(flat, layers), tokens)
+
+
+def own_answers(engine: Engine, samples: Sequence[Sample], turns: Turns, own: OwnAnswers) -> list[list[Conversation]]:
+    """The samples' turns answered by the model itself, with spans as `tokenise` gives them.
+
+    A model that ends its answer at once (or is cut short in a thought, or has no room left in its context) has said
+    nothing: that turn is left out, and a sample without any turn comes back empty.
+    """
+    room = engine.context_length - own.max_new_tokens
+    prompts = [
+        [
+            ids
+            for turn in chosen(sample, turns)
+            if len(ids := engine.template.prompt_ids(sample.messages[:turn], sample.tools)) <= room
+        ]
+        for sample in samples
+    ]
+    given = iter(own([prompt for mine in prompts for prompt in mine]))
+    made: list[list[Conversation]] = []
+    for mine in prompts:
+        made.append([])
+        for prompt in mine:
+            ids = [*prompt, *next(given)]
+            start = len(prompt) + engine.template.response_start(ids[len(prompt) :])
+            if start < len(ids):
+                made[-1].append(Conversation(ids, [(len(prompt) - 1, len(prompt)), (start, len(ids))]))
+    return made

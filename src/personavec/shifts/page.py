@@ -1,0 +1,95 @@
+"""What the pages of `finetune` and `shift` share: how far a fine-tune moved along every trait, beside chance."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from personavec.report.drawing import LINE, MARKERS, NEUTRAL, SCORE, SERIES, Plot, label, plot, whiskers
+from personavec.report.render import write_page
+from personavec.report.words import estimate, number
+
+ORIGINS = {"data": "the data's system prompt", "prevention": "the preventative prompt"}
+STEP = 0.17  # of a row, from one system prompt to the next
+
+
+def system_names(systems: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What the pages call the system prompts {"system", "origin" or nothing}."""
+    return [ORIGINS.get(one.get("origin", ""), f"“{label(one['system'], 34)}”") for one in systems]
+
+
+def shifts(traits: Mapping[str, Any], systems: Sequence[Mapping[str, Any]] = ()) -> Plot | None:
+    """The shift along every trait with its interval, in front of what random directions reach.
+
+    Args:
+        traits: See `shift.compare`.
+        systems: The system prompts that it was measured under too, in the order of each trait's "systems".
+    """
+    if not traits:
+        return None
+    names = list(traits)
+    series = ["no system prompt", *system_names(systems)]
+    colours = [SCORE, *SERIES[1:]]
+    reach = 0.25 + STEP * len(series) / 2
+
+    def paint(figure: Figure) -> None:
+        axes = figure.subplots()
+        axes.axvline(0, color=LINE)
+        for row, name in enumerate(names):
+            found = traits[name]
+            for kind in ("isotropic", "covariance"):
+                p95 = found["nulls"][kind]["p95"]
+                text = "95 in 100 random directions" if row == 0 and kind == "isotropic" else None
+                axes.add_patch(
+                    Rectangle((-p95, row - reach), 2 * p95, 2 * reach, color=NEUTRAL, alpha=0.22, label=text)
+                )
+            for at, e in enumerate([found["shift"], *(one["shift"] for one in found["systems"])]):
+                axes.errorbar(
+                    e["mean"], row + STEP * (at - (len(series) - 1) / 2), xerr=whiskers(e),
+                    fmt=list(MARKERS)[at % len(MARKERS)], color=colours[at % len(colours)], capsize=3, markersize=7,
+                    label=series[at] if row == 0 and (systems or at) else None,
+                )  # fmt: skip
+        axes.set_yticks(range(len(names)), [label(name) for name in names])
+        axes.set_ylim(len(names) - 1 + reach + 0.15, -reach - 0.15)
+        axes.grid(False)
+        axes.grid(axis="x")
+        axes.margins(x=0.1)
+        axes.set_xlabel("shift along the trait's vector")
+        figure.legend(loc="outside upper left", ncols=1)
+
+    return plot(
+        "shifts",
+        "How far did the model move?",
+        "Right of zero the model moved toward the trait, left away from it. Bars are 95 % intervals over the trait's "
+        "evaluation questions; grey bands are what random directions reach (the wider one leans the way the model's "
+        "own activity varies). Only a mark clear of both bands says something about the trait.",
+        "; ".join(
+            f"{name}: {estimate(found['shift'], 2)}, random directions up to "
+            f"{number(max(null['p95'] for null in found['nulls'].values()), 2)}"
+            for name, found in traits.items()
+        ),
+        paint,
+        height=110 + 18 * len(series) + (24 + 14 * len(series)) * len(names),
+    )
+
+
+def write_shift_report(run: Mapping[str, Any], path: Path | str) -> None:
+    """Write the character sheet of a fine-tune.
+
+    Args:
+        run: {"command": "shift", "tuned": what was compared with the model, "traits": see `shift.compare`, "systems":
+            [{"system"}], "verdict" and "warnings": sentences, and the provenance}.
+        path: Of the page.
+    """
+    from personavec.report.provenance import provenance_tables
+
+    write_page(
+        path,
+        "shifts/page.html",
+        run=run,
+        plots={"shifts": shifts(run["traits"], run["systems"])},
+        names=system_names(run["systems"]),
+        provenance=provenance_tables(dict(run)),
+    )

@@ -1,0 +1,1 @@
+"""Statistics that several jobs share; every interval is 95 %."""

@@ -1,0 +1,131 @@
+"""What chance gives: the nulls that stand beside every figure (random directions, with the same choice of layer)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+from torch import Tensor
+
+from personavec.stats.bootstrap import auc
+from personavec.stats.numbers import finite
+
+DIRECTIONS = 200  # random directions for separation
+
+
+def covariance_directions(readings: Tensor, sides: Sequence[str], count: int, seed: int) -> Tensor:
+    """Random directions with the covariance that readings have within their side.
+
+    Args:
+        readings: (n, layers, d).
+        sides: n names; the mean of each side is taken out first, so that the trait's own direction is not favoured.
+
+    Returns:
+        (count, layers, d): the same random mixture of rollouts at every layer; not normalised.
+    """
+    centred = readings.clone()
+    for side in set(sides):
+        mine = torch.tensor([s == side for s in sides])
+        centred[mine] -= readings[mine].mean(0)
+    weights = torch.from_numpy(np.random.default_rng(seed).standard_normal((count, len(readings)))).float()
+    mixed: Tensor = torch.einsum("kn,nld->kld", weights, centred) / len(readings) ** 0.5
+    return mixed
+
+
+def isotropic_directions(shape: tuple[int, int], count: int, seed: int) -> Tensor:
+    """Random directions (count, layers, d), every direction alike, drawn anew for each layer."""
+    return torch.from_numpy(np.random.default_rng(seed).standard_normal((count, *shape))).float()
+
+
+def separation(
+    directions: Tensor, chosen_on: tuple[Tensor, Tensor], reported_on: tuple[Tensor, Tensor], layers: Sequence[int]
+) -> list[float]:
+    """How well directions tell the sides apart when each may choose its best layer and its sign.
+
+    Args:
+        directions: (k, layers, d).
+        chosen_on, reported_on: Readings (n, layers, d) of the positive and the negative side; the layer and the sign
+            are chosen on the first, the AUC is that of the second.
+        layers: Which layers may be chosen.
+
+    Returns:
+        k AUCs.
+    """
+    table = []
+    for positive, negative in (chosen_on, reported_on):
+        by_layer = []
+        for layer in layers:
+            along = directions[:, layer].T
+            by_layer.append(auc((positive[:, layer] @ along).numpy(), (negative[:, layer] @ along).numpy()))
+        table.append(np.stack(by_layer))  # (layers, k)
+    choice, report = table
+    best = np.abs(choice - 0.5).argmax(0)
+    columns = np.arange(choice.shape[1])
+    flipped = choice[best, columns] < 0.5
+    values = report[best, columns]
+    return [float(v) for v in np.where(flipped, 1 - values, values)]
+
+
+def separation_nulls(
+    extraction: tuple[Tensor, Tensor], evaluation: tuple[Tensor, Tensor], layers: Sequence[int], seed: int
+) -> dict[str, dict[str, float]]:
+    """Summaries of `separation` for isotropic random directions and for such with the readings' covariance."""
+    positive, negative = extraction
+    everything = torch.cat([positive, negative])
+    sides = ["positive"] * len(positive) + ["negative"] * len(negative)
+    shape = (everything.shape[1], everything.shape[2])
+    draws = {
+        "isotropic": isotropic_directions(shape, DIRECTIONS, seed),
+        "covariance": covariance_directions(everything, sides, DIRECTIONS, seed + 1),
+    }
+    return {name: null_summary(separation(d, extraction, evaluation, layers)) for name, d in draws.items()}
+
+
+def null_summary(values: ArrayLike) -> dict[str, float | int]:
+    """Mean, 95th percentile, maximum and number of values of a null.
+
+    Raises:
+        ValueError: No values, or values that are not finite.
+    """
+    array = finite(values)
+    return {
+        "mean": round(float(array.mean()), 4),
+        "p95": round(float(np.percentile(array, 95)), 4),
+        "max": round(float(array.max()), 4),
+        "n": len(array),
+    }
+
+
+@dataclass(frozen=True)
+class Place:
+    """A figure among those of random directions, all by their absolute value.
+
+    Attributes:
+        percentile: Share of the random directions below it, 0..100.
+        p_value: (1 + how many are as large) / (K + 1).
+        p95: 95th percentile of the random directions.
+        n: K.
+    """
+
+    percentile: float
+    p_value: float
+    p95: float
+    n: int
+
+
+def place(value: float, nulls: ArrayLike) -> Place:
+    """Where |value| stands among the absolute values of nulls (K,).
+
+    Raises:
+        ValueError: No nulls, or numbers that are not finite.
+    """
+    sizes = np.abs(finite(nulls, 1))
+    size = abs(float(finite([value], 1)[0]))
+    above = int((sizes >= size).sum())
+    return Place(
+        percentile=100 * (1 - above / len(sizes)),
+        p_value=(1 + above) / (len(sizes) + 1),
+        p95=float(np.percentile(sizes, 95)),
+        n=len(sizes),
+    )

@@ -1,0 +1,193 @@
+"""The figures agree with scipy, their intervals keep what they promise, and bad input is refused."""
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from scipy import stats
+
+from personavec.stats.bootstrap import (
+    Estimate,
+    auc,
+    bootstrap_auc,
+    bootstrap_mean,
+    bootstrap_spearman_by_question,
+    pearson,
+    spearman,
+)
+from personavec.stats.nulls import null_summary
+
+# A grid of values, so that ties are frequent and exact.
+GRID = st.integers(-400, 400).map(lambda i: i / 4)
+LISTS = st.lists(GRID, min_size=1, max_size=30)
+
+
+def pairs(least: int = 2) -> st.SearchStrategy[tuple[list[float], list[float]]]:
+    return st.lists(st.tuples(GRID, GRID), min_size=least, max_size=30).map(
+        lambda rows: ([a for a, _ in rows], [b for _, b in rows])
+    )
+
+
+@given(LISTS, LISTS)
+def test_auc_is_the_share_of_pairs_won(positive: list[float], negative: list[float]) -> None:
+    u = stats.mannwhitneyu(positive, negative, method="asymptotic").statistic
+    assert auc(positive, negative) == pytest.approx(u / (len(positive) * len(negative)))
+    assert auc(positive, negative) == pytest.approx(1 - auc(negative, positive))
+
+
+@given(arrays(float, (7, 4), elements=GRID), arrays(float, (5, 4), elements=GRID))
+def test_auc_of_columns(positive: Any, negative: Any) -> None:
+    each = [auc(a, b) for a, b in zip(positive.T, negative.T, strict=True)]
+    assert auc(positive, negative) == pytest.approx(each)
+
+
+@given(pairs())
+def test_correlations_are_those_of_scipy(xy: tuple[list[float], list[float]]) -> None:
+    x, y = xy
+    if len(set(x)) == 1 or len(set(y)) == 1:
+        assert pearson(x, y) == spearman(x, y) == 0
+    else:
+        assert pearson(x, y) == pytest.approx(stats.pearsonr(x, y).statistic, abs=1e-9)
+        assert spearman(x, y) == pytest.approx(stats.spearmanr(x, y).statistic, abs=1e-9)
+
+
+@pytest.mark.parametrize("scale", [1e-300, 1e-170, 1.0, 1e170, 1.7e308])
+def test_correlations_survive_extreme_scales(scale: float) -> None:
+    assert pearson([-scale, 0, scale], [1, 2, 3]) == pytest.approx(1)
+
+
+def test_a_constant_that_floats_cannot_hold_has_no_correlation() -> None:
+    assert pearson([0.1] * 3, [1, 2, 3]) == 0
+
+
+@given(LISTS, st.integers(0, 5))
+def test_mean_lies_in_its_interval_and_the_interval_in_the_range(values: list[float], seed: int) -> None:
+    estimate = bootstrap_mean(values, seed=seed)
+    assert estimate.mean == pytest.approx(np.mean(values))
+    assert min(values) - 1e-9 <= estimate.low <= estimate.high <= max(values) + 1e-9
+    assert estimate.n == len(values)
+    assert estimate == bootstrap_mean(values, seed=seed)
+
+
+@settings(max_examples=30)
+@given(
+    st.lists(st.tuples(GRID, st.integers(0, 3)), min_size=1), st.lists(st.tuples(GRID, st.integers(0, 3)), min_size=1)
+)
+def test_bootstrap_auc_is_what_resampling_gives(a: list[tuple[float, int]], b: list[tuple[float, int]]) -> None:
+    """Against drawing questions one by one and building both samples anew."""
+    questions = list(dict.fromkeys(q for _, q in [*a, *b]))
+    estimate = bootstrap_auc([v for v, _ in a], [v for v, _ in b], [q for _, q in a], [q for _, q in b], draws=50)
+    assert estimate.mean == pytest.approx(auc([v for v, _ in a], [v for v, _ in b]))
+    assert estimate.n == len(questions)
+    if len(questions) == 1:
+        assert (estimate.low, estimate.high) == (0, 1)
+        return
+    counts = np.random.default_rng(0).multinomial(len(questions), [1 / len(questions)] * len(questions), size=50)
+    drawn = []
+    for row in counts:
+        times = dict(zip(questions, row, strict=True))
+        first, second = ([v for v, q in side for _ in range(times[q])] for side in (a, b))
+        if first and second:
+            drawn.append(auc(first, second))
+    assert min(drawn) - 1e-9 <= estimate.low <= estimate.high <= max(drawn) + 1e-9
+    n = len(questions)
+    tail = 100 * stats.norm.cdf(np.sqrt(n / (n - 1)) * stats.t.ppf(0.025, n - 1))
+    assert (estimate.low, estimate.high) == pytest.approx(tuple(np.percentile(drawn, [tail, 100 - tail])))
+
+
+def test_spearman_by_question() -> None:
+    rng = np.random.default_rng(0)
+    coefficients = [-2, -1, 0, 1, 2]
+    rising = np.array(coefficients) * 10 + 50 + rng.normal(0, 2, (20, 5))
+    assert bootstrap_spearman_by_question(coefficients, rising) == Estimate(1, 1, 1, 20)
+    noise = bootstrap_spearman_by_question(coefficients, rng.normal(50, 10, (20, 5)))
+    assert noise.high - noise.low > 0.5
+    assert bootstrap_spearman_by_question(coefficients, np.full((20, 5), 100 / 3)) == Estimate(0, 0, 0, 20)
+
+
+def test_spearman_by_question_with_gaps() -> None:
+    nan = float("nan")
+    assert bootstrap_spearman_by_question([0, 1, 2], [[1, 2, 3]]) == Estimate(1, -1, 1, 1)
+    whole = bootstrap_spearman_by_question([0, 1, 2], [[1, 2, 3], [1, 3, 2]])
+    gaps = bootstrap_spearman_by_question([0, 1, 9, 2], [[1, 2, nan, 3], [1, 3, nan, 2], [nan] * 4])
+    assert gaps == whole and gaps.n == 2
+    # Each coefficient answered for one question only: hardly a draw holds them all.
+    alone = bootstrap_spearman_by_question(range(12), np.where(np.eye(12) > 0, np.arange(12), nan), draws=5)
+    assert alone == Estimate(1, -1, 1, 12)
+
+
+@pytest.mark.parametrize("questions", [6, 20])
+def test_the_interval_covers_as_often_as_it_says(questions: int) -> None:
+    """Answers to a question resemble each other; the interval over questions covers, one over answers does not."""
+    rng = np.random.default_rng(questions)
+    clusters = np.repeat(np.arange(questions), 10).tolist()
+    trials, hits, naive = 400, 0, 0
+    for seed in range(trials):
+        values = (rng.normal(50, 10, (questions, 1)) + rng.normal(0, 10, (questions, 10))).ravel()
+        by_question = bootstrap_mean(values, clusters, seed=seed, draws=500)
+        by_answer = bootstrap_mean(values, seed=seed, draws=500)
+        hits += by_question.low <= 50 <= by_question.high
+        naive += by_answer.low <= 50 <= by_answer.high
+    assert 0.90 <= hits / trials <= 0.98
+    assert naive / trials < 0.7
+
+
+def test_a_single_cluster_tells_nothing_of_the_spread_between_clusters() -> None:
+    assert bootstrap_mean([1, 2, 6], ["q", "q", "q"]) == Estimate(3, 1, 6, 1)
+    assert bootstrap_auc([5, 9], [1, 2], ["q", "q"], ["q", "q"]) == Estimate(1, 0, 1, 1)
+
+
+def test_bad_input_is_refused() -> None:
+    nan = float("nan")
+    for call in (
+        lambda: bootstrap_mean([]),
+        lambda: bootstrap_mean([1, nan]),
+        lambda: bootstrap_mean([[1, 2]]),
+        lambda: bootstrap_mean([1, 2], ["q"]),
+        lambda: auc([], [1]),
+        lambda: bootstrap_auc([1], [2, 3], [0], [0]),
+        lambda: pearson([1, 2], [1, 2, 3]),
+        lambda: spearman([1, nan], [1, 2]),
+        lambda: bootstrap_spearman_by_question([0, 1], [[nan, nan]]),
+        lambda: bootstrap_spearman_by_question([0, 1], [[1, 2, 3]]),
+        lambda: null_summary([]),
+    ):
+        with pytest.raises(ValueError, match=r"values|scores"):
+            call()
+
+
+def test_null_summary() -> None:
+    assert null_summary(range(101)) == {"mean": 50, "p95": 95, "max": 100, "n": 101}
+
+
+def test_estimates_read_and_store_well() -> None:
+    estimate = bootstrap_mean([60.0, 64.2], seed=1)
+    assert str(Estimate(62.1, 55.04, 69.26, 20)) == "62.1 [55.0, 69.3] n=20"
+    assert json.loads(json.dumps(estimate.as_dict(), allow_nan=False)) == {
+        "mean": 62.1,
+        "low": 60,
+        "high": 64.2,
+        "n": 2,
+    }
+
+
+@pytest.mark.parametrize(
+    ("quantity", "expected"),
+    [("shift", [0.832, 0.757, 0.912]), ("projection_difference", [0.943, 0.850, 0.605])],
+)
+def test_correlations_of_a_published_replication(shared_data: Path, quantity: str, expected: list[float]) -> None:
+    """24 fine-tunes: shift and projection difference against the trait score, for three traits."""
+    with (shared_data / "reference/replication_qwen2.5-7b.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 24
+    found = [
+        pearson([float(row[f"{quantity}_{trait}"]) for row in rows], [float(row[f"score_{trait}"]) for row in rows])
+        for trait in ("evil", "sycophantic", "hallucinating")
+    ]
+    assert found == pytest.approx(expected, abs=0.0015)

@@ -1,0 +1,53 @@
+"""Running moments equal those of the whole, in any cut and order, and do not lose digits."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from personavec.stats.moments import Moments
+
+
+@given(st.lists(st.integers(0, 12), min_size=1, max_size=8), st.integers(0, 100))
+def test_any_cut_gives_the_same(cuts: list[int], seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    parts = [rng.standard_normal((size, 3)) * [1, 100, 1e-3] for size in cuts]
+    whole = np.concatenate(parts)
+    moments = Moments(3)
+    for part in parts:
+        moments.update(part)
+    assert moments.count == len(whole)
+    if len(whole):
+        assert moments.mean == pytest.approx(whole.mean(0), abs=1e-12)
+    if len(whole) > 1:
+        assert moments.variance == pytest.approx(whole.var(0, ddof=1), rel=1e-9)
+
+
+def test_a_large_mean_does_not_eat_the_variance() -> None:
+    """The sum of squares minus the square of the sum would give noise here."""
+    rows = 1e9 + np.random.default_rng(0).standard_normal((10_000, 2))
+    moments = Moments(2)
+    for start in range(0, 10_000, 100):
+        moments.update(rows[start : start + 100])
+    assert moments.variance == pytest.approx(rows.var(0, ddof=1), rel=1e-6)
+
+
+def test_they_go_to_arrays_and_back() -> None:
+    moments = Moments.of(np.arange(12.0).reshape(4, 3))
+    back = Moments.from_arrays(moments.to_arrays())
+    back.update([[1.0, 2.0, 3.0]])
+    moments.update([[1.0, 2.0, 3.0]])
+    assert back.count == moments.count == 5
+    assert np.array_equal(back.mean, moments.mean) and np.array_equal(back.variance, moments.variance)
+
+
+def test_what_is_refused() -> None:
+    moments = Moments(2)
+    with pytest.raises(ValueError, match="no variance"):
+        _ = moments.variance
+    for rows in ([[1.0]], [1.0, 2.0], [[1.0, np.nan]], [[np.inf, 1.0]]):
+        with pytest.raises(ValueError):
+            moments.update(rows)
+    with pytest.raises(ValueError):
+        Moments.from_arrays({"count": 1, "mean": [0.0], "squares": [0.0, 1.0]})
+    assert moments.count == 0

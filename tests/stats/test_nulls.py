@@ -1,0 +1,164 @@
+"""The nulls are what they claim to be: a planted direction beats them, the absence of one does not."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from personavec.stats.bootstrap import auc
+from personavec.stats.nulls import (
+    DIRECTIONS,
+    covariance_directions,
+    isotropic_directions,
+    separation,
+    separation_nulls,
+)
+
+
+def draw(seed: int) -> Callable[..., Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return lambda *shape: torch.randn(shape, generator=generator)
+
+
+def covariance(rows: Tensor) -> Tensor:
+    """Second moment (d, d) of rows (n, d), whose mean is meant to be zero."""
+    return rows.T @ rows / len(rows)
+
+
+def test_covariance_directions_have_the_covariance_within_sides() -> None:
+    """Over both layers at once: a draw mixes the same rollouts at each, so the layers stay related as they are."""
+    noise, n, layers, d = draw(0), 400, 2, 3
+    within = noise(n, layers * d) @ noise(layers * d, layers * d)
+    sides = ["positive", "negative"] * (n // 2)
+    shift = torch.tensor([50.0 if side == "positive" else -50.0 for side in sides])
+    readings = (within + shift[:, None]).view(n, layers, d)
+    before = readings.clone()
+    drawn = covariance_directions(readings, sides, 20_000, seed=1)
+    assert drawn.shape == (20_000, layers, d) and torch.equal(readings, before)
+
+    flat = readings.view(n, -1)
+    centred = torch.cat([side - side.mean(0) for side in (flat[::2], flat[1::2])])
+    expected = covariance(centred)
+    found = covariance(drawn.view(len(drawn), -1))
+    assert (found - expected).norm() < 0.04 * expected.norm()
+    assert drawn.mean(0).norm() < 0.05 * expected.trace() ** 0.5
+    assert expected.trace() < 0.05 * covariance(flat).trace()  # the sides' own difference is most of what there is
+
+
+def test_covariance_directions_do_not_favour_the_trait() -> None:
+    """All noise along one axis and the trait along another: draws lie along the first."""
+    readings = torch.zeros(200, 1, 2)
+    readings[:, 0, 0] = draw(0)(200)
+    readings[:100, 0, 1] = 10.0
+    drawn = covariance_directions(readings, ["positive"] * 100 + ["negative"] * 100, 50, seed=0)
+    assert torch.allclose(drawn[:, 0, 1], torch.zeros(50), atol=1e-4) and float(drawn[:, 0, 0].std()) > 0.5
+
+
+def test_isotropic_directions_favour_none() -> None:
+    drawn = isotropic_directions((2, 3), 20_000, seed=0)
+    assert drawn.shape == (20_000, 2, 3) and drawn.dtype == torch.float32
+    assert (covariance(drawn.reshape(len(drawn), -1)) - torch.eye(6)).abs().max() < 0.03
+
+
+def test_draws_come_from_their_seed() -> None:
+    readings, sides = draw(0)(8, 2, 3), ["positive", "negative"] * 4
+    for one, same, other in (
+        [isotropic_directions((2, 3), 5, seed) for seed in (1, 1, 2)],
+        [covariance_directions(readings, sides, 5, seed) for seed in (1, 1, 2)],
+    ):
+        assert torch.equal(one, same) and not torch.equal(one, other)
+
+
+Sides = tuple[Tensor, Tensor]
+
+
+def readings(seed: int, gaps: list[float], n: int = 60, d: int = 8) -> Sides:
+    """Both sides (n, layers, d): noise, and at each layer a gap of so many deviations along the first axis."""
+    noise = draw(seed)
+    positive, negative = noise(n, len(gaps), d), noise(n, len(gaps), d)
+    positive[:, :, 0] += torch.tensor(gaps)
+    return positive, negative
+
+
+def first_axis(layers: int, sign: float = 1.0, d: int = 8) -> Tensor:
+    direction = torch.zeros(1, layers, d)
+    direction[:, :, 0] = sign
+    return direction
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_separation_chooses_on_one_set_and_reports_on_the_other(sign: float) -> None:
+    """Layer 2 is best where the choice is made; elsewhere layer 1 would be better, and is not reported."""
+    chosen, reported = readings(0, [9.0, 0.5, 2.0]), readings(1, [9.0, 5.0, 1.0])
+    expected = auc(reported[0][:, 2, 0].numpy(), reported[1][:, 2, 0].numpy())
+    assert separation(first_axis(3, sign), chosen, reported, [1, 2]) == pytest.approx([expected])
+    assert 0.6 < expected < 0.9
+    assert separation(first_axis(3, sign), chosen, reported, [0, 1, 2]) == [1.0]
+
+
+def test_separation_keeps_the_sign_it_chose() -> None:
+    """A direction that turns round between the sets is reported as wrong, not as right."""
+    chosen, reported = readings(0, [3.0]), readings(1, [-3.0])
+    assert separation(first_axis(1), chosen, reported, [0])[0] < 0.1
+    assert separation(first_axis(1, -1.0), chosen, reported, [0])[0] < 0.1
+
+
+def test_each_direction_chooses_for_itself() -> None:
+    chosen, reported = readings(0, [3.0, 0.0]), readings(1, [3.0, 0.0])
+    chosen[0][:, 1, 1] -= 4
+    reported[0][:, 1, 1] -= 4
+    directions = torch.zeros(2, 2, 8)
+    directions[0, :, 0] = directions[1, :, 1] = 1.0
+    together = separation(directions, chosen, reported, [0, 1])
+    alone = [separation(direction[None], chosen, reported, [0, 1])[0] for direction in directions]
+    assert together == alone and min(together) > 0.95
+
+
+def difference(sides: Sides) -> Tensor:
+    return (sides[0].mean(0) - sides[1].mean(0))[None]
+
+
+def test_a_planted_direction_beats_the_nulls() -> None:
+    gaps = [0.0, 1.0, 2.0]
+    extraction, evaluation = readings(0, gaps, n=100, d=32), readings(1, gaps, n=40, d=32)
+    found = separation(difference(extraction), extraction, evaluation, [1, 2])[0]
+    nulls = separation_nulls(extraction, evaluation, [1, 2], seed=0)
+    assert nulls.keys() == {"isotropic", "covariance"}
+    for null in nulls.values():
+        assert null["n"] == DIRECTIONS
+        assert found > null["max"] >= null["p95"] >= null["mean"] > 0.5
+    assert nulls == separation_nulls(extraction, evaluation, [1, 2], seed=0)
+    assert nulls != separation_nulls(extraction, evaluation, [1, 2], seed=5)
+
+
+def test_without_a_planted_direction_nothing_beats_the_nulls() -> None:
+    """The difference of means separates the rollouts it was made of, but no others."""
+    trials, found, seen, means, above = 40, [], [], [], {"isotropic": 0, "covariance": 0}
+    for seed in range(trials):
+        extraction = readings(2 * seed, [0.0, 0.0], n=30, d=32)
+        evaluation = readings(2 * seed + 1, [0.0, 0.0], n=30, d=32)
+        vector = difference(extraction)
+        found += separation(vector, extraction, evaluation, [0, 1])
+        seen += separation(vector, extraction, extraction, [0, 1])
+        for name, null in separation_nulls(extraction, evaluation, [0, 1], seed).items():
+            means.append(null["mean"])
+            above[name] += found[-1] > null["p95"]
+    assert min(seen) > 0.75
+    assert np.mean(found) == pytest.approx(0.5, abs=0.04)
+    assert np.mean(means) == pytest.approx(0.5, abs=0.02)
+    assert max(above.values()) <= 6  # of 40, where 2 are expected: 7 or more have a chance of 0.3 %
+
+
+def test_the_null_with_covariance_is_the_harder_one() -> None:
+    """Nearly all variance lies along one axis that happens to separate the sides: most draws do so too."""
+    sets = []
+    for seed in (0, 1):
+        positive, negative = readings(seed, [0.0], n=100, d=32)
+        for side in (positive, negative):
+            side[:, 0, 0] *= 30
+        positive[:, 0, 0] += 30
+        sets.append((positive, negative))
+    nulls = separation_nulls(sets[0], sets[1], [0], seed=0)
+    assert nulls["covariance"]["mean"] > nulls["isotropic"]["mean"] > 0.5
