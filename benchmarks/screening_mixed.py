@@ -25,7 +25,8 @@ from personavec.files import JsonLines, write_atomic
 from personavec.provenance import machine
 from personavec.rollouts import Rollout, generate, plan
 from personavec.screening import Settings, screen_files
-from personavec.stats.bootstrap import Estimate, bootstrap_auc
+from personavec.stats.bootstrap import bootstrap_auc
+from personavec.stats.estimate import Estimate
 from personavec.traits import load_trait
 
 FRACTIONS = (0.0, 0.05, 0.2, 0.5, 1.0)

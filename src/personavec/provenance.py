@@ -12,28 +12,29 @@ import torch
 
 from personavec.model import ChatModel
 from personavec.model.checkpoint import Checkpoint
+from personavec.results import Machine, ModelFacts, Provenance
 
 PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "peft", "numpy")
 
 
-def provenance(model: ChatModel | Checkpoint, arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Versions, machine, model and arguments, as JSON values for run.json."""
-    return {
-        "personavec": version("personavec"),
-        "arguments": dict(arguments),
-        "versions": {"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
-        "machine": machine(model.device),
-        "written": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "model": {
-            "id": model.id,
-            "weights": model.weights_hash,
-            "template": model.template.hash,
-            "n_layers": model.n_layers,
-            "hidden_size": model.hidden_size,
-            "dtype": str(model.dtype).removeprefix("torch."),
-            "device": str(model.device),
-        },
-    }
+def provenance(model: ChatModel | Checkpoint, arguments: Mapping[str, Any]) -> Provenance:
+    """Versions, machine, model and arguments of a run that begins now."""
+    return Provenance(
+        personavec=version("personavec"),
+        arguments=dict(arguments),
+        versions={"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
+        machine=machine(model.device),
+        written=time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        model=ModelFacts(
+            id=model.id,
+            weights=model.weights_hash,
+            template=model.template.hash,
+            n_layers=model.n_layers,
+            hidden_size=model.hidden_size,
+            dtype=str(model.dtype).removeprefix("torch."),
+            device=str(model.device),
+        ),
+    )
 
 
 def identity(model: ChatModel | Checkpoint) -> dict[str, Any]:
@@ -48,7 +49,7 @@ def identity(model: ChatModel | Checkpoint) -> dict[str, Any]:
     }
 
 
-def machine(device: torch.device) -> dict[str, Any]:
+def machine(device: torch.device) -> Machine:
     """Processor, cores and accelerator."""
     name = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
@@ -56,4 +57,4 @@ def machine(device: torch.device) -> dict[str, Any]:
         lines = [line for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
         name = lines[0].partition(":")[2].strip() if lines else name
     accelerator = torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
-    return {"cpu": name, "cores": len(os.sched_getaffinity(0)), "device": accelerator}
+    return Machine(cpu=name, cores=len(os.sched_getaffinity(0)), device=accelerator)

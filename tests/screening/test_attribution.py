@@ -7,7 +7,8 @@ import pytest
 from scipy import stats
 
 from personavec.screening.attribution import Adjusted, Explanation, adjusted_shift, explanation, separation
-from personavec.stats.bootstrap import Estimate, auc
+from personavec.stats.bootstrap import auc
+from personavec.stats.estimate import Estimate
 from personavec.stats.nulls import Place, place
 
 REPEATS = 600

@@ -13,7 +13,6 @@ from hypothesis.extra.numpy import arrays
 from scipy import stats
 
 from personavec.stats.bootstrap import (
-    Estimate,
     auc,
     bootstrap_auc,
     bootstrap_mean,
@@ -21,6 +20,7 @@ from personavec.stats.bootstrap import (
     pearson,
     spearman,
 )
+from personavec.stats.estimate import Estimate
 from personavec.stats.nulls import null_summary
 
 # A grid of values, so that ties are frequent and exact.

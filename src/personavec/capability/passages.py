@@ -12,7 +12,8 @@ from personavec.errors import UserError
 from personavec.likelihood import sequence_losses
 from personavec.model import ChatModel
 from personavec.model.edits import Intervention
-from personavec.stats.bootstrap import Estimate, bootstrap_mean
+from personavec.stats.bootstrap import bootstrap_mean
+from personavec.stats.estimate import Estimate
 from personavec.stats.numbers import Floats
 
 PASSAGES = Path(__file__).with_name("passages.jsonl")

@@ -14,7 +14,8 @@ from personavec.errors import UserError
 from personavec.files import JsonLines
 from personavec.model import ChatModel
 from personavec.model.edits import Intervention
-from personavec.stats.bootstrap import Estimate, bootstrap_mean
+from personavec.stats.bootstrap import bootstrap_mean
+from personavec.stats.estimate import Estimate
 
 DRAWS = 200  # of documents, for the standard error of metrics that are no means
 SEED = 1234  # of few-shot examples, the harness's default

@@ -7,7 +7,8 @@ import numpy as np
 
 from personavec.errors import UserError
 from personavec.rollouts import Rollout
-from personavec.stats.bootstrap import Estimate, bootstrap_mean
+from personavec.stats.bootstrap import bootstrap_mean
+from personavec.stats.estimate import Estimate
 
 _ADVICE = "It refused, or named no number: look at the answers in rollouts.jsonl, or choose another judge."
 

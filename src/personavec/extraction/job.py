@@ -34,7 +34,8 @@ from personavec.provenance import identity, provenance
 from personavec.readout import read
 from personavec.rollouts import Rollout, Side, conversation, generate, plan, read_rollouts
 from personavec.stats import nulls
-from personavec.stats.bootstrap import Estimate, bootstrap_auc
+from personavec.stats.bootstrap import bootstrap_auc
+from personavec.stats.estimate import Estimate
 from personavec.timings import Timings
 from personavec.traits import Trait
 from personavec.vector import PersonaVector

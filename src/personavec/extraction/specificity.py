@@ -12,7 +12,7 @@ from personavec.judges.contrast import ContrastJudge
 from personavec.model import ChatModel
 from personavec.progress import progress
 from personavec.rollouts import Rollout
-from personavec.stats.bootstrap import Estimate
+from personavec.stats.estimate import Estimate
 from personavec.traits import Trait
 from personavec.vector import PersonaVector, cosine
 

@@ -14,7 +14,8 @@ from personavec.projection.measure import Tokens, measure, own_answers, tokenise
 from personavec.projection.own_answers import OwnAnswers
 from personavec.projection.panel import Panel
 from personavec.screening import Settings
-from personavec.stats.bootstrap import Estimate, bootstrap_mean
+from personavec.stats.bootstrap import bootstrap_mean
+from personavec.stats.estimate import Estimate
 from personavec.stats.sampling import priorities, smallest
 from personavec.vector import PersonaVector
 

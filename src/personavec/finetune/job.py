@@ -41,7 +41,7 @@ from personavec.finetune.watch import ShiftMonitor
 from personavec.model import ChatModel
 from personavec.projection import CLEAN
 from personavec.provenance import identity, provenance
-from personavec.stats.bootstrap import Estimate
+from personavec.stats.estimate import Estimate
 from personavec.traits import Trait
 from personavec.traits.of_vector import questions, trait_of
 from personavec.vector import PersonaVector

@@ -12,7 +12,8 @@ import numpy as np
 from personavec.errors import UserError
 from personavec.judges.scorer import Scorer
 from personavec.rollouts import read_rollouts
-from personavec.stats.bootstrap import DRAWS, Estimate, bootstrap_auc, bootstrap_mean, spearman
+from personavec.stats.bootstrap import DRAWS, bootstrap_auc, bootstrap_mean, spearman
+from personavec.stats.estimate import Estimate
 from personavec.stats.numbers import Floats
 from personavec.traits import Trait
 

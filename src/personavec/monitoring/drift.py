@@ -11,7 +11,7 @@ from scipy import stats
 
 from personavec.report.drawing import GOOD, LINE, MARKERS, MUTED, SERIES, Plot, label, plot
 from personavec.report.words import number
-from personavec.stats.bootstrap import Estimate
+from personavec.stats.estimate import Estimate
 
 BAND = 2.0  # deviations around neutral that are unremarkable
 SHOWN = 50  # conversations drawn

@@ -6,7 +6,7 @@ paper. Text stays text (in the page's font), ids get the plot's name in front, n
 
 import re
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from typing import Any, Literal
@@ -15,6 +15,8 @@ from xml.etree import ElementTree
 from markupsafe import Markup
 from matplotlib import rc_context
 from matplotlib.figure import Figure
+
+from personavec.stats.estimate import Estimate
 
 WIDTH = 345  # user units; close to the CSS pixels of a phone, so that the fonts below are what a phone shows
 NAMES = (
@@ -140,9 +142,9 @@ def _styled(style: str) -> str:
     return ";".join(part for item in coloured.split(";") if (part := item.strip()))
 
 
-def whiskers(given: Mapping[str, Any]) -> list[list[float]]:
+def whiskers(given: Estimate) -> list[list[float]]:
     """An estimate's interval as matplotlib takes it."""
-    return [[max(0.0, given["mean"] - given["low"])], [max(0.0, given["high"] - given["mean"])]]
+    return [[max(0.0, given.mean - given.low)], [max(0.0, given.high - given.mean)]]
 
 
 def dots(axes: Any, values: Sequence[float], row: float, colour: str, *, near: float, alpha: float = 0.9) -> None:

@@ -1,22 +1,25 @@
 """What is needed to repeat a run, as tables for its page."""
 
-from typing import Any
+from collections.abc import Mapping
 
 from personavec.report import words
+from personavec.results import Run
 
-_PROVENANCE = ("model", "arguments", "versions", "machine", "timings")
 
+def provenance_tables(
+    run: Run, seconds: float | None = None, timings: Mapping[str, float] | None = None
+) -> list[tuple[str, list[tuple[str, str]]]]:
+    """Titled tables of what is needed to repeat the run.
 
-def provenance_tables(run: dict[str, Any]) -> list[tuple[str, list[tuple[str, str]]]]:
-    """Titled tables of what is needed to repeat the run."""
-    general = [("command", f"personavec {run['command']} {run.get('personavec', '')}".strip())]
-    general += [("written", str(run["written"]).replace("T", " "))] if run.get("written") else []
-    general += [("time taken", words.duration(run["seconds"]))] if run.get("seconds") else []
-    tables = [("run", general)]
-    for key in _PROVENANCE:
-        given = run.get(key)
-        if key == "timings" and given:
-            tables.append(("time by stage", [(stage, words.duration(s)) for stage, s in given.items()]))
-        elif given:
-            tables.append((key, words.facts(given if isinstance(given, dict) else {"id": given})))
+    Args:
+        seconds: The run took; None: not known.
+        timings: Seconds by stage.
+    """
+    general = [("command", f"personavec {run.command} {run.personavec}"), ("written", run.written.replace("T", " "))]
+    general += [] if seconds is None else [("time taken", words.duration(seconds))]
+    tables = [("run", general), ("model", words.facts(run.model.as_json()))]
+    tables += [("arguments", words.facts(run.arguments))] if run.arguments else []
+    tables += [("versions", words.facts(run.versions)), ("machine", words.facts(run.machine.as_json()))]
+    if timings:
+        tables.append(("time by stage", [(stage, words.duration(s)) for stage, s in timings.items()]))
     return tables

@@ -4,6 +4,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from personavec.stats.estimate import Estimate
+
 
 def number(value: float | None, digits: int = 0) -> str:
     """A number with a real minus sign; a dash where there is none."""
@@ -18,14 +20,14 @@ def signed(value: float) -> str:
     return "0" if value == 0 else f"{value:+g}".replace("-", "−")
 
 
-def interval(given: Mapping[str, Any], digits: int = 0) -> str:
+def interval(given: Estimate, digits: int = 0) -> str:
     """The 95 % interval of an estimate: 56 to 74."""
-    return f"{number(given['low'], digits)} to {number(given['high'], digits)}"
+    return f"{number(given.low, digits)} to {number(given.high, digits)}"
 
 
-def estimate(given: Mapping[str, Any], digits: int = 0) -> str:
+def estimate(given: Estimate, digits: int = 0) -> str:
     """An estimate with its interval and n, in one line."""
-    return f"{number(given['mean'], digits)} (95 % interval {interval(given, digits)}, n = {given['n']})"
+    return f"{number(given.mean, digits)} (95 % interval {interval(given, digits)}, n = {given.n})"
 
 
 def minus(sentence: str) -> str:

@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import optimize, special, stats
 
-from personavec.stats.bootstrap import Estimate, auc
+from personavec.stats.bootstrap import auc
+from personavec.stats.estimate import Estimate
 from personavec.stats.nulls import Place, null_summary, place
 from personavec.stats.numbers import Floats, finite
 

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import stats
 
-from personavec.stats.bootstrap import Estimate
+from personavec.stats.estimate import Estimate
 from personavec.stats.moments import Moments
 from personavec.stats.numbers import Floats, finite
 from personavec.stats.ridge import LEAST, Fit, cost_of_choice, fit_subset, indices

@@ -14,7 +14,8 @@ from personavec.projection.panel import Panel
 from personavec.screening.attribution import adjusted_shift, explanation, separation
 from personavec.screening.differences import Differences
 from personavec.screening.scan import Scan
-from personavec.stats.bootstrap import Estimate, auc
+from personavec.stats.bootstrap import auc
+from personavec.stats.estimate import Estimate
 from personavec.stats.nulls import covariance_directions, isotropic_directions, place
 from personavec.stats.numbers import Floats
 

@@ -7,34 +7,17 @@ with 8.
 """
 
 from collections.abc import Hashable, Sequence
-from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
+from personavec.stats.estimate import Estimate
 from personavec.stats.numbers import Floats, finite
 
 Codes = NDArray[np.intp]
 DRAWS = 2000
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A figure, its 95 % interval, and the number of independent units (questions) behind it."""
-
-    mean: float
-    low: float
-    high: float
-    n: int
-
-    def as_dict(self) -> dict[str, float | int]:
-        """As a JSON value, rounded to four digits after the point."""
-        return {k: round(v, 4) if isinstance(v, float) else v for k, v in asdict(self).items()}
-
-    def __str__(self) -> str:
-        return f"{self.mean:.1f} [{self.low:.1f}, {self.high:.1f}] n={self.n}"
 
 
 def bootstrap_mean(

@@ -1,17 +1,72 @@
 """What chance gives: the nulls that stand beside every figure (random directions, with the same choice of layer)."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
+from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from personavec.stats.bootstrap import auc
 from personavec.stats.numbers import finite
 
 DIRECTIONS = 200  # random directions for separation
+
+
+@dataclass(frozen=True)
+class Null:
+    """What random directions gave: mean, 95th percentile, maximum and number of the values; four digits."""
+
+    mean: float
+    p95: float
+    max: float
+    n: int
+
+
+def null_summary(values: ArrayLike) -> Null:
+    """A null's summary.
+
+    Raises:
+        ValueError: No values, or values that are not finite.
+    """
+    array = finite(values, 1)
+    figures = (array.mean(), np.percentile(array, 95), array.max())
+    return Null(*(round(float(figure), 4) for figure in figures), len(array))
+
+
+@dataclass(frozen=True)
+class Place:
+    """A figure among those of random directions, all by their absolute value.
+
+    Attributes:
+        percentile: Share of the random directions below it, 0..100.
+        p_value: (1 + how many are as large) / (K + 1).
+        p95: 95th percentile of the random directions.
+        n: K.
+    """
+
+    percentile: float
+    p_value: float
+    p95: float
+    n: int
+
+
+def place(value: float, nulls: ArrayLike) -> Place:
+    """Where |value| stands among the absolute values of nulls (K,).
+
+    Raises:
+        ValueError: No nulls, or numbers that are not finite.
+    """
+    sizes = np.abs(finite(nulls, 1))
+    size = abs(float(finite([value], 1)[0]))
+    above = int((sizes >= size).sum())
+    return Place(
+        percentile=100 * (1 - above / len(sizes)),
+        p_value=(1 + above) / (len(sizes) + 1),
+        p95=float(np.percentile(sizes, 95)),
+        n=len(sizes),
+    )
 
 
 def covariance_directions(readings: Tensor, sides: Sequence[str], count: int, seed: int) -> Tensor:
@@ -69,7 +124,7 @@ def separation(
 
 def separation_nulls(
     extraction: tuple[Tensor, Tensor], evaluation: tuple[Tensor, Tensor], layers: Sequence[int], seed: int
-) -> dict[str, dict[str, float]]:
+) -> dict[str, Null]:
     """Summaries of `separation` for isotropic random directions and for such with the readings' covariance."""
     positive, negative = extraction
     everything = torch.cat([positive, negative])
@@ -80,52 +135,3 @@ def separation_nulls(
         "covariance": covariance_directions(everything, sides, DIRECTIONS, seed + 1),
     }
     return {name: null_summary(separation(d, extraction, evaluation, layers)) for name, d in draws.items()}
-
-
-def null_summary(values: ArrayLike) -> dict[str, float | int]:
-    """Mean, 95th percentile, maximum and number of values of a null.
-
-    Raises:
-        ValueError: No values, or values that are not finite.
-    """
-    array = finite(values)
-    return {
-        "mean": round(float(array.mean()), 4),
-        "p95": round(float(np.percentile(array, 95)), 4),
-        "max": round(float(array.max()), 4),
-        "n": len(array),
-    }
-
-
-@dataclass(frozen=True)
-class Place:
-    """A figure among those of random directions, all by their absolute value.
-
-    Attributes:
-        percentile: Share of the random directions below it, 0..100.
-        p_value: (1 + how many are as large) / (K + 1).
-        p95: 95th percentile of the random directions.
-        n: K.
-    """
-
-    percentile: float
-    p_value: float
-    p95: float
-    n: int
-
-
-def place(value: float, nulls: ArrayLike) -> Place:
-    """Where |value| stands among the absolute values of nulls (K,).
-
-    Raises:
-        ValueError: No nulls, or numbers that are not finite.
-    """
-    sizes = np.abs(finite(nulls, 1))
-    size = abs(float(finite([value], 1)[0]))
-    above = int((sizes >= size).sum())
-    return Place(
-        percentile=100 * (1 - above / len(sizes)),
-        p_value=(1 + above) / (len(sizes) + 1),
-        p95=float(np.percentile(sizes, 95)),
-        n=len(sizes),
-    )

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from personavec.stats.bootstrap import Estimate, bootstrap_mean, bootstrap_pearson, bootstrap_ratio, pearson
+from personavec.stats.bootstrap import bootstrap_mean, bootstrap_pearson, bootstrap_ratio, pearson
+from personavec.stats.estimate import Estimate
 from personavec.stats.nulls import covariance_directions, place
 from personavec.stats.numbers import Floats
 from personavec.vector import PersonaVector

@@ -1,0 +1,160 @@
+"""What every job gives back and writes: typed, one file a run, its schema with a version.
+
+A job's result is a subclass of `Run` in the job's own `result` module, a docstring and a unit for every field. It is
+what the Python function returns, what stands in `run.json`, and what pages, the command line and later runs read.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Self
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, JsonValue, ValidationError
+
+from personavec.errors import UserError
+from personavec.files import write_json
+from personavec.stats.estimate import Estimate
+
+SUMMARY = "run.json"  # the file of every run that holds its result
+
+
+def _rounded(value: float) -> float:
+    return round(value, 4)
+
+
+Figure = Annotated[Estimate, AfterValidator(Estimate.rounded)]  # an estimate as files hold it
+Number = Annotated[float, AfterValidator(_rounded)]  # four digits after the point
+
+
+class Result(BaseModel):
+    """A part of what a job found: not to be changed, and nothing in it that has no name."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    def as_json(self) -> dict[str, JsonValue]:
+        """As JSON values."""
+        found: dict[str, JsonValue] = self.model_dump(mode="json")
+        return found
+
+
+class ModelFacts(Result):
+    """Which model a run was made with.
+
+    Attributes:
+        id: What the user called it.
+        weights, template: Short hashes.
+        n_layers, hidden_size: Its shape.
+        dtype, device: As it ran.
+    """
+
+    id: str
+    weights: str
+    template: str
+    n_layers: int
+    hidden_size: int
+    dtype: str
+    device: str
+
+
+class Machine(Result):
+    """Processor, cores that may be used, and accelerator (or "cpu")."""
+
+    cpu: str
+    cores: int
+    device: str
+
+
+class Provenance(Result):
+    """What somebody else needs to repeat a run.
+
+    Attributes:
+        personavec: Version.
+        arguments: What decides the result.
+        versions: Of Python and of the packages that decide figures, by name.
+        written: When, as in ISO 8601.
+    """
+
+    personavec: str
+    arguments: dict[str, JsonValue]
+    versions: dict[str, str]
+    machine: Machine
+    written: str
+    model: ModelFacts
+
+
+class Run(Provenance):
+    """A job's result with its provenance: the content of the run's `run.json`.
+
+    Subclasses name their `COMMAND` and raise `SCHEMA` when a field changes its meaning.
+
+    Attributes:
+        schema_version: Of the file.
+        command: The job that wrote it.
+    """
+
+    COMMAND: ClassVar[str]
+    SCHEMA: ClassVar[int] = 1
+
+    schema_version: int
+    command: str
+
+    @classmethod
+    def of(cls, provenance: Provenance, **found: Any) -> Self:
+        """A result with its provenance."""
+        facts = {name: getattr(provenance, name) for name in Provenance.model_fields}
+        return cls(schema_version=cls.SCHEMA, command=cls.COMMAND, **facts, **found)
+
+    def with_(self, **changed: Any) -> Self:
+        """The same with other values of some fields, checked as the first ones were."""
+        facts = {name: getattr(self, name) for name in type(self).model_fields}
+        return type(self)(**facts | changed)
+
+    def write(self, folder: Path) -> None:
+        """Write the run's summary file, atomically."""
+        write_json(folder / SUMMARY, self.as_json())
+
+    @classmethod
+    def read(cls, folder: Path) -> Self:
+        """What `write` wrote into a run folder.
+
+        Raises:
+            UserError: No such file, one that is damaged, of another job, or of another version of personavec.
+        """
+        path = folder / SUMMARY
+        found = read_summary(folder)
+        if found.get("command") != cls.COMMAND:
+            raise UserError(
+                f"{path} was written by personavec {found.get('command', '(no command named)')}.",
+                f"Name the folder of a finished personavec {cls.COMMAND}.",
+            )
+        if found.get("schema_version") != cls.SCHEMA:
+            raise UserError(
+                f"{path} has the form of another version of personavec.",
+                "Repeat the run in another folder, or use the version that wrote it.",
+            )
+        try:
+            return cls.model_validate(found)
+        except ValidationError as error:
+            first = error.errors()[0]
+            place = ".".join(map(str, first["loc"]))
+            raise UserError(
+                f"{path} is damaged ({place}: {first['msg']}).", "Repeat the run in another folder."
+            ) from error
+
+
+def read_summary(folder: Path) -> Mapping[str, JsonValue]:
+    """The summary file of a run, of whatever job and version.
+
+    Raises:
+        UserError: There is none, or it is damaged.
+    """
+    path = folder / SUMMARY
+    if not path.is_file():
+        raise UserError(f"{folder} holds no finished run (no {SUMMARY}).", "Name the folder that --out named.")
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise UserError(f"{path} is damaged ({error}).", "Repeat the run in another folder.") from error
+    if not isinstance(found, dict):
+        raise UserError(f"{path} is damaged (no JSON object).", "Repeat the run in another folder.")
+    return found
