@@ -12,6 +12,7 @@ from accelerate.utils import align_module_device
 from torch import Tensor
 
 from personavec.errors import UserError
+from personavec.model.adapter import adapter_parameters, base_parameters, probe_tokens
 from personavec.model.blocks import find_blocks
 from personavec.model.generate import Generator, Request, Response
 from personavec.model.intervene import Intervention
@@ -24,18 +25,11 @@ def weights_hash(model: Any) -> str:
     Sixty-four numbers spread over every parameter, rounded to bfloat16: enough to tell any fine-tune from its base, the
     same for every dtype the model is loaded in, fast for any size. A PEFT adapter's own parameters do not count.
     """
-    of_adapter = ("adapter_", "modules_to_save", getattr(getattr(model, "base_model", None), "prefix", "lora_"))
-    names = {
-        name.removeprefix("base_model.model.").replace(".base_layer", "").replace(".original_module", ""): name
-        for name, _ in model.named_parameters()
-        if not any(mark in name for mark in of_adapter)
-    }
 
     def sampled() -> Iterator[tuple[str, tuple[int, ...], Tensor]]:
-        for name, full in sorted(names.items()):
-            owner, _, leaf = full.rpartition(".")
-            with align_module_device(model.get_submodule(owner)):  # fetches what is offloaded
-                parameter = getattr(model.get_submodule(owner), leaf)
+        for name, owner, leaf in sorted(base_parameters(model), key=lambda found: found[0]):
+            with align_module_device(owner):  # fetches what is offloaded
+                parameter = getattr(owner, leaf)
             flat = parameter.detach().flatten()
             yield name, tuple(parameter.shape), flat[sampled_places(flat.numel(), flat.device)]
 
@@ -109,6 +103,44 @@ class ChatModel:
         self.context_length = context_length(config)
         self.device: torch.device = model.get_input_embeddings().weight.device
         self.dtype: torch.dtype = model.dtype
+        self._prove()
+
+    @torch.inference_mode()
+    def _prove(self) -> None:
+        """Prove that the trunk and the head, which all is read and generated with, are the whole model.
+
+        What acts in the forward around them, as a tuned prompt does, would be left out without a word.
+
+        Raises:
+            UserError: Their logits are not the model's.
+        """
+        embeddings = self.model.get_input_embeddings()
+        rows = embeddings.weight.shape[0]
+        ids = [token % rows for token in (5, 6, 7, *probe_tokens(self.model), 8, 9)]
+        tokens = torch.tensor([ids], device=self.device)
+        ours = self.head(self._trunk(input_ids=tokens)[0]).float()
+        try:
+            whole = self.model(input_ids=tokens, use_cache=False).logits[0].float()
+        except (TypeError, ValueError, RuntimeError, AttributeError, IndexError) as error:
+            raise self._other_forward(f"its own forward fails: {type(error).__name__} {error}") from error
+        if whole.shape != ours.shape:
+            raise self._other_forward(f"it gives {len(whole)} tokens for {len(ours)}")
+        apart = float((whole - ours.to(whole.device)).norm() / whole.norm())
+        if not apart < (1e-3 if self.dtype == torch.float32 else 0.05):
+            raise self._other_forward(f"its logits differ by {100 * apart:.2g} %")
+
+    def _other_forward(self, how: str) -> UserError:
+        kinds = {str(getattr(config.peft_type, "value", "")) for config in getattr(self.model, "peft_config", {}).values()}
+        if kinds:
+            return UserError(
+                f"The adapter of {self.id} ({', '.join(sorted(kinds))}) acts outside of the decoder blocks, where "
+                f"personavec does not run it ({how}).",
+                "Use an adapter of the weights, such as LoRA, or merge it into the model.",
+            )
+        return UserError(
+            f"{type(self.model).__name__} does more than its decoder blocks and its head do ({how}).",
+            "This architecture is not supported yet; please report the model's name.",
+        )
 
     @property
     def has_system_role(self) -> bool:
@@ -125,9 +157,10 @@ class ChatModel:
         if not hasattr(self.model, "peft_config"):
             return None
         digest = hashlib.sha256()
-        for name, parameter in sorted(self.model.named_parameters()):
-            if "lora_" in name or "adapter_" in name or "modules_to_save" in name or parameter.requires_grad:
-                digest.update(name.encode() + parameter.detach().float().cpu().numpy().tobytes())
+        for name, owner, leaf in sorted(adapter_parameters(self.model), key=lambda found: found[0]):
+            with align_module_device(owner):
+                values = getattr(owner, leaf).detach().float().cpu().numpy()
+            digest.update(name.encode() + values.tobytes())
         return digest.hexdigest()[:16]
 
     @cached_property

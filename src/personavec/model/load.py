@@ -9,13 +9,14 @@ from typing import Any, Literal
 import torch
 
 from personavec.errors import UserError
+from personavec.model.adapter import ADVICE, put_on
 from personavec.model.chat import ChatModel
+from personavec.model.weights import load_weights
 
 log = logging.getLogger(__name__)
 
 CONFIGS = ("config.json", "generation_config.json", "tokenizer_config.json", "special_tokens_map.json")
 TOKENIZERS = ("tokenizer.json", "vocab.json", "added_tokens.json", "chat_template.jinja")
-ADAPTER_ADVICE = "Give a folder with adapter_config.json made for this base model."
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 
 
@@ -86,7 +87,7 @@ def load_model(
     Raises:
         UserError: The model, device or dtype does not exist, or cannot be read.
     """
-    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+    from transformers import AutoTokenizer, GgufConfig
 
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     options: dict[str, Any] = {"dtype": choose_dtype(dtype, device), "trust_remote_code": trust_remote_code}
@@ -106,10 +107,10 @@ def load_model(
             options["device_map"] = "auto"
         elif device != "cpu":
             options["device_map"] = device
-        model = AutoModelForCausalLM.from_pretrained(source, **options)
+        model = load_weights(label, source, **options)
         if not tokenizer("a")["input_ids"]:
             raise ValueError("its tokenizer knows no words; the folder may lack tokenizer.json.")
-    except MemoryError:
+    except (MemoryError, UserError):
         raise
     except Exception as error:  # what is damaged makes these libraries raise whatever they stumble on
         _explain(label, Path(source), error, trust_remote_code)
@@ -118,7 +119,7 @@ def load_model(
             "Give a hub id, a local folder, a .gguf file, or leave --model out for the bundled default.",
         ) from error
     if adapter is not None:
-        model = _with_adapter(model, adapter)
+        model = put_on(model, find_adapter(adapter), adapter)
         label = f"{label}+{adapter}"
     chat = ChatModel(model, tokenizer, label, thinking=thinking)
     for note in chat.template.notes:
@@ -177,19 +178,6 @@ def _names_a_place(name: str) -> bool:
     return Path(name).expanduser().exists() or name.startswith((".", "/", "~")) or name.count("/") > 1
 
 
-def _with_adapter(model: Any, adapter: str) -> Any:
-    from peft import PeftModel
-
-    source = find_adapter(adapter)
-    try:
-        return PeftModel.from_pretrained(model, source)
-    except MemoryError:
-        raise
-    except Exception as error:
-        reason = "its weights have other sizes than this model's" if "size mismatch" in str(error) else _reason(error)
-        raise UserError(f"Cannot load the adapter {adapter!r}: {reason}", ADAPTER_ADVICE) from error
-
-
 def find_adapter(name: str) -> str:
     """The folder or hub id that a user's name of an adapter stands for.
 
@@ -199,7 +187,7 @@ def find_adapter(name: str) -> str:
     folder = Path(name).expanduser()
     place = _names_a_place(name)
     if place and not (folder / "adapter_config.json").is_file():
-        raise UserError(f"{name} is not an adapter's folder (no adapter_config.json in it).", ADAPTER_ADVICE)
+        raise UserError(f"{name} is not an adapter's folder (no adapter_config.json in it).", ADVICE)
     _check_json(name, folder, ("adapter_config.json",))
     return str(folder) if place else name
 
