@@ -1,18 +1,15 @@
-"""A PEFT adapter on a model: put on as a whole or refused, and told apart from the weights of its base."""
+"""A PEFT adapter on a model: put on as a whole or refused."""
 
 import re
-import sys
-from collections.abc import Iterator
 from typing import Any
 
-from torch import nn
-
 from personavec.errors import UserError
+from personavec.model.identity import adapter_parameters, weights_hash
 from personavec.model.weights import misfit
 
 ADVICE = "Give a folder with adapter_config.json made for this base model."
-# What PEFT registers under several names, of which the file holds one or, where a seed makes it anew, none.
-_SHARED = ("vblora_vector_bank", "prompt_encoder", ".tinylora_v.", ".unilora_theta_d.")
+# What PEFT does not write into the file, or under one of several names.
+_SHARED = (".ranknum.", "vblora_vector_bank", "prompt_encoder", ".tinylora_v.", ".unilora_theta_d.")
 
 
 def put_on(model: Any, source: str, label: str) -> Any:
@@ -28,6 +25,7 @@ def put_on(model: Any, source: str, label: str) -> Any:
     """
     from peft import PeftModel, load_peft_weights, set_peft_model_state_dict
 
+    before = weights_hash(model)
     try:
         wrapped = PeftModel.from_pretrained(model, source)
         # from_pretrained keeps what fits of the file and does not say what does not. The same tensors once more do.
@@ -38,52 +36,22 @@ def put_on(model: Any, source: str, label: str) -> Any:
         raise
     except Exception as error:  # what is damaged makes the library raise whatever it stumbles on
         raise UserError(f"Cannot load the adapter {label!r}: {_reason(error)}", ADVICE) from error
-    if problem := misfit(_missing(wrapped, set(result.missing_keys)), result.unexpected_keys):
+    try:
+        if not wrapped.active_peft_config.is_prompt_learning:  # PEFT counts a tuned prompt as unused though it is not
+            problem = misfit(_missing(wrapped, set(result.missing_keys)), result.unexpected_keys)
+            if problem:
+                raise UserError(f"The adapter {label!r} does not fit this model: {problem}.", ADVICE)
+        if weights_hash(wrapped) != before:
+            raise UserError(
+                f"The adapter {label!r} changes weights of the base model itself, such as its biases, so the base "
+                "model could not be read beside it.",
+                "Merge it into the base model, save that, and give it with --model.",
+            )
+    except UserError:
         if hasattr(wrapped.base_model, "unload"):
             wrapped.unload()
-        raise UserError(f"The adapter {label!r} does not fit this model: {problem}.", ADVICE)
+        raise
     return wrapped
-
-
-def base_parameters(model: Any) -> Iterator[tuple[str, nn.Module, str]]:
-    """The parameters that a model has without adapters: name there, the module that now holds it, its name in that.
-
-    PEFT wraps modules in ones of its own, in the PeftModel or, where the model was given the adapter itself, in place.
-    """
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
-    wrappers = _wrappers()
-    for full, _ in base.named_parameters():
-        module, own = base, []
-        *path, leaf = full.split(".")
-        for part in path:
-            if not isinstance(module, wrappers):
-                own.append(part)
-            elif part not in ("base_layer", "original_module", "token_adapter", "model"):
-                break  # of the adapter
-            module = getattr(module, part)
-        else:
-            if not isinstance(module, wrappers):
-                yield ".".join([*own, leaf]), module, leaf
-
-
-def adapter_parameters(model: Any) -> Iterator[tuple[str, nn.Module, str]]:
-    """The other ones: full name, the module that holds it, its name in that."""
-    base = {id(getattr(module, leaf)) for _, module, leaf in base_parameters(model)}
-    for full, parameter in model.named_parameters():
-        if id(parameter) not in base:
-            owner, _, leaf = full.rpartition(".")
-            yield full, model.get_submodule(owner), leaf
-
-
-def _wrappers() -> tuple[type, ...]:
-    """PEFT's modules that stand where modules of the model stood; none where PEFT was never imported."""
-    if "peft" not in sys.modules:
-        return ()
-    from peft.tuners.adaption_prompt.layer import AdaptedAttention, AdaptedAttentionGPT
-    from peft.tuners.tuners_utils import BaseTunerLayer
-    from peft.utils.other import AuxiliaryTrainingWrapper
-
-    return BaseTunerLayer, AuxiliaryTrainingWrapper, AdaptedAttention, AdaptedAttentionGPT
 
 
 def _missing(wrapped: Any, absent: set[str]) -> list[str]:
@@ -114,5 +82,3 @@ def _reason(error: Exception) -> str:
         return f"{error.args[0]} is missing from its file."
     first = said.strip().partition("\n")[0]
     return first if isinstance(error, OSError | ValueError) and first else f"{type(error).__name__} {first}".strip()
-
-

@@ -18,6 +18,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
+from personavec.errors import UserError
 from personavec.files import write_json
 from personavec.model.fetch import BundledModel, Wheels, cannot_cache, fetch
 from personavec.model.gguf import unpack
@@ -48,8 +49,19 @@ BUNDLED = {model.name: model for model in (DEFAULT, DEFAULT_1_5B)}
 
 
 def cache_folder() -> Path:
-    """Where personavec keeps what it fetched: `$PERSONAVEC_CACHE`, or `~/.cache/personavec`."""
-    return Path(os.environ.get("PERSONAVEC_CACHE") or "~/.cache/personavec").expanduser()
+    """Where personavec keeps what it fetched: `$PERSONAVEC_CACHE`, or `~/.cache/personavec`.
+
+    Raises:
+        UserError: There is no home folder.
+    """
+    folder = Path(os.environ.get("PERSONAVEC_CACHE") or "~/.cache/personavec")
+    try:
+        return folder.expanduser()
+    except RuntimeError as error:
+        raise UserError(
+            f"There is no home folder to keep files in {folder}.",
+            "Set PERSONAVEC_CACHE to the full path of a folder that may be written.",
+        ) from error
 
 
 def fetch_bundled(model: BundledModel) -> Path:

@@ -3,20 +3,22 @@
 transformers loads whatever names match, leaves other parameters at random values, and says so only in its log.
 """
 
-import os
 import re
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 from personavec.errors import UserError
 
 NAMED = 3  # how many names a message gives
 # What torch.compile, data parallel training and FSDP put into the names of what they wrap.
-WRAPPERS = re.compile(r"_orig_mod\.|module\.|_fsdp_wrapped_module\.|_checkpoint_wrapped_module\.")
+WRAPPERS = re.compile(r"_orig_mod\.|(?<![^.])module\.|_fsdp_wrapped_module\.|_checkpoint_wrapped_module\.")
+# Buffers of older versions that hold nothing learned: the mask's constant, tables of the rotary embedding.
+CONSTANTS = re.compile(r"\.masked_bias$|rotary_emb\.(inv_freq|(cos|sin)_cached)$")
 SENSES = re.compile(r"vision|visual|image|audio|multi_?modal|mm_projector|mm_proj", re.IGNORECASE)
 
 
-def load_weights(label: str, source: str | os.PathLike[str], **options: Any) -> Any:
+def load_weights(label: str, source: str | Path, **options: Any) -> Any:
     """`AutoModelForCausalLM.from_pretrained` of a checkpoint that fits as a whole.
 
     Args:
@@ -39,9 +41,10 @@ def load_weights(label: str, source: str | os.PathLike[str], **options: Any) -> 
             f"{label} is an adapter, or a model with an adapter beside it (adapter_config.json).",
             "Name the base model with --model and the adapter, in a folder of its own, with --adapter.",
         )
-    missing, unused = set(report["missing_keys"]), set(report["unexpected_keys"])
+    missing = set(report["missing_keys"])
+    unused = {name for name in report["unexpected_keys"] if not CONSTANTS.search(name)}
     if "gguf_file" in options:
-        unused |= _passed_over(os.path.join(source, options["gguf_file"]), model)
+        unused |= _passed_over(Path(source) / options["gguf_file"], model)
     sizes = [f"{name} {list(held)} for {list(wanted)}" for name, held, wanted in sorted(report["mismatched_keys"])]
     if problem := misfit(missing, unused, sizes):
         raise UserError(
@@ -86,13 +89,13 @@ def _advice(config: Any, missing: set[str], unused: set[str]) -> str:
     return "Save the whole model again with save_pretrained, beside the config.json that it was trained with."
 
 
-def _passed_over(gguf: str, model: Any) -> set[str]:
+def _passed_over(gguf: Path, model: Any) -> set[str]:
     """Tensors of a GGUF file that transformers' older reader, which does not report them, has left out."""
     from transformers.integrations.gguf.reader import read_gguf_metadata
     from transformers.integrations.gguf.utils import is_gguf_arch_supported
     from transformers.modeling_gguf_pytorch_utils import TENSOR_PROCESSORS, TensorProcessor, get_gguf_hf_weights_map
 
-    metadata, names = read_gguf_metadata(gguf)
+    metadata, names = read_gguf_metadata(str(gguf))
     architecture = metadata["general.architecture"]
     if is_gguf_arch_supported(architecture):  # by the newer one, which does
         return set()
