@@ -135,8 +135,8 @@ def test_gguf_file(base: ChatModel, tmp_path: Path) -> None:
     assert model.generate([Request(PROMPT, 6, 0.0)]) == base.generate([Request(PROMPT, 6, 0.0)])
 
 
-def write_gguf(path: Path, model: ChatModel) -> None:
-    """The model as a file in float32, with its tokenizer."""
+def write_gguf(path: Path, model: ChatModel, without: str | None = None, more: str | None = None) -> None:
+    """The model as a file in float32, with its tokenizer; without one of its tensors, or with one more."""
     config = model.model.config
     writer = gguf.GGUFWriter(path, "qwen2")
     writer.add_context_length(config.max_position_embeddings)
@@ -162,7 +162,10 @@ def write_gguf(path: Path, model: ChatModel) -> None:
     names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.QWEN2, config.num_hidden_layers)
     for name, tensor in model.model.state_dict().items():
         stem, _, kind = name.rpartition(".")
-        writer.add_tensor(f"{names.get_name(stem)}.{kind}", tensor.float().numpy())
+        if (own := f"{names.get_name(stem)}.{kind}") != without:
+            writer.add_tensor(own, tensor.float().numpy())
+    if more is not None:
+        writer.add_tensor(more, torch.full((4,), 8.0).numpy())
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
