@@ -1,6 +1,7 @@
 """A PEFT adapter on a model: put on as a whole or refused."""
 
 import re
+import warnings
 from typing import Any
 
 from personavec.errors import UserError
@@ -27,7 +28,9 @@ def put_on(model: Any, source: str, label: str) -> Any:
 
     before = weights_hash(model)
     try:
-        wrapped = PeftModel.from_pretrained(model, source)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Found missing adapter keys")  # told below
+            wrapped = PeftModel.from_pretrained(model, source)
         # from_pretrained keeps what fits of the file and does not say what does not. The same tensors once more do.
         mapping = getattr(model, "_checkpoint_conversion_mapping", None) or {}
         held = load_peft_weights(source, device="cpu", key_mapping=mapping)
