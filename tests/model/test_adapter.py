@@ -153,7 +153,7 @@ def renamed(place: Path, change: Callable[[dict[str, Any]], dict[str, Any]]) -> 
     [
         (
             lambda held: {name.removeprefix("base_model.model."): tensor for name, tensor in held.items()},
-            r"12 parameters are missing .*; 12 tensors of the file are not used \(model\.layers\.0\.mlp\.down_proj\.lora_A",
+            r"12 parameters are missing .*; 12 tensors of the file are not used \(model\.layers\.0\.mlp\.down_proj\.",
         ),
         (
             lambda held: {"module." + name: tensor for name, tensor in held.items()},

@@ -22,7 +22,7 @@ from personavec.model.default import cache_folder
 from personavec.model.fetch import cannot_cache
 from personavec.model.gguf import unpack
 from personavec.model.identity import hash_samples, sampled_places, weights_hash
-from personavec.model.load import DTYPES, choose_dtype, find_source
+from personavec.model.load import DTYPES, check_kind, choose_dtype, find_source
 from personavec.model.template import Template
 from personavec.model.vocabulary import check_vocabulary
 from personavec.model.weights import load_weights
@@ -132,6 +132,7 @@ def open_checkpoint(name: str | None = None, *, device: str = "cpu", dtype: str 
                 f"Cannot fetch the model {found.label!r}: {str(error).strip().partition(chr(10))[0]}",
                 "Give a hub id, a local folder, a .gguf file, or leave --model out for the bundled default.",
             ) from error
+    check_kind(found.label, str(folder))
     return Checkpoint(folder, found.label, dtype=chosen, device=device)
 
 

@@ -137,6 +137,8 @@ def load_model(
             options["device_map"] = "auto"
         elif device != "cpu":
             options["device_map"] = device
+        # 8-bit layers would tell at every multiplication in which dtype they quantise.
+        logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
         model = load_weights(label, source, **options)
         if not tokenizer("a")["input_ids"]:
             raise ValueError("its tokenizer knows no words; the folder may lack tokenizer.json.")
@@ -167,7 +169,7 @@ def _explain(found: Source, error: Exception, trust_remote_code: bool) -> None:
 
     if found.kind == "gguf":
         return
-    _check_kind(found, trust_remote_code)
+    check_kind(found.label, found.place, trust_remote_code)
     folder = Path(found.place)
     if not (folder / "config.json").is_file():
         return
@@ -182,7 +184,7 @@ def _explain(found: Source, error: Exception, trust_remote_code: bool) -> None:
                 raise _unusable(found.label, folder, name, _reason(again)) from error
 
 
-def _check_kind(found: Source, trust_remote_code: bool) -> None:
+def check_kind(label: str, place: str, trust_remote_code: bool = False) -> None:
     """Refuse what transformers has no causal language model for.
 
     Raises:
@@ -191,7 +193,7 @@ def _check_kind(found: Source, trust_remote_code: bool) -> None:
     from transformers import AutoConfig, AutoModelForCausalLM
 
     try:
-        config = AutoConfig.from_pretrained(found.place, trust_remote_code=trust_remote_code)
+        config = AutoConfig.from_pretrained(place, trust_remote_code=trust_remote_code)
     except Exception:  # told by the error that led here
         return
     if type(config) in AutoModelForCausalLM._model_mapping or "AutoModelForCausalLM" in (
@@ -202,11 +204,11 @@ def _check_kind(found: Source, trust_remote_code: bool) -> None:
     senses = sorted(part.removesuffix("_config") for part in config.sub_configs if part in SENSES)
     if senses:
         raise UserError(
-            f"{found.label!r} is a model of {' and '.join(senses)} as well as text ({name}), which is not supported.",
+            f"{label!r} is a model of {' and '.join(senses)} as well as text ({name}), which is not supported.",
             "Give a model of text alone: that family's text-only chat model, or another one.",
         )
     raise UserError(
-        f"{found.label!r} is no causal language model ({name}).", "personavec works with decoder-only chat models."
+        f"{label!r} is no causal language model ({name}).", "personavec works with decoder-only chat models."
     )
 
 
