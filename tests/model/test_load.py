@@ -211,7 +211,7 @@ def test_a_folder_whose_name_ends_in_gguf_is_a_folder(folder: Path, tmp_path: Pa
     assert find_source(str(tmp_path / "model.gguf")).kind == "folder"
     with pytest.raises(UserError, match=r"There is no file .*none\.GGUF"):
         find_source(str(tmp_path / "none.GGUF"))
-    with pytest.raises(UserError, match="is a file, and no GGUF file. Give the folder that it is in"):
+    with pytest.raises(UserError, match=r"is a file, and no GGUF file\. Give the folder that it is in"):
         find_source(str(folder / "model.safetensors"))
     with pytest.raises(UserError, match="one part of a model that is cut into several files"):
         (tmp_path / "m-00001-of-00002.gguf").write_bytes(b"GGUF")
@@ -226,7 +226,7 @@ TEXT = tf.LlamaConfig(**SIZES)
     [
         (
             tf.Qwen2VLConfig(),
-            r"is a model of vision as well as text \(qwen2_vl\), which is not supported\. Give a model",
+            r"is a model of vision as well as text \(qwen2_vl\), which is not supported",
         ),
         (tf.LlavaConfig(text_config=TEXT), r"is a model of vision as well as text \(llava\)"),
         (tf.Qwen2AudioConfig(text_config=TEXT), r"is a model of audio as well as text \(qwen2_audio\)"),

@@ -14,6 +14,7 @@ LEN = len(tokenizer())
 
 @pytest.mark.parametrize("rows", [290, LEN - 1], ids=["words", "the end of a turn"])
 def test_tokens_without_a_row_are_refused(rows: int, tmp_path: Path) -> None:
+    """What is saved comes back with one token more, <|endoftext|>, which transformers adds to a Qwen2 tokenizer."""
     causal_model(qwen2(vocab_size=rows)).save_pretrained(tmp_path)
     tokenizer().save_pretrained(tmp_path)
     for load in (load_model, open_checkpoint):
@@ -51,3 +52,11 @@ def test_a_special_token_that_no_text_holds_needs_no_row() -> None:
     ids = model.prompt_ids([{"role": "user", "content": "see <image> here"}])
     assert max(ids) < LEN
     assert len(model.generate([Request(ids, 4, 0.0)])[0].ids) <= 4
+
+
+def test_a_word_for_what_is_unknown_needs_no_row_where_all_is_known(tmp_path: Path) -> None:
+    causal_model(qwen2(vocab_size=LEN)).save_pretrained(tmp_path)
+    tokenizer().save_pretrained(tmp_path)
+    model = load_model(str(tmp_path), device="cpu", dtype="float32")
+    assert len(model.tokenizer) == LEN + 1 and model.tokenizer.unk_token_id == LEN
+    assert "no text holds the others: <|endoftext|>" in model.template.notes[-1]

@@ -27,7 +27,8 @@ def check_vocabulary(id: str, tokenizer: Any, template: Template, rows: int) -> 
     if not beyond:
         return None
     special = {place for place, token in tokenizer.added_tokens_decoder.items() if token.special}
-    names = ("pad_token_id", "eos_token_id", "bos_token_id", "unk_token_id")
+    # Not the one for what is unknown: where it can come up, it is among the words.
+    names = ("pad_token_id", "eos_token_id", "bos_token_id")
     needed = {getattr(tokenizer, name, None) for name in names} | _written(template)
     used = sorted(token for token, place in beyond.items() if place not in special or place in needed)
     counts = (

@@ -49,7 +49,7 @@ def load_weights(label: str, source: str | Path, **options: Any) -> Any:
     if problem := misfit(missing, unused, sizes):
         raise UserError(
             f"The weights of {label!r} are not those of its {type(model).__name__}: {problem}.",
-            _advice(model.config, missing, unused),
+            _advice(missing, unused, gguf="gguf_file" in options),
         )
     return model
 
@@ -78,7 +78,7 @@ def _by_number(name: str) -> list[tuple[int, str]]:
     return [(int(part), "") if part.isdigit() else (-1, part) for part in name.split(".")]
 
 
-def _advice(config: Any, missing: set[str], unused: set[str]) -> str:
+def _advice(missing: set[str], unused: set[str], *, gguf: bool) -> str:
     if missing and {unwrapped_name(name) for name in unused} & missing:
         return (
             "The names carry the prefix of a wrapper (torch.compile, DDP, FSDP): save the model inside it again with "
@@ -86,6 +86,8 @@ def _advice(config: Any, missing: set[str], unused: set[str]) -> str:
         )
     if not missing and unused and all(SENSES.search(name) for name in unused):
         return "Models that see or hear are not supported: give a text-only model."
+    if gguf:  # among them the frequencies of a scaled rotary embedding, without which the figures would be others
+        return "transformers does not read this GGUF file as a whole: give the model as safetensors (its hub id)."
     return "Save the whole model again with save_pretrained, beside the config.json that it was trained with."
 
 
