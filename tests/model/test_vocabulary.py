@@ -18,9 +18,7 @@ def test_tokens_without_a_row_are_refused(rows: int, tmp_path: Path) -> None:
     causal_model(qwen2(vocab_size=rows)).save_pretrained(tmp_path)
     tokenizer().save_pretrained(tmp_path)
     for load in (load_model, open_checkpoint):
-        with pytest.raises(
-            UserError, match=rf"has {LEN}\d* tokens, .*and its embedding {rows} rows: there is none for"
-        ):
+        with pytest.raises(UserError, match=rf"up to id {LEN}, and its embedding {rows} rows: there is none for"):
             load(str(tmp_path), device="cpu", dtype="float32")
 
 
