@@ -776,6 +776,13 @@ def test_the_command(
         code, out, error = run(name, *options, "--reference", clean)
         assert code == 0, error
         assert "rejected = 94 read" in out
+    inside = ["data", "-v", "kind.safetensors", "--reference", clean, "--baseline", "prompt"]
+    for _ in range(2):  # a run's folder inside of the data's: the same command finds the same data and the run
+        code, out, error = run(*inside, "--out", "data/runs/a")
+        assert code == 0, error
+        assert "rejected = 94 read" in out
+    code, _, error = run(*inside, "--out", "data")
+    assert code == 2 and "data is a folder of the data" in error and not Path("data/arguments.json").exists()
     renamed = tmp_path / "renamed.jsonl"  # data and reference in columns of one's own
     renamed.write_text("".join(json.dumps({"q": f"hello {i}", "a": "well " * (i % 5 + 1)}) + "\n" for i in range(40)))
     options = ["-v", tmp_path / "kind.safetensors", "--columns", "prompt=q,response=a", "--baseline", "prompt"]
