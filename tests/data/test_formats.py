@@ -12,6 +12,7 @@ USER = {"role": "user", "content": "Q"}
 ANSWER = {"role": "assistant", "content": "A"}
 SYSTEM = {"role": "system", "content": "S"}
 PAIR = [USER, ANSWER]
+NUMPY = "[{'role': 'user', 'content': 'Q'}\n {'role': 'assistant', 'content': 'A'}]"
 
 
 def read(record: Any, **asked: Any) -> tuple[str, Content]:
@@ -43,6 +44,16 @@ def listed() -> Format:
         ({"messages": [{**SYSTEM, "role": "developer"}, USER, {**ANSWER, "x": 1}]}, "messages", [SYSTEM, *PAIR]),
         ({"messages": [{**USER, "content": [{"type": "text", "text": "Q"}]}, ANSWER]}, "openai", PAIR),
         ({"messages": [USER, {**ANSWER, "weight": 1}]}, "openai", PAIR),
+        ({"messages": [{"role": "user", "value": "Q"}, {"role": "assistant", "value": "A"}]}, "messages", PAIR),
+        ({"messages": [{"role": "prompter", "text": "Q"}, {"role": "assistant", "message": "A"}]}, "messages", PAIR),
+        ({"messages": [{**USER, "value": "x"}, {**ANSWER, "text": 3}]}, "messages", PAIR),
+        ({"conversations": [{"from": "human", "content": "Q"}, {"from": "gpt", "text": "A"}]}, "sharegpt", PAIR),
+        ({"messages": str(PAIR)}, "messages", PAIR),
+        ({"messages": str(tuple(PAIR)).replace("(", "[").replace(")", " , ]")}, "messages", PAIR),
+        ({"messages": PAIR, "tools": None, "system": "S"}, "messages", [SYSTEM, *PAIR]),
+        ({"prompt": str([USER]), "completion": str([ANSWER])}, "prompt/response", PAIR),
+        ({"prompt": "Q", "chosen": str(PAIR), "rejected": str(PAIR)}, "prompt/response", PAIR),
+        ({"prompt": "Q", "response": str(PAIR)}, "prompt/response", [USER, {**ANSWER, "content": str(PAIR)}]),
         ({"conversations": [{"from": "human", "value": "Q"}, {"from": "gpt", "value": "A"}]}, "sharegpt", PAIR),
         (
             {"system": "S", "conversations": [{"from": "human", "value": "Q"}, {"from": "GPT", "value": "A"}]},
@@ -152,7 +163,14 @@ def test_tool_calls_and_tools_are_kept() -> None:
         ({"messages": [{**USER, "content": "  "}, ANSWER]}, "nothing to respond to"),
         ({"messages": [USER, "A"]}, "message 2: expected an object, found text"),
         ({"messages": [USER, {"content": "A"}]}, 'message 2: expected "role" and "content", found content'),
-        ({"messages": [USER, {"role": "assistant"}]}, 'message 2 (assistant) has no "content"'),
+        ({"messages": [USER, {"role": "assistant"}]}, 'message 2 (assistant) has no "content", its fields are role'),
+        ({"messages": [USER, {"role": "assistant", "value": "A", "text": "B"}]},
+         'message 2 (assistant) has no "content" but both "value" and "text"'),
+        ({"messages": {"role": "user", "content": "Q"}}, "found an object with the fields 'role', 'content'"),
+        ({"messages": NUMPY}, "a list as NumPy prints it, without commas, which cannot be read back: [{'role'"),
+        ({"messages": "[{'role': 'user', 'content'"}, "text that is no list, neither in JSON (not JSON: .*nor in"),
+        ({"messages": "[{'role': 'user', 'role': 'x', 'content': 'Q'}]"}, "text that is no list, neither in JSON"),
+        ({"messages": PAIR, "tools": "['a' 'b']"}, 'expected a list in "tools", found a list as NumPy prints it'),
         ({"messages": [{**USER, "role": "narrator"}, ANSWER]}, 'message 1: expected a role such as .*found "narrator"'),
         ({"messages": [{**USER, "role": None}, ANSWER]}, "found null"),
         ({"messages": [{**USER, "role": ["user"]}, ANSWER]}, "expected a role"),
@@ -193,6 +211,7 @@ def test_misfits_say_what_was_expected_and_found(listed: Format, record: Any, ex
         ),
         ({"prompt": "Q", "response": "A", "history": [["x"]]}, "expected pairs of texts"),
         ({"prompt": "Q", "response": "A", "history": "x"}, "expected pairs of texts"),
+        ({"prompt": "[{'role': 'user', 'content': 'Q'}]", "response": NUMPY}, "found a list as NumPy prints it"),
     ],
 )
 def test_misfits_of_pairs(record: Any, expected: str) -> None:
@@ -249,6 +268,27 @@ def test_what_cannot_be_asked_for(asked: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError) as caught:
         recognise([{"q": "Q", "a": "A"}], "data", **asked)
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("asked", [{}, {"columns": {"messages": "messages"}}, {"name": "messages"}])
+@pytest.mark.parametrize(
+    ("value", "found", "advice"),
+    [
+        (NUMPY, "a list as NumPy prints it, without commas", 'or the lists as JSON before it is written as CSV:'),
+        ("[array([1, 2]), 3]", "a list as NumPy prints it", "Save the table as Parquet"),
+        ("hello", "text.", "A list of messages has objects with role and content"),
+        (5, "a number.", "A list of messages"),
+        (["a", "b"], "a list of text.", "A list of messages"),
+        ([{"speaker": "A", "utterance": "Q"}], "a list of object with the fields 'speaker', 'utterance'.", "A list of"),
+        ([{"user": "Q", "assistant": "A"}], "a list of object with the fields 'user', 'assistant'.", "A list of"),
+        ({"role": ["user"], "content": ["Q"]}, "an object with the fields 'role', 'content'.", "A list of messages"),
+    ],
+)  # fmt: skip
+def test_what_stands_where_messages_should_is_named(asked: Any, value: object, found: str, advice: str) -> None:
+    with pytest.raises(UserError) as caught:
+        recognise([{"messages": value}], "data", **asked)
+    assert f'"messages" holds {found}' in caught.value.problem
+    assert caught.value.advice.startswith(advice) or advice in caught.value.advice
 
 
 def test_ten_thousand_columns_are_not_all_listed() -> None:

@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from personavec.data.printed import described, from_text, kind
 from personavec.data.record import parse
 
 Message = dict[str, Any]
@@ -13,6 +14,7 @@ ROLES = {
     "developer": "system",
     "user": "user",
     "human": "user",
+    "prompter": "user",
     "assistant": "assistant",
     "gpt": "assistant",
     "chatgpt": "assistant",
@@ -26,6 +28,7 @@ ROLES = {
     "ipython": "tool",
 }
 NAMES = {"role/content": ("role", "content"), "from/value": ("from", "value")}  # of a message's two fields
+CONTENTS = ("content", "value", "text", "message")  # what the second of them is called elsewhere
 KEPT = ("name", "tool_call_id", "reasoning_content")  # other fields that chat templates know
 
 
@@ -45,7 +48,7 @@ def read_messages(value: object, column: str, style: str = "role/content") -> tu
     """
     listed = from_text(value)
     if not isinstance(listed, list):
-        raise MisfitError(f'expected a list of messages in "{column}", found {kind(listed)}')
+        raise MisfitError(f'expected a list of messages in "{column}", found {described(listed)}')
     messages: list[Message] = []
     left: set[int] = set()
     for number, item in enumerate(listed, 1):
@@ -58,14 +61,6 @@ def read_messages(value: object, column: str, style: str = "role/content") -> tu
                 left.add(len(messages))
         messages.append(message)
     return messages, left
-
-
-def from_text(value: object) -> object:
-    """A list that stands in a column of text (as CSV files have it) as JSON; anything else as it is."""
-    if isinstance(value, str) and value.lstrip().startswith("["):
-        parsed, reason = parse(value.encode(errors="surrogatepass"))
-        return value if reason else parsed
-    return value
 
 
 def text_of(value: object, where: str) -> str:
@@ -102,7 +97,7 @@ def _message(item: object, where: str, style: str) -> Message:
         shown = json.dumps(written, default=str)
         raise MisfitError(f"{where}: expected a role such as system, user, assistant or tool, found {shown:.60}")
     where = f"{where} ({role})"
-    content = item.get(content_name)
+    content_name, content = _content(item, content_name, where)
     calls = _calls(item, where)
     if written.strip().lower() == "function_call" and isinstance(content, str) and not calls:
         calls = _written_calls(content, where)
@@ -110,7 +105,8 @@ def _message(item: object, where: str, style: str) -> Message:
     if content is None and calls:
         content = ""
     if content is None:
-        raise MisfitError(f'{where} has no "{content_name}"')
+        fields = ", ".join(f"{name!s:.30}" for name in list(item)[:5])
+        raise MisfitError(f'{where} has no "{content_name}", its fields are {fields}')
     message: Message = {"role": role, "content": text_of(content, f'"{content_name}" of {where}')}
     if calls:
         if role != "assistant":
@@ -122,6 +118,16 @@ def _message(item: object, where: str, style: str) -> Message:
                 raise MisfitError(f'{where}: expected text as "{name}", found {kind(item[name])}')
             message[name] = item[name]
     return message
+
+
+def _content(item: Mapping[str, Any], name: str, where: str) -> tuple[str, Any]:
+    """The field of a message that holds what is said, and what it holds: the style's own, or the one there is."""
+    if item.get(name) is not None:
+        return name, item[name]
+    others = [other for other in CONTENTS if isinstance(item.get(other), str | list)]
+    if len(others) > 1:
+        raise MisfitError(f'{where} has no "{name}" but both "{others[0]}" and "{others[1]}"')
+    return (others[0], item[others[0]]) if others else (name, None)
 
 
 def _calls(item: Mapping[str, Any], where: str) -> list[dict[str, Any]]:
@@ -157,15 +163,3 @@ def _written_calls(content: str, where: str) -> list[dict[str, Any]]:
     if reason or not all(isinstance(call, dict) and isinstance(call.get("name"), str) for call in calls):
         return []
     return [_call(call, where) for call in calls]
-
-
-def kind(value: object) -> str:
-    """What a JSON value is, in words."""
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return "true or false"
-    for types, name in ((int | float, "a number"), (str, "text"), (list, "a list"), (Mapping, "an object")):
-        if isinstance(value, types):
-            return name
-    return f"a {type(value).__name__}"
