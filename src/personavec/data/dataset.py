@@ -31,7 +31,7 @@ class Sample:
         line, source, raw: See `Record`.
         messages: For the chat template: role (system, user, assistant, tool), content (text, perhaps empty) and, where
             given, tool_calls, name, tool_call_id, reasoning_content.
-        turns: Indexes of the assistant messages that have text and are trained on.
+        turns: Indexes of the assistant messages that have text, answer something and are trained on.
         tools: The tools on offer, as chat templates take them.
     """
 
@@ -67,7 +67,8 @@ class Dataset:
             that all are rejected.
         form: The same with its columns: how every record is read.
         columns: Which column of the first records holds what.
-        notes: What a user should know: what was left out, which columns are not read.
+        notes: What a user should know: what was left out, which columns and which fields of messages are not
+            read.
         size: Bytes on disk of all sources; None where that is not known.
     """
 
@@ -90,6 +91,7 @@ class Dataset:
             self.notes.append(
                 _printable(f"Columns that are not read: {', '.join(f'{c:.60}' for c in unread[:10])}{more}.")
             )
+        self.notes += map(_printable, self.form.notes(first))
 
     @property
     def sources(self) -> list[str]:

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from personavec.data.messages import Message, MisfitError, read_messages, text_of
+from personavec.data.marks import notes_on
+from personavec.data.messages import FIELDS, Message, MisfitError, answers, read_messages, text_of
 from personavec.data.printed import NUMPY, described, from_text, kind
 from personavec.data.record import parse
 from personavec.errors import UserError
@@ -64,16 +65,20 @@ class Format:
             raise MisfitError(f"expected {_listed(needed)} (format {self.name}), found {_listed(list(value))}")
         messages, silent = self._list(value) if "messages" in self.columns else self._pair(value)
         messages, silent = self._with_system(value, messages, silent)
-        turns = [
-            index
-            for index, message in enumerate(messages)
-            if message["role"] == "assistant" and message["content"].strip() and index not in silent
-        ]
+        turns = [index for index in answers(messages) if index not in silent]
         if not turns:
             raise MisfitError(_no_turn(messages, silent))
-        if not any(message["content"].strip() for message in messages[: turns[-1]]):
-            raise MisfitError("nothing to respond to: no text stands before the assistant's")
         return Content(messages, turns, self._tools(value))
+
+    def notes(self, values: Iterable[object]) -> list[str]:
+        """What of the messages of some records is not read, in sentences."""
+        items = []
+        for value in values:
+            columns = [self.columns[part] for part in ("messages", "prompt", "response") if part in self.columns]
+            cells = [value.get(column) for column in columns] if isinstance(value, Mapping) else [value]
+            for listed in map(from_text, cells):
+                items += [item for item in listed if isinstance(item, Mapping)] if isinstance(listed, list) else []
+        return notes_on(items, "from" if self.name == "sharegpt" else "role", FIELDS)
 
     def _prompt_inside(self, value: Mapping[str, Any], missing: list[str]) -> bool:
         """Whether the prompt is missing because the response is a whole conversation (TRL's implicit prompt)."""
@@ -357,7 +362,14 @@ def _no_turn(messages: list[Message], silent: set[int]) -> str:
         return f"no assistant turn among {len(messages)} messages"
     if all(index in silent for index in assistant):
         return "no assistant turn that is trained on"
-    return "no assistant turn with text"
+    said = [index for index in assistant if messages[index]["content"].strip()]
+    if not said and any(messages[index].get("tool_calls") for index in assistant):
+        return "no assistant turn with text, only calls of tools"
+    if not said:
+        return "no assistant turn with text"
+    if not answers(messages):
+        return "nothing to respond to: no text stands before the assistant's"
+    return "no assistant turn that is trained on and answers with text"
 
 
 def _listed(names: Sequence[object], most: int = 20) -> str:

@@ -1,9 +1,10 @@
 """Messages as chat templates take them, from the ways in which people write them down."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from personavec.data.marks import MarkError, left_out
 from personavec.data.printed import described, from_text, kind
 from personavec.data.record import parse
 
@@ -29,7 +30,9 @@ ROLES = {
 }
 NAMES = {"role/content": ("role", "content"), "from/value": ("from", "value")}  # of a message's two fields
 CONTENTS = ("content", "value", "text", "message")  # what the second of them is called elsewhere
-KEPT = ("name", "tool_call_id", "reasoning_content")  # other fields that chat templates know
+KEPT = ("name", "tool_call_id")  # other fields that chat templates know
+THOUGHTS = ("reasoning_content", "reasoning", "thinking")  # what a thought's field is called; the first is ours
+FIELDS = {"role", "from", "tool_calls", "function_call", *CONTENTS, *KEPT, *THOUGHTS}  # all that are read
 
 
 class MisfitError(Exception):
@@ -37,7 +40,7 @@ class MisfitError(Exception):
 
 
 def read_messages(value: object, column: str, style: str = "role/content") -> tuple[list[Message], set[int]]:
-    """The messages of a list, and the indexes of those that are not to be trained on (OpenAI's `weight` 0).
+    """The messages of a list, and the indexes of those whose marks say that they are not to be trained on.
 
     Args:
         column: Where the list stands, for the reasons.
@@ -53,14 +56,24 @@ def read_messages(value: object, column: str, style: str = "role/content") -> tu
     left: set[int] = set()
     for number, item in enumerate(listed, 1):
         message = _message(item, f"message {number}", style)
-        if isinstance(item, Mapping) and item.get("weight") is not None:
-            weight = item["weight"]
-            if not isinstance(weight, int | float):
-                raise MisfitError(f'message {number}: expected a number as "weight", found {kind(weight)}')
-            if weight == 0:
+        try:
+            if left_out(item):
                 left.add(len(messages))
+        except MarkError as error:
+            raise MisfitError(f"message {number}: {error}") from error
         messages.append(message)
     return messages, left
+
+
+def answers(messages: Sequence[Message]) -> list[int]:
+    """Indexes of the assistant's turns that have text and answer something: a greeting is context.
+
+    Where nobody else speaks, the system prompt is what is answered.
+    """
+    said = [i for i, message in enumerate(messages) if message["content"].strip()]
+    others = [i for i in said if messages[i]["role"] in ("user", "tool")]
+    first = next(iter(others or [i for i in said if messages[i]["role"] == "system"]), len(messages))
+    return [i for i in said if messages[i]["role"] == "assistant" and i > first]
 
 
 def text_of(value: object, where: str) -> str:
@@ -117,7 +130,22 @@ def _message(item: object, where: str, style: str) -> Message:
             if not isinstance(item[name], str):
                 raise MisfitError(f'{where}: expected text as "{name}", found {kind(item[name])}')
             message[name] = item[name]
+    thought = _thought(item, where)
+    if thought is not None:
+        message[THOUGHTS[0]] = thought
     return message
+
+
+def _thought(item: Mapping[str, Any], where: str) -> str | None:
+    """What stands in a field for the thought, None where there is none; true and false are switches and no thoughts."""
+    found = {}
+    for name in THOUGHTS:
+        if item.get(name) is not None and not isinstance(item[name], bool):
+            found[name] = text_of(item[name], f'"{name}" of {where}')
+    given = {text.strip() for text in found.values() if text.strip()}
+    if len(given) > 1:
+        raise MisfitError(f"{where} has two thoughts: {' and '.join(found)} differ")
+    return next((text for text in found.values() if text.strip()), None)
 
 
 def _content(item: Mapping[str, Any], name: str, where: str) -> tuple[str, Any]:
