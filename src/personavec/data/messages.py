@@ -65,12 +65,12 @@ def read_messages(value: object, column: str, style: str = "role/content") -> tu
     return messages, left
 
 
-def answers(messages: Sequence[Message]) -> list[int]:
+def answers(messages: Sequence[Mapping[str, Any]]) -> list[int]:
     """Indexes of the assistant's turns that have text and answer something: a greeting is context.
 
     Where nobody else speaks, the system prompt is what is answered.
     """
-    said = [i for i, message in enumerate(messages) if message["content"].strip()]
+    said = [i for i, message in enumerate(messages) if (message.get("content") or "").strip()]
     others = [i for i in said if messages[i]["role"] in ("user", "tool")]
     first = next(iter(others or [i for i in said if messages[i]["role"] == "system"]), len(messages))
     return [i for i in said if messages[i]["role"] == "assistant" and i > first]

@@ -81,10 +81,10 @@ def write_monitor_report(run: dict[str, Any], path: Path | str) -> None:
     """Write the page of a monitoring run.
 
     Args:
-        run: {"command": "monitor", "model": {"id", ...}, "read", "rejected": counts of lines,
-            "vectors": [{"name", "layer", "neutral_mean", "neutral_deviation"}],
-            "conversations": [{"id", "line", "turns": [{"index" (from 0), "role": "assistant", "text" (its beginning),
-            "before", "during": {name: deviations from neutral, or None}, "before_raw", "during_raw": {name:
+        run: {"command": "monitor", "model": {"id", ...}, "read", "rejected": counts of records,
+            "sources": files, "vectors": [{"name", "layer", "neutral_mean", "neutral_deviation"}],
+            "conversations": [{"id", "line", "source", "turns": [{"index" (from 0), "role": "assistant", "text" (its
+            beginning), "before", "during": {name: deviations from neutral, or None}, "before_raw", "during_raw": {name:
             projection}}]}], and the provenance as in an extraction}.
         path: Of the page.
     """
@@ -98,6 +98,7 @@ def write_monitor_report(run: dict[str, Any], path: Path | str) -> None:
         "monitor.html",
         run=run,
         scale=scale,
+        several=len(run.get("sources") or []) > 1,
         total=len(conversations),
         turns_shown=TURNS_SHOWN,
         overview=drift.overview(scale, conversations),
