@@ -122,6 +122,24 @@ def test_stop_ids_from_config_tokenizer_and_template() -> None:
     assert chat.stop_ids == {7, 8, *chat.tokenizer.convert_tokens_to_ids(["<|pad|>", "<|im_end|>"])}
 
 
+def test_a_mark_that_stands_inside_an_answers_turn_does_not_end_it() -> None:
+    """As `<|end|>`, which ends Phi's turns and only the messages of gpt-oss's."""
+    phi = (
+        "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}<|end|>{% endfor %}"
+        "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+    )
+    named = (
+        "{% for m in messages %}{% if m.thinking %}<|start|>analysis<|message|>{{ m.thinking }}<|end|>{% endif %}"
+        "<|start|>{{ m['role'] }}<|message|>{{ m['content'] }}"
+        "{{ '<|return|>' if m['role'] == 'assistant' and loop.last else '<|end|>' }}{% endfor %}"
+        "{% if add_generation_prompt %}<|start|>{% endif %}"
+    )
+    special = ("<|end|>", "<|return|>", "<|start|>", "<|message|>")
+    for text, eos, ends in ((phi, "<|pad|>", {"<|pad|>", "<|end|>"}), (named, "<|return|>", {"<|return|>"})):
+        chat = ChatModel(causal_model(qwen2()), tokenizer(text, special=special, eos_token=eos), "x")
+        assert chat.stop_ids == set(chat.tokenizer.convert_tokens_to_ids([*ends]))
+
+
 def test_longest_response(tiny: ChatModel) -> None:
     requests = [Request(random_ids(5, 5), n, 1.0, 3) for n in (1, 2, 13)]
     responses = tiny.generate(requests, places=2)

@@ -29,6 +29,11 @@ Model = Annotated[
     ),
 ]
 Adapter = Annotated[str | None, typer.Option(help="PEFT adapter to load on top of the model.", show_default=False)]
+DataFormat = Annotated[str | None, typer.Option(help="Name of the data's format. Default: recognised.")]
+DataColumns = Annotated[
+    str | None, typer.Option(metavar="PART=COLUMN,...", help="Where the parts are: prompt=q,response=a.")
+]
+DataSplit = Annotated[str | None, typer.Option(help="Split of a hub data set.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:N, mps or auto. Default: a GPU if there is one.")]
 Dtype = Annotated[str | None, typer.Option(help="bfloat16, float16 or float32. Default: what suits the device.")]
 Thinking = Annotated[bool, typer.Option("--thinking", help="Let a reasoning model think, and read its thoughts too.")]

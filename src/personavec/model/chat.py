@@ -32,7 +32,7 @@ def stop_ids(sources: Iterable[Any], template: Template) -> frozenset[int]:
     # Chat markers that some checkpoints forget to list; a template's own end-of-turn mark must stop its answers.
     for mark in ("<|im_end|>", "<|eot_id|>", "<end_of_turn>", "<|end|>"):
         token = template.tokenizer.get_vocab().get(mark)
-        if token is not None and token in opening:
+        if token is not None and token in opening and not template.goes_on(token):
             found.add(token)
     return frozenset(found)
 

@@ -421,6 +421,8 @@ def run_screening(
         UserError: See `Scanner.measure`, `Panel.of`, `conformal`, `remove_span`.
     """
     job = Screen(engine, vectors, others, settings, clean, scorers, beside)
+    for one in (data, job.clean, *beside):
+        one.check_apart(out)
     arguments = {
         **asdict(settings),
         **engine.identity,
