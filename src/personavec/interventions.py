@@ -13,29 +13,77 @@ from personavec.model.intervene import Intervention, Positions, Steering
 from personavec.vector import PersonaVector
 
 Layers = Literal["best", "all"] | int
+# An edit of so many times the norm of the stream leaves nothing of it: bfloat16 tells apart 256 steps.
+LARGEST = 1000
+LARGEST_NORM = 1e6  # where the stream's own norm is not known
 
 
 def steering(
     vector: PersonaVector, coefficient: float, *, layers: Layers = "best", positions: Positions = "response"
 ) -> list[Intervention]:
-    """Interventions that add `coefficient` times the persona vector.
+    """Interventions that add `coefficient` times the persona vector; warns of one at which answers are incoherent.
 
     Args:
         layers: "best" is the vector's own layer, a number is that layer; "all" adds the increments
             `u_l = v_l - v_(l-1)` at every layer, so that effects do not pile up (paper appendix J.3).
 
     Raises:
-        UserError: The coefficient is not finite, or the layer is out of range.
+        UserError: The coefficient is not finite or so large that nothing of the stream would be left, or the layer is
+            out of range.
     """
+    added = additions(vector, coefficient, layers=layers, positions=positions)
+    doubt = beyond_coherence(vector, coefficient, layers)
+    if doubt is not None:
+        warnings.warn(doubt, stacklevel=2)
+    return added
+
+
+def additions(
+    vector: PersonaVector, coefficient: float, *, layers: Layers = "best", positions: Positions = "response"
+) -> list[Intervention]:
+    """What `steering` returns and raises, without its warning."""
     if not math.isfinite(coefficient):
         raise UserError(f"The coefficient {coefficient} is not a finite number.", "Choose one such as 1.5 or -1.5.")
     check_positions(positions)
-    if layers == "all":
-        chosen = vector.increments()
-    else:
-        layer = _layer(vector, layers)
-        chosen = {layer: vector.at(layer)}
+    chosen = vector.increments() if layers == "all" else {(layer := _layer(vector, layers)): vector.at(layer)}
+    for layer in chosen:
+        _check_size(
+            vector, layer, abs(coefficient) * float(vector.at(layer).norm()), f"The coefficient {coefficient:g}"
+        )
     return [Intervention("add", layer, coefficient * step, positions) for layer, step in chosen.items()]
+
+
+def beyond_coherence(vector: PersonaVector, coefficient: float, layers: Layers = "best") -> str | None:
+    """A sentence where a coefficient lies outside of the range in which answers were measured to stay coherent.
+
+    None too where that was not measured: an imported vector, or another layer than its own.
+    """
+    match vector.info.get("coherent_range"):
+        case [int() | float() as low, int() | float() as high] if layers in ("best", "all", vector.layer):
+            if low <= coefficient <= high:
+                return None
+            return (
+                f"Coefficient {coefficient:+g} of {vector.trait} is outside of {low:+g} to {high:+g}, where answers "
+                "were measured to stay coherent: they may be noise."
+            )
+    return None
+
+
+def _check_size(vector: PersonaVector, layer: int, size: float, what: str) -> None:
+    """Refuse an edit after which nothing of the stream would be left.
+
+    Args:
+        size: Norm of what is added to a token's state.
+        what: Names it, for the message.
+    """
+    own = 0.0 if vector.residual_norm is None else float(vector.residual_norm[layer])
+    if size <= (LARGEST * own if own else LARGEST_NORM):
+        return
+    times = f"{size / own:.1g} times the norm of" if own else f"a vector of norm {size:.1g} to"
+    raise UserError(
+        f"{what} of {vector.trait!r} adds {times} the model's own states at layer {layer}: nothing of them is left.",
+        "Choose one such as 1.5 or -1.5; `personavec vectors show` tells where answers stay coherent.",
+    )
 
 
 def ablation(
@@ -59,7 +107,8 @@ def capping(
         layers: "best" is the vector's own layer, a number is that layer, "all" is every layer, each with its ceiling.
 
     Raises:
-        UserError: The ceiling is not finite, the layer is out of range, or the file has no statistics of tokens.
+        UserError: The ceiling is not finite or absurdly low, the layer is out of range, or the file has no statistics
+            of tokens.
     """
     if not math.isfinite(ceiling):
         raise UserError(
@@ -69,6 +118,7 @@ def capping(
     caps = []
     for layer in vector.steerable_layers if layers == "all" else [_layer(vector, layers)]:
         mean, deviation = vector.neutral(layer, of="token")
+        _check_size(vector, layer, -ceiling * deviation, f"The cap {ceiling:g}")  # a high one does nothing
         caps.append(Intervention("cap", layer, vector.unit(layer), positions, ceiling=mean + ceiling * deviation))
     return caps
 
@@ -153,6 +203,8 @@ def steer(
     rows: list[list[Intervention]] = [[] for _ in range(count)]
     for one, entry in zip(vectors, per_vector, strict=True):
         for row, value in zip(rows, entry * count if len(entry) == 1 else entry, strict=True):
-            row += steering(one, value, layers=layers, positions=positions)
+            row += additions(one, value, layers=layers, positions=positions)
+            if (doubt := beyond_coherence(one, value, layers)) is not None:
+                warnings.warn(doubt, stacklevel=3)  # of who opens the context
     with intervening(model, rows) as state:
         yield state

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -225,7 +226,7 @@ def read_interventions(
     other_weights: bool = False,
 ) -> "tuple[list[Intervention], list[str], list[PersonaVector]]":
     """What the options do to the stream, the same in words, and the vectors they name, checked against the model."""
-    from personavec.interventions import ablation, capping, check_positions, steering
+    from personavec.interventions import ablation, additions, beyond_coherence, capping, check_positions
     from personavec.vector import PersonaVector
 
     check_positions(positions)
@@ -244,7 +245,9 @@ def read_interventions(
     for text in steer or ():
         path, number = split_pair(text, "--steer")
         vector = load(path)
-        edits += steering(vector, number, layers=chosen, positions=where)
+        edits += additions(vector, number, layers=chosen, positions=where)
+        if (doubt := beyond_coherence(vector, number, chosen)) is not None:
+            print(f"Warning: {doubt}", file=sys.stderr)
         words.append(f"{vector.trait} {number:+g} ({_place(layers, vector)}, {positions} positions)")
     for text in ablate or ():
         vector = load(Path(text))
