@@ -15,7 +15,7 @@ from torch import Tensor
 from personavec import controls
 from personavec.effects import by_direction, layer_effects
 from personavec.errors import UserError
-from personavec.files import JsonLines, RunFolder, write_atomic, write_json
+from personavec.files import JsonLines, RunFolder, check_utf8, to_json, write_atomic, write_json
 from personavec.findings import (
     NATURAL_SHARE,
     NULL_QUESTIONS,
@@ -120,6 +120,7 @@ def extract(
     Raises:
         UserError: The trait cannot be elicited from this model (with examples and advice), or the settings do not fit.
     """
+    check_utf8(out)
     settings = settings or Settings.suited(model, trait)
     _check(settings, trait, model)
     arguments = {
@@ -131,7 +132,7 @@ def extract(
         if (folder / "run.json").exists() and (folder / "vector.safetensors").exists():
             vector, run = (
                 PersonaVector.load(folder / "vector.safetensors"),
-                json.loads((folder / "run.json").read_text()),
+                json.loads((folder / "run.json").read_text(encoding="utf-8")),
             )
             others = siblings(folder.path, vector)
             if [v.trait for v in others] == run["specificity"]["vectors"][1:]:
@@ -229,7 +230,7 @@ class _Run:
         return result
 
     def _save_rollouts(self) -> None:
-        lines = [json.dumps(r.record(), ensure_ascii=False, allow_nan=False) + "\n" for r in self.rollouts]
+        lines = [to_json(r.record()) + "\n" for r in self.rollouts]
         write_atomic(self.folder / "rollouts.jsonl", "".join(lines))
 
     def _run(self) -> Extraction:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+import os
 import sys
 import warnings
 from collections.abc import Sequence
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from personavec.errors import UserError
+from personavec.files import printable, to_json
 
 if TYPE_CHECKING:
     from personavec.interventions import Layers
@@ -20,6 +22,21 @@ if TYPE_CHECKING:
     from personavec.model.intervene import Intervention
     from personavec.traits import Trait
     from personavec.vector import PersonaVector
+
+
+def plain_text(value: Any) -> Any:
+    """Of options and arguments that are texts, not paths: what was written in UTF-8, whatever the locale.
+
+    Raises:
+        UserError: It was not.
+    """
+    if isinstance(value, str) and (shown := printable(value)) != value:
+        try:
+            return os.fsencode(value).decode()
+        except UnicodeError as error:
+            raise UserError(f"{shown!r} holds bytes that are not UTF-8.", "Write it in UTF-8.") from error
+    return [plain_text(one) for one in value] if isinstance(value, list) else value
+
 
 Model = Annotated[
     str | None,
@@ -55,7 +72,7 @@ PositionsOption = Annotated[str, typer.Option("--positions", help="Which tokens 
 OtherWeights = Annotated[
     bool, typer.Option("--other-weights", help="Accept vectors of a model with the same shape but other weights.")
 ]
-Judge = Annotated[str, typer.Option(help="contrast, local:MODEL or api:MODEL.")]
+Judge = Annotated[str, typer.Option(callback=plain_text, help="contrast, local:MODEL or api:MODEL.")]
 JudgePrice = Annotated[
     str | None,
     typer.Option(metavar="IN,OUT", help="For api:MODEL: US$ per million prompt and answer tokens.", show_default=False),
@@ -72,7 +89,9 @@ LmEval = Annotated[
         show_default=False,
     ),
 ]
-TraitArgument = Annotated[str, typer.Argument(metavar="TRAIT", help="Name of a library trait, or of a new one.")]
+TraitArgument = Annotated[
+    str, typer.Argument(metavar="TRAIT", callback=plain_text, help="Name of a library trait, or of a new one.")
+]
 TraitsFrom = Annotated[Path | None, typer.Option(help="JSON file that holds the trait.", show_default=False)]
 
 
@@ -83,8 +102,13 @@ def default_folder(job: str, name: str, *settings: object) -> Path:
 
 
 def print_json(value: Any) -> None:
-    """One JSON object on standard output."""
-    print(json.dumps(value, ensure_ascii=False, allow_nan=False))
+    """One JSON object on standard output; in ASCII where that cannot take all of it."""
+    text = to_json(value)
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        text = json.dumps(json.loads(text))
+    print(text)
 
 
 def quiet() -> None:
