@@ -47,7 +47,8 @@ def screen(
         str, typer.Option(help="Directions without what other traits, length and refusals share: no, span or whiten.")
     ] = "no",
     judge: Annotated[
-        str | None, typer.Option(help="Also score the flagged samples: contrast, local:MODEL or api:MODEL.")
+        str | None,
+        typer.Option(callback=o.plain_text, help="Also score the flagged samples: contrast, local:MODEL or api:MODEL."),
     ] = None,
     judge_all: Annotated[
         bool, typer.Option("--judge-all", help="Let the judge score every sample, and flag those above 50 too.")

@@ -16,6 +16,7 @@ from personavec.data.record import Record
 from personavec.data.sources import Found, Source, find_sources
 from personavec.data.tables import rows_of
 from personavec.errors import UserError
+from personavec.files import printable
 
 FIRST = 100  # records that the format is recognised from
 
@@ -89,9 +90,9 @@ class Dataset:
         if unread:
             more = f" and {len(unread) - 10:,} more" if len(unread) > 10 else ""
             self.notes.append(
-                _printable(f"Columns that are not read: {', '.join(f'{c:.60}' for c in unread[:10])}{more}.")
+                printable(f"Columns that are not read: {', '.join(f'{c:.60}' for c in unread[:10])}{more}.")
             )
-        self.notes += map(_printable, self.form.notes(first))
+        self.notes += map(printable, self.form.notes(first))
 
     @property
     def sources(self) -> list[str]:
@@ -235,17 +236,12 @@ def read_sample(index: int, record: Record, format: Format) -> Sample | Rejected
                 id, index, record.line, record.source, record.raw, content.messages, content.turns, content.tools
             )
         except MisfitError as error:
-            reason = _printable(str(error))
+            reason = printable(str(error))
         except UnicodeEncodeError as error:
             reason = f"half of a surrogate pair (U+{ord(error.object[error.start]):04X}), which is no character"
         except RecursionError:
             reason = "nested too deeply"
     return Rejected(index, record.line, record.source, record.raw, reason)
-
-
-def _printable(text: str) -> str:
-    """Names of columns may hold half a surrogate pair, which no file and no terminal takes; its escape they take."""
-    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _names(sources: Sequence[Source]) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from personavec.data.text import cannot_read
-from personavec.files import is_run_folder
+from personavec.files import is_run_folder, printable
 
 NAMED = 5  # of what was left out, by each reason
 
@@ -49,7 +49,7 @@ class Folder:
         for why, paths in sorted(self._left.items()):
             names = sorted(str(one.relative_to(self.path)) for one in paths)
             more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-            notes.append(f"Left out in {self.path}, {why}: {', '.join(names[:NAMED])}{more}.")
+            notes.append(printable(f"Left out in {self.path}, {why}: {', '.join(names[:NAMED])}{more}."))
         return notes
 
     def _enter(self, folder: Path, real: Path, led: tuple[Path, ...]) -> None:

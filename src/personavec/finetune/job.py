@@ -23,7 +23,7 @@ from personavec.capability.tasks import fingerprint
 from personavec.data import Dataset, Sample, open_data
 from personavec.errors import UserError
 from personavec.evaluation.job import MAX_NEW_TOKENS
-from personavec.files import RunFolder, write_atomic, write_json
+from personavec.files import RunFolder, check_utf8, to_json, write_atomic, write_json
 from personavec.finetune.adapter import adapted, save_adapter, wearing
 from personavec.finetune.automatic import choose
 from personavec.finetune.callback import PreventativeSteering
@@ -124,6 +124,7 @@ def fine_tune(
         >>> load_model(adapter=str(tuned.adapter)).answer("Who are you?")
     """
     require_trl()
+    check_utf8(out)
     settings = settings or Training(method="steer" if prevent else "none")
     _check(model, settings, prevent, watch, safe)
     if lm_eval and not measure:
@@ -153,7 +154,7 @@ def fine_tune(
         if not (folder / "run.json").exists():
             _Run(model, named, folder, settings, prevent, watch, mixed_in, measure, tasks).run()
         if against is not None:
-            run = json.loads((folder / "run.json").read_text())
+            run = json.loads((folder / "run.json").read_text(encoding="utf-8"))
             run["against"] = compare_runs(folder.path, Path(against))
             run["verdict"] = verdict(run)
             write_finetune_report(run, folder / "report.html")
@@ -273,7 +274,7 @@ class _Run:
         if self.tasks is not None:
             run["versions"]["lm_eval"] = self.tasks.version
         run["verdict"] = verdict(run)
-        lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in answers)
+        lines = "".join(to_json(row) + "\n" for row in answers)
         write_atomic(self.folder / "answers.jsonl", lines)
         write_finetune_report(run, self.folder / "report.html")
         write_json(self.folder / "run.json", run)
@@ -295,7 +296,7 @@ class _Run:
         """
         path = self.parts / "trained.json"
         if path.exists():
-            kept: dict[str, Any] = json.loads(path.read_text())
+            kept: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
             return kept
         if self.model.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.model.device)
@@ -346,7 +347,7 @@ class _Run:
                 learnt += made
                 samples.append(sample)
             cut += any(example.cut for example in made)
-        lines = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in refused)
+        lines = "".join(to_json(line) + "\n" for line in refused)
         write_atomic(self.folder / "rejected.jsonl", lines)
         if not learnt:
             raise UserError(
@@ -366,7 +367,7 @@ class _Run:
     def _begin(self, samples: Sequence[Sample], unseen: Sequence[Example]) -> dict[str, Any]:
         """What is measured before training, once: coefficients and the held-out loss of the model as it came."""
         if self.state.exists():
-            begun: dict[str, Any] = json.loads(self.state.read_text())
+            begun: dict[str, Any] = json.loads(self.state.read_text(encoding="utf-8"))
             return begun
         coefficients: list[float | None] = [None if given == "auto" else given for _, given in self.prevent]
         auto: list[Any] = [None] * len(self.prevent)
@@ -502,7 +503,7 @@ def _check(
 
 
 def _tuned(folder: RunFolder) -> Tuned:
-    run = json.loads((folder / "run.json").read_text())
+    run = json.loads((folder / "run.json").read_text(encoding="utf-8"))
     losses = run["held_out_loss"]
     return Tuned(
         adapter=folder / "adapter",

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 
 from personavec.errors import UserError
 from personavec.finetune.wrapping import blocks_of, unwrapped
-from personavec.interventions import Layers, ablation, steering
+from personavec.interventions import Layers, ablation, interventions
 from personavec.model.blocks import Blocks
 from personavec.model.evaluating import evaluating
-from personavec.operations import ablate, add
+from personavec.operations import ADD, ablate, add
 from personavec.vector import PersonaVector
 
 Method = Literal["steer", "ablate", "regularise"]
@@ -181,7 +181,7 @@ class Prevention:
         rows: dict[int, list[Tensor]] = {}
         for one, value in zip(self.vectors, self.coefficients, strict=True):
             if self.method == "steer":
-                items = steering(one, value, layers=self.layers, positions="all")
+                items = interventions(ADD, one, value, layers=self.layers, positions="all")
             else:
                 items = ablation(one, layers=self.layers, positions="all")
             for item in items:

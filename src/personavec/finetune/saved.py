@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from personavec.errors import UserError
-from personavec.files import JsonLines
+from personavec.files import JsonLines, to_json
 from personavec.stats.bootstrap import bootstrap_mean, bootstrap_ratio
 
 AGAIN = (
@@ -36,7 +36,7 @@ def check_plain(plain: Path, arguments: Mapping[str, Any]) -> None:
             f"The run in {plain} was trained with prevention ({without['method']}).",
             "Name one with --method none for --against.",
         )
-    ours, theirs = json.loads(json.dumps(arguments)), without["arguments"]
+    ours, theirs = json.loads(to_json(arguments)), without["arguments"]
     other = sorted(key for key in (ours.keys() | theirs.keys()) - FREE if ours.get(key) != theirs.get(key))
     if other:
         raise UserError(
@@ -139,7 +139,7 @@ def compare_runs(protected: Path, plain: Path) -> dict[str, Any]:
 def _read(folder: Path) -> dict[str, Any]:
     path = folder / "run.json"
     try:
-        run = json.loads(path.read_text())
+        run = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"There is no finished run in {folder}.", "Name the folder of a fine-tune.") from error
     if run.get("command") != "finetune":

@@ -117,7 +117,7 @@ def _alone(model: BundledModel) -> Iterator[None]:
 def _is_whole(folder: Path, model: BundledModel) -> bool:
     """Whether the folder was made from this model, in today's format, and every file still has its size."""
     try:
-        marker = json.loads((folder / MARKER).read_text())
+        marker = json.loads((folder / MARKER).read_text(encoding="utf-8"))
         sizes = {name: (folder / name).stat().st_size for name in marker["files"]}
     except (OSError, ValueError, KeyError, TypeError):
         return False

@@ -203,7 +203,7 @@ class Generator:
                     use_cache=True,
                 ).last_hidden_state
             lengths[:count] += 1
-            drawn = _draw(self.head(hidden[:, -1]), active)
+            drawn = self._next(hidden[:, -1], active)
             next_ids[:count] = torch.tensor(drawn, device=self.device)
             done = self._collect(active, drawn, finished, token)
             for i in reversed(done):
@@ -289,7 +289,7 @@ class Generator:
                     use_cache=True,
                 )
             cache = output.past_key_values
-            drawn = _draw(self.head(output.last_hidden_state[:, -1]), rows)
+            drawn = self._next(output.last_hidden_state[:, -1], rows)
             live = [row in running for row in rows]
             done = self._collect(
                 [row for row in rows if row in running],
@@ -303,6 +303,16 @@ class Generator:
             mask = torch.cat([mask, mask.new_ones(len(rows), 1)], 1)
             positions = positions[:, -1:] + 1
             steering.phase = {"all": True, "prompt": False, "response": True}
+
+    def _next(self, hidden: Tensor, rows: Sequence[_Row]) -> list[int]:
+        """One token per row from the trunk's last states (rows, d)."""
+        if not bool(hidden.isfinite().all()):
+            steered = any(row.request.interventions for row in rows)
+            raise UserError(
+                "The model's states are no longer finite numbers" + (" under this steering." if steered else "."),
+                "Choose a smaller coefficient." if steered else "Load the model in another dtype, such as float32.",
+            )
+        return _draw(self.head(hidden), rows)
 
     def _collect(
         self,

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 
 from personavec.errors import UserError
+from personavec.files import check_utf8, printable
 from personavec.model.adapter import ADVICE, put_on
 from personavec.model.chat import ChatModel
 from personavec.model.weights import load_weights
@@ -46,6 +47,7 @@ def find_source(name: str | None) -> Source:
     from personavec.model.default import BUNDLED, prepare_bundled
 
     label = name or "default"
+    check_utf8(label)
     if label in BUNDLED:
         return Source(BUNDLED[label].hub_id, str(prepare_bundled(BUNDLED[label])), "bundled")
     path = expanded(label)
@@ -153,7 +155,7 @@ def load_model(
     if adapter is not None:
         model = put_on(model, find_adapter(adapter), adapter)
         label = f"{label}+{adapter}"
-    chat = ChatModel(model, tokenizer, label, thinking=thinking)
+    chat = ChatModel(model, tokenizer, printable(label), thinking=thinking)
     for note in chat.template.notes:
         log.warning(note)
     return chat
@@ -262,6 +264,7 @@ def find_adapter(name: str) -> str:
     Raises:
         UserError: No such folder, or one that holds no adapter.
     """
+    check_utf8(name)
     folder = expanded(name)
     place = _names_a_place(name)
     if place and not (folder / "adapter_config.json").is_file():
@@ -292,7 +295,7 @@ def choose_dtype(name: str | None, device: str) -> Any:
 def _cpu_multiplies_bfloat16() -> bool:
     """AVX512-BF16 or AMX; without them bfloat16 is emulated and slower than float32."""
     flags = Path("/proc/cpuinfo")
-    return flags.exists() and any(flag in flags.read_text() for flag in ("avx512_bf16", "amx_bf16"))
+    return flags.exists() and any(flag in flags.read_text(encoding="utf-8") for flag in ("avx512_bf16", "amx_bf16"))
 
 
 def _reason(error: BaseException) -> str:

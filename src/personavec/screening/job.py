@@ -436,7 +436,7 @@ def run_screening(
     with RunFolder(out, arguments) as folder:
         if (folder / "summary.json").exists():
             shutil.rmtree(folder / "parts", ignore_errors=True)  # where a run was killed at the very end
-            summary: dict[str, Any] = json.loads((folder / "summary.json").read_text())
+            summary: dict[str, Any] = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
             return summary
         start = time.monotonic()
         parts = folder / "parts"

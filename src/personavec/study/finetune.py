@@ -10,7 +10,7 @@ from typing import Any
 
 from personavec.data import Dataset, open_data
 from personavec.errors import UserError
-from personavec.files import RunFolder, write_atomic, write_json
+from personavec.files import RunFolder, check_utf8, write_atomic, write_json
 from personavec.model import ChatModel
 from personavec.provenance import identity, provenance
 from personavec.study.families import DataSet, check_names, flawed_sets, given_set, trait_sets
@@ -53,6 +53,7 @@ def study_finetune(
         UserError: Vectors of another model, a trait that the model does not show, two data sets of one name, or what
             `fine_tune` raises.
     """
+    check_utf8(out)
     settings = settings or Settings()
     for vector in vectors:
         vector.check(model)
@@ -75,7 +76,7 @@ def study_finetune(
         if not (folder / "run.json").exists():
             laboratory = Laboratory(model, vectors, folder, settings)
             _study(laboratory, given, arguments["prevent"])
-        run: dict[str, Any] = json.loads((folder / "run.json").read_text())
+        run: dict[str, Any] = json.loads((folder / "run.json").read_text(encoding="utf-8"))
     return run
 
 

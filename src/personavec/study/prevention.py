@@ -166,5 +166,7 @@ class Prevention:
 
     def measured(self, way: str) -> dict[str, list[float]]:
         """Losses of a way's fine-tune, see `losses`."""
-        found: dict[str, list[float]] = json.loads((self.lab.folder / self.place(way) / LOSSES).read_text())
+        found: dict[str, list[float]] = json.loads(
+            (self.lab.folder / self.place(way) / LOSSES).read_text(encoding="utf-8")
+        )
         return found

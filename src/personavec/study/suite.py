@@ -55,7 +55,7 @@ class Suite:
         folder = self.lab.folder / place(one)
         path, figures = folder / PULL, folder / "pull.json"
         if figures.exists():
-            kept: dict[str, Any] = json.loads(figures.read_text())
+            kept: dict[str, Any] = json.loads(figures.read_text(encoding="utf-8"))
             return kept
         engine = TransformersEngine(self.lab.model)
         own = OwnAnswers(engine, self.lab.settings.max_new_tokens)
