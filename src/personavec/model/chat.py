@@ -144,9 +144,9 @@ class ChatModel:
         """Logits (n, vocabulary) from hidden states after the final norm (n, d)."""
         logits: Tensor = self.model.get_output_embeddings()(hidden)
         config = self.model.config.get_text_config()
-        scale = getattr(config, "logit_scale", None)
+        scale = getattr(config, "logit_scale", None) or getattr(config, "lm_head_multiplier", None)
         divisor = getattr(config, "logits_scaling", None)
-        cap = getattr(config, "final_logit_softcapping", None)
+        cap = getattr(config, "final_logit_softcapping", None) or getattr(config, "logits_soft_cap", None)
         if scale:
             logits = logits * scale
         if divisor:
@@ -213,14 +213,30 @@ class ChatModel:
     def decoding(self) -> Decoding:
         """How this model generates: the fastest way whose hidden states are those of plain forwards without a cache.
 
-        Proved on two prompts of different lengths, with a few tokens after each.
+        Proved on prompts of different lengths, with a few tokens after each.
         """
         ways = DECODINGS if self.packs and self.pads else DECODINGS[1:]
         with self._proving():
             return next((way for way in ways[:-1] if self._decodes(way)), ways[-1])
 
     def _decodes(self, decoding: Decoding) -> bool:
-        rows, steps = [self._proof_rows()[1], self._proof_rows()[0]], 3  # the generator takes the shortest first
+        long, short = self._proof_rows()
+        plain = {
+            len(row): self._trunk(input_ids=torch.tensor([row + [7] * 2], device=self.device))[0, len(row) - 1 :]
+            for row in (long, short)
+        }
+        # Two prompts of different lengths in one batch; then one that goes through in pieces, where that is done.
+        for rows, prompt_tokens in (([short, long], 1024), ([long], 4)):
+            try:
+                states = self._decoded(rows, decoding, prompt_tokens)
+            except UNUSABLE:
+                return False
+            if not all(self._same(states[i], plain[len(row)]) for i, row in enumerate(rows)):
+                return False
+        return True
+
+    def _decoded(self, rows: Sequence[list[int]], decoding: Decoding, prompt_tokens: int) -> Tensor:
+        """States (rows, 3, d) from which three tokens after each prompt, the shortest first, are drawn."""
         seen: list[Tensor] = []
         vocabulary = self.model.get_input_embeddings().weight.shape[0]
 
@@ -229,21 +245,11 @@ class ChatModel:
             return torch.nn.functional.one_hot(hidden.new_full(hidden.shape[:1], 7).long(), vocabulary)
 
         generator = Generator(
-            self.blocks, head, frozenset(), places=2, decoding=decoding, prompt_tokens=1024, cache_tokens=1024
+            self.blocks, head, frozenset(), places=2, decoding=decoding, prompt_tokens=prompt_tokens, cache_tokens=1024
         )
-        try:
-            generator.run([Request(row, steps, 0.0) for row in rows], lambda *_: None)
-        except UNUSABLE:
-            return False
-        drawn = torch.stack(seen).flatten(0, 1)
-        if len(seen) == steps:  # both rows in each step
-            drawn = drawn.view(steps, 2, -1).transpose(0, 1).flatten(0, 1)
-        plain = [
-            self._trunk(input_ids=torch.tensor([row + [7] * step], device=self.device))[0, -1]
-            for row in rows
-            for step in range(steps)
-        ]
-        return all(self._same(a, b) for a, b in zip(drawn, plain, strict=True))
+        generator.run([Request(row, 3, 0.0) for row in rows], lambda *_: None)
+        states = torch.stack(seen)  # (steps, rows, d), or one row after the other
+        return states.transpose(0, 1) if len(seen) == 3 else states.view(len(rows), 3, -1)
 
     def _proof_rows(self) -> tuple[list[int], list[int]]:
         ids = [5 + i % 50 for i in range(0, 99, 9)]

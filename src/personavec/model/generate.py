@@ -1,5 +1,6 @@
 """Batched generation: lengths mixed, every rollout with its own seed and interventions, freed places filled at once."""
 
+import inspect
 import math
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -17,10 +18,11 @@ from personavec.model.blocks import Blocks
 from personavec.model.intervene import Intervention, Steering
 from personavec.progress import progress
 
-Decoding = Literal["places", "batch", "alone", "recompute"]
+Decoding = Literal["places", "batch", "alone", "unmasked", "recompute"]
 """How responses are decoded, the fastest first: "places" holds keys and values of all rows in places that are refilled
 (needs attention that is full at every layer); "batch" pads rows on the left and leaves the cache to the model; "alone"
-is one row after the other with the model's cache; "recompute" runs the whole sequence for every token."""
+is one row after the other with the model's cache; "unmasked" the same, and the model is given nothing but tokens;
+"recompute" runs the whole sequence for every token."""
 DECODINGS: tuple[Decoding, ...] = get_args(Decoding)
 CACHES = ("past_key_values", "cache_params", "state")  # what families call what they remember
 
@@ -140,6 +142,7 @@ class Generator:
         self.places, self.decoding = places, decoding
         self.prompt_tokens, self.cache_tokens = prompt_tokens, cache_tokens
         self.device = next(blocks.trunk.parameters()).device
+        self.takes_positions = "position_ids" in inspect.signature(blocks.trunk.forward).parameters
 
     @torch.inference_mode()
     def run(
@@ -173,7 +176,7 @@ class Generator:
             for row in waiting:
                 self._run_anew(row, finished, token)
         else:
-            count = 1 if self.decoding == "alone" else count
+            count = count if self.decoding == "batch" else 1
             for start in range(0, len(waiting), count):
                 self._run_batch(waiting[start : start + count], finished, token)
 
@@ -298,7 +301,6 @@ class Generator:
             mask[i, width - len(prompt) :] = 1
         positions = (mask.cumsum(1) - 1).clamp_min(0)
         steering = Steering([row.request.interventions for row in rows])
-        padded = bool((mask == 0).any())
         memory: dict[str, Any] = {}
         running = list(rows)
         step_ids = ids
@@ -306,8 +308,9 @@ class Generator:
         last[:, -1] = True
         steering.phase = {"all": True, "prompt": True, "response": last}
         while running:
-            # Where nothing is padded the model finds mask and positions itself, which every family can.
-            where = {"attention_mask": mask, "position_ids": positions} if padded else {}
+            where = {} if self.decoding == "unmasked" else {"attention_mask": mask}
+            if where and self.takes_positions:
+                where["position_ids"] = positions
             with self.blocks.watching(steering.edits(), first=True):
                 output = self.blocks.trunk(input_ids=step_ids, use_cache=True, **where, **memory)
             memory = {name: output[name] for name in CACHES if output.get(name) is not None}
