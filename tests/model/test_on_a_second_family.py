@@ -98,7 +98,7 @@ def test_a_small_screening_tells_cheerful_data_from_gloomy(
     gemma: ChatModel, cheer: PersonaVector, tmp_path: Path, undrawn: None
 ) -> None:
     questions = ["How are you?", "What is new?", "How was work?", "Any plans?", "How is the weather?", "All well?"]
-    shifts = []
+    shifts: list[float] = []
     for name, answer in (("cheerful", CHEERFUL), ("gloomy", GLOOMY)):
         lines = [
             {"messages": [{"role": "user", "content": q}, {"role": "assistant", "content": answer}]} for q in questions
@@ -106,5 +106,5 @@ def test_a_small_screening_tells_cheerful_data_from_gloomy(
         data = tmp_path / f"{name}.jsonl"
         data.write_text("".join(json.dumps(line) + "\n" for line in lines))
         found = screen_files(gemma, data, [cheer], tmp_path / name, Settings(baseline="prompt"))
-        shifts.append(found)
-    print(json.dumps(shifts[0], default=str)[:3000])
+        shifts.append(found["traits"][cheer.trait]["projection_difference"]["mean"])
+    assert shifts[0] > shifts[1]
