@@ -125,7 +125,7 @@ def plain_states(model: Any, blocks: Sequence[nn.Module], ids: Sequence[int]) ->
     handles += [block.register_forward_hook(after) for block in blocks]
     try:
         with torch.no_grad():
-            logits = model(input_ids=torch.tensor([list(ids)])).logits
+            logits = model(input_ids=torch.tensor([list(ids)]), use_cache=False).logits
     finally:
         for handle in handles:
             handle.remove()
@@ -137,7 +137,7 @@ def plain_greedy(model: Any, prompt: Sequence[int], count: int) -> list[int]:
     ids = list(prompt)
     with torch.no_grad():
         for _ in range(count):
-            ids.append(int(model(input_ids=torch.tensor([ids])).logits[0, -1].argmax()))
+            ids.append(int(model(input_ids=torch.tensor([ids]), use_cache=False).logits[0, -1].argmax()))
     return ids[len(prompt) :]
 
 
