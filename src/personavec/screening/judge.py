@@ -1,6 +1,6 @@
 """A judge's opinion of single samples, beside their projections."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,8 @@ from personavec.model.checkpoint import Checkpoint
 from personavec.progress import progress
 from personavec.projection.measure import Turns, chosen
 from personavec.rollouts import Rollout
+from personavec.screening.lookup import Lookup
+from personavec.screening.result import JudgeCounts
 from personavec.screening.table import Table
 from personavec.stats.numbers import Floats
 from personavec.traits import Trait
@@ -58,7 +60,7 @@ def scorers(
     return made
 
 
-def judged(
+def judge_scores(
     engine: Engine,
     data: Dataset,
     table: Table,
@@ -75,35 +77,29 @@ def judged(
         rows: Which of them are judged, by trait.
         by: The judge of each trait.
     """
-    scores = {name: np.full(len(table), np.nan) for name in rows}
+    scores = {trait: np.full(len(table), np.nan) for trait in rows}
     wanted = {
-        name: dict(zip(table.take(mine).indices.tolist(), mine.tolist(), strict=True)) for name, mine in rows.items()
+        trait: dict(zip(table.take(some).indices.tolist(), some.tolist(), strict=True)) for trait, some in rows.items()
     }
-    total = sum(map(len, wanted.values()))
-    with progress("Judging samples", total=total, unit="samples") as job:
-        for window in _windows(data, set().union(*wanted.values())):
-            for name, mine in wanted.items():
-                asked = [_rollout(engine, sample, turns) for sample in window if sample.index in mine]
-                for start in range(0, len(asked), TOGETHER):
-                    some = asked[start : start + TOGETHER]
-                    by[name].score(some)
+    indices, lookup = sorted(set().union(*wanted.values())), Lookup(data)
+    with progress("Judging samples", total=sum(map(len, wanted.values())), unit="samples") as job:
+        for start in range(0, len(indices), WINDOW):
+            window = lookup(indices[start : start + WINDOW])
+            for trait, row_of in wanted.items():
+                asked = [_rollout(engine, sample, turns) for index, sample in window.items() if index in row_of]
+                for first in range(0, len(asked), TOGETHER):
+                    some = asked[first : first + TOGETHER]
+                    by[trait].score(some)
                     job.advance(len(some))
                 for rollout in asked:
                     if rollout.score is not None:
-                        scores[name][mine[rollout.question_index]] = rollout.score
+                        scores[trait][row_of[rollout.question_index]] = rollout.score
     return scores
 
 
-def _windows(data: Dataset, wanted: set[int]) -> Iterator[list[Sample]]:
-    window: list[Sample] = []
-    for record in data if wanted else ():
-        if isinstance(record, Sample) and record.index in wanted:
-            window.append(record)
-            if len(window) == WINDOW:
-                yield window
-                window = []
-    if window:
-        yield window
+def judge_counts(scores: Floats) -> JudgeCounts:
+    """How many scores (n,) there are, NaN being none, and how many of them above `FROM`."""
+    return JudgeCounts(scored=int(np.isfinite(scores).sum()), above_50=int((np.nan_to_num(scores) > FROM).sum()))
 
 
 def _rollout(engine: Engine, sample: Sample, turns: Turns) -> Rollout:
