@@ -111,7 +111,7 @@ def main() -> None:
             order = np.argsort(table["index"].to_numpy())
             found[baseline] = np.stack([table[f"{v.trait}_difference"].to_numpy()[order] for v in vectors], 1)
             generated[baseline] = run.generated
-            return taken / run.read
+            return taken / run.records
 
         ways: dict[str, Callable[..., float]] = {
             name: partial(screened, name) for name in ("exact", "hybrid", "prompt")

@@ -86,7 +86,7 @@ def child(path: Path, clean: Path, out: Path) -> None:
     start = time.process_time()
     run = run_screening(StubEngine(), open_data(path), vectors, out, Settings(), clean=open_data(clean))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(json.dumps({"peak": peak, "seconds": time.process_time() - start, "read": run.read}))
+    print(json.dumps({"peak": peak, "seconds": time.process_time() - start, "read": run.records}))
 
 
 def make(path: Path, count: int) -> None:

@@ -88,7 +88,7 @@ def test_killed_at_thirty_moments(tiny: ChatModel, tmp_path: Path) -> None:
 
 def same(one: Path, other: Path) -> None:
     first, second = (ScreeningRun.read(path) for path in (one, other))
-    for key in ("read", "kept", "flagged", "rejected", "drawn", "truncated", "clean", "warnings"):
+    for key in ("records", "kept", "flagged", "rejected", "drawn", "truncated", "clean", "warnings"):
         assert getattr(first, key) == getattr(second, key), key
     for name in ("kept", "flagged", "rejected"):
         assert (one / f"{name}.jsonl").read_bytes() == (other / f"{name}.jsonl").read_bytes()

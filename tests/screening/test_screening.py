@@ -129,7 +129,7 @@ def test_every_record_goes_into_one_file_byte_for_byte(screen: Screen, data: Pat
     original = data.read_bytes().split(b"\n")
     files = {n: (tmp_path / "run" / f"{n}.jsonl").read_bytes().splitlines() for n in ("kept", "flagged", "rejected")}
     assert [len(files[name]) for name in files] == [getattr(summary, name) for name in files]
-    assert summary.kept + summary.flagged + summary.rejected == summary.read == 94
+    assert summary.kept + summary.flagged + summary.rejected == summary.records == 94
     rejected = [json.loads(line) for line in files["rejected"]]
     assert [r["line"] for r in rejected] == [31, 52, 53, 93]
     assert all(r["reason"] for r in rejected)
@@ -223,7 +223,7 @@ def test_ten_thousand_malformed_records(screen: Screen, data: Path, tmp_path: Pa
     random.shuffle(everything)
     data.write_bytes(b"".join(line for line, _ in everything))
     summary = screen(baseline="prompt")
-    assert (summary.read, summary.rejected) == (10_090, 10_000)
+    assert (summary.records, summary.rejected) == (10_090, 10_000)
     rejected = [json.loads(line) for line in (tmp_path / "run" / "rejected.jsonl").read_text().splitlines()]
     assert [r["line"] for r in rejected] == [n for n, (_, fine) in enumerate(everything, 1) if not fine]
     assert all(r["reason"] for r in rejected)
@@ -353,7 +353,7 @@ def test_cut_off_anywhere_and_started_again_it_ends_the_same(
     monkeypatch.setattr(scan_module, "PART", 20)
     monkeypatch.setattr(scan_module, "BATCH", 16)
     whole = screen("whole", baseline="exact")
-    unharmed, counts = scores(tmp_path / "whole"), ("read", "kept", "flagged", "rejected")
+    unharmed, counts = scores(tmp_path / "whole"), ("records", "kept", "flagged", "rejected")
     for call in range(1, 14, 2):
         name = f"cut-{call}"
         monkeypatch.setenv("PERSONAVEC_CACHE", str(tmp_path / f"cache-{call}"))
@@ -384,7 +384,7 @@ def test_killed_while_writing_leaves_no_half_file(
             screen()
     assert not (tmp_path / "run" / "run.json").exists()
     again = screen()
-    assert again.read == 94 and again.resumed and not screen("fresh").resumed
+    assert again.records == 94 and again.resumed and not screen("fresh").resumed
     assert not list((tmp_path / "run").glob("*.tmp"))
     assert not (tmp_path / "run" / "parts").exists()
 
@@ -415,7 +415,7 @@ def test_a_trait_extracted_since_does_not_keep_a_run_from_going_on(
             patch.setattr(job_module, "write_screen_report", dying(iter([True]), lambda *_: None))
             with pytest.raises(KilledError):
                 run(specific=specific)
-    assert list(run(vectors[1])["traits"]["kind"]["others"]) == ["other"]
+    assert list(run(vectors[1]).traits["kind"].others) == ["other"]
     with pytest.raises(UserError, match="another others"):  # there it is part of the direction
         run(vectors[1], specific="span")
 
@@ -442,6 +442,7 @@ def test_what_is_written_is_what_comes_back(screen: Screen, tmp_path: Path) -> N
     assert run.settings == Settings(max_new_tokens=6, precision=0.6, threshold=0.25)
     written = json.loads((tmp_path / "run" / "run.json").read_text())
     assert (written["command"], written["schema_version"]) == ("screen", 1)
+    assert written["read"] == run.records == 94
     assert written["traits"]["kind"]["shift"]["n"] == 90 and written["traits"]["kind"]["false_alarms"] is None
 
 
@@ -677,7 +678,7 @@ def test_long_samples_are_cut_from_the_right_and_counted(
         + b"".join(lines(30, 4))
     )
     found = screen(baseline="prompt")
-    assert (found.truncated, found.rejected, found.read) == (3, 1, 34)
+    assert (found.truncated, found.rejected, found.records) == (3, 1, 34)
     assert any("3 of 33 samples do not fit" in note for note in found.warnings)
     reason = json.loads((tmp_path / "run" / "rejected.jsonl").read_text())
     assert reason["line"] == 4 and f"context of {room} tokens" in reason["reason"]

@@ -126,7 +126,7 @@ def screen(
         terms=terms,
     )
     if json:
-        figures = {"read", "kept", "flagged", "rejected", "traits", "baseline", "generated", "seconds"}
+        figures = {"records", "kept", "flagged", "rejected", "traits", "baseline", "generated", "seconds"}
         o.print_json(run.model_dump(mode="json", include=figures))
         return
     _print(run, out)
@@ -202,8 +202,8 @@ def _print(run: "ScreeningRun", out: Path) -> None:
 
     console = Console(highlight=False)
     print(
-        f"{run.read} records ({run.format}): {run.kept} kept + {run.flagged} flagged + {run.rejected} rejected = "
-        f"{run.read} read. Baseline {run.baseline}, {run.generated} answers generated."
+        f"{run.records} records ({run.format}): {run.kept} kept + {run.flagged} flagged + {run.rejected} rejected = "
+        f"{run.records} read. Baseline {run.baseline}, {run.generated} answers generated."
     )
     table = Table()
     for heading in ("trait", "projection difference", "clean reference", "shift, deviations", "threshold", "flagged"):

@@ -21,7 +21,7 @@ Turns = Literal["all", "last"]
 
 
 @dataclass(frozen=True)
-class Measured:
+class Measurements:
     """What was read of samples, a row each.
 
     A sample's figure is the mean over its turns, whatever their lengths: each turn is one answer to one prompt, the
@@ -43,7 +43,7 @@ class Measured:
     truncated: Floats
 
 
-def chosen(sample: Sample, turns: Turns) -> list[int]:
+def turn_places(sample: Sample, turns: Turns) -> list[int]:
     """Where the turns that count stand in the sample's messages."""
     return sample.turns[-1:] if turns == "last" else sample.turns
 
@@ -96,7 +96,7 @@ def tokenise(engine: Engine, sample: Sample, turns: Turns) -> Tokens:
         UserError: The template refuses the messages, an answer has no token, or none fits the context.
     """
     made, longest, limit = [], 0, engine.context_length
-    for conversation in engine.template.conversations(sample.messages, chosen(sample, turns), sample.tools):
+    for conversation in engine.template.conversations(sample.messages, turn_places(sample, turns), sample.tools):
         longest = max(longest, len(conversation.ids))
         spans = []
         for start, end in conversation.spans:
@@ -113,7 +113,7 @@ def tokenise(engine: Engine, sample: Sample, turns: Turns) -> Tokens:
 
 def measure(
     engine: Engine, samples: Sequence[Sample], tokens: Sequence[Tokens], panel: Panel, turns: Turns = "all"
-) -> Measured:
+) -> Measurements:
     """Project samples; `tokens` are theirs as `tokenise` gives them for these turns."""
     return measure_keeping(engine, samples, tokens, panel, turns, ())[0]
 
@@ -125,7 +125,7 @@ def measure_keeping(
     panel: Panel,
     turns: Turns,
     keep: Sequence[int],
-) -> tuple[Measured, Tensor]:
+) -> tuple[Measurements, Tensor]:
     """As `measure`, and from the same forwards the readings (len(keep), layers, d) of the answers of some samples."""
     rows = np.empty((2, len(samples), len(panel.names)))
     prompts, answers = rows
@@ -139,13 +139,13 @@ def measure_keeping(
         flat = [conversation for sample in others for conversation in sample]
         values = engine.read(flat, panel.depths, panel.directions()).sum(1)  # a direction is zero elsewhere
         prompts[rest], answers[rest] = (side.numpy() for side in _per_sample(values, others))
-    measured = Measured(
+    measured = Measurements(
         answers=answers,
         prompts=prompts,
         answer_tokens=np.array([each.answer_tokens for each in tokens], np.float64),
         prompt_tokens=np.array([each.prompt_tokens for each in tokens], np.float64),
         refusals=np.array(
-            [any(refuses(s.messages[t]["content"]) for t in chosen(s, turns)) for s in samples], np.float64
+            [any(refuses(s.messages[t]["content"]) for t in turn_places(s, turns)) for s in samples], np.float64
         ),
         truncated=np.array([each.truncated for each in tokens], np.float64),
     )
@@ -178,7 +178,7 @@ def own_answers(engine: Engine, samples: Sequence[Sample], turns: Turns, own: Ow
     prompts = [
         [
             ids
-            for turn in chosen(sample, turns)
+            for turn in turn_places(sample, turns)
             if len(ids := engine.template.prompt_ids(sample.messages[:turn], sample.tools)) <= room
         ]
         for sample in samples

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 from personavec.data import Dataset, Sample
 from personavec.engine import Engine
 from personavec.model import Conversation
-from personavec.projection.measure import Turns, chosen, tokenise
+from personavec.projection.measure import Turns, tokenise, turn_places
 from personavec.projection.panel import Panel
 from personavec.screening.axis import panel_of
 from personavec.screening.extremes import farthest, select
@@ -180,7 +180,7 @@ class _Texts(NamedTuple):
 
 def _texts(sample: Sample, turns: Turns) -> _Texts:
     """The beginnings of what was asked last and of what was answered."""
-    turn = chosen(sample, turns)[-1]
+    turn = turn_places(sample, turns)[-1]
     asked = next((m["content"] for m in reversed(sample.messages[:turn]) if m.get("content")), "")
     return _Texts(_short(asked), _short(sample.messages[turn]["content"]))
 

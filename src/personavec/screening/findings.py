@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from personavec.projection.measure import Measured
+from personavec.projection.measure import Measurements
 from personavec.screening.attribution import adjusted_shift, explanation, separation
 from personavec.screening.differences import ScoredScan
 from personavec.screening.judge import judge_counts
@@ -146,7 +146,7 @@ def _shift(data: Estimate, clean: Estimate, deviation: float) -> Estimate:
     return Estimate(mean, mean - low, mean + high, data.n)
 
 
-def _covariates(measured: Measured) -> Floats:
+def _covariates(measured: Measurements) -> Floats:
     """(n, 3), in the order of `attribution.COVARIATES`."""
     columns: Sequence[Floats] = (
         np.log1p(measured.answer_tokens), measured.refusals, np.log1p(measured.prompt_tokens),

@@ -162,7 +162,7 @@ def _screen(inputs: Inputs, axes: Sequence[Axis], folder: RunFolder, *, resumed:
     if inputs.scorers:
         marks = _with_judge(inputs, scans.table, marks)
     write_scores(folder / "scores.parquet", columns(along, scans.table, marks))
-    records = _split(data, scans, marks, folder)
+    parted = _split(data, scans, marks, folder)
     data_scan, clean_scan = scans.data.scored.scan, scans.clean.scan
     traits = {
         track.trait: trait_findings(track, data_scan, clean_scan, scans.beside, marks, settings.seed) for track in along
@@ -176,10 +176,10 @@ def _screen(inputs: Inputs, axes: Sequence[Axis], folder: RunFolder, *, resumed:
         engine=engine.version,
         data=_name(data),
         format=data.format,
-        read=records.read,
-        kept=records.kept,
-        flagged=records.flagged,
-        rejected=records.rejected,
+        records=parted.records,
+        kept=parted.kept,
+        flagged=parted.flagged,
+        rejected=parted.rejected,
         baseline=settings.baseline,
         truncated=truncated,
         generated=reader.own.made,
@@ -187,7 +187,7 @@ def _screen(inputs: Inputs, axes: Sequence[Axis], folder: RunFolder, *, resumed:
         clean=reference,
         traits=traits,
         verdict=verdict(settings, traits, reference),
-        warnings=cautions(engine, data, along, truncated, records),
+        warnings=cautions(engine, data, along, truncated, parted),
         seconds=0.0,
         resumed=resumed,
     )

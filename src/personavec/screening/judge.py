@@ -14,7 +14,7 @@ from personavec.judges.scorer import ApiTerms, Scorer, make_scorer
 from personavec.model import ChatModel
 from personavec.model.checkpoint import Checkpoint
 from personavec.progress import progress
-from personavec.projection.measure import Turns, chosen
+from personavec.projection.measure import Turns, turn_places
 from personavec.rollouts import Rollout
 from personavec.screening.lookup import Lookup
 from personavec.screening.result import JudgeCounts
@@ -103,7 +103,7 @@ def judge_counts(scores: Floats) -> JudgeCounts:
 
 
 def _rollout(engine: Engine, sample: Sample, turns: Turns) -> Rollout:
-    turn = chosen(sample, turns)[-1]
+    turn = turn_places(sample, turns)[-1]
     before: list[dict[str, Any]] = sample.messages[:turn]
     text = sample.messages[turn]["content"]
     question = next((m["content"] for m in reversed(before) if m["role"] == "user" and m["content"]), "")

@@ -48,8 +48,8 @@ class Split:
     useless: dict[str, int]
 
     @property
-    def read(self) -> int:
-        """All records."""
+    def records(self) -> int:
+        """All of them."""
         return self.kept + self.flagged + self.rejected
 
 

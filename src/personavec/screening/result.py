@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, JsonValue, TypeAdapter
+from pydantic import AfterValidator, ConfigDict, Field, JsonValue, TypeAdapter
 
 from personavec.results import Figure, Number, Result, Run
 from personavec.screening.settings import Baseline, Settings
@@ -153,7 +153,7 @@ class ScreeningRun(Run):
         engine: Name and version of what ran the model.
         data: The files.
         format: Of the data.
-        read: Records; the sum of kept, flagged and rejected.
+        records: All of them ("read" in the file), the sum of kept, flagged and rejected.
         kept, flagged, rejected: Records that went into the file of that name.
         baseline: What answers were compared with.
         truncated: Samples whose end did not fit the model's context.
@@ -168,11 +168,12 @@ class ScreeningRun(Run):
     """
 
     COMMAND = "screen"
+    model_config = ConfigDict(validate_by_name=True, serialize_by_alias=True)
 
     engine: str
     data: str
     format: str
-    read: int
+    records: int = Field(validation_alias="read", serialization_alias="read")
     kept: int
     flagged: int
     rejected: int
