@@ -76,8 +76,8 @@ def trait_findings(
     names, rivals = list(axis.rivals), list(axis.rivals.values())
     others = dict(zip(names, gaps.shifts(torch.stack(rivals)), strict=True)) if rivals else {}
     apart = separation(track.data.some, track.clean.some, *gaps.along(draws["covariance"]))
-    sides = [_covariates(scan.survey.some.measured) for scan in (data, clean)]
-    adjusted = adjusted_shift(track.data.some, track.clean.some, *sides)
+    ours, theirs = (_covariates(scan.survey.some.measured) for scan in (data, clean))
+    adjusted = adjusted_shift(track.data.some, track.clean.some, ours, theirs)
     said = explanation(track.trait, shift, nulls["covariance"], others, adjusted, own)
     limit = track.threshold
     return TraitFindings(

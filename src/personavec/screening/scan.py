@@ -4,13 +4,13 @@ Everything is written in parts that are whole or absent, so that a scan that was
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from heapq import nsmallest
 from itertools import count as counted
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -89,7 +89,8 @@ class Scan:
         return len(self.survey)
 
 
-class _Rejection(NamedTuple):
+@dataclass(frozen=True, order=True)
+class _Rejection:
     """Why a record is no sample, or none that the model can read."""
 
     index: int
@@ -266,7 +267,7 @@ class Scanner:
         reasons = path.with_suffix(".rejected.jsonl")
         reasons.unlink(missing_ok=True)
         if rejected := sorted([*part.rejected, *projected.refused]):
-            JsonLines(reasons).append(*(rejection._asdict() for rejection in rejected))
+            JsonLines(reasons).append(*(asdict(rejection) for rejection in rejected))
         with replacing(path) as temporary:
             pq.write_table(pa.table(projected.columns), temporary)
 
