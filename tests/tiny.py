@@ -37,10 +37,12 @@ def _bytes_with_merges() -> str:
     return built.to_str()
 
 
-def tokenizer(chat_template: str | None = CHATML, *, added: Sequence[str] = (), **options: Any) -> Any:
+def tokenizer(
+    chat_template: str | None = CHATML, *, added: Sequence[str] = (), special: Sequence[str] = (), **options: Any
+) -> Any:
     """About 300 tokens; `added` tokens are not special, as reasoning models' `<think>` is not."""
     built = Tokenizer.from_str(_bytes_with_merges())
-    built.add_special_tokens(["<|pad|>", "<|im_start|>", "<|im_end|>"])
+    built.add_special_tokens(["<|pad|>", "<|im_start|>", "<|im_end|>", *special])
     built.add_tokens([AddedToken(text, special=False, normalized=False) for text in added])
     options = {"pad_token": "<|pad|>", "eos_token": "<|im_end|>", **options}
     made = PreTrainedTokenizerFast(tokenizer_object=built, **options)

@@ -187,6 +187,13 @@ class RunFolder:
         return any(path.is_file() for path in self.path.rglob("*") if path.name not in told)
 
 
+def is_run_folder(path: Path) -> bool:
+    """Whether a folder is one that a `RunFolder` has begun, or that holds what a run which ended left of it."""
+    if (path / "arguments.json").is_file():
+        return any((path / name).is_file() for name in (".lock", "run.json", "summary.json"))
+    return (path / ".lock").is_file() and (path / "rejected.jsonl").is_file()
+
+
 def _arguments(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text())

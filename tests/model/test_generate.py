@@ -19,6 +19,7 @@ from personavec.interventions import ablation, capping, intervening, steering
 from personavec.model import ChatModel, Request, Response
 from personavec.model.edits import Intervention
 from personavec.model.generate import Generator, _draw, _Row
+from personavec.operations import ADD
 from tiny import SIZES, causal_model, chat_model, editing, qwen2, random_ids, tokenizer, vector
 
 LENGTHS = (1, 30, 4, 4, 12, 1, 7, 21, 2, 30)
@@ -121,6 +122,24 @@ def test_stop_ids_from_config_tokenizer_and_template() -> None:
     assert chat.stop_ids == {7, 8, *chat.tokenizer.convert_tokens_to_ids(["<|pad|>", "<|im_end|>"])}
 
 
+def test_a_mark_that_stands_inside_an_answers_turn_does_not_end_it() -> None:
+    """As `<|end|>`, which ends Phi's turns and only the messages of gpt-oss's."""
+    phi = (
+        "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}<|end|>{% endfor %}"
+        "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+    )
+    named = (
+        "{% for m in messages %}{% if m.thinking %}<|start|>analysis<|message|>{{ m.thinking }}<|end|>{% endif %}"
+        "<|start|>{{ m['role'] }}<|message|>{{ m['content'] }}"
+        "{{ '<|return|>' if m['role'] == 'assistant' and loop.last else '<|end|>' }}{% endfor %}"
+        "{% if add_generation_prompt %}<|start|>{% endif %}"
+    )
+    special = ("<|end|>", "<|return|>", "<|start|>", "<|message|>")
+    for text, eos, ends in ((phi, "<|pad|>", {"<|pad|>", "<|end|>"}), (named, "<|return|>", {"<|return|>"})):
+        chat = ChatModel(causal_model(qwen2()), tokenizer(text, special=special, eos_token=eos), "x")
+        assert chat.stop_ids == set(chat.tokenizer.convert_tokens_to_ids([*ends]))
+
+
 def test_longest_response(tiny: ChatModel) -> None:
     requests = [Request(random_ids(5, 5), n, 1.0, 3) for n in (1, 2, 13)]
     responses = tiny.generate(requests, places=2)
@@ -161,12 +180,12 @@ def by_hand(model: ChatModel, request: Request) -> list[int]:
                     where = {"all": slice(None), "prompt": slice(0, prompt), "response": slice(prompt - 1, None)}
                     part = hidden[:, where[item.positions]]
                     unit = item.direction
-                    if item.kind == "add":
+                    if item.operation.name == "add":
                         edited = part + item.direction
-                    elif item.kind == "ablate":
+                    elif item.operation.name == "ablate":
                         edited = part - (part @ unit)[..., None] * unit
                     else:
-                        edited = part - torch.relu(part @ unit - item.ceiling)[..., None] * unit
+                        edited = part - torch.relu(part @ unit - item.bound)[..., None] * unit
                     hidden = hidden.clone()
                     hidden[:, where[item.positions]] = edited
                     return hidden
@@ -353,8 +372,8 @@ def test_exception_leaves_the_model_as_it_was(tiny: ChatModel) -> None:
         ({"seed": -1}, "seed -1"),
         ({"prompt_ids": []}, "prompt is empty"),
         ({"prompt_ids": [1] * 500, "max_new_tokens": 13}, "500 tokens and a response of up to 13 exceed .* 512"),
-        ({"interventions": [Intervention("add", 4, torch.zeros(32))]}, "Layer 4 is out of range"),
-        ({"interventions": [Intervention("add", 1, torch.zeros(31))]}, "width 31 does not fit a model of width 32"),
+        ({"interventions": [Intervention(ADD, 4, torch.zeros(32))]}, "Layer 4 is out of range"),
+        ({"interventions": [Intervention(ADD, 1, torch.zeros(31))]}, "width 31 does not fit a model of width 32"),
     ],
 )
 def test_bad_requests(tiny: ChatModel, options: dict[str, Any], message: str) -> None:

@@ -133,6 +133,9 @@ def fine_tune(
         vector.check(model, other_weights=other_weights)
     named = _opened(data)
     mixed_in = (_opened(safe) if safe is not None else open_data(CLEAN)) if settings.method == "interleave" else None
+    for one in (named, mixed_in):
+        if one is not None:
+            one.check_apart(out)
     arguments = {
         **asdict(settings),
         **identity(model),

@@ -1,60 +1,21 @@
 """ChatModel: a causal language model with its tokenizer, chat template and blocks."""
 
-import hashlib
-import struct
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import cached_property
 from typing import Any
 
 import torch
-from accelerate.utils import align_module_device
 from torch import Tensor
 
 from personavec.errors import UserError
-from personavec.model.blocks import find_blocks
+from personavec.model.adapter import probe_tokens
+from personavec.model.blocks import Blocks, find_blocks
 from personavec.model.edits import Intervention
 from personavec.model.generate import Generator, Request, Response
+from personavec.model.identity import adapter_hash, weights_hash
 from personavec.model.template import Message, Template
-
-
-def weights_hash(model: Any) -> str:
-    """Short hash of the weights' names, shapes and a sample of their values.
-
-    Sixty-four numbers spread over every parameter, rounded to bfloat16: enough to tell any fine-tune from its base, the
-    same for every dtype the model is loaded in, fast for any size. A PEFT adapter's own parameters do not count.
-    """
-    of_adapter = ("adapter_", "modules_to_save", getattr(getattr(model, "base_model", None), "prefix", "lora_"))
-    names = {
-        name.removeprefix("base_model.model.").replace(".base_layer", "").replace(".original_module", ""): name
-        for name, _ in model.named_parameters()
-        if not any(mark in name for mark in of_adapter)
-    }
-
-    def sampled() -> Iterator[tuple[str, tuple[int, ...], Tensor]]:
-        for name, full in sorted(names.items()):
-            owner, _, leaf = full.rpartition(".")
-            with align_module_device(model.get_submodule(owner)):  # fetches what is offloaded
-                parameter = getattr(model.get_submodule(owner), leaf)
-            flat = parameter.detach().flatten()
-            yield name, tuple(parameter.shape), flat[sampled_places(flat.numel(), flat.device)]
-
-    return hash_samples(sampled())
-
-
-def sampled_places(numel: int, device: torch.device | None = None) -> Tensor:
-    """Indices into a flattened parameter of the numbers that its hash is made of."""
-    return torch.linspace(0, numel - 1, min(64, numel), dtype=torch.float64, device=device).long()
-
-
-def hash_samples(parameters: Iterable[tuple[str, tuple[int, ...], Tensor]]) -> str:
-    """The hash of names, shapes and sampled numbers, in the order of the names."""
-    digest = hashlib.sha256()
-    for name, shape, sample in parameters:
-        digest.update(f"{name}{shape}".encode())
-        values = sample.to(torch.bfloat16).double().cpu().tolist()
-        digest.update(struct.pack(f"{len(values)}d", *values))
-    return digest.hexdigest()[:16]
+from personavec.model.vocabulary import check_vocabulary
 
 
 def stop_ids(sources: Iterable[Any], template: Template) -> frozenset[int]:
@@ -71,7 +32,7 @@ def stop_ids(sources: Iterable[Any], template: Template) -> frozenset[int]:
     # Chat markers that some checkpoints forget to list; a template's own end-of-turn mark must stop its answers.
     for mark in ("<|im_end|>", "<|eot_id|>", "<end_of_turn>", "<|end|>"):
         token = template.tokenizer.get_vocab().get(mark)
-        if token is not None and token in opening:
+        if token is not None and token in opening and not template.goes_on(token):
             found.add(token)
     return frozenset(found)
 
@@ -101,14 +62,67 @@ class ChatModel:
         self.model = model.eval()
         self.tokenizer = tokenizer
         self.id = id
-        self.blocks = find_blocks(model)
+        self.blocks = self._found_blocks()
         self.template = Template(tokenizer, thinking=thinking)
+        rows = model.get_input_embeddings().weight.shape[0]
+        if note := check_vocabulary(id, tokenizer, self.template, rows):
+            self.template.notes.append(note)
         config = model.config.get_text_config()
         self.n_layers = len(self.blocks)
         self.hidden_size: int = config.hidden_size
         self.context_length = context_length(config)
         self.device: torch.device = model.get_input_embeddings().weight.device
         self.dtype: torch.dtype = model.dtype
+        self._prove()
+
+    def _found_blocks(self) -> Blocks:
+        try:
+            return find_blocks(self.model)
+        except UserError as error:
+            if hasattr(self.model, "peft_config"):
+                raise self._other_forward("they do not run alone") from error
+            raise
+
+    @torch.inference_mode()
+    def _prove(self) -> None:
+        """Prove that the trunk and the head, which all is read and generated with, are the whole model.
+
+        What acts in the forward around them, as a tuned prompt does, would be left out without a word.
+
+        Raises:
+            UserError: Their logits are not the model's.
+        """
+        adapters = getattr(self.model, "peft_config", {}).values()
+        if any(getattr(config, "is_prompt_learning", False) for config in adapters):  # however little it does
+            raise self._other_forward("it is a tuned prompt")
+        embeddings = self.model.get_input_embeddings()
+        rows = embeddings.weight.shape[0]
+        ids = [token % rows for token in (5, 6, 7, *probe_tokens(self.model), 8, 9)]
+        tokens = torch.tensor([ids], device=self.device)
+        ours = self.head(self._trunk(input_ids=tokens)[0]).float()
+        try:
+            whole = self.model(input_ids=tokens, use_cache=False).logits[0].float()
+        except (TypeError, ValueError, RuntimeError, AttributeError, IndexError) as error:
+            raise self._other_forward(f"its own forward fails: {type(error).__name__} {error}") from error
+        if whole.shape != ours.shape:
+            raise self._other_forward(f"it gives {len(whole)} tokens for {len(ours)}")
+        apart = float((whole - ours.to(whole.device)).norm() / whole.norm())
+        if not apart < (1e-4 if self.dtype == torch.float32 else 0.01):
+            raise self._other_forward(f"its logits differ by {100 * apart:.2g} %")
+
+    def _other_forward(self, how: str) -> UserError:
+        configs = getattr(self.model, "peft_config", {}).values()
+        kinds = sorted({str(getattr(config.peft_type, "value", config.peft_type)) for config in configs})
+        if kinds:
+            return UserError(
+                f"The adapter of {self.id} ({', '.join(kinds)}) acts outside of the decoder blocks, where "
+                f"personavec does not run it ({how}).",
+                "Use an adapter of the weights, such as LoRA, or merge it into the model.",
+            )
+        return UserError(
+            f"{type(self.model).__name__} does more than its decoder blocks and its head do ({how}).",
+            "This architecture is not supported yet; please report the model's name.",
+        )
 
     @property
     def has_system_role(self) -> bool:
@@ -124,11 +138,7 @@ class ChatModel:
         """Short hash of a PEFT adapter's weights; None without one."""
         if not hasattr(self.model, "peft_config"):
             return None
-        digest = hashlib.sha256()
-        for name, parameter in sorted(self.model.named_parameters()):
-            if "lora_" in name or "adapter_" in name or "modules_to_save" in name or parameter.requires_grad:
-                digest.update(name.encode() + parameter.detach().float().cpu().numpy().tobytes())
-        return digest.hexdigest()[:16]
+        return adapter_hash(self.model)
 
     @cached_property
     def stop_ids(self) -> frozenset[int]:

@@ -12,6 +12,7 @@ from personavec.data import Sample
 from personavec.engine import Engine
 from personavec.errors import UserError
 from personavec.model import Conversation
+from personavec.model.template import split_thought
 from personavec.projection.own_answers import OwnAnswers
 from personavec.projection.panel import Panel
 from personavec.refusals import refuses
@@ -145,7 +146,8 @@ def measure_keeping(
         answer_tokens=np.array([each.answer_tokens for each in tokens], np.float64),
         prompt_tokens=np.array([each.prompt_tokens for each in tokens], np.float64),
         refusals=np.array(
-            [any(refuses(s.messages[t]["content"]) for t in turn_places(s, turns)) for s in samples], np.float64
+            [any(refuses(split_thought(s.messages[t]["content"])[1]) for t in turn_places(s, turns)) for s in samples],
+            np.float64,
         ),
         truncated=np.array([each.truncated for each in tokens], np.float64),
     )

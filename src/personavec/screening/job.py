@@ -110,6 +110,8 @@ def run_screening(
     """
     axes = plain_axes(vectors, [v for v in others if v.trait not in {vector.trait for vector in vectors}])
     inputs = Inputs(engine, data, clean or open_data(CLEAN), clean is None, beside, scorers or {}, settings)
+    for source in (data, inputs.clean, *beside):
+        source.check_apart(out)
     with RunFolder(out, _arguments(inputs, vectors, others)) as folder:
         parts = folder / "parts"
         if (folder / SUMMARY).exists():

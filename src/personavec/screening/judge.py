@@ -1,6 +1,6 @@
 """A judge's opinion of single samples, beside their projections."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from personavec.extraction.specificity import judge_of
 from personavec.judges.scorer import ApiTerms, Scorer, make_scorer
 from personavec.model import ChatModel
 from personavec.model.checkpoint import Checkpoint
+from personavec.model.template import split_thought
 from personavec.progress import progress
 from personavec.projection.measure import Turns, turn_places
 from personavec.rollouts import Rollout
@@ -81,12 +82,10 @@ def judge_scores(
     wanted = {
         trait: dict(zip(table.take(some).indices.tolist(), some.tolist(), strict=True)) for trait, some in rows.items()
     }
-    indices, lookup = sorted(set().union(*wanted.values())), Lookup(data)
     with progress("Judging samples", total=sum(map(len, wanted.values())), unit="samples") as job:
-        for start in range(0, len(indices), WINDOW):
-            window = lookup(indices[start : start + WINDOW])
+        for window in _windows(data, set().union(*wanted.values())):
             for trait, row_of in wanted.items():
-                asked = [_rollout(engine, sample, turns) for index, sample in window.items() if index in row_of]
+                asked = [_rollout(engine, sample, turns) for sample in window if sample.index in row_of]
                 for first in range(0, len(asked), TOGETHER):
                     some = asked[first : first + TOGETHER]
                     by[trait].score(some)
@@ -97,6 +96,13 @@ def judge_scores(
     return scores
 
 
+def _windows(data: Dataset, wanted: set[int]) -> Iterator[list[Sample]]:
+    """The samples with these indices, so many at a time."""
+    indices, lookup = sorted(wanted), Lookup(data)
+    for start in range(0, len(indices), WINDOW):
+        yield list(lookup(indices[start : start + WINDOW]).values())
+
+
 def judge_counts(scores: Floats) -> JudgeCounts:
     """How many scores (n,) there are, NaN being none, and how many of them above `FROM`."""
     return JudgeCounts(scored=int(np.isfinite(scores).sum()), above_50=int((np.nan_to_num(scores) > FROM).sum()))
@@ -105,7 +111,7 @@ def judge_counts(scores: Floats) -> JudgeCounts:
 def _rollout(engine: Engine, sample: Sample, turns: Turns) -> Rollout:
     turn = turn_places(sample, turns)[-1]
     before: list[dict[str, Any]] = sample.messages[:turn]
-    text = sample.messages[turn]["content"]
+    _, text = split_thought(sample.messages[turn]["content"])
     question = next((m["content"] for m in reversed(before) if m["role"] == "user" and m["content"]), "")
     return Rollout(
         id=str(sample.index),
@@ -113,6 +119,6 @@ def _rollout(engine: Engine, sample: Sample, turns: Turns) -> Rollout:
         question=question,
         question_index=sample.index,
         prompt_ids=engine.template.prompt_ids(before, sample.tools),
-        response_ids=engine.template.answer_ids(text),
+        response_ids=[*engine.template.lead, *engine.template.answer_ids(text)],
         text=text,
     )

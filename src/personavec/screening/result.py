@@ -73,7 +73,12 @@ class ReferencePlace(Result):
 
 
 class JudgeCounts(Result):
-    """How many samples a judge scored, and how many of them above 50 of 100."""
+    """What a judge said.
+
+    Attributes:
+        scored: Samples with a score.
+        above_50: How many of them scored above 50 of 100.
+    """
 
     scored: int
     above_50: int

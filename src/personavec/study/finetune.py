@@ -62,6 +62,8 @@ def study_finetune(
         raise UserError(f"There is no vector of {', '.join(sorted(unknown))}.", f"There are: {', '.join(names)}.")
     check_names(set(names), data or ())
     given = {name: open_data(path) for name, path in (data or {}).items()}
+    for one in given.values():
+        one.check_apart(out)
     arguments = {
         **asdict(settings),
         **identity(model),
