@@ -105,13 +105,13 @@ def main() -> None:
             out = folder / f"{baseline}-{turn}"
             settings = Settings(baseline=baseline, max_new_tokens=NEW_TOKENS)
             start = now()
-            summary = screen_files(model, data, vectors, out, settings, other_weights=not options.vector)
+            run = screen_files(model, data, vectors, out, settings, other_weights=not options.vector)
             taken = now() - start
             table = pq.read_table(out / "scores.parquet")
             order = np.argsort(table["index"].to_numpy())
             found[baseline] = np.stack([table[f"{v.trait}_difference"].to_numpy()[order] for v in vectors], 1)
-            generated[baseline] = summary["generated"]
-            return taken / summary["read"]
+            generated[baseline] = run.generated
+            return taken / run.records
 
         ways: dict[str, Callable[..., float]] = {
             name: partial(screened, name) for name in ("exact", "hybrid", "prompt")

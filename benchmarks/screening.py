@@ -10,13 +10,13 @@ generations plain subsampling would need for the same width. Nothing is generate
 """
 
 import argparse
-import json
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 
 from personavec.files import write_atomic
+from personavec.screening import ScreeningRun
 from personavec.screening.estimate import generations_needed, hybrid_difference, plain_difference
 from personavec.stats.bootstrap import spearman
 from personavec.stats.ridge import calibrate
@@ -27,10 +27,10 @@ SIZE = 64
 
 def measured(folder: Path) -> list[list[str]]:
     """A row per trait of how the cheap baselines do."""
-    summary = json.loads((folder / "summary.json").read_text())
+    run = ScreeningRun.read(folder)
     table = pq.read_table(folder / "scores.parquet")
     columns = {name: table[name].to_numpy(zero_copy_only=False) for name in table.column_names}
-    names = list(summary["traits"])
+    names = list(run.traits)
     known = np.all([np.isfinite(columns[f"{name}_own"]) for name in names], axis=0)
     prompts = np.stack([columns[f"{name}_prompt"][known] for name in names], 1)
     rows = []
@@ -61,18 +61,16 @@ def measured(folder: Path) -> list[list[str]]:
 
 def found(folder: Path) -> list[list[str]]:
     """A row per trait of what a run says."""
-    summary = json.loads((folder / "summary.json").read_text())
-    kind = summary["arguments"]["specific"]
+    run = ScreeningRun.read(folder)
+    kind = run.settings.specific
     rows = []
-    for name, trait in summary["traits"].items():
-        shift, auc = trait["shift"], trait["auc"]
+    for name, trait in run.traits.items():
+        chance = trait.nulls.covariance
         rows.append(
             [
-                folder.name.removesuffix(f"-{kind}"), name, kind, f"{trait['specific_share']:.2f}",
-                f"{shift['mean']:+.2f} [{shift['low']:+.2f}, {shift['high']:+.2f}]",
-                f"{trait['nulls']['covariance']['p95']:.2f} ({trait['nulls']['covariance']['p_value']:.2f})",
-                f"{auc['mean']:.2f} [{auc['low']:.2f}, {auc['high']:.2f}]",
-                f"{100 * trait['flagged'] / shift['n']:.0f} %", "yes" if trait["specific"] else "no",
+                folder.name.removesuffix(f"-{kind}"), name, kind, f"{trait.specific_share:.2f}", f"{trait.shift:+.2f}",
+                f"{chance.p95:.2f} ({chance.p_value:.2f})", f"{trait.auc:.2f}",
+                f"{100 * trait.flagged / trait.shift.n:.0f} %", "yes" if trait.specific else "no",
             ]
         )  # fmt: skip
     return rows
@@ -89,19 +87,19 @@ def main() -> None:
     parser.add_argument("runs", type=Path, nargs="+")
     parser.add_argument("--write", type=Path)
     options = parser.parse_args()
-    summaries = [json.loads((folder / "summary.json").read_text()) for folder in options.runs]
-    first = summaries[0]
-    plain = [f for f, s in zip(options.runs, summaries, strict=True) if s["arguments"]["specific"] == "no"]
+    runs = [ScreeningRun.read(folder) for folder in options.runs]
+    first = runs[0]
+    plain = [folder for folder, run in zip(options.runs, runs, strict=True) if run.settings.specific == "no"]
     sections = [
         "# Screening: results",
-        f"Written by `python benchmarks/screening.py`; {first['model']['id']}, {first['machine']['cpu']}, "
-        f"{first['machine']['cores']} cores, {first['written'][:10]}, personavec {first['personavec']}, seed "
-        f"{first['arguments']['seed']}. Own answers of at most {first['arguments']['max_new_tokens']} tokens; clean reference of "
-        f"{first['clean']['samples']} samples.",
+        f"Written by `python benchmarks/screening.py`; {first.model.id}, {first.machine.cpu}, "
+        f"{first.machine.cores} cores, {first.written[:10]}, personavec {first.personavec}, seed "
+        f"{first.settings.seed}. Own answers of at most {first.settings.max_new_tokens} tokens; clean reference of "
+        f"{first.clean.samples} samples.",
         "## What each data set was found to be",
         "Shift: data minus clean, in deviations of clean samples. Random: what 95 in 100 random directions with the covariance of "
         "clean readings shift at most, and this vector's p among them. Flagged: of the samples, at a false-alarm rate of "
-        f"{100 * first['arguments']['false_alarm_rate']:g} %. In this trait: whether the shift exceeds random directions and the "
+        f"{100 * first.settings.false_alarm_rate:g} %. In this trait: whether the shift exceeds random directions and the "
         "other traits' vectors and is not explained by length and refusals.",
         table(
             ["data", "trait", "specific", "share kept", "shift", "random: p95 (p)", "AUC against clean", "flagged",

@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -53,6 +54,10 @@ class StubEngine(Engine):
     """Answers and readings out of nothing."""
 
     template: Any = StubTemplate()
+    model: Any = SimpleNamespace(
+        id="stub", weights_hash="", template=SimpleNamespace(hash=""), n_layers=3, hidden_size=8, dtype="float32",
+        device=torch.device("cpu"),
+    )  # fmt: skip
     context_length, identity, version = 1 << 20, {"model": "stub"}, "stub"
 
     def read(
@@ -79,12 +84,9 @@ def child(path: Path, clean: Path, out: Path) -> None:
     torch.manual_seed(0)
     vectors = [PersonaVector(name, torch.randn(4, 8), 2, {}) for name in ("first", "second")]
     start = time.process_time()
-    summary = run_screening(
-        StubEngine(), open_data(path), vectors, out, Settings(), clean=open_data(clean),
-        record={"model": {"id": "stub"}},
-    )  # fmt: skip
+    run = run_screening(StubEngine(), open_data(path), vectors, out, Settings(), clean=open_data(clean))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(json.dumps({"peak": peak, "seconds": time.process_time() - start, "read": summary["read"]}))
+    print(json.dumps({"peak": peak, "seconds": time.process_time() - start, "read": run.records}))
 
 
 def make(path: Path, count: int) -> None:

@@ -24,7 +24,7 @@ from personavec.extraction.specificity import judge_of
 from personavec.files import JsonLines, write_atomic
 from personavec.provenance import machine
 from personavec.rollouts import Rollout, generate, plan
-from personavec.screening import Settings, screen_files
+from personavec.screening import ScreeningRun, Settings, screen_files
 from personavec.stats.bootstrap import bootstrap_auc
 from personavec.stats.estimate import Estimate
 from personavec.traits import load_trait
@@ -71,10 +71,6 @@ def _auc(values: np.ndarray, chosen: np.ndarray, asked: np.ndarray) -> Estimate:
     return bootstrap_auc(values[chosen], values[~chosen], asked[chosen].tolist(), asked[~chosen].tolist())
 
 
-def show(value: dict[str, float], form: str = "+.2f") -> str:
-    return f"{value['mean']:{form}} [{value['low']:{form}}, {value['high']:{form}}]"
-
-
 def main() -> None:
     """Make the data, screen them, print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -92,38 +88,38 @@ def main() -> None:
         name: write_data(options.out / f"{name}-reference.jsonl", some["reference"]) for name, some in made.items()
     }
 
-    def screened(trait: str, share: float, specific: Any) -> tuple[dict[str, Any], dict[str, np.ndarray], np.ndarray]:
+    def screened(trait: str, share: float, specific: Any) -> tuple[ScreeningRun, dict[str, np.ndarray], np.ndarray]:
         rows, chosen = mixture(made[trait], share, options.seed)
         name = f"{trait}-{100 * share:.0f}"
         data = write_data(options.out / f"{name}.jsonl", rows)
         settings = Settings.suited(model.device.type, baseline="exact", specific=specific, seed=options.seed)
-        summary = screen_files(model, data, vectors, options.out / f"{name}-{specific}", settings, clean=clean[trait])
+        run = screen_files(model, data, vectors, options.out / f"{name}-{specific}", settings, clean=clean[trait])
         table = pq.read_table(options.out / f"{name}-{specific}" / "scores.parquet")
         order = np.argsort(table["index"].to_numpy())
         assert len(order) == len(rows), "every sample is scored"
-        return summary, {c: table[c].to_numpy(zero_copy_only=False)[order] for c in table.column_names}, chosen
+        return run, {c: table[c].to_numpy(zero_copy_only=False)[order] for c in table.column_names}, chosen
 
     rising, found, crossed = [], [], []
     for name in names:
         row = [name, str(len(made[name]["none"]))]
         for share in FRACTIONS:
-            summary, columns, chosen = screened(name, share, "no")
-            row.append(show(summary["traits"][name]["projection_difference"]))
+            run, columns, chosen = screened(name, share, "no")
+            row.append(f"{run.traits[name].projection_difference:+.2f}")
             if share == 0.5:
-                half = summary, columns, chosen
+                half = run, columns, chosen
         rising.append(row)
         for specific in ("no", "span"):
-            summary, columns, chosen = half if specific == "no" else screened(name, 0.5, specific)
+            run, columns, chosen = half if specific == "no" else screened(name, 0.5, specific)
             asked = np.array([rollout.question_index for rollout in made[name]["none"]])
             scores = {n: _auc(columns[f"{n}_difference"], chosen, asked) for n in names}
             raw = _auc(columns[f"{name}_projection"], chosen, asked)
             flags = columns[f"{name}_flagged"]
-            mine = summary["traits"][name]
+            trait = run.traits[name]
             found.append([
-                name, specific, f"{mine['specific_share']:.2f}", show(scores[name].as_dict(), ".2f"), show(raw.as_dict(), ".2f"),
+                name, specific, f"{trait.specific_share:.2f}", f"{scores[name]:.2f}", f"{raw:.2f}",
                 f"{100 * flags[chosen].mean():.0f} %", f"{100 * flags[~chosen].mean():.0f} %",
-                f"{mine['shift']['mean']:+.2f}", f"{mine['nulls']['covariance']['p95']:.2f} "
-                f"({mine['nulls']['covariance']['p_value']:.2f})", "yes" if mine["specific"] else "no",
+                f"{trait.shift.mean:+.2f}", f"{trait.nulls.covariance.p95:.2f} "
+                f"({trait.nulls.covariance.p_value:.2f})", "yes" if trait.specific else "no",
             ])  # fmt: skip
             crossed.append([name, specific, *(f"{scores[n].mean:.2f}" for n in names)])
 
@@ -131,7 +127,7 @@ def main() -> None:
     shares = [f"{100 * share:.0f} %" for share in FRACTIONS]
     text = "\n\n".join([
         "# Screening: what was mixed in",
-        f"Written by `python benchmarks/screening_mixed.py`; {model.id}, {here['cpu']}, {here['cores']} cores, seed "
+        f"Written by `python benchmarks/screening_mixed.py`; {model.id}, {here.cpu}, {here.cores} cores, seed "
         f"{options.seed}. 20 questions a trait, {REPEATS} answers of at most 64 tokens to each; exact baseline; layers "
         + ", ".join(f"{v.trait} {v.layer}" for v in vectors) + ".",
         "## Projection difference of the data set",

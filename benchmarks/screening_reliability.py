@@ -6,7 +6,6 @@ Takes data sets of single-turn samples that were screened with `--baseline exact
 more, drawn at temperature 0.7 in place of greedy, and ranks the samples by the differences from either answer.
 """
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from personavec import ChatModel, Conversation, PersonaVector, Request, load_mod
 from personavec.data import Sample, open_data
 from personavec.engine.transformers import TransformersEngine
 from personavec.projection.panel import Panel
+from personavec.screening import ScreeningRun
 from personavec.stats.bootstrap import spearman
 
 NEW_TOKENS, TEMPERATURE = 64, 0.7
@@ -50,11 +50,11 @@ def main() -> None:
     panel = Panel.of([PersonaVector.load(path) for path in options.vector])
     rows = []
     for folder in options.runs:
-        summary = json.loads((folder / "summary.json").read_text())
+        run = ScreeningRun.read(folder)
         table = pq.read_table(folder / "scores.parquet")
         columns = {name: table[name].to_numpy(zero_copy_only=False) for name in table.column_names}
         row = {index: at for at, index in enumerate(columns["index"])}
-        samples = [s for s in open_data(summary["data"].split(", ")) if isinstance(s, Sample) and s.index in row]
+        samples = [s for s in open_data(run.data.split(", ")) if isinstance(s, Sample) and s.index in row]
         samples = [s for s in samples if len(s.turns) == 1][: options.samples]
         prompts = [model.prompt_ids(s.messages[: s.turns[0]]) for s in samples]
         first, second = (drawn(model, prompts, panel, 1000 * turn) for turn in range(2))

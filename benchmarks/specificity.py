@@ -32,7 +32,7 @@ from personavec.projection.measure import readings, tokenise
 from personavec.readout import read
 from personavec.rollouts import conversation, generate, plan
 from personavec.screening.attribution import separation
-from personavec.screening.declined import refusing
+from personavec.screening.refusal_readings import refusal_readings
 from personavec.screening.specific import Whitening, length_direction, refusal_direction, remove_span
 from personavec.stats.nulls import covariance_directions
 from personavec.traits import library_names, load_trait
@@ -65,7 +65,7 @@ def answers(engine: TransformersEngine, samples: list[Sample], layer: int) -> tu
     """Readings (n, d) of the samples' answers, and the logs of their lengths in tokens (n,)."""
     tokens = [tokenise(engine, sample, "last").conversations for sample in samples]
     lengths = torch.tensor([sum(e - s for c in mine for s, e in c.spans[1::2]) for mine in tokens])
-    return readings(engine, tokens, [layer])[:, 1, 0], lengths.log1p()
+    return readings(engine, tokens, [layer]).answers[:, 0], lengths.log1p()
 
 
 def samples_of(path: Path | str, count: int) -> list[Sample]:
@@ -94,7 +94,7 @@ def main() -> None:
     answering, lengths = answers(engine, clean, layer)
     common = [
         length_direction(answering, lengths),
-        refusal_direction(refusing(engine, clean, [layer])[:, 0], answering),
+        refusal_direction(refusal_readings(engine, clean, [layer])[:, 0], answering),
     ]
 
     whitening = Whitening(answering)
@@ -128,7 +128,7 @@ def main() -> None:
                     *((side @ made[0]).double().numpy() for side in (mine, theirs)),
                     *((side @ torch.stack(draws).T).double().numpy() for side in (mine, theirs)),
                 )
-                null = np.array([apart.null["mean"], apart.null["p95"]])
+                null = np.array([apart.null.mean, apart.null.p95])
                 row.append(
                     f"{apart.auc.mean:.2f} [{apart.auc.low:.2f}, {apart.auc.high:.2f}] "
                     f"({null[0]:.2f}, {null[1]:.2f}; p = {apart.place.p_value:.2f})"

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from personavec.errors import UserError
-from personavec.files import JsonLines, RunFolder, check_utf8, printable, write_atomic, write_json
+from personavec.files import JsonLines, RunFolder, check_utf8, printable, replacing, write_atomic, write_json
 
 RECORDS: list[dict[str, Any]] = [{"id": 1, "text": "a\nb"}, {"id": 2, "text": "größer ✓ \u2028"}, {"id": 3}]
 
@@ -111,6 +111,22 @@ def test_denied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ):
         with pytest.raises(UserError, match=r"Cannot write .*Permission denied"):
             write()
+
+
+def test_a_file_is_replaced_when_all_of_it_is_written(tmp_path: Path) -> None:
+    path = tmp_path / "out"
+    path.write_text("old")
+    with pytest.raises(KeyError), replacing(path) as temporary:
+        temporary.write_text("half")
+        raise KeyError
+    assert path.read_text() == "old"
+    with replacing(path) as temporary:
+        temporary.write_text("new")
+        assert path.read_text() == "old"
+    assert path.read_text() == "new" and [each.name for each in tmp_path.iterdir()] == ["out"]
+    with pytest.raises(UserError, match="Cannot write"), replacing(path):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert path.read_text() == "new"
 
 
 def test_json(tmp_path: Path) -> None:

@@ -198,7 +198,8 @@ def schema(run: type[Run]) -> dict[str, JsonValue]:
             continue
         where["description"] = (part.__doc__ or "").partition("\n")[0]
         for field, text in descriptions(part).items():
-            where["properties"][field]["description"] = text
+            written = part.model_fields[field].serialization_alias or field
+            where["properties"][written]["description"] = text
     return made
 
 

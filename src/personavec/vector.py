@@ -265,3 +265,19 @@ def cosine(a: PersonaVector, b: PersonaVector, layer: int) -> float:
             "Compare vectors of one model.",
         )
     return float(a.unit(layer) @ b.unit(layer))
+
+
+def siblings(folder: Path, vector: PersonaVector) -> list[PersonaVector]:
+    """The other traits' vectors of the same model in the runs beside this one, by name."""
+    found: dict[str, PersonaVector] = {}
+    for path in sorted(folder.resolve().parent.glob("*/vector.safetensors")):
+        if path.parent == folder.resolve():
+            continue
+        try:
+            other = PersonaVector.load(path)
+        except UserError:
+            continue
+        alike = other.model.get("weights") == vector.model.get("weights") and not other.normed_last_row
+        if alike and other.directions.shape == vector.directions.shape and other.trait != vector.trait:
+            found.setdefault(other.trait, other)
+    return [found[name] for name in sorted(found)]

@@ -10,7 +10,7 @@ from personavec.engine.choice import open_engine
 from personavec.errors import UserError
 from personavec.model import ChatModel
 from personavec.model.checkpoint import Checkpoint
-from personavec.screening.judged import scorers
+from personavec.screening.judge import scorers
 from tiny import vector
 
 

@@ -21,6 +21,7 @@ from personavec.engine.vllm import VllmEngine
 from personavec.errors import UserError
 from personavec.model import ChatModel, Conversation
 from personavec.model.checkpoint import Checkpoint
+from personavec.screening import ScreeningRun
 from tiny import SIZES, chat_model, plain_greedy, qwen2, random_ids, vector
 
 # vLLM's kernels want heads of at least 32.
@@ -234,8 +235,7 @@ def test_a_screening_with_either_engine(
             np.testing.assert_allclose(found[column], values, rtol=1e-3, atol=1e-3)
         else:
             assert (found[column] == values).all()
-    summary = json.loads((tmp_path / "vllm" / "summary.json").read_text())
-    assert summary["engine"].startswith("vllm ")
+    assert ScreeningRun.read(tmp_path / "vllm").engine.startswith("vllm ")
     code, _, error = command(
         "screen", data, "--model", folder, "-v", tmp_path / "kind.safetensors", "--out", tmp_path / "x",
         "--engine", "vllm", "--judge", "contrast",

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from personavec.cli import main
 from personavec.errors import UserError
-from personavec.extraction.specificity import judge_of, matrix, siblings
+from personavec.extraction.specificity import judge_of, matrix
 from personavec.model import ChatModel
-from personavec.vector import PersonaVector
+from personavec.vector import PersonaVector, siblings
 from tiny import vector
 
 TRAIT = {

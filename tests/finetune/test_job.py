@@ -344,7 +344,7 @@ def test_auto_is_four_times_the_projection_difference_over_the_vectors_length(
     found = choose(chat, samples, [vector])[0]
     settings = Settings(baseline="exact", threshold=1e9, max_new_tokens=64)
     screened = screen_files(chat, data, [vector], tmp_path / "screened", settings, clean=data)
-    delta = screened["traits"]["kind"]["projection_difference"]["mean"]
+    delta = screened.traits["kind"].projection_difference.mean
     assert delta > 0
     assert found.difference.mean == pytest.approx(delta, abs=1e-3)
     assert found.coefficient == pytest.approx(4 * delta / float(vector.at(2).norm()), abs=4e-3)

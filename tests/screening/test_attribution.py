@@ -146,8 +146,8 @@ def test_separation_stands_beside_its_nulls() -> None:
     null = rng.standard_normal((100, 50)) - np.linspace(0, 1, 50), rng.standard_normal((80, 50))
     found = separation(data, reference, *null)
     assert found.auc.mean == pytest.approx(auc(data, reference))
-    assert found.place.p_value == pytest.approx(1 / 51) and found.null["n"] == 50
-    assert 0.5 < found.null["mean"] < found.null["p95"] <= found.null["max"] < found.auc.mean
+    assert found.place.p_value == pytest.approx(1 / 51) and found.null.n == 50
+    assert 0.5 < found.null.mean < found.null.p95 <= found.null.max < found.auc.mean
     other_way = separation(-data, -reference, *null)
     assert other_way.place == found.place and other_way.auc.mean == pytest.approx(1 - found.auc.mean)
 

@@ -17,7 +17,7 @@ from personavec.screening.estimate import (
     hybrid_differences,
     plain_difference,
     planned_sizes,
-    settled,
+    stop_reason,
 )
 from personavec.stats.moments import Moments
 
@@ -208,10 +208,10 @@ def difference(mean: float, error: float, generated: int = 64) -> Difference:
 def test_when_it_stops() -> None:
     sizes = planned_sizes(1000, 64)
     wide, narrow = difference(1.0, 0.2), difference(1.0, 0.04)
-    assert settled(wide, sizes, 0.1) is None and settled(narrow, sizes, 0.1) == "precise"
-    assert settled(wide, sizes, 0.1, reference=0.0) == "clear"
-    assert settled(difference(0.45, 0.2), sizes, 0.1, reference=0.0) is None  # beyond 1.96 errors, not beyond 2.66
-    assert settled(difference(0.0, 0.0, 1000), sizes, 0.1) == "exact"
+    assert stop_reason(wide, sizes, 0.1) is None and stop_reason(narrow, sizes, 0.1) == "precise"
+    assert stop_reason(wide, sizes, 0.1, reference=0.0) == "clear"
+    assert stop_reason(difference(0.45, 0.2), sizes, 0.1, reference=0.0) is None  # beyond 1.96 errors, not beyond 2.66
+    assert stop_reason(difference(0.0, 0.0, 1000), sizes, 0.1) == "exact"
 
 
 @pytest.mark.parametrize(("kind", "reference"), [("normal", 0.0), ("heavy", 0.3), ("skewed", 0.0)])
@@ -226,7 +226,7 @@ def test_looking_several_times_keeps_the_coverage(kind: str, reference: float) -
         sizes = planned_sizes(1000, 16)
         for n in sizes:
             found = hybrid_difference(answers, features, order[:n], baseline[order[:n]])
-            if reason := settled(found, sizes, 0.15, reference):
+            if reason := stop_reason(found, sizes, 0.15, reference):
                 break
         reported = found.estimate(len(sizes) if reason == "clear" else 1)
         held += reported.low <= 0 <= reported.high

@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from personavec.model import ChatModel
+from personavec.screening import ScreeningRun
 from tiny import vector
 
 KILLS = 15  # under each of two baselines
@@ -86,9 +87,9 @@ def test_killed_at_thirty_moments(tiny: ChatModel, tmp_path: Path) -> None:
 
 
 def same(one: Path, other: Path) -> None:
-    first, second = (json.loads((path / "summary.json").read_text()) for path in (one, other))
-    for key in ("read", "kept", "flagged", "rejected", "drawn", "truncated", "clean", "warnings"):
-        assert first[key] == second[key], key
+    first, second = (ScreeningRun.read(path) for path in (one, other))
+    for key in ("records", "kept", "flagged", "rejected", "drawn", "truncated", "clean", "warnings"):
+        assert getattr(first, key) == getattr(second, key), key
     for name in ("kept", "flagged", "rejected"):
         assert (one / f"{name}.jsonl").read_bytes() == (other / f"{name}.jsonl").read_bytes()
     ours, theirs = (pq.read_table(path / "scores.parquet") for path in (one, other))

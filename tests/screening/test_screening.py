@@ -22,12 +22,15 @@ from personavec.model import ChatModel
 from personavec.projection import own_answers as answers_module
 from personavec.projection.measure import measure, tokenise
 from personavec.projection.panel import Panel
-from personavec.screening import Settings, compare_screenings, projector, screen_files
+from personavec.screening import ScreeningRun, Settings, compare_screenings, projector, screen_files
 from personavec.screening import job as job_module
+from personavec.screening import reader as reader_module
 from personavec.screening import scan as scan_module
 from personavec.screening import table as table_module
+from personavec.screening.axis import plain_axes, specific_axes
 from personavec.screening.outputs import BOM
-from personavec.screening.scan import Scanner
+from personavec.screening.scan import Scan, Scanner
+from personavec.stats.estimate import Estimate
 from personavec.stats.sampling import priority, smallest
 from personavec.vector import PersonaVector
 from tiny import plain_greedy, plain_states, vector
@@ -100,16 +103,20 @@ MALFORMED: list[Callable[[Random, bytes], bytes]] = [
     lambda random, line: b"[" * random.randint(2000, 9000),
 ]
 
-Screen = Callable[..., dict[str, Any]]
+Screen = Callable[..., ScreeningRun]
 
 
 @pytest.fixture
 def screen(tiny: ChatModel, data: Path, clean: Path, vectors: list[PersonaVector], tmp_path: Path) -> Screen:
-    def run(out: str = "run", **given: Any) -> dict[str, Any]:
+    def run(out: str = "run", **given: Any) -> ScreeningRun:
         settings = Settings(**{"max_new_tokens": 6, "precision": 0.6, **given})
         return screen_files(tiny, data, vectors, tmp_path / out, settings, clean=clean)
 
     return run
+
+
+def assert_close(one: Estimate, other: Estimate) -> None:
+    assert (one.mean, one.low, one.high, one.n) == pytest.approx((other.mean, other.low, other.high, other.n), abs=1e-3)
 
 
 def scores(folder: Path) -> dict[str, np.ndarray[Any, Any]]:
@@ -121,8 +128,8 @@ def test_every_record_goes_into_one_file_byte_for_byte(screen: Screen, data: Pat
     summary = screen()
     original = data.read_bytes().split(b"\n")
     files = {n: (tmp_path / "run" / f"{n}.jsonl").read_bytes().splitlines() for n in ("kept", "flagged", "rejected")}
-    assert [len(files[name]) for name in files] == [summary[name] for name in files]
-    assert summary["kept"] + summary["flagged"] + summary["rejected"] == summary["read"] == 94
+    assert [len(files[name]) for name in files] == [getattr(summary, name) for name in files]
+    assert summary.kept + summary.flagged + summary.rejected == summary.records == 94
     rejected = [json.loads(line) for line in files["rejected"]]
     assert [r["line"] for r in rejected] == [31, 52, 53, 93]
     assert all(r["reason"] for r in rejected)
@@ -168,18 +175,18 @@ def test_exact_differences_are_those_computed_by_hand(
 def test_the_figure_of_an_exact_screening_is_the_mean(screen: Screen, tmp_path: Path) -> None:
     summary = screen(baseline="exact")
     found = scores(tmp_path / "run")
-    for name, trait in summary["traits"].items():
-        assert trait["projection_difference"]["mean"] == pytest.approx(found[f"{name}_difference"].mean(), abs=1e-3)
-        assert trait["generation"] == 0
+    for name, trait in summary.traits.items():
+        assert trait.projection_difference.mean == pytest.approx(found[f"{name}_difference"].mean(), abs=1e-3)
+        assert trait.generation == 0
 
 
 def test_a_hybrid_screening_holds_the_exact_figure(screen: Screen, tmp_path: Path) -> None:
     exact, hybrid = screen("exact", baseline="exact"), screen("hybrid", precision=9.0)
-    assert hybrid["drawn"] == 64
+    assert hybrid.drawn == 64
     truth, guess = (scores(tmp_path / name) for name in ("exact", "hybrid"))
-    for name, trait in hybrid["traits"].items():
-        figure = trait["projection_difference"]
-        assert figure["low"] < exact["traits"][name]["projection_difference"]["mean"] < figure["high"]
+    for name, trait in hybrid.traits.items():
+        figure = trait.projection_difference
+        assert figure.low < exact.traits[name].projection_difference.mean < figure.high
         known = np.isfinite(guess[f"{name}_own"])
         assert known.sum() == 64
         np.testing.assert_allclose(guess[f"{name}_own"][known], truth[f"{name}_own"][known], rtol=1e-4, atol=1e-4)
@@ -202,10 +209,10 @@ def test_many_samples_are_screened_as_few(
             np.testing.assert_allclose(column, second[name], rtol=1e-4, atol=1e-5)
         else:
             assert (column == second[name]).all(), name
-    for name, trait in whole["traits"].items():
-        other = pieces["traits"][name]
-        assert trait["projection_difference"] == pytest.approx(other["projection_difference"], abs=1e-3)
-        assert (trait["flagged"], trait["auc"]["n"]) == (other["flagged"], other["auc"]["n"] + 90 - 75)
+    for name, trait in whole.traits.items():
+        other = pieces.traits[name]
+        assert_close(trait.projection_difference, other.projection_difference)
+        assert (trait.flagged, trait.auc.n) == (other.flagged, other.auc.n + 90 - 75)
     assert (tmp_path / "whole" / "flagged.jsonl").read_bytes() == (tmp_path / "pieces" / "flagged.jsonl").read_bytes()
 
 
@@ -216,7 +223,7 @@ def test_ten_thousand_malformed_records(screen: Screen, data: Path, tmp_path: Pa
     random.shuffle(everything)
     data.write_bytes(b"".join(line for line, _ in everything))
     summary = screen(baseline="prompt")
-    assert (summary["read"], summary["rejected"]) == (10_090, 10_000)
+    assert (summary.records, summary.rejected) == (10_090, 10_000)
     rejected = [json.loads(line) for line in (tmp_path / "run" / "rejected.jsonl").read_text().splitlines()]
     assert [r["line"] for r in rejected] == [n for n, (_, fine) in enumerate(everything, 1) if not fine]
     assert all(r["reason"] for r in rejected)
@@ -229,7 +236,7 @@ def test_a_prompt_screening_generates_nothing(screen: Screen, tmp_path: Path, mo
         raise AssertionError("something was generated")
 
     monkeypatch.setattr(TransformersEngine, "answer", never)
-    assert screen(baseline="prompt")["generated"] == 0
+    assert screen(baseline="prompt").generated == 0
     found = scores(tmp_path / "run")
     np.testing.assert_allclose(found["kind_difference"], found["kind_projection"] - found["kind_prompt"])
 
@@ -245,10 +252,10 @@ def test_answers_and_the_clean_reference_are_reused(screen: Screen, monkeypatch:
 
     monkeypatch.setattr(TransformersEngine, "read", counted)
     second = screen("second", false_alarm_rate=0.2)
-    assert first["generated"] > 0 == second["generated"]
+    assert first.generated > 0 == second.generated
     assert max(read) <= 512
     assert sum(read) < 94 + 2 * 64 + 200  # the data, what was drawn of them, the tokens shown; nothing of the reference
-    assert second["flagged"] > first["flagged"]
+    assert second.flagged > first.flagged
 
 
 @pytest.mark.parametrize("baseline", ["hybrid", "exact", "prompt"])
@@ -282,19 +289,18 @@ def test_what_is_kept_whole_is_what_was_projected(
         monkeypatch.setattr(scan_module, name, value)
     panel = Panel.of(vectors)
 
-    def scanner(folder: str) -> Scanner:
-        made = Scanner(
+    def scan(folder: str) -> Scan:
+        scanner = Scanner(
             TransformersEngine(tiny), open_data(data), panel, tmp_path / folder, turns="all", seed=0, name=""
         )
-        made.measure()
-        return made
+        return scanner.draw(scanner.measure(), 80, None)
 
-    first = scanner("first").draw(80, None)
+    first = scan("first")
     assert first.theirs.shape == (60, 2, tiny.hidden_size)
     torch.testing.assert_close(panel.along(first.theirs).double(), torch.tensor(first.known.measured.answers[:60]))
     for path in (tmp_path / "first").glob("whole-*.safetensors"):
         path.unlink()
-    again = scanner("first").draw(80, None)  # of readings that are lost the model makes new ones
+    again = scan("first")  # of readings that are lost the model makes new ones
     torch.testing.assert_close(again.theirs, first.theirs, rtol=1e-4, atol=1e-4)
 
 
@@ -313,10 +319,10 @@ def test_little_is_kept_whole_also_of_many_copies(
     scanner = Scanner(
         TransformersEngine(tiny), open_data(data), Panel.of(vectors), tmp_path / "x", turns="all", seed=0, name=""
     )
-    scanner.measure()
+    survey = scanner.measure()
     kept = [index for path in (tmp_path / "x").glob("whole-*") for index in load_file(path)["index"].tolist()]
     assert len(kept) == len(set(kept)) < 80  # 16 (1 + ln(200 / 16)) = 56 in the mean
-    drawn = scanner.table.take(smallest(scanner.priorities, 16)).indices.tolist()
+    drawn = survey.table.take(smallest(survey.priorities, 16)).indices.tolist()
     samples = list(open_data(data))
     seen: set[str] = set()
     firsts = {s.index for s in samples if isinstance(s, Sample) and s.id not in seen and not seen.add(s.id)}
@@ -347,7 +353,7 @@ def test_cut_off_anywhere_and_started_again_it_ends_the_same(
     monkeypatch.setattr(scan_module, "PART", 20)
     monkeypatch.setattr(scan_module, "BATCH", 16)
     whole = screen("whole", baseline="exact")
-    unharmed, counts = scores(tmp_path / "whole"), ("read", "kept", "flagged", "rejected")
+    unharmed, counts = scores(tmp_path / "whole"), ("records", "kept", "flagged", "rejected")
     for call in range(1, 14, 2):
         name = f"cut-{call}"
         monkeypatch.setenv("PERSONAVEC_CACHE", str(tmp_path / f"cache-{call}"))
@@ -356,7 +362,7 @@ def test_cut_off_anywhere_and_started_again_it_ends_the_same(
             patch.setattr(TransformersEngine, "read", dying(dies, TransformersEngine.read))
             with pytest.raises(KilledError):
                 screen(name, baseline="exact")
-        assert not (tmp_path / name / "summary.json").exists()
+        assert not (tmp_path / name / "run.json").exists()
         again = screen(name, baseline="exact")
         for file in ("kept.jsonl", "flagged.jsonl", "rejected.jsonl"):
             assert (tmp_path / name / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()
@@ -366,7 +372,7 @@ def test_cut_off_anywhere_and_started_again_it_ends_the_same(
                 np.testing.assert_allclose(unharmed[column], found[column], rtol=1e-4, atol=1e-4)
             else:
                 assert (unharmed[column] == found[column]).all()
-        assert [again[key] for key in counts] == [whole[key] for key in counts]
+        assert [getattr(again, key) for key in counts] == [getattr(whole, key) for key in counts]
 
 
 def test_killed_while_writing_leaves_no_half_file(
@@ -376,16 +382,16 @@ def test_killed_while_writing_leaves_no_half_file(
         patch.setattr(job_module, "write_screen_report", dying(iter([True]), lambda *_: None))
         with pytest.raises(KilledError):
             screen()
-    assert not (tmp_path / "run" / "summary.json").exists()
+    assert not (tmp_path / "run" / "run.json").exists()
     again = screen()
-    assert again["read"] == 94 and again["resumed"] and not screen("fresh")["resumed"]
+    assert again.records == 94 and again.resumed and not screen("fresh").resumed
     assert not list((tmp_path / "run").glob("*.tmp"))
     assert not (tmp_path / "run" / "parts").exists()
 
 
 def test_a_finished_run_is_read_back_and_another_refused(screen: Screen, monkeypatch: pytest.MonkeyPatch) -> None:
     first = screen()
-    monkeypatch.setattr(job_module, "Scanner", None)
+    monkeypatch.setattr(reader_module, "Scanner", None)
     assert screen() == first
     with pytest.raises(UserError, match="another turns"):
         screen(turns="last")
@@ -399,7 +405,7 @@ def test_a_trait_extracted_since_does_not_keep_a_run_from_going_on(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def run(*others: PersonaVector, **given: Any) -> dict[str, Any]:
+    def run(*others: PersonaVector, **given: Any) -> ScreeningRun:
         settings = Settings(baseline="prompt", **given)
         out = tmp_path / settings.specific
         return screen_files(tiny, data, vectors[:1], out, settings, others=others, clean=clean)
@@ -409,9 +415,35 @@ def test_a_trait_extracted_since_does_not_keep_a_run_from_going_on(
             patch.setattr(job_module, "write_screen_report", dying(iter([True]), lambda *_: None))
             with pytest.raises(KilledError):
                 run(specific=specific)
-    assert list(run(vectors[1])["traits"]["kind"]["others"]) == ["other"]
+    assert list(run(vectors[1]).traits["kind"].others) == ["other"]
     with pytest.raises(UserError, match="another others"):  # there it is part of the direction
         run(vectors[1], specific="span")
+
+
+def test_a_finished_run_of_another_version_is_neither_read_nor_written_over(screen: Screen, tmp_path: Path) -> None:
+    screen(baseline="prompt")
+    folder = tmp_path / "run"
+    found = json.loads((folder / "run.json").read_text())
+    (folder / "run.json").write_text(json.dumps({key: found[key] for key in found if key != "schema_version"}))
+    with pytest.raises(UserError, match="another version"):
+        screen(baseline="prompt")
+    (folder / "run.json").rename(folder / "summary.json")  # its name before
+    before = (folder / "scores.parquet").stat()
+    with pytest.raises(UserError, match="another version"):
+        screen(baseline="prompt")
+    assert (folder / "scores.parquet").stat() == before
+    with pytest.raises(UserError, match="no finished run"):
+        compare_screenings(folder, folder)
+
+
+def test_what_is_written_is_what_comes_back(screen: Screen, tmp_path: Path) -> None:
+    run = screen(threshold=0.25)
+    assert ScreeningRun.read(tmp_path / "run") == run
+    assert run.settings == Settings(max_new_tokens=6, precision=0.6, threshold=0.25)
+    written = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert (written["command"], written["schema_version"]) == ("screen", 1)
+    assert written["read"] == run.records == 94
+    assert written["traits"]["kind"]["shift"]["n"] == 90 and written["traits"]["kind"]["false_alarms"] is None
 
 
 def test_data_that_change_are_refused(screen: Screen, data: Path) -> None:
@@ -490,7 +522,7 @@ def test_an_absolute_threshold(screen: Screen, tmp_path: Path) -> None:
     summary = screen(threshold=0.25)
     found = scores(tmp_path / "run")
     assert (found["kind_flagged"] == (found["kind_difference"] > 0.25)).all()
-    assert summary["traits"]["kind"]["flagged"] == found["kind_flagged"].sum()
+    assert summary.traits["kind"].flagged == found["kind_flagged"].sum()
 
 
 @pytest.mark.parametrize(
@@ -509,33 +541,30 @@ def test_specific_directions(
     long = [{"role": "user", "content": "well " * tiny.context_length}, {"role": "assistant", "content": "so"}]
     clean.write_bytes(json.dumps({"messages": long}).encode() + b"\n" + clean.read_bytes())  # cannot be read
     plain, made = screen("plain"), screen("made", specific=specific)
-    assert plain["traits"]["kind"]["specific_share"] == 1
-    assert 0 < made["traits"]["kind"]["specific_share"] < 1
+    assert plain.traits["kind"].specific_share == 1
+    assert 0 < made.traits["kind"].specific_share < 1
     a, b = (scores(tmp_path / name)["kind_projection"] for name in ("plain", "made"))
     assert np.abs(a - b).max() > 1e-3
     # What a direction was whitened by sets no threshold along it.
-    assert made["clean"]["samples"] == {"span": 70, "whiten": 35}[specific]
+    assert made.clean.samples == {"span": 70, "whiten": 35}[specific]
 
 
 def test_random_directions_and_other_traits_lose_what_the_vector_lost(
     clean: Path, vectors: list[PersonaVector], tiny: ChatModel
 ) -> None:
-    engine = TransformersEngine(tiny)
+    engine, plain = TransformersEngine(tiny), plain_axes(vectors, [])
     own, other = (v.unit(2) for v in vectors)
     random = torch.nn.functional.normalize(torch.randn(5, len(own), generator=torch.Generator().manual_seed(0)), dim=1)
-    plain = job_module.Screen(engine, vectors, [], Settings(), open_data(clean))
-    plain.specific()
-    assert plain.treat[0](random) is random and plain.rivals[0]["other"].equal(other)
-    span = job_module.Screen(engine, vectors, [], Settings(specific="span"), open_data(clean))
-    span.specific()
-    assert abs(float(span.panel.units[0] @ other)) < 1e-5
-    assert (span.treat[0](random) @ other).abs().max() < 1e-5 < (random @ other).abs().max()
-    assert (span.treat[0](random) @ own).abs().max() > 1e-3  # the trait itself is not taken out of them
-    assert abs(float(span.rivals[0]["other"] @ own)) < 1e-5
-    white = job_module.Screen(engine, vectors, [], Settings(specific="whiten"), open_data(clean))
-    white.specific()
-    torch.testing.assert_close(white.treat[0](own[None])[0], white.panel.units[0])
-    torch.testing.assert_close(white.treat[0](other[None])[0], white.rivals[0]["other"])
+    first, _ = plain
+    assert first.treat(random) is random and first.rivals["other"].equal(other)
+    span, _ = specific_axes(engine, plain, open_data(clean), "span")
+    assert abs(float(span.direction @ other)) < 1e-5
+    assert (span.treat(random) @ other).abs().max() < 1e-5 < (random @ other).abs().max()
+    assert (span.treat(random) @ own).abs().max() > 1e-3  # the trait itself is not taken out of them
+    assert abs(float(span.rivals["other"] @ own)) < 1e-5
+    white, _ = specific_axes(engine, plain, open_data(clean), "whiten")
+    torch.testing.assert_close(white.treat(own[None])[0], white.direction)
+    torch.testing.assert_close(white.treat(other[None])[0], white.rivals["other"])
 
 
 def test_the_report_opens_offline_and_shows_hostile_text_as_text(
@@ -558,9 +587,9 @@ def test_the_report_opens_offline_and_shows_hostile_text_as_text(
 def test_flags_that_other_directions_raise_too_are_not_given_the_name(screen: Screen) -> None:
     """Random vectors of a random model show no trait: whatever they flag must not be called by their names."""
     summary = screen(threshold=-100.0)
-    assert summary["flagged"] == 90
-    names = [name for name, found in summary["traits"].items() if not found["specific"]]
-    (sentence,) = [s for s in summary["verdict"] if s.startswith("Do not read")]
+    assert summary.flagged == 90
+    names = [name for name, found in summary.traits.items() if not found.specific]
+    (sentence,) = [s for s in summary.verdict if s.startswith("Do not read")]
     assert names and all(name in sentence for name in names)
 
 
@@ -572,7 +601,7 @@ def test_samples_of_several_files_are_told_apart(screen: Screen, data: Path, tmp
     (data / "second.jsonl").write_bytes(BOM + b"".join(everything[40:]))
     (data / "third.jsonl").write_text('{"instruction": "hi", "output": "hello"}\n' * 3)
     summary = screen(baseline="prompt")
-    (note,) = [note for note in summary["warnings"] if "were rejected" in note]
+    (note,) = [note for note in summary.warnings if "were rejected" in note]
     assert note.startswith(f"All 3 records of {data / 'third.jsonl'} were rejected. The format is messages")
     found = scores(tmp_path / "run")
     assert list(found["source"]) == [str(data / "first.jsonl")] * 39 + [str(data / "second.jsonl")] * 51
@@ -587,17 +616,15 @@ def test_compare(screen: Screen, tmp_path: Path) -> None:
     screen("exact", baseline="exact")
     screen("prompt", baseline="prompt")
     same = compare_screenings(tmp_path / "exact", tmp_path / "exact")
-    assert same["samples"] == 90 and same["differ"] == {}
-    assert same["traits"]["kind"]["spearman"] == 1
-    assert same["traits"]["kind"]["moved"] == []
+    assert same.samples == 90 and same.differ == {}
+    assert same.traits["kind"].spearman == 1
+    assert same.traits["kind"].moved == []
     other = compare_screenings(tmp_path / "exact", tmp_path / "prompt")
-    assert other["traits"]["kind"]["spearman"] < 1 and other["differ"] == {"baseline": ["exact", "prompt"]}
-    moved = other["traits"]["kind"]["moved"][0]
+    assert other.traits["kind"].spearman < 1 and other.differ == {"baseline": ("exact", "prompt")}
+    moved = other.traits["kind"].moved[0]
     found = scores(tmp_path / "exact")
-    assert moved["line"] in found["line"][found["id"] == moved["id"]] and moved["source"] == str(
-        tmp_path / "data.jsonl"
-    )
-    with pytest.raises(UserError, match="no finished screening"):
+    assert moved.line in found["line"][found["id"] == moved.id] and moved.source == str(tmp_path / "data.jsonl")
+    with pytest.raises(UserError, match="no finished run"):
         compare_screenings(tmp_path / "exact", tmp_path)
 
 
@@ -651,8 +678,8 @@ def test_long_samples_are_cut_from_the_right_and_counted(
         + b"".join(lines(30, 4))
     )
     found = screen(baseline="prompt")
-    assert (found["truncated"], found["rejected"], found["read"]) == (3, 1, 34)
-    assert any("3 of 33 samples do not fit" in note for note in found["warnings"])
+    assert (found.truncated, found.rejected, found.records) == (3, 1, 34)
+    assert any("3 of 33 samples do not fit" in note for note in found.warnings)
     reason = json.loads((tmp_path / "run" / "rejected.jsonl").read_text())
     assert reason["line"] == 4 and f"context of {room} tokens" in reason["reason"]
     ids = tiny.prompt_ids([{"role": "user", "content": "hi"}])
@@ -673,16 +700,16 @@ def test_the_place_among_reference_sets(
     given = (tiny, data, vectors, tmp_path / "run", settings)
     found = screen_files(*given, clean=clean, beside=[other, data])
     alone = screen_files(tiny, other, vectors, tmp_path / "alone", settings, clean=clean)
-    for name, trait in found["traits"].items():
-        theirs, itself = trait["references"]
-        assert theirs["name"].endswith("other.jsonl") and theirs["samples"] == 40
-        assert theirs["shift"] == pytest.approx(alone["traits"][name]["shift"], abs=1e-3)
-        assert theirs["above"]["mean"] == pytest.approx(trait["shift"]["mean"] - theirs["shift"]["mean"], abs=1e-3)
-        assert itself["above"]["mean"] == pytest.approx(0, abs=1e-3)
-        (sentence,) = [s for s in found["verdict"] if s.startswith("Among 2") and f"along {name}," in s]
+    for name, trait in found.traits.items():
+        theirs, itself = trait.references
+        assert theirs.name.endswith("other.jsonl") and theirs.samples == 40
+        assert_close(theirs.shift, alone.traits[name].shift)
+        assert theirs.above.mean == pytest.approx(trait.shift.mean - theirs.shift.mean, abs=1e-3)
+        assert itself.above.mean == pytest.approx(0, abs=1e-3)
+        (sentence,) = [s for s in found.verdict if s.startswith("Among 2") and f"along {name}," in s]
         assert "data.jsonl" in sentence.partition("not to be told from")[2]
     assert (tmp_path / "run" / "report.html").read_text().count("Among the reference sets") == 2 * 2  # title and text
-    assert alone["traits"]["kind"]["references"] == []
+    assert alone.traits["kind"].references == []
 
 
 def test_a_torn_cache_of_answers_is_mended(screen: Screen, cache: Path) -> None:
@@ -690,7 +717,7 @@ def test_a_torn_cache_of_answers_is_mended(screen: Screen, cache: Path) -> None:
     (path,) = (cache / "answers").glob("*.jsonl")
     path.write_bytes(path.read_bytes()[:-20])
     second = screen("second", seed=1)
-    assert 0 < second["generated"] < first["generated"]
+    assert 0 < second.generated < first.generated
     assert all(json.loads(line)["ids"] is not None for line in path.read_text().splitlines())
 
 
@@ -839,8 +866,8 @@ def test_a_judge_beside_the_projections(
             assert given[0] == pytest.approx(90 if first < "h" else 10) or first == "w"
         flags = before[f"{name}_flagged"] | (given > 50) if everyone else before[f"{name}_flagged"]
         assert (after[f"{name}_flagged"] == flags).all()
-        assert both["traits"][name]["judge"]["scored"] == np.isfinite(given).sum()
-    assert (both["flagged"] > plain["flagged"]) == everyone
+        assert both.traits[name].judge.scored == np.isfinite(given).sum()
+    assert (both.flagged > plain.flagged) == everyone
 
 
 def test_a_judge_for_all_needs_a_judge(screen: Screen) -> None:

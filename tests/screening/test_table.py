@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from personavec.screening import table as table_module
-from personavec.screening.shown import Standing, listed, select
+from personavec.screening.extremes import Extremes, farthest, select
 from personavec.screening.table import Table
 
 COUNTS = (3, 0, 4, 1, 5)
@@ -67,8 +67,8 @@ def test_what_stands_out_does_not_depend_on_how_the_stream_is_cut(
     numbers: list[int], cuts: list[int], threshold: int
 ) -> None:
     values, start = np.array(numbers, dtype=float), 0
-    stream = Standing(lambda found: np.array([row for row, _ in select(found, threshold)]))
-    table = Standing(lambda found: listed(found)[:7])
+    stream = Extremes(lambda found: np.array([row for row, _ in select(found, threshold)]))
+    table = Extremes(lambda found: farthest(found)[:7])
     while start < len(values):
         end = start + cuts[start % len(cuts)]
         stream.add(np.arange(start, len(values))[: end - start], values[start:end])
@@ -76,4 +76,4 @@ def test_what_stands_out_does_not_depend_on_how_the_stream_is_cut(
         start = end
     picked = [(int(stream.rows[at]), place) for at, place in select(stream.values, threshold)]
     assert picked == select(values, threshold)
-    assert [int(table.rows[at]) for at in listed(table.values)] == listed(values[:, None])[:7].tolist()
+    assert [int(table.rows[at]) for at in farthest(table.values)] == farthest(values[:, None])[:7].tolist()

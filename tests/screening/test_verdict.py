@@ -2,7 +2,10 @@
 
 from typing import Any
 
+from personavec.screening.result import CleanReference, TraitFindings
+from personavec.screening.settings import Baseline, Settings
 from personavec.screening.verdict import verdict
+from personavec.stats.estimate import Estimate
 
 
 def sentences(
@@ -11,23 +14,18 @@ def sentences(
     threshold: float | None = None,
     specific: bool = True,
     false_alarms: tuple[float, float] = (0.02, 0.09),
-    baseline: str = "hybrid",
+    baseline: Baseline = "hybrid",
 ) -> list[str]:
     mean, low, high = shift
-    found = {
-        "shift": {"mean": mean, "low": low, "high": high, "n": 200}, "flagged": flagged, "specific": specific,
-        "sentences": ["Nothing else explains it."], "references": [], "false_alarms": false_alarms,
-    }  # fmt: skip
-    summary: dict[str, Any] = {
-        "traits": {"evil": found},
-        "arguments": {"false_alarm_rate": 0.05, "threshold": threshold, "judge_all": False},
-        "clean": {"samples": 100, "bundled": False},
-        "baseline": baseline,
-    }
-    return verdict(summary)
+    findings = TraitFindings.model_construct(
+        shift=Estimate(mean, low, high, 200), flagged=flagged, specific=specific, references=[],
+        sentences=["Nothing else explains it."], false_alarms=None if threshold is not None else false_alarms,
+    )  # fmt: skip
+    settings = Settings(baseline=baseline, threshold=threshold)
+    return verdict(settings, {"evil": findings}, CleanReference(name="", bundled=False, samples=100, drawn=96))
 
 
-def told(*given: Any, **options: Any) -> str:
+def first_sentence(*given: Any, **options: Any) -> str:
     return sentences(*given, **options)[0]
 
 
@@ -43,16 +41,18 @@ def test_a_rate_that_may_stray() -> None:
 
 
 def test_a_push_and_its_direction() -> None:
-    assert told((0.5, 0.2, 0.8), 30).startswith(
+    assert first_sentence((0.5, 0.2, 0.8), 30).startswith(
         "The method predicts that fine-tuning on these data makes the model more evil (+0.50"
     )
-    assert "less evil" in told((-0.5, -0.8, -0.2), 0)
-    assert told((0.5, 0.2, 0.8), 30, specific=False).startswith("The data lie on the side of more evil")
+    assert "less evil" in first_sentence((-0.5, -0.8, -0.2), 0)
+    assert first_sentence((0.5, 0.2, 0.8), 30, specific=False).startswith("The data lie on the side of more evil")
 
 
 def test_flagged_samples_in_data_that_do_not_push() -> None:
     """Only more than chance gives is worth a sentence, and an absolute threshold promises no rate."""
     none = (0.1, -0.2, 0.4)
-    assert told(none, 21).endswith("Of single samples 21 are flagged all the same, of 200 clean ones about 10.")
-    for quiet in (told(none, 20), told(none, 90, threshold=1.0)):
+    assert first_sentence(none, 21).endswith(
+        "Of single samples 21 are flagged all the same, of 200 clean ones about 10."
+    )
+    for quiet in (first_sentence(none, 20), first_sentence(none, 90, threshold=1.0)):
         assert quiet.startswith("No push of the data as a whole") and "all the same" not in quiet

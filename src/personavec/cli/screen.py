@@ -12,6 +12,7 @@ from personavec.cli import options as o
 if TYPE_CHECKING:
     from personavec.data import Dataset
     from personavec.engine import Engine
+    from personavec.screening import ScreeningRun
     from personavec.vector import PersonaVector
 
 
@@ -73,7 +74,7 @@ def screen(
 ) -> None:
     """Say how far data would push the model along each trait, which samples do it, and write a cleaned copy."""
     from personavec.data import columns_from_text, open_data
-    from personavec.vector import PersonaVector
+    from personavec.vector import PersonaVector, siblings
 
     vectors = [PersonaVector.load(path) for path in vector]
     named = open_data(data, format=format, columns=None if columns is None else columns_from_text(columns), split=split)
@@ -82,7 +83,6 @@ def screen(
     choices = {"device": device, "ray": ray, "workers": workers, "adapter": adapter, "thinking": thinking}
     runs = _engine(engine, model, vectors, dtype, other_weights, choices)
 
-    from personavec.extraction.specificity import siblings
     from personavec.screening import Settings, screen_files
 
     settings = Settings.suited(
@@ -91,7 +91,7 @@ def screen(
         specific=specific, max_new_tokens=max_new_tokens, judge=judge, judge_all=judge_all, seed=seed,
     )  # fmt: skip
     others = {v.trait: v for path, own in zip(vector, vectors, strict=True) for v in siblings(path.parent, own)}
-    summary = screen_files(
+    run = screen_files(
         runs,
         named,
         vectors,
@@ -99,15 +99,15 @@ def screen(
         settings,
         others=list(others.values()),
         clean=clean,
-        beside=[one for one in beside if one is not None],
+        beside=[each for each in beside if each is not None],
         other_weights=other_weights,
         terms=terms,
     )
     if json:
-        keys = ("read", "kept", "flagged", "rejected", "traits", "baseline", "generated", "seconds")
-        o.print_json({key: summary[key] for key in keys})
+        figures = {"records", "kept", "flagged", "rejected", "traits", "baseline", "generated", "seconds"}
+        o.print_json(run.model_dump(mode="json", include=figures))
         return
-    _show(summary, out)
+    _print(run, out)
 
 
 def compare(
@@ -118,23 +118,21 @@ def compare(
     """Which samples moved between two screenings, and how alike the rankings are."""
     from personavec.screening import compare_screenings
 
-    found = compare_screenings(first, second)
+    both = compare_screenings(first, second)
     if json:
-        o.print_json(found)
+        o.print_json(both.as_json())
         return
-    print(f"{found['samples']} samples in both, {found['only_first']} and {found['only_second']} in one only.")
-    for what, (one, other) in found["differ"].items():
-        values = "" if isinstance(one, list) else f": {one} and {other}"
+    print(f"{both.samples} samples in both, {both.only_first} and {both.only_second} in one only.")
+    for what, (value, other) in both.differ.items():
+        values = "" if isinstance(value, list) else f": {value} and {other}"
         print(f"They were made with different {what.replace('_', ' ')}{values}.")
-    for name, trait in found["traits"].items():
-        rank = trait["spearman"]
+    for name, trait in both.traits.items():
         print(
-            f"\n{name}: rank correlation {'-' if rank is None else f'{rank:.3f}'}; flagged {trait['flagged_first']} "
-            "and "
-            f"{trait['flagged_second']}, {trait['flagged_both']} in both."
+            f"\n{name}: rank correlation {'-' if trait.spearman is None else f'{trait.spearman:.3f}'}; flagged "
+            f"{trait.flagged_first} and {trait.flagged_second}, {trait.flagged_both} in both."
         )
-        for moved in trait["moved"][:5]:
-            print(f"  {moved['source']}, line {moved['line']}: {moved['first']:+.3f} -> {moved['second']:+.3f}")
+        for moved in trait.moved[:5]:
+            print(f"  {moved.source}, line {moved.line}: {moved.first:+.3f} -> {moved.second:+.3f}")
 
 
 def _reference(name: str, data: "Dataset", split: str | None) -> "Dataset":
@@ -175,37 +173,28 @@ def _engine(
     return open_engine(name, model, layers, dtype=dtype, **choices)
 
 
-def _show(summary: dict[str, Any], out: Path) -> None:
+def _print(run: "ScreeningRun", out: Path) -> None:
     from rich.console import Console
     from rich.table import Table
 
     console = Console(highlight=False)
     print(
-        f"{summary['read']} records ({summary['format']}): {summary['kept']} kept + {summary['flagged']} flagged + "
-        f"{summary['rejected']} rejected = {summary['read']} read. Baseline {summary['baseline']}, "
-        f"{summary['generated']} answers generated."
+        f"{run.records} records ({run.format}): {run.kept} kept + {run.flagged} flagged + {run.rejected} rejected = "
+        f"{run.records} read. Baseline {run.baseline}, {run.generated} answers generated."
     )
     table = Table()
     for heading in ("trait", "projection difference", "clean reference", "shift, deviations", "threshold", "flagged"):
         table.add_column(heading, justify="left" if heading == "trait" else "right")
-    for name, trait in summary["traits"].items():
-        threshold = trait["threshold"]
-        table.add_row(
-            name, _interval(trait["projection_difference"]), _interval(trait["reference"]), _interval(trait["shift"]),
-            "-" if threshold is None else f"{threshold:+.2f}", str(trait["flagged"]),
-        )  # fmt: skip
+    for name, trait in run.traits.items():
+        estimates = (trait.projection_difference, trait.reference, trait.shift)
+        table.add_row(name, *(f"{each:+.2f}" for each in estimates), f"{trait.threshold:+.2f}", str(trait.flagged))
     console.print(table)
-    for name, trait in summary["traits"].items():
-        if "judge" in trait:
-            judged = trait["judge"]
-            print(f"{name}: the judge scored {judged['scored']} samples, {judged['above_50']} above 50.")
-    for sentence in [*summary["verdict"], *summary["warnings"]]:
+    for name, trait in run.traits.items():
+        if trait.judge:
+            print(f"{name}: the judge scored {trait.judge.scored} samples, {trait.judge.above_50} above 50.")
+    for sentence in [*run.verdict, *run.warnings]:
         console.print(f"- {sentence}", markup=False)
     print(f"\nCleaned copy: {out / 'kept.jsonl'}\nFlagged: {out / 'flagged.jsonl'}")
-    if summary["rejected"]:
+    if run.rejected:
         print(f"Rejected lines and reasons: {out / 'rejected.jsonl'}")
     print(f"Scores: {out / 'scores.parquet'}\nReport: {out / 'report.html'}")
-
-
-def _interval(e: dict[str, Any]) -> str:
-    return f"{e['mean']:+.2f} [{e['low']:+.2f}, {e['high']:+.2f}]"

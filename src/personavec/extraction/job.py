@@ -22,7 +22,7 @@ from personavec.extraction.figures import (
     steering_figures,
 )
 from personavec.extraction.page import write_extract_report
-from personavec.extraction.specificity import cross_effects, matrix, siblings
+from personavec.extraction.specificity import cross_effects, matrix
 from personavec.extraction.verdict import verdict
 from personavec.files import JsonLines, RunFolder, check_utf8, to_json, write_atomic, write_json
 from personavec.interventions import steering
@@ -39,7 +39,7 @@ from personavec.stats.bootstrap import bootstrap_auc
 from personavec.stats.estimate import Estimate
 from personavec.timings import Timings
 from personavec.traits import Trait
-from personavec.vector import PersonaVector
+from personavec.vector import PersonaVector, siblings
 
 THRESHOLD = 50.0  # of the paper's filter: scores of positives above, of negatives below, coherence at least
 SWEEP_QUESTIONS = 8

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from personavec.errors import UserError
@@ -17,22 +16,6 @@ from personavec.traits import Trait
 from personavec.vector import PersonaVector, cosine
 
 QUESTIONS = 8  # of the dose-response that other traits' judges also score
-
-
-def siblings(folder: Path, vector: PersonaVector) -> list[PersonaVector]:
-    """The other traits' vectors of the same model in the runs beside this one, by name."""
-    found: dict[str, PersonaVector] = {}
-    for path in sorted(folder.resolve().parent.glob("*/vector.safetensors")):
-        if path.parent == folder.resolve():
-            continue
-        try:
-            other = PersonaVector.load(path)
-        except UserError:
-            continue
-        alike = other.model.get("weights") == vector.model.get("weights") and not other.normed_last_row
-        if alike and other.directions.shape == vector.directions.shape and other.trait != vector.trait:
-            found.setdefault(other.trait, other)
-    return [found[name] for name in sorted(found)]
 
 
 def judge_of(model: ChatModel, vector: PersonaVector) -> ContrastJudge:

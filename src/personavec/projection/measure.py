@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -22,7 +22,7 @@ Turns = Literal["all", "last"]
 
 
 @dataclass(frozen=True)
-class Measured:
+class Measurements:
     """What was read of samples, a row each.
 
     A sample's figure is the mean over its turns, whatever their lengths: each turn is one answer to one prompt, the
@@ -44,7 +44,7 @@ class Measured:
     truncated: Floats
 
 
-def chosen(sample: Sample, turns: Turns) -> list[int]:
+def turn_places(sample: Sample, turns: Turns) -> list[int]:
     """Where the turns that count stand in the sample's messages."""
     return sample.turns[-1:] if turns == "last" else sample.turns
 
@@ -61,6 +61,34 @@ class Tokens:
     conversations: list[Conversation]
     truncated: bool
 
+    @property
+    def answer_tokens(self) -> int:
+        """Of all turns together."""
+        return sum(end - start for conversation in self.conversations for start, end in _answer_spans(conversation))
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Before the first turn."""
+        start, _ = _answer_spans(self.conversations[0])[0]
+        return start
+
+
+def _answer_spans(conversation: Conversation) -> Sequence[tuple[int, int]]:
+    """Those of the answers; before each stands that of its last prompt token."""
+    return conversation.spans[1::2]
+
+
+class Readings(NamedTuple):
+    """What was read of n samples, means over their turns: (n, layers, d) readings or (n, k) projections.
+
+    Attributes:
+        prompts: At the last prompt token.
+        answers: Over the answer.
+    """
+
+    prompts: Tensor
+    answers: Tensor
+
 
 def tokenise(engine: Engine, sample: Sample, turns: Turns) -> Tokens:
     """The sample's tokens. What does not fit the model's context is cut off from the right.
@@ -69,7 +97,7 @@ def tokenise(engine: Engine, sample: Sample, turns: Turns) -> Tokens:
         UserError: The template refuses the messages, an answer has no token, or none fits the context.
     """
     made, longest, limit = [], 0, engine.context_length
-    for conversation in engine.template.conversations(sample.messages, chosen(sample, turns), sample.tools):
+    for conversation in engine.template.conversations(sample.messages, turn_places(sample, turns), sample.tools):
         longest = max(longest, len(conversation.ids))
         spans = []
         for start, end in conversation.spans:
@@ -86,7 +114,7 @@ def tokenise(engine: Engine, sample: Sample, turns: Turns) -> Tokens:
 
 def measure(
     engine: Engine, samples: Sequence[Sample], tokens: Sequence[Tokens], panel: Panel, turns: Turns = "all"
-) -> Measured:
+) -> Measurements:
     """Project samples; `tokens` are theirs as `tokenise` gives them for these turns."""
     return measure_keeping(engine, samples, tokens, panel, turns, ())[0]
 
@@ -98,48 +126,47 @@ def measure_keeping(
     panel: Panel,
     turns: Turns,
     keep: Sequence[int],
-) -> tuple[Measured, Tensor]:
+) -> tuple[Measurements, Tensor]:
     """As `measure`, and from the same forwards the readings (len(keep), layers, d) of the answers of some samples."""
-    conversations = [mine.conversations for mine in tokens]
-    rows = np.empty((len(samples), 2, len(panel.names)))
-    kept = torch.empty(0, 2, len(panel.depths), panel.units.shape[1])
+    rows = np.empty((2, len(samples), len(panel.names)))
+    prompts, answers = rows
+    whole = torch.empty(0, len(panel.depths), panel.units.shape[1])
     if keep:
-        kept = readings(engine, [conversations[at] for at in keep], panel.depths)
-        rows[keep] = panel.along(kept).numpy()
+        kept = readings(engine, [tokens[at].conversations for at in keep], panel.depths)
+        prompts[keep], answers[keep] = (panel.along(side).numpy() for side in kept)
+        whole = kept.answers
     if rest := sorted(set(range(len(samples))) - set(keep)):
-        others = [conversations[at] for at in rest]
-        flat = [conversation for mine in others for conversation in mine]
+        others = [tokens[at].conversations for at in rest]
+        flat = [conversation for sample in others for conversation in sample]
         values = engine.read(flat, panel.depths, panel.directions()).sum(1)  # a direction is zero elsewhere
-        rows[rest] = _per_sample(values, others).numpy()
-    measured = Measured(
-        answers=rows[:, 1],
-        prompts=rows[:, 0],
-        answer_tokens=np.array(
-            [sum(e - s for c in mine for s, e in c.spans[1::2]) for mine in conversations], np.float64
-        ),
-        prompt_tokens=np.array([mine[0].spans[1][0] for mine in conversations], np.float64),
+        prompts[rest], answers[rest] = (side.numpy() for side in _per_sample(values, others))
+    measured = Measurements(
+        answers=answers,
+        prompts=prompts,
+        answer_tokens=np.array([each.answer_tokens for each in tokens], np.float64),
+        prompt_tokens=np.array([each.prompt_tokens for each in tokens], np.float64),
         refusals=np.array(
-            [any(refuses(split_thought(s.messages[t]["content"])[1]) for t in chosen(s, turns)) for s in samples],
+            [any(refuses(split_thought(s.messages[t]["content"])[1]) for t in turn_places(s, turns)) for s in samples],
             np.float64,
         ),
-        truncated=np.array([mine.truncated for mine in tokens], np.float64),
+        truncated=np.array([each.truncated for each in tokens], np.float64),
     )
-    return measured, kept[:, 1]
+    return measured, whole
 
 
-def _per_sample(values: Tensor, tokens: Sequence[Sequence[Conversation]]) -> Tensor:
-    """(samples, 2, ...): the mean over the turns of what was read at the last prompt token and over the answer."""
-    result, at = [], 0
-    for mine in tokens:
-        spans = sum(len(c.spans) for c in mine)
-        result.append(values[at : at + spans].view(-1, 2, *values.shape[1:]).mean(0))
+def _per_sample(values: Tensor, tokens: Sequence[Sequence[Conversation]]) -> Readings:
+    """Means over the turns of each sample, of what was read (spans, ...) of all their spans."""
+    means, at = [], 0
+    for conversations in tokens:
+        spans = sum(len(conversation.spans) for conversation in conversations)
+        means.append(values[at : at + spans].view(-1, 2, *values.shape[1:]).mean(0))
         at += spans
-    return torch.stack(result)
+    return Readings(*torch.stack(means, 1))
 
 
-def readings(engine: Engine, tokens: Sequence[Sequence[Conversation]], layers: Sequence[int]) -> Tensor:
-    """(samples, 2, layers, d) float32: readings of the last prompt token and of the answer, means over the turns."""
-    flat = [conversation for mine in tokens for conversation in mine]
+def readings(engine: Engine, tokens: Sequence[Sequence[Conversation]], layers: Sequence[int]) -> Readings:
+    """Readings (samples, layers, d) float32 of the last prompt token and of the answer, means over the turns."""
+    flat = [conversation for sample in tokens for conversation in sample]
     return _per_sample(engine.read(flat, layers), tokens)
 
 
@@ -153,7 +180,7 @@ def own_answers(engine: Engine, samples: Sequence[Sample], turns: Turns, own: Ow
     prompts = [
         [
             ids
-            for turn in chosen(sample, turns)
+            for turn in turn_places(sample, turns)
             if len(ids := engine.template.prompt_ids(sample.messages[:turn], sample.tools)) <= room
         ]
         for sample in samples

@@ -2,22 +2,21 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from personavec.data import Dataset, open_data
 from personavec.engine import Engine
 from personavec.engine.transformers import TransformersEngine
 from personavec.judges.scorer import ApiTerms
 from personavec.model import ChatModel
-from personavec.provenance import provenance
 from personavec.screening.compare import compare as compare_screenings
 from personavec.screening.datasets import projector, screen
 from personavec.screening.job import run_screening
-from personavec.screening.judged import scorers
+from personavec.screening.judge import scorers
+from personavec.screening.result import ScreeningRun
 from personavec.screening.settings import Settings
 from personavec.vector import PersonaVector
 
-__all__ = ["Settings", "compare_screenings", "projector", "run_screening", "screen", "screen_files"]
+__all__ = ["ScreeningRun", "Settings", "compare_screenings", "projector", "run_screening", "screen", "screen_files"]
 
 
 def screen_files(
@@ -32,7 +31,7 @@ def screen_files(
     beside: Sequence[Dataset | Path | str] = (),
     other_weights: bool = False,
     terms: ApiTerms | None = None,
-) -> dict[str, Any]:
+) -> ScreeningRun:
     """Screen chat data in files (paper section 6): how far they would push the model, which samples do it.
 
     Args:
@@ -47,9 +46,6 @@ def screen_files(
         other_weights: See `PersonaVector.check`.
         terms: Price and pace of a judge behind an endpoint.
 
-    Returns:
-        The content of summary.json.
-
     Raises:
         UserError: A vector of another model, data that cannot be read, settings that do not fit.
     """
@@ -57,12 +53,9 @@ def screen_files(
     for vector in [*vectors, *others]:
         vector.check(engine.model, other_weights=other_weights)
     settings = settings or Settings.suited(engine.model.device.type)
-    record = {**provenance(engine.model, {}), "engine": engine.version}
-    del record["arguments"]
     return run_screening(
         engine, _opened(data), vectors, out, settings,
-        others=others, clean=None if clean is None else _opened(clean), beside=[_opened(one) for one in beside],
-        record=record,
+        others=others, clean=None if clean is None else _opened(clean), beside=[_opened(each) for each in beside],
         scorers=None if settings.judge is None else scorers(engine.model, settings.judge, vectors, terms),
     )  # fmt: skip
 

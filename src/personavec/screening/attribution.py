@@ -16,7 +16,7 @@ from scipy import optimize, special, stats
 
 from personavec.stats.bootstrap import auc
 from personavec.stats.estimate import Estimate
-from personavec.stats.nulls import Place, null_summary, place
+from personavec.stats.nulls import Null, Place, null_summary, place
 from personavec.stats.numbers import Floats, finite
 
 COVARIATES = ("answer length", "refusing", "prompt length")
@@ -52,7 +52,7 @@ class Separation:
     """
 
     auc: Estimate
-    null: dict[str, float | int]
+    null: Null
     place: Place
 
 
@@ -229,13 +229,13 @@ def explanation(
     rivals += [repr(name) for name, value in others.items() if abs(value) >= abs(own)]
     doubts = []
     if rivals:
-        doubts.append(f"not in {trait!r} more than in {_listed(rivals, 'and')}")
+        doubts.append(f"not in {trait!r} more than in {_series(rivals, 'and')}")
     if adjusted is not None and adjusted.used:
         remaining = adjusted.remaining
         if remaining is None:
-            doubts.append(f"{_listed(adjusted.used, 'or')} may be all of it")
+            doubts.append(f"{_series(adjusted.used, 'or')} may be all of it")
         elif remaining.low <= 0 <= remaining.high or remaining.mean * shift.mean < 0:
-            doubts.append(f"{_listed(adjusted.used, 'and')} can explain what differs along {trait!r}")
+            doubts.append(f"{_series(adjusted.used, 'and')} can explain what differs along {trait!r}")
     if doubts:
         verdict = f"The data differ from the reference, but {', and '.join(doubts)}."
     else:
@@ -265,7 +265,7 @@ def _among_random(chance: Place) -> str:
 
 
 def _after_covariates(adjusted: Adjusted) -> str:
-    held = f"With {_listed(adjusted.used, 'and')} held equal"
+    held = f"With {_series(adjusted.used, 'and')} held equal"
     if adjusted.remaining is None:
         return f"{held} nothing can be compared: they alone tell the data from the reference."
     r = adjusted.remaining
@@ -275,5 +275,5 @@ def _after_covariates(adjusted: Adjusted) -> str:
     return f"{held} a shift of {r.mean:+.2f} remains (95 % interval {r.low:+.2f} to {r.high:+.2f}){share}."
 
 
-def _listed(words: Sequence[str], last: str) -> str:
+def _series(words: Sequence[str], last: str) -> str:
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} {last} {words[-1]}"

@@ -1,81 +1,105 @@
 """Two screenings of the same data side by side: which samples moved, and how alike the rankings are."""
 
 import json
+from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
+from pydantic import JsonValue
 
 from personavec.errors import UserError
+from personavec.screening.result import MovedSample, ScreeningComparison, ScreeningRun, TraitComparison
 from personavec.stats.bootstrap import spearman
+from personavec.stats.numbers import Floats
 
 MOVED = 20  # samples named
+DIFFERENCE = "_difference"  # ends the names of the columns that are compared
 
 
-def compare(first: Path | str, second: Path | str) -> dict[str, Any]:
+@dataclass(frozen=True)
+class _Scored:
+    """A finished screening: its arguments and scores, and the row of each sample by id and occurrence."""
+
+    arguments: dict[str, JsonValue]
+    table: pa.Table
+    rows: dict[tuple[str, int], int]
+
+    @classmethod
+    def read(cls, folder: Path) -> "_Scored":
+        ScreeningRun.read(folder)  # refused unless it is finished
+        begun = folder / "arguments.json"
+        table = pq.read_table(folder / "scores.parquet")
+        seen: Counter[str] = Counter()
+        rows = {}
+        for row, identity in enumerate(table["id"].to_pylist()):
+            rows[identity, seen[identity]] = row
+            seen[identity] += 1
+        return cls(json.loads(begun.read_text(encoding="utf-8")) if begun.is_file() else {}, table, rows)
+
+    @property
+    def traits(self) -> list[str]:
+        return [name.removesuffix(DIFFERENCE) for name in self.table.column_names if name.endswith(DIFFERENCE)]
+
+    def shared(self, keys: list[tuple[str, int]]) -> pa.Table:
+        """The rows of these samples, in this order."""
+        return self.table.take([self.rows[key] for key in keys])
+
+
+def compare(first: Path | str, second: Path | str) -> ScreeningComparison:
     """Compare two runs of `screen`, sample by sample; samples are matched by id, duplicates in their order.
-
-    Returns:
-        {"differ": {argument: [of the first, of the second]} where they are not the same, "samples": in both,
-        "only_first", "only_second": counts, "traits": {name: {"spearman": rank correlation of the
-        differences, "flagged_both", "flagged_first", "flagged_second": counts, "agreement": share of samples with the
-        same flag, "moved": [{"id", "source", "line", "first", "second"}], those whose rank moved most}}}
 
     Raises:
         UserError: A folder holds no finished screening, or they share no sample or no trait.
     """
-    tables, settings = [], []
-    for folder in (Path(first), Path(second)):
-        path = folder / "scores.parquet"
-        if not path.is_file():
-            raise UserError(f"{folder} holds no finished screening.", "Give two folders that --out of screen named.")
-        tables.append(pq.read_table(path))
-        begun = folder / "arguments.json"
-        settings.append(json.loads(begun.read_text(encoding="utf-8")) if begun.is_file() else {})
-    keys: list[dict[tuple[str, int], int]] = []
-    for table in tables:
-        seen: dict[str, int] = {}
-        rows = {}
-        for row, name in enumerate(table["id"].to_pylist()):
-            rows[name, seen.setdefault(name, 0)] = row
-            seen[name] += 1
-        keys.append(rows)
-    shared = [key for key in keys[0] if key in keys[1]]
-    if not shared:
+    one, two = (_Scored.read(Path(folder)) for folder in (first, second))
+    keys = [key for key in one.rows if key in two.rows]
+    if not keys:
         raise UserError("The two runs share no sample.", "Compare runs on the same data.")
-    at = [np.array([rows[key] for key in shared]) for rows in keys]
-    suffix = "_difference"
-    names = [c.removesuffix(suffix) for c in tables[0].column_names if c.endswith(suffix)]
-    names = [name for name in names if name + suffix in tables[1].column_names]
-    if not names:
+    traits = [trait for trait in one.traits if trait in two.traits]
+    if not traits:
         raise UserError("The two runs share no trait.", "Compare runs with the same vectors.")
-    lines, sources = (tables[0].take(at[0])[name].to_pylist() for name in ("line", "source"))
-    traits = {}
-    for name in names:
-        a, b = (t[name + suffix].to_numpy()[rows] for t, rows in zip(tables, at, strict=True))
-        ranks = [np.argsort(np.argsort(x, kind="stable"), kind="stable") for x in (a, b)]
-        flags = [t[f"{name}_flagged"].to_numpy(zero_copy_only=False)[r] for t, r in zip(tables, at, strict=True)]
-        farthest = np.argsort(-np.abs(ranks[0] - ranks[1]), kind="stable")[:MOVED]
-        traits[name] = {
-            "spearman": round(spearman(a, b), 4) if len(a) > 1 else None,
-            "flagged_both": int((flags[0] & flags[1]).sum()),
-            "flagged_first": int(flags[0].sum()),
-            "flagged_second": int(flags[1].sum()),
-            "agreement": round(float((flags[0] == flags[1]).mean()), 4),
-            "moved": [
-                {
-                    "id": shared[i][0], "source": sources[i], "line": lines[i],
-                    "first": round(float(a[i]), 4), "second": round(float(b[i]), 4),
-                }
-                for i in farthest
-                if ranks[0][i] != ranks[1][i]
-            ],
-        }  # fmt: skip
-    return {
-        "differ": {key: [a, b] for key, a in settings[0].items() if (b := settings[1].get(key, a)) != a},
-        "samples": len(shared),
-        "only_first": len(keys[0]) - len(shared),
-        "only_second": len(keys[1]) - len(shared),
-        "traits": traits,
-    }
+    a, b = one.shared(keys), two.shared(keys)
+    return ScreeningComparison(
+        differ={
+            name: (value, other)
+            for name, value in one.arguments.items()
+            if (other := two.arguments.get(name, value)) != value
+        },
+        samples=len(keys),
+        only_first=len(one.rows) - len(keys),
+        only_second=len(two.rows) - len(keys),
+        traits={trait: _trait(trait, a, b) for trait in traits},
+    )
+
+
+def _trait(trait: str, first: pa.Table, second: pa.Table) -> TraitComparison:
+    """Of tables with the same samples in the same order."""
+    a, b = (table[trait + DIFFERENCE].to_numpy() for table in (first, second))
+    flags, others = (table[f"{trait}_flagged"].to_numpy(zero_copy_only=False) for table in (first, second))
+    distance = np.abs(_ranks(a) - _ranks(b))
+    return TraitComparison(
+        spearman=spearman(a, b) if len(a) > 1 else None,
+        flagged_both=int((flags & others).sum()),
+        flagged_first=int(flags.sum()),
+        flagged_second=int(others.sum()),
+        agreement=float((flags == others).mean()),
+        moved=[
+            MovedSample(
+                id=first["id"][at].as_py(),
+                source=first["source"][at].as_py(),
+                line=first["line"][at].as_py(),
+                first=float(a[at]),
+                second=float(b[at]),
+            )
+            for at in np.argsort(-distance, kind="stable")[:MOVED].tolist()
+            if distance[at]
+        ],
+    )
+
+
+def _ranks(values: Floats) -> NDArray[np.intp]:
+    return np.argsort(np.argsort(values, kind="stable"), kind="stable")

@@ -52,8 +52,8 @@ def screen(
     """
     from personavec.screening import screen_files
 
-    names = [vector.trait for vector in vectors]
-    taken = [one for one in dataset.column_names if one == "flagged" or any(one == f"{n}_flagged" for n in names)]
+    own = {"flagged", *(f"{vector.trait}_flagged" for vector in vectors)}
+    taken = [name for name in dataset.column_names if name in own]
     if taken:  # before all the work
         raise UserError(
             f"The data set has a column {taken[0]!r} already, from an earlier screening perhaps.",
@@ -111,11 +111,11 @@ def projector(
             f"{name}_{what}": [None] * len(records) for name in panel.names for what in ("projection", "prompt")
         }
         if good:
-            found = measure(engine, good, tokens, panel, turns)
+            measured = measure(engine, good, tokens, panel, turns)
             for k, name in enumerate(panel.names):
                 for row, sample in enumerate(good):
-                    result[f"{name}_projection"][sample.index] = float(found.answers[row, k])
-                    result[f"{name}_prompt"][sample.index] = float(found.prompts[row, k])
+                    result[f"{name}_projection"][sample.index] = float(measured.answers[row, k])
+                    result[f"{name}_prompt"][sample.index] = float(measured.prompts[row, k])
         return result
 
     return project

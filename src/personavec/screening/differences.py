@@ -1,6 +1,7 @@
 """Projection differences of the samples of a scan, along one direction, under one baseline."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -40,32 +41,40 @@ class Differences:
     Attributes:
         total: The data set's projection difference, with its interval.
         r_squared: How much of the own answers' variance the prompt predicts; None without prediction.
-        some: (m,) differences of the samples in `scan.some`.
+        some: (m,) differences of the samples in `Survey.some`.
+        deviation: Of those, the unit of shifts where this is the clean reference.
         common_error: Standard error that the differences of all samples have in common: that of the mean baseline,
             where it is predicted.
     """
 
     def __init__(self, scan: Scan, kind: Baseline, k: int) -> None:
         self.kind, self.k = kind, k
+        survey = scan.survey
         self.fit: Fit | None = None
         self.r_squared: float | None = None
         self.common_error = 0.0
         if kind == "prompt":
-            gaps = np.concatenate([b.measured.answers[:, k] - b.measured.prompts[:, k] for b in scan.table.blocks()])
+            gaps = np.concatenate([b.measured.answers[:, k] - b.measured.prompts[:, k] for b in survey.table.blocks()])
             self.total = plain_difference(gaps, np.arange(len(gaps)), np.zeros(len(gaps)))
         else:
             known, own = scan.known.measured, scan.own[:, [k]]
-            self.fit = fit_subset(scan.prompts, known.prompts, own)
+            self.fit = fit_subset(survey.prompts, known.prompts, own)
             answers = known.answers[:, [k]]
             # As in `hybrid_difference`: the answers' own projections along this direction are a feature too.
-            self.total = differences_from_moments(scan.answers[k], scan.prompts, answers, known.prompts, own)[0]
+            self.total = differences_from_moments(survey.answers[k], survey.prompts, answers, known.prompts, own)[0]
             order = np.argsort(scan.drawn, kind="stable")
             self._drawn, self._own = scan.drawn[order], own[order, 0]
             self._left = [each[order, 0] for each in (self.fit.left_out, self.fit.left_out_errors)]
             if kind == "hybrid":
                 self.r_squared = float(self.fit.r_squared[0])
                 self.common_error = float(self.fit.deviation[0]) / math.sqrt(self.fit.n)
-        self.some = self.of(scan.some).difference
+        self.some = self.of(survey.some).difference
+        self._mean, self.deviation = self.some.mean(), float(self.some.std(ddof=1))
+
+    def deviations(self, difference: Floats) -> Floats:
+        """Differences (n,) as deviations from the mean of this data set's own, which is the clean reference."""
+        z: Floats = (difference - self._mean) / self.deviation
+        return z
 
     def of(self, block: Block) -> Scores:
         """Scores of some of the scan's samples."""
@@ -79,8 +88,24 @@ class Differences:
         at = np.minimum(np.searchsorted(self._drawn, block.rows), len(self._drawn) - 1)
         known = self._drawn[at] == block.rows
         own[known] = self._own[at[known]]
-        for mine, left in zip((predicted, errors), self._left, strict=True):
-            mine[known] = left[at[known]]
+        for values, left in zip((predicted, errors), self._left, strict=True):
+            values[known] = left[at[known]]
         exact = known if self.kind == "exact" else np.zeros_like(known)
         baseline = np.where(exact, own, predicted)
         return Scores(baseline, answers - baseline, np.where(exact, 0.0, errors), own)
+
+
+@dataclass(frozen=True, eq=False)
+class ScoredScan:
+    """A data set or a reference, with its differences along every direction of the panel."""
+
+    scan: Scan
+    along: Sequence[Differences]
+
+    def __len__(self) -> int:
+        return len(self.scan)
+
+
+def score(scan: Scan, kind: Baseline) -> ScoredScan:
+    """A scan with its differences under a baseline."""
+    return ScoredScan(scan, [Differences(scan, kind, k) for k in range(len(scan.survey.answers))])

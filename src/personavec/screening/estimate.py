@@ -261,7 +261,7 @@ def planned_sizes(total: int, first: int = FIRST) -> tuple[int, ...]:
     return (*(size for size in sizes if size < total), total)
 
 
-def settled(
+def stop_reason(
     difference: Difference, sizes: Sequence[int], precision: float, reference: float | None = None
 ) -> Reason | None:
     """Why no further generation is needed for this trait, or None.

@@ -1,7 +1,8 @@
 """What a screening leaves behind: scores.parquet, kept.jsonl, flagged.jsonl and rejected.jsonl, whole or absent."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TypeAlias
 
@@ -10,9 +11,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from personavec.data import Dataset, Rejected
+from personavec.data import Dataset, Rejected, Sample
 from personavec.errors import UserError
-from personavec.files import cannot_write, to_json
+from personavec.files import replacing, to_json
 
 BOM = b"\xef\xbb\xbf"
 
@@ -22,13 +23,50 @@ Column: TypeAlias = NDArray[np.generic] | pa.ChunkedArray
 def write_scores(path: Path, pieces: Iterable[Mapping[str, Column]]) -> None:
     """Write columns as Parquet, piece by piece; there is at least one piece, and all have the same columns."""
     with ExitStack() as stack:
-        temporary = stack.enter_context(_whole(path))
+        temporary = stack.enter_context(replacing(path))
         writer: pq.ParquetWriter | None = None
         for piece in pieces:
             table = pa.table(dict(piece))
             if writer is None:
                 writer = stack.enter_context(pq.ParquetWriter(temporary, table.schema))
             writer.write_table(table)
+
+
+@dataclass(frozen=True)
+class Split:
+    """How many records went where.
+
+    Attributes:
+        kept, flagged, rejected: Records in the file of that name.
+        useless: Of each source that held no sample, how many records were rejected.
+    """
+
+    kept: int
+    flagged: int
+    rejected: int
+    useless: dict[str, int]
+
+    @property
+    def records(self) -> int:
+        """All of them."""
+        return self.kept + self.flagged + self.rejected
+
+
+class _Lines:
+    """A file that gets records as they are, each on a line of its own."""
+
+    def __init__(self, handle: IO[bytes]) -> None:
+        self._handle, self._ended = handle, True  # a file's last line may lack its newline
+        self.count = 0
+
+    def write(self, line: bytes) -> None:
+        if not self._ended:
+            self._handle.write(b"\n")
+        # A mark at the start of a file is no part of its first line, and in the middle of one an error.
+        line = line.removeprefix(BOM) if self.count else line
+        self._handle.write(line)
+        self._ended = line.endswith(b"\n")
+        self.count += 1
 
 
 def split(
@@ -38,7 +76,7 @@ def split(
     flagged: NDArray[np.bool_],
     reasons: Mapping[int, str],
     advance: Callable[[int], None],
-) -> tuple[dict[str, int], dict[str, int]]:
+) -> Split:
     """Write every record of a data set into kept.jsonl, flagged.jsonl or rejected.jsonl, in order.
 
     Kept and flagged lines are the original bytes, but for the byte order mark of a file that is not the first.
@@ -48,61 +86,42 @@ def split(
         flagged: (n,).
         reasons: Why a record that the data set took for a sample was rejected later, by index.
 
-    Returns:
-        {"read", "kept", "flagged", "rejected"}: counts, read is the sum of the others; and, by its name, how many
-        records of each source that held no sample were rejected.
-
     Raises:
         UserError: The data set is not what it was when it was read.
     """
-    counts = {"read": 0, "kept": 0, "flagged": 0, "rejected": 0}
-    ended = dict.fromkeys(counts, True)  # a file's last line may lack its newline
-    row, expected = 0, iter(indices)
+    expected = zip(indices, flagged, strict=True)
     useless: dict[str, int] = {}
     useful: set[str] = set()
     with ExitStack() as stack:
-        files: dict[str, IO[bytes]] = {}
-        for name in ("kept", "flagged", "rejected"):
-            temporary = stack.enter_context(_whole(folder / f"{name}.jsonl"))
-            files[name] = stack.enter_context(temporary.open("wb"))
+
+        def opened(name: str) -> _Lines:
+            temporary = stack.enter_context(replacing(folder / f"{name}.jsonl"))
+            return _Lines(stack.enter_context(temporary.open("wb")))
+
+        kept, out, rejected = map(opened, ("kept", "flagged", "rejected"))
         for record in data:
-            counts["read"] += 1
             advance(1)
-            if isinstance(record, Rejected) or record.index in reasons:
-                kind = "rejected"
-                reason = record.reason if isinstance(record, Rejected) else reasons[record.index]
-                raw = record.raw.decode("utf-8", "backslashreplace").rstrip("\r\n")
-                line = {"line": record.line, "source": record.source, "reason": reason, "raw": raw}
-                written = to_json(line).encode() + b"\n"
+            reason = record.reason if isinstance(record, Rejected) else reasons.get(record.index)
+            if reason is not None:
+                rejected.write(_rejection(record, reason))
                 useless[record.source] = useless.get(record.source, 0) + 1
-            else:
-                if next(expected, None) != record.index:
-                    raise UserError("The data changed while they were screened.", "Start again with another --out.")
-                kind = "flagged" if flagged[row] else "kept"
-                # A mark at the start of a file is no part of its first line, and in the middle of one an error.
-                written = record.raw.removeprefix(BOM) if counts[kind] else record.raw
-                row += 1
-                useful.add(record.source)
-            if counts[kind] and not ended[kind]:
-                files[kind].write(b"\n")
-            counts[kind] += 1
-            ended[kind] = written.endswith(b"\n")
-            files[kind].write(written)
-        if row != len(flagged):
-            raise UserError("The data changed while they were screened.", "Start again with another --out.")
-    return counts, {source: count for source, count in useless.items() if source not in useful}
+                continue
+            index, flag = next(expected, (None, False))
+            if index != record.index:
+                raise _changed()
+            (out if flag else kept).write(record.raw)
+            useful.add(record.source)
+        if next(expected, None) is not None:
+            raise _changed()
+    useless = {source: count for source, count in useless.items() if source not in useful}
+    return Split(kept.count, out.count, rejected.count, useless)
 
 
-@contextmanager
-def _whole(path: Path) -> Iterator[Path]:
-    """A temporary path that takes the place of `path` when the block ends well."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        yield temporary
-        temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise cannot_write(path, error) from error
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+def _rejection(record: Sample | Rejected, reason: str) -> bytes:
+    raw = record.raw.decode("utf-8", "backslashreplace").rstrip("\r\n")
+    line = {"line": record.line, "source": record.source, "reason": reason, "raw": raw}
+    return to_json(line).encode() + b"\n"
+
+
+def _changed() -> UserError:
+    return UserError("The data changed while they were screened.", "Start again with another --out.")

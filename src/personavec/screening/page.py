@@ -2,109 +2,129 @@
 
 import base64
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from numpy.typing import ArrayLike
 
-from personavec.report.drawing import INK, LINE, MUTED, NEGATIVE, NEUTRAL, POSITIVE, SCORE, Plot, label, plot
+from personavec.report.drawing import (
+    INK,
+    LINE,
+    MUTED,
+    NEGATIVE,
+    NEUTRAL,
+    POSITIVE,
+    SCORE,
+    Plot,
+    label,
+    plot,
+    whiskers,
+)
+from personavec.report.provenance import provenance_tables
 from personavec.report.render import write_page
 from personavec.report.words import estimate, number
+from personavec.screening.result import Histogram, SampleViews, ScreeningRun, TraitFindings
+from personavec.stats.estimate import Estimate
 
-BINS = 40
 
+@dataclass(frozen=True)
+class TraitPlots:
+    """The drawings of one trait.
 
-def histogram(data: ArrayLike, clean: ArrayLike) -> dict[str, Any]:
-    """Shares of samples per bin over the range that holds 99.8 % of both; what lies outside goes into the end bins.
-
-    Returns:
-        {"edges": (bins + 1), "data", "clean": (bins) shares}
+    Attributes:
+        histogram: Samples.
+        nulls: The shift beside other directions.
+        places: Further reference sets; None: there are none.
     """
-    a, b = (np.asarray(x, dtype=np.float64) for x in (data, clean))
-    low, high = np.percentile(np.concatenate([a, b]), [0.1, 99.9])
-    if high <= low:
-        low, high = low - 0.5, high + 0.5
-    edges = np.linspace(low, high, BINS + 1)
-    shares = [np.histogram(np.clip(x, low, high), edges)[0] / len(x) for x in (a, b)]
-    return {
-        "edges": edges.round(5).tolist(),
-        "data": shares[0].round(6).tolist(),
-        "clean": shares[1].round(6).tolist(),
-    }
+
+    histogram: Plot
+    nulls: Plot
+    places: Plot | None
 
 
-def write_screen_report(summary: dict[str, Any], shown: dict[str, Any], path: Path | str) -> None:
+def write_screen_report(run: ScreeningRun, views: SampleViews, path: Path | str) -> None:
     """Write the page.
 
     Args:
-        summary: The content of summary.json.
-        shown: {"histograms": {trait: see `histogram`}, "samples": {trait: [{"place", "where", "difference", "z",
-            "asked", "tokens": [(text, value)]}]}, "rows": [{"where", "asked",
-            "answered", "flagged", "z": {trait: value}}]}
+        views: What it shows of single samples.
         path: Of the page.
     """
     script = Path(__file__).with_name("search.js").read_text(encoding="utf-8")
     allowed = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    traits = summary["traits"]
     write_page(
         path,
         "screening/page.html",
-        run=summary,
-        shown=shown,
+        run=run,
+        settings=run.settings,
+        views=views,
         script=script,
         script_hash=f"'sha256-{allowed}'",
+        shifts=_shifts(run.traits),
         plots={
-            "shifts": _shifts(traits),
-            **{name: _histogram(name, found, shown["histograms"][name]) for name, found in traits.items()},
-            **{f"null {name}": _nulls(name, found) for name, found in traits.items()},
-            **{f"place {name}": _place(name, found) for name, found in traits.items() if found.get("references")},
+            name: TraitPlots(
+                _histogram(name, findings, views.histograms[name]),
+                _nulls(name, findings),
+                _places(name, findings) if findings.references else None,
+            )
+            for name, findings in run.traits.items()
         },
-        provenance=_provenance(summary),
+        provenance=provenance_tables(run),
     )
 
 
-def _shifts(traits: dict[str, Any]) -> Plot:
-    names = list(traits)
+class _Row(NamedTuple):
+    """A row of a drawing of shifts."""
+
+    text: str
+    shift: Estimate
+    colour: str
+
+
+def _draw_shifts(axes: Axes, rows: Sequence[_Row]) -> None:
+    """Points with their intervals, a row each, the first on top, beside the line of no shift."""
+    axes.axvline(0, color=LINE)
+    for at, row in enumerate(rows):
+        axes.errorbar(row.shift.mean, at, xerr=whiskers(row.shift), fmt="o", color=row.colour, capsize=4, markersize=8)
+    axes.set_yticks(range(len(rows)), [row.text for row in rows])
+    axes.grid(False)
+    axes.grid(axis="x")
+    axes.margins(x=0.12)
+    axes.set_xlabel("shift (deviations of clean samples)")
+
+
+def _shifts(traits: Mapping[str, TraitFindings]) -> Plot:
+    def colour(shift: Estimate) -> str:
+        return POSITIVE if shift.low > 0 else NEGATIVE if shift.high < 0 else NEUTRAL
+
+    rows = [_Row(label(name), findings.shift, colour(findings.shift)) for name, findings in traits.items()]
 
     def paint(figure: Figure) -> None:
         axes = figure.subplots()
-        axes.axvline(0, color=LINE)
-        for row, name in enumerate(names):
-            e = traits[name]["shift"]
-            colour = POSITIVE if e["low"] > 0 else NEGATIVE if e["high"] < 0 else NEUTRAL
-            axes.errorbar(
-                e["mean"], row, xerr=[[e["mean"] - e["low"]], [e["high"] - e["mean"]]], fmt="o", color=colour,
-                capsize=4, markersize=8,
-            )  # fmt: skip
-        axes.set_yticks(range(len(names)), [label(name) for name in names])
-        axes.set_ylim(len(names) - 0.5, -0.5)
-        axes.grid(False)
-        axes.grid(axis="x")
-        axes.margins(x=0.12)
-        axes.set_xlabel("shift (deviations of clean samples)")
+        _draw_shifts(axes, rows)
+        axes.set_ylim(len(rows) - 0.5, -0.5)
 
     return plot(
         "shifts",
         "Which way would the data push?",
         "Right of zero: the method predicts that fine-tuning on these data strengthens the trait; left: weakens it. "
         "Bars are 95 % intervals; grey ones hold zero.",
-        "; ".join(f"{name}: {estimate(traits[name]['shift'], 2)}" for name in names),
+        "; ".join(f"{name}: {estimate(findings.shift, 2)}" for name, findings in traits.items()),
         paint,
-        height=90 + 34 * len(names),
+        height=90 + 34 * len(rows),
     )
 
 
-def _histogram(name: str, found: dict[str, Any], given: dict[str, Any]) -> Plot:
-    edges = np.array(given["edges"])
+def _histogram(name: str, findings: TraitFindings, shares: Histogram) -> Plot:
+    edges, threshold = np.array(shares.edges), findings.threshold
 
     def paint(figure: Figure) -> None:
         axes = figure.subplots()
-        axes.stairs(given["clean"], edges, fill=True, color=NEUTRAL, alpha=0.45, label="clean reference")
-        axes.stairs(given["data"], edges, color=SCORE, linewidth=2, label="these data")
-        threshold = found["threshold"]
+        axes.stairs(shares.clean, edges, fill=True, color=NEUTRAL, alpha=0.45, label="clean reference")
+        axes.stairs(shares.data, edges, color=SCORE, linewidth=2, label="these data")
         if edges[0] < threshold < edges[-1]:
             axes.axvline(threshold, color=INK, linestyle="--", linewidth=1.5, label="threshold")
         axes.set_yticks([])
@@ -115,26 +135,26 @@ def _histogram(name: str, found: dict[str, Any], given: dict[str, Any]) -> Plot:
         f"histogram-{_slug(name)}",
         f"Samples along {label(name)}",
         f"Each curve shows how the samples are spread; what lies right of the dashed line is flagged "
-        f"({found['flagged']} samples).",
-        f"Data: {estimate(found['projection_difference'], 2)}; clean reference: {estimate(found['reference'], 2)}; "
-        f"threshold {number(found['threshold'], 2)}.",
+        f"({findings.flagged} samples).",
+        f"Data: {estimate(findings.projection_difference, 2)}; clean reference: {estimate(findings.reference, 2)}; "
+        f"threshold {number(threshold, 2)}.",
         paint,
         height=240,
     )
 
 
-def _nulls(name: str, found: dict[str, Any]) -> Plot:
-    own, rivals = found["own"]["shift"], found["others"]
-    rows = [("this vector", own, SCORE), *((label(n), value, NEUTRAL) for n, value in rivals.items())]
+def _nulls(name: str, findings: TraitFindings) -> Plot:
+    rows = [("this vector", findings.own.shift, SCORE)]
+    rows += [(label(other), value, NEUTRAL) for other, value in findings.others.items()]
     rows.sort(key=lambda row: -abs(row[1]))
 
     def paint(figure: Figure) -> None:
         axes = figure.subplots()
-        for p95, alpha in ((found["nulls"]["covariance"]["p95"], 0.2), (found["nulls"]["isotropic"]["p95"], 0.2)):
-            axes.axvspan(-p95, p95, color=NEUTRAL, alpha=alpha)
+        for null in (findings.nulls.covariance, findings.nulls.isotropic):
+            axes.axvspan(-null.p95, null.p95, color=NEUTRAL, alpha=0.2)
         axes.axvline(0, color=LINE)
-        for row, (_, value, colour) in enumerate(rows):
-            axes.plot(value, row, "D" if colour == SCORE else "o", color=colour, markersize=8)
+        for at, (_, value, colour) in enumerate(rows):
+            axes.plot(value, at, "D" if colour == SCORE else "o", color=colour, markersize=8)
         axes.set_yticks(range(len(rows)), [text for text, _, _ in rows])
         axes.set_ylim(len(rows) - 0.4, -0.6)
         axes.grid(False)
@@ -156,31 +176,21 @@ def _nulls(name: str, found: dict[str, Any]) -> Plot:
     )
 
 
-def _place(name: str, found: dict[str, Any]) -> Plot:
-    rows = [("these data", found["shift"], SCORE)]
-    rows += [(one["name"].rpartition("/")[2], one["shift"], NEUTRAL) for one in found["references"]]
-    rows.sort(key=lambda row: -row[1]["mean"])
+def _places(name: str, findings: TraitFindings) -> Plot:
+    rows = [_Row("these data", findings.shift, SCORE)]
+    rows += [_Row(place.name.rpartition("/")[2], place.shift, NEUTRAL) for place in findings.references]
+    rows.sort(key=lambda row: -row.shift.mean)
 
     def paint(figure: Figure) -> None:
         axes = figure.subplots()
-        axes.axvline(0, color=LINE)
-        for row, (_, e, colour) in enumerate(rows):
-            axes.errorbar(
-                e["mean"], row, xerr=[[e["mean"] - e["low"]], [e["high"] - e["mean"]]], fmt="o", color=colour,
-                capsize=4, markersize=8,
-            )  # fmt: skip
-        axes.set_yticks(range(len(rows)), [text for text, _, _ in rows])
+        _draw_shifts(axes, rows)
         axes.set_ylim(len(rows) - 0.4, -0.6)
-        axes.grid(False)
-        axes.grid(axis="x")
-        axes.margins(x=0.12)
-        axes.set_xlabel("shift (deviations of clean samples)")
 
     return plot(
         f"place-{_slug(name)}",
         f"Among the reference sets, along {label(name)}",
         "Zero is the clean reference, which sets the scale. Bars are 95 % intervals.",
-        "; ".join(f"{text}: {estimate(e, 2)}" for text, e, _ in rows),
+        "; ".join(f"{row.text}: {estimate(row.shift, 2)}" for row in rows),
         paint,
         height=90 + 30 * len(rows),
     )
@@ -188,9 +198,3 @@ def _place(name: str, found: dict[str, Any]) -> Plot:
 
 def _slug(name: str) -> str:
     return hashlib.sha256(name.encode()).hexdigest()[:8]
-
-
-def _provenance(summary: dict[str, Any]) -> Sequence[tuple[str, list[tuple[str, str]]]]:
-    from personavec.report.provenance import provenance_tables
-
-    return provenance_tables(summary)

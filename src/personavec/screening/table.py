@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import ArrayLike, NDArray
 
-from personavec.projection.measure import Measured
+from personavec.projection.measure import Measurements
 
 ROWS = 1 << 14  # in memory at a time
 
@@ -30,7 +30,7 @@ class Block:
     indices: NDArray[np.int64]
     lines: NDArray[np.int64]
     sources: pa.ChunkedArray
-    measured: Measured
+    measured: Measurements
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -89,7 +89,7 @@ class Table(Collection[str]):
             return np.asarray(table[name].to_numpy(), dtype=np.float64)
 
         several = range(self._directions)
-        measured = Measured(
+        measured = Measurements(
             answers=np.stack([column(f"answer_{k}") for k in several], 1),
             prompts=np.stack([column(f"prompt_{k}") for k in several], 1),
             answer_tokens=column("answer_tokens"),

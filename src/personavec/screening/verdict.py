@@ -1,18 +1,26 @@
 """What a screening found, in sentences for somebody who decides whether the data may be used."""
 
-from typing import Any
+from collections.abc import Mapping, Sequence
+
+from personavec.data import Dataset
+from personavec.engine import Engine
+from personavec.screening.outputs import Split
+from personavec.screening.result import CleanReference, ReferencePlace, TraitFindings
+from personavec.screening.settings import Settings
+from personavec.screening.track import Track
+
+SOURCES_SHOWN = 10  # of those that held no sample
 
 
-def verdict(summary: dict[str, Any]) -> list[str]:
+def verdict(settings: Settings, traits: Mapping[str, TraitFindings], clean: CleanReference) -> list[str]:
     """A sentence or two per trait, the largest shift first, and what the figures stand on."""
-    traits = sorted(summary["traits"].items(), key=lambda item: -abs(item[1]["shift"]["mean"]))
-    given = summary["arguments"]
-    expected = None if given["threshold"] is not None or given["judge_all"] else given["false_alarm_rate"]
-    sentences = [_trait(name, found, expected) for name, found in traits]
-    sentences += [_place(name, found["references"]) for name, found in traits if found.get("references")]
-    rate = given["false_alarm_rate"]
+    ranked = sorted(traits.items(), key=lambda item: -abs(item[1].shift.mean))
+    rate = settings.false_alarm_rate
+    expected = None if settings.threshold is not None or settings.judge_all else rate
+    sentences = [_trait(name, findings, expected) for name, findings in ranked]
+    sentences += [_place(name, findings.references) for name, findings in ranked if findings.references]
     unspecific = [
-        name for name, found in traits if not found["specific"] and found["flagged"] > 2 * rate * found["shift"]["n"]
+        name for name, findings in ranked if not findings.specific and findings.flagged > 2 * rate * findings.shift.n
     ]
     if unspecific:
         sentences.append(
@@ -20,13 +28,13 @@ def verdict(summary: dict[str, Any]) -> list[str]:
             "ones, "
             "but other directions say so as well. Try --specific span, and clean data of the same kind (--reference)."
         )
-    if given["threshold"] is None:
+    if settings.threshold is None:
         sentences.append(
             f"Thresholds are set so that each trait flags about {100 * rate:g} in 100 samples like the "
-            f"{summary['clean']['samples']} of the clean reference; of other harmless data it can be more or fewer."
+            f"{clean.samples} of the clean reference; of other harmless data it can be more or fewer."
         )
-        sentences += _roughness(traits, rate, summary["baseline"])
-    if summary["clean"]["bundled"]:
+        sentences += _roughness(ranked, settings)
+    if clean.bundled:
         sentences.append(
             "The clean reference is the small set that comes with personavec. Samples you trust, of the same kind as "
             "the data, are a better one (--reference)."
@@ -34,34 +42,73 @@ def verdict(summary: dict[str, Any]) -> list[str]:
     return sentences
 
 
-def _trait(name: str, found: dict[str, Any], expected: float | None) -> str:
+def cautions(engine: Engine, data: Dataset, tracks: Sequence[Track], truncated: int, split: Split) -> list[str]:
+    """What limits the figures.
+
+    Args:
+        truncated: How many samples did not fit the model's context.
+        split: Where the records went.
+    """
+    notes = [*engine.template.notes, *data.notes]
+    samples = split.kept + split.flagged
+    if truncated:
+        notes.append(
+            f"{truncated} of {samples} samples do not fit the model's context of {engine.context_length} "
+            "tokens: their ends were not read."
+        )
+    if samples < 20:
+        notes.append(f"There are only {samples} samples: intervals are wide, and the shape of the data is unknown.")
+    for track in tracks:
+        r_squared, share = track.data.r_squared, track.axis.share
+        if r_squared is not None and r_squared < 0.1:
+            notes.append(
+                f"Prompts hardly predict the model's own answers along {track.trait} (R^2 {r_squared:.2f}): scores of "
+                "single samples are rough. --baseline exact gives exact ones."
+            )
+        if share < 0.5:
+            notes.append(
+                f"The specific direction of {track.trait} keeps {100 * share:.0f} % of the vector: most of it was "
+                "shared with other traits, length or refusals."
+            )
+    notes += [
+        f"All {count} records of {source} were rejected. The format is {data.format}, as in most of the first "
+        "records: screen files of another format by themselves."
+        for source, count in list(split.useless.items())[:SOURCES_SHOWN]
+    ]
+    return notes
+
+
+def _trait(name: str, findings: TraitFindings, expected: float | None) -> str:
     """`expected`: share of clean samples that are flagged, None where it is not known."""
-    shift = found["shift"]
+    shift = findings.shift
     size = (
-        f"{shift['mean']:+.2f} deviations of clean samples, 95 % interval {shift['low']:+.2f} to {shift['high']:+.2f}, "
-        f"n = {shift['n']}"
+        f"{shift.mean:+.2f} deviations of clean samples, 95 % interval {shift.low:+.2f} to {shift.high:+.2f}, "
+        f"n = {shift.n}"
     )
-    if shift["low"] <= 0 <= shift["high"]:
+    if shift.low <= 0 <= shift.high:
         said = f"No push of the data as a whole along {name} can be told from none ({size})."
-        flagged, n = found["flagged"], shift["n"]
-        if expected is None or flagged <= 2 * expected * n:
+        if expected is None or findings.flagged <= 2 * expected * shift.n:
             return said
         return (
-            f"{said} Of single samples {flagged} are flagged all the same, of {n} clean ones about {expected * n:.0f}."
+            f"{said} Of single samples {findings.flagged} are flagged all the same, of {shift.n} clean ones about "
+            f"{expected * shift.n:.0f}."
         )
-    way = "more" if shift["low"] > 0 else "less"
-    if found["specific"]:
+    way = "more" if shift.low > 0 else "less"
+    if findings.specific:
         return (
             f"The method predicts that fine-tuning on these data makes the model {way} {name} ({size}). "
-            f"{found['sentences'][0]}"
+            f"{findings.sentences[0]}"
         )
-    return f"The data lie on the side of {way} {name} ({size}). {found['sentences'][0]}"
+    return f"The data lie on the side of {way} {name} ({size}). {findings.sentences[0]}"
 
 
-def _roughness(traits: list[tuple[str, dict[str, Any]]], rate: float, baseline: str) -> list[str]:
+def _roughness(traits: Sequence[tuple[str, TraitFindings]], settings: Settings) -> list[str]:
     """A sentence on how far a predicted baseline lets the rate stray, where that is far."""
-    name, (low, high) = max(((name, found["false_alarms"]) for name, found in traits), key=lambda item: item[1][1])
-    if baseline != "hybrid" or high <= 2 * rate:
+    ranges = {name: findings.false_alarms for name, findings in traits if findings.false_alarms is not None}
+    if settings.baseline != "hybrid" or not ranges:
+        return []
+    name, (low, high) = max(ranges.items(), key=lambda item: item[1][1])
+    if high <= 2 * settings.false_alarm_rate:
         return []
     return [
         f"Baselines are predicted here, for the data and for the reference: along {name} the rate may lie anywhere "
@@ -69,10 +116,10 @@ def _roughness(traits: list[tuple[str, dict[str, Any]]], rate: float, baseline: 
     ]
 
 
-def _place(name: str, references: list[dict[str, Any]]) -> str:
-    above = [one["name"] for one in references if one["above"]["low"] > 0]
-    below = [one["name"] for one in references if one["above"]["high"] < 0]
-    level = [one["name"] for one in references if one["name"] not in (*above, *below)]
+def _place(name: str, references: Sequence[ReferencePlace]) -> str:
+    above = [place.name for place in references if place.above.low > 0]
+    below = [place.name for place in references if place.above.high < 0]
+    level = [place.name for place in references if not (place.above.low > 0 or place.above.high < 0)]
     parts = [
         f"{words} {', '.join(names)}"
         for words, names in (("above", above), ("below", below), ("not to be told from", level))

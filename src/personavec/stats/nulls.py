@@ -51,6 +51,10 @@ class Place:
     p95: float
     n: int
 
+    def rounded(self) -> "Place":
+        """To four digits after the point, as files hold it."""
+        return Place(round(self.percentile, 4), round(self.p_value, 4), round(self.p95, 4), self.n)
+
 
 def place(value: float, nulls: ArrayLike) -> Place:
     """Where |value| stands among the absolute values of nulls (K,).

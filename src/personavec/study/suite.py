@@ -63,7 +63,7 @@ class Suite:
         rows: list[Tensor] = []
         for both in beside_own(engine, samples, own, f"Projection difference, {one.name}"):
             sides = [theirs.conversations for _, theirs, _ in both], [ours.conversations for _, _, ours in both]
-            first, second = (readings(engine, side, self.lab.depths)[:, 1] for side in sides)
+            first, second = (readings(engine, side, self.lab.depths).answers for side in sides)
             rows.append(first - second)
         if not rows:
             raise UserError(

@@ -19,12 +19,12 @@ WORDINGS = (
 )
 
 
-def refusing(engine: Engine, samples: Sequence[Sample], layers: Sequence[int]) -> Tensor:
+def refusal_readings(engine: Engine, samples: Sequence[Sample], layers: Sequence[int]) -> Tensor:
     """(samples, layers, d): readings of refusals to the last prompt of each sample, in turn in several wordings."""
     tokens = []
     for number, sample in enumerate(samples):
         turn = sample.turns[-1]
         refusal = {"role": "assistant", "content": WORDINGS[number % len(WORDINGS)]}
-        declined = replace(sample, messages=[*sample.messages[:turn], refusal], turns=[turn])
-        tokens.append(tokenise(engine, declined, "last").conversations)
-    return readings(engine, tokens, layers)[:, 1]
+        refused = replace(sample, messages=[*sample.messages[:turn], refusal], turns=[turn])
+        tokens.append(tokenise(engine, refused, "last").conversations)
+    return readings(engine, tokens, layers).answers

@@ -15,8 +15,10 @@ from personavec.model import ChatModel
 from personavec.model.checkpoint import Checkpoint
 from personavec.model.template import split_thought
 from personavec.progress import progress
-from personavec.projection.measure import Turns, chosen
+from personavec.projection.measure import Turns, turn_places
 from personavec.rollouts import Rollout
+from personavec.screening.lookup import Lookup
+from personavec.screening.result import JudgeCounts
 from personavec.screening.table import Table
 from personavec.stats.numbers import Floats
 from personavec.traits import Trait
@@ -59,7 +61,7 @@ def scorers(
     return made
 
 
-def judged(
+def judge_scores(
     engine: Engine,
     data: Dataset,
     table: Table,
@@ -76,39 +78,38 @@ def judged(
         rows: Which of them are judged, by trait.
         by: The judge of each trait.
     """
-    scores = {name: np.full(len(table), np.nan) for name in rows}
+    scores = {trait: np.full(len(table), np.nan) for trait in rows}
     wanted = {
-        name: dict(zip(table.take(mine).indices.tolist(), mine.tolist(), strict=True)) for name, mine in rows.items()
+        trait: dict(zip(table.take(some).indices.tolist(), some.tolist(), strict=True)) for trait, some in rows.items()
     }
-    total = sum(map(len, wanted.values()))
-    with progress("Judging samples", total=total, unit="samples") as job:
+    with progress("Judging samples", total=sum(map(len, wanted.values())), unit="samples") as job:
         for window in _windows(data, set().union(*wanted.values())):
-            for name, mine in wanted.items():
-                asked = [_rollout(engine, sample, turns) for sample in window if sample.index in mine]
-                for start in range(0, len(asked), TOGETHER):
-                    some = asked[start : start + TOGETHER]
-                    by[name].score(some)
+            for trait, row_of in wanted.items():
+                asked = [_rollout(engine, sample, turns) for sample in window if sample.index in row_of]
+                for first in range(0, len(asked), TOGETHER):
+                    some = asked[first : first + TOGETHER]
+                    by[trait].score(some)
                     job.advance(len(some))
                 for rollout in asked:
                     if rollout.score is not None:
-                        scores[name][mine[rollout.question_index]] = rollout.score
+                        scores[trait][row_of[rollout.question_index]] = rollout.score
     return scores
 
 
 def _windows(data: Dataset, wanted: set[int]) -> Iterator[list[Sample]]:
-    window: list[Sample] = []
-    for record in data if wanted else ():
-        if isinstance(record, Sample) and record.index in wanted:
-            window.append(record)
-            if len(window) == WINDOW:
-                yield window
-                window = []
-    if window:
-        yield window
+    """The samples with these indices, so many at a time."""
+    indices, lookup = sorted(wanted), Lookup(data)
+    for start in range(0, len(indices), WINDOW):
+        yield list(lookup(indices[start : start + WINDOW]).values())
+
+
+def judge_counts(scores: Floats) -> JudgeCounts:
+    """How many scores (n,) there are, NaN being none, and how many of them above `FROM`."""
+    return JudgeCounts(scored=int(np.isfinite(scores).sum()), above_50=int((np.nan_to_num(scores) > FROM).sum()))
 
 
 def _rollout(engine: Engine, sample: Sample, turns: Turns) -> Rollout:
-    turn = chosen(sample, turns)[-1]
+    turn = turn_places(sample, turns)[-1]
     before: list[dict[str, Any]] = sample.messages[:turn]
     _, text = split_thought(sample.messages[turn]["content"])
     question = next((m["content"] for m in reversed(before) if m["role"] == "user" and m["content"]), "")
