@@ -3,13 +3,17 @@
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 from filelock import FileLock, Timeout
+from pydantic import TypeAdapter, ValidationError
 
 from personavec.errors import UserError
+
+SUMMARY = "run.json"  # the file of every run that holds its result
+T = TypeVar("T")
 
 
 def write_atomic(path: Path | str, data: bytes | str) -> None:
@@ -36,6 +40,25 @@ def write_atomic(path: Path | str, data: bytes | str) -> None:
 def write_json(path: Path | str, value: Any) -> None:
     """Write `value` as indented JSON, atomically. NaN and infinity are refused: they are not JSON."""
     write_atomic(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def once(path: Path, kind: type[T], make: Callable[[], T]) -> T:
+    """What a JSON file holds; made and written if it is not there, so that a run that was cut off does not make it twice.
+
+    Args:
+        kind: Type of the value, as pydantic reads and writes it: a model, `list[float]`, ...
+
+    Raises:
+        UserError: The file is damaged, or cannot be written.
+    """
+    adapter = TypeAdapter(kind)
+    if not path.exists():
+        write_json(path, adapter.dump_python(make(), mode="json"))
+    try:
+        return adapter.validate_json(path.read_bytes())
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise UserError(f"{path} is damaged ({first['msg']}).", "Delete it and give the same command again.") from error
 
 
 def cannot_write(path: Path, error: OSError) -> UserError:
@@ -129,6 +152,18 @@ class RunFolder:
 
     def __truediv__(self, name: str) -> Path:
         return self.path / name
+
+    def finished(self, read: Callable[[Path], T]) -> T | None:
+        """The result of the run, by the `read` of its class (such as `ExtractionRun.read`); None: it has none yet.
+
+        Raises:
+            UserError: What `read` refuses: a summary that is damaged, or of another version.
+        """
+        return read(self.path) if (self.path / SUMMARY).exists() else None
+
+    def once(self, name: str, kind: type[T], make: Callable[[], T]) -> T:
+        """A part of the run that is made once: see `once`."""
+        return once(self.path / name, kind, make)
 
     def __enter__(self) -> "RunFolder":
         try:

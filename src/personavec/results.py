@@ -12,10 +12,8 @@ from typing import Annotated, Any, ClassVar, Self
 from pydantic import AfterValidator, BaseModel, ConfigDict, JsonValue, ValidationError
 
 from personavec.errors import UserError
-from personavec.files import write_json
+from personavec.files import SUMMARY, write_json
 from personavec.stats.estimate import Estimate
-
-SUMMARY = "run.json"  # the file of every run that holds its result
 
 
 def _rounded(value: float) -> float:

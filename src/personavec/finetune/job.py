@@ -1,6 +1,5 @@
 """Fine-tuning from end to end: examples, coefficients, training, losses, files."""
 
-import hashlib
 import json
 import logging
 import resource
@@ -44,7 +43,7 @@ from personavec.provenance import identity, provenance
 from personavec.stats.estimate import Estimate
 from personavec.traits import Trait
 from personavec.traits.of_vector import questions, trait_of
-from personavec.vector import PersonaVector
+from personavec.vector import PersonaVector, check_one_per_trait
 
 log = logging.getLogger(__name__)
 
@@ -138,8 +137,8 @@ def fine_tune(
         **identity(model),
         "data": named.digest,
         "safe": None if mixed_in is None else mixed_in.digest,
-        "prevent": [[*_told(vector), coefficient] for vector, coefficient in prevent],
-        "watch": [_told(vector) for vector in watch],
+        "prevent": [[*vector.identity, coefficient] for vector, coefficient in prevent],
+        "watch": [vector.identity for vector in watch],
         **({"measure": True} if measure else {}),
         **({"lm_eval": fingerprint(lm_eval)} if lm_eval else {}),
     }
@@ -478,11 +477,9 @@ def _check(
     if safe is not None and method != "interleave":
         raise UserError("Safe data go with --method interleave only.", "Leave --safe out.")
     # A prevented vector may be watched too, and the same one named twice for that.
-    prevented = Counter(vector.trait for vector, _ in prevent)
-    different = {tuple(_told(vector)) for vector in [*(v for v, _ in prevent), *watch]}
-    twice = sorted(name for name, n in (prevented | Counter(trait for trait, *_ in different)).items() if n > 1)
-    if twice:
-        raise UserError(f"Two vectors are of the trait {twice[0]!r}.", "Give each trait once.")
+    check_one_per_trait([vector for vector, _ in prevent])
+    different = {tuple(map(str, vector.identity)): vector for vector in [*(v for v, _ in prevent), *watch]}
+    check_one_per_trait(list(different.values()))
     if method in ("steer", "ablate", "regularise"):  # now, and not after minutes of preparation
         numbers = None if method == "ablate" else [1.0 if one == "auto" else float(one or 0.0) for one in given]
         vectors = [vector for vector, _ in prevent]
@@ -529,10 +526,6 @@ def _peak_memory(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-
-
-def _told(vector: PersonaVector) -> list[Any]:
-    return [vector.trait, vector.layer, hashlib.sha256(vector.directions.numpy().tobytes()).hexdigest()[:16]]
 
 
 def _opened(data: Data) -> Dataset:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from personavec.extraction.figures import NATURAL_SHARE
+from personavec.extraction.effects import NATURAL_SHARE
 from personavec.shifts.verdict import ranked, sentence, shortened
 
 PREVENTIONS = {

@@ -18,7 +18,7 @@ from personavec.model.blocks import Blocks
 from personavec.model.evaluating import evaluating
 from personavec.model.template import Template
 from personavec.traits.of_vector import questions
-from personavec.vector import PersonaVector
+from personavec.vector import PersonaVector, check_one_per_trait
 
 log = logging.getLogger(__name__)
 
@@ -62,8 +62,9 @@ class ShiftMonitor(TrainerCallback):
     ) -> None:
         self.vectors = [vector] if isinstance(vector, PersonaVector) else list(vector)
         names = [one.trait for one in self.vectors]
-        if not names or len(set(names)) < len(names):
-            raise UserError(f"The traits to watch are {names}.", "Give one vector for each trait.")
+        if not names:
+            raise UserError("There is no vector to watch.", "Give one vector for each trait.")
+        check_one_per_trait(self.vectors)
         if every is not None and every < 1:
             raise UserError(f"every={every} is not a number of steps.", "Choose 1 or more.")
         if prompts is not None and not any(prompts):
@@ -158,10 +159,8 @@ class ShiftMonitor(TrainerCallback):
 
     def _watched(self) -> str:
         """A fingerprint of the directions and prompts."""
-        digest = hashlib.sha256(json.dumps(self.prompts).encode())
-        for one in self.vectors:
-            digest.update(f"{one.layer}".encode() + one.unit(one.layer).numpy().tobytes())
-        return digest.hexdigest()[:16]
+        decides = [self.prompts, [vector.identity for vector in self.vectors]]
+        return hashlib.sha256(json.dumps(decides).encode()).hexdigest()[:16]
 
     def _check(self, model: Any, *, other_weights: bool = False) -> None:
         for one in self.vectors:

@@ -16,7 +16,7 @@ from personavec.monitoring.page import write_monitor_report
 from personavec.progress import progress
 from personavec.provenance import identity, provenance
 from personavec.readout import read
-from personavec.vector import PersonaVector
+from personavec.vector import PersonaVector, check_one_per_trait
 
 WINDOW = 64  # conversations in memory at a time
 TEXT = 200  # characters of an answer that are kept for people to recognise it
@@ -105,8 +105,7 @@ def monitor(
     if not chats.is_file():
         raise UserError(f"There is no file {chats}.", 'Give a JSONL file with one {"messages": [...]} a line.')
     names = [vector.trait for vector in vectors]
-    if len(set(names)) < len(names):
-        raise UserError(f"Two of the vectors are of the same trait ({', '.join(names)}).", "Give each trait once.")
+    check_one_per_trait(vectors)
     for vector in vectors:
         vector.check(model, other_weights=other_weights)
     stat = chats.stat()
@@ -115,7 +114,7 @@ def monitor(
         "size": stat.st_size,
         "modified": stat.st_mtime_ns,
         **identity(model),
-        "vectors": [[v.trait, v.layer, float(v.at(v.layer).norm())] for v in vectors],
+        "vectors": [v.identity for v in vectors],
     }
     with RunFolder(out, arguments) as folder:
         scored, rejected = JsonLines(folder / "projections.jsonl"), JsonLines(folder / "rejected.jsonl")

@@ -427,10 +427,10 @@ def run_screening(
         "data": data.digest,
         "clean": job.clean.digest,
         "beside": [one.digest for one in beside],
-        "vectors": [[v.trait, v.layer, _digest(v.unit(v.layer))] for v in vectors],
+        "vectors": [v.identity for v in vectors],
     }
     if settings.specific == "span":  # elsewhere the others decide no score, and may have come since the run began
-        arguments["others"] = [[v.trait, v.layer, _digest(v.unit(v.layer))] for v in job.others]
+        arguments["others"] = [v.identity for v in job.others]
     with RunFolder(out, arguments) as folder:
         if (folder / "summary.json").exists():
             shutil.rmtree(folder / "parts", ignore_errors=True)  # where a run was killed at the very end
@@ -468,7 +468,3 @@ def _selected(difference: Floats, threshold: float) -> NDArray[np.intp]:
 
 def _name(data: Dataset) -> str:
     return ", ".join(data.sources)
-
-
-def _digest(tensor: Tensor) -> str:
-    return hashlib.sha256(tensor.contiguous().numpy().tobytes()).hexdigest()[:16]

@@ -15,7 +15,7 @@ from personavec.readout import read
 from personavec.stats.bootstrap import bootstrap_mean
 from personavec.stats.nulls import covariance_directions, isotropic_directions, place
 from personavec.traits.of_vector import questions
-from personavec.vector import PersonaVector
+from personavec.vector import PersonaVector, check_one_per_trait
 
 log = logging.getLogger(__name__)
 
@@ -74,11 +74,9 @@ def template_notes(before: Template, after: Template) -> list[str]:
 
 def check_traits(vectors: Sequence[PersonaVector]) -> None:
     """Refuse no vectors, and two of one trait."""
-    names = [vector.trait for vector in vectors]
-    if not names:
+    if not vectors:
         raise UserError("No vector was named.", "Name one with --vector FILE, several for several traits.")
-    if len(set(names)) < len(names):
-        raise UserError(f"Two vectors are of one trait: {', '.join(names)}.", "Give one vector for each trait.")
+    check_one_per_trait(vectors)
 
 
 def prompt_readings(

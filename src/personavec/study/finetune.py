@@ -1,6 +1,5 @@
 """The fine-tuning study: many small fine-tunes, what each did to the character, and what prevention saves."""
 
-import hashlib
 import json
 import time
 from collections.abc import Mapping, Sequence
@@ -65,7 +64,7 @@ def study_finetune(
     arguments = {
         **asdict(settings),
         **identity(model),
-        "vectors": {v.trait: hashlib.sha256(v.directions.numpy().tobytes()).hexdigest()[:16] for v in vectors},
+        "vectors": [v.identity for v in vectors],
         "data": {name: one.digest for name, one in given.items()},
         "prevent": list(prevent) if prevent is not None else names[:1],
     }
