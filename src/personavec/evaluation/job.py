@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from personavec.capability import Tasks, passage_losses, perplexities
-from personavec.capability.tasks import Results, compared, fingerprint
+from personavec.capability.result import TaskMetrics
+from personavec.capability.tasks import compared, fingerprint
 from personavec.errors import UserError
 from personavec.evaluation.page import write_evaluate_report
 from personavec.extraction.effects import estimate
@@ -123,7 +124,7 @@ def _capability(
     """What adapter and steering cost: {"perplexity": of general text, None where there is neither, "lm_eval": see
     `compared`, None without tasks}; before is the model without them."""
     losses: list[Floats] = []
-    results: list[Results] = []
+    results: list[TaskMetrics] = []
     changed = bool(interventions) or model.adapter_hash is not None
     for side, edits in (("before", ()), ("after", interventions)) if changed else (("before", ()),):
         with model.unadapted() if side == "before" else nullcontext():

@@ -12,7 +12,8 @@ import numpy as np
 from safetensors.torch import load_file, save
 
 from personavec.capability import Tasks, passage_losses, perplexities
-from personavec.capability.tasks import Results, compared
+from personavec.capability.result import TaskMetrics
+from personavec.capability.tasks import compared
 from personavec.data import Sample
 from personavec.errors import UserError
 from personavec.evaluation.job import MAX_NEW_TOKENS, TEMPERATURE
@@ -47,7 +48,7 @@ class Measured:
     readings: PromptReadings
     answers: Mapping[tuple[str, str | None], Sequence[Rollout]]
     passages: Sequence[float]
-    tasks: Results
+    tasks: TaskMetrics
 
 
 class Character:
@@ -138,14 +139,14 @@ class Character:
         losses: list[float] = json.loads(path.read_text())
         return losses
 
-    def _tasks(self, model: ChatModel, when: When) -> Results:
+    def _tasks(self, model: ChatModel, when: When) -> TaskMetrics:
         if self.tasks is None:
             return {}
         path = self.folder / f"tasks-{when}.json"
         if not path.exists():
             log = JsonLines(self.folder / f"requests-{when}.jsonl")
             write_json(path, self.tasks.measure(model, (), log, name=f"Tasks {when}"))
-        found: Results = json.loads(path.read_text())
+        found: TaskMetrics = json.loads(path.read_text())
         return found
 
     def compared(self, before: Measured, after: Measured) -> dict[str, Any]:

@@ -2,15 +2,15 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from personavec.errors import UserError
-from personavec.files import RunFolder, write_json
+from personavec.files import RunFolder
 from personavec.model import ChatModel, load_model
 from personavec.model.load import find_adapter, find_source
 from personavec.provenance import identity, provenance
 from personavec.shifts.measure import check_traits, compare, prompt_readings, template_notes
 from personavec.shifts.page import write_shift_report
+from personavec.shifts.result import ShiftRun, SystemPrompt
 from personavec.shifts.verdict import verdict
 from personavec.vector import PersonaVector
 
@@ -28,7 +28,7 @@ def run_shift(
     dtype: str | None = None,
     device: str | None = None,
     load: Callable[..., ChatModel] = load_model,
-) -> dict[str, Any]:
+) -> ShiftRun:
     """Read the model before, then the model after, and compare: `compare` of what `prompt_readings` reads.
 
     Args:
@@ -39,9 +39,6 @@ def run_shift(
         systems: System prompts under which the shift is measured too.
         other_weights: See `PersonaVector.check`.
         load: Opens the models, `load(name, device=, dtype=, adapter=)`.
-
-    Returns:
-        The content of run.json.
 
     Raises:
         UserError: Neither or both of `tuned` and `adapter`, models or vectors that do not fit, a folder of another run.
@@ -64,18 +61,19 @@ def run_shift(
         for vector in loaded:
             vector.check(first, other_weights=other_weights)
         before = prompt_readings(first, loaded, prompts)
-        run = {"command": "shift", **provenance(first, arguments)}
-        template = first.template
+        facts, template = provenance(first, arguments), first.template
         del first  # only one model is in memory
         second = load(tuned or base, device=device, dtype=dtype, adapter=adapter)
-        run |= {
-            "tuned": tuned or adapter,
-            "tuned_identity": identity(second),
-            "systems": [{"system": s} for s in prompts],
-        }
-        run["warnings"] = template_notes(template, second.template)
-        run["traits"] = compare(loaded, before, prompt_readings(second, loaded, prompts, template), seed)
-        run["verdict"] = verdict(run["traits"])
+        traits = compare(loaded, before, prompt_readings(second, loaded, prompts, template), seed)
+        run = ShiftRun.of(
+            facts,
+            tuned=tuned or adapter,
+            tuned_identity=identity(second),
+            systems=tuple(SystemPrompt(system=text) for text in prompts),
+            traits=traits,
+            verdict=tuple(verdict(traits)),
+            warnings=tuple(template_notes(template, second.template)),
+        )
         write_shift_report(run, folder / "report.html")
-        write_json(folder / "run.json", run)
+        run.write(folder.path)
     return run
