@@ -24,7 +24,8 @@ from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
 from personavec import PersonaVector
 from personavec.cli import main
-from personavec.extraction.job import SCALES, Settings, extract
+from personavec.extraction import Settings, extract
+from personavec.extraction.sweep import SCALES
 from personavec.interchange.paper import read_paper_vector
 from personavec.judges.contrast import ContrastJudge
 from personavec.model import load_model

@@ -43,7 +43,7 @@ def write_json(path: Path | str, value: Any) -> None:
 
 
 def once(path: Path, kind: type[T], make: Callable[[], T]) -> T:
-    """What a JSON file holds; made and written if it is not there, so that a run that was cut off does not make it twice.
+    """What a JSON file holds; made and written if it is not there, so that a run that was cut off makes it once.
 
     Args:
         kind: Type of the value, as pydantic reads and writes it: a model, `list[float]`, ...

@@ -85,9 +85,9 @@ def judge_auc(bench: Workbench, evaluation: Sequence[Rollout]) -> Estimate:
     )
     if auc.low <= 0.5:
         raise UserError(
-            f"The trait {name!r} could not be elicited from {bench.model.id}: on unseen questions the judge cannot tell "
-            f"answers that should show it from their opposite (AUC {auc.mean:.2f}, 95 % interval {auc.low:.2f} to "
-            f"{auc.high:.2f}, n = {auc.n} questions; 0.5 is guessing). "
+            f"The trait {name!r} could not be elicited from {bench.model.id}: on unseen questions the judge cannot "
+            f"tell answers that should show it from their opposite (AUC {auc.mean:.2f}, 95 % interval {auc.low:.2f} "
+            f"to {auc.high:.2f}, n = {auc.n} questions; 0.5 is guessing). "
             f"Examples:\n{_listing([*positive[:2], *negative[:2]])}\n",
             ADVICE,
         )

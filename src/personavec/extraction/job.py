@@ -180,6 +180,7 @@ def _summary(bench: Workbench, vector: PersonaVector, answers: _Answers) -> Extr
     with bench.timings.stage("controls"):
         curve = dose_response(dose, norm, residual, seed)
         coherent = coherent_coefficients(curve)
+        strongest = max((c for c in coherent if c > 0), default=None)
         steering = steering_effect(dose, answers.null, scale, seed)
         run = ExtractionRun.of(
             provenance(bench.model, asdict(bench.settings)),
@@ -195,9 +196,7 @@ def _summary(bench: Workbench, vector: PersonaVector, answers: _Answers) -> Extr
             dose_response=curve,
             coherent_range=(min(coherent), max(coherent)),
             # Nothing is recommended that does not work.
-            recommended_coefficient=max((c for c in coherent if c > 0), default=None)
-            if steering.effect.low > 0
-            else None,
+            recommended_coefficient=strongest if steering.effect.low > 0 else None,
             spearman=bootstrap_spearman_by_question(*score_matrix(dose), seed=seed),
             steering=steering,
             examples=examples(dose, (-scale, 0.0, scale)),

@@ -16,7 +16,7 @@ from personavec.capability.result import TaskMetrics
 from personavec.capability.tasks import compared
 from personavec.data import Sample
 from personavec.errors import UserError
-from personavec.evaluation.job import MAX_NEW_TOKENS, TEMPERATURE
+from personavec.evaluation.settings import MAX_NEW_TOKENS, TEMPERATURE
 from personavec.extraction.specificity import judge_of
 from personavec.files import JsonLines, write_atomic, write_json
 from personavec.finetune.elicit import asking

@@ -21,7 +21,7 @@ from personavec.capability import Tasks
 from personavec.capability.tasks import fingerprint
 from personavec.data import Dataset, Sample, open_data
 from personavec.errors import UserError
-from personavec.evaluation.job import MAX_NEW_TOKENS
+from personavec.evaluation.settings import MAX_NEW_TOKENS
 from personavec.files import RunFolder, write_atomic, write_json
 from personavec.finetune.adapter import adapted, save_adapter, wearing
 from personavec.finetune.automatic import choose
