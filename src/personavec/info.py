@@ -1,8 +1,9 @@
 """What is known of a vector: what its extraction measured, as run.json and the vector's file hold it."""
 
+import json
 from collections.abc import Mapping
 
-from pydantic import JsonValue, ValidationError
+from pydantic import JsonValue
 
 from personavec.results import Figure, Machine, Number, Result
 from personavec.stats.nulls import Null
@@ -165,7 +166,9 @@ class VectorInfo(Result):
         parts: dict[str, object] = {}
         for name in cls.model_fields.keys() & stored.keys():
             try:
-                parts[name] = getattr(cls.model_validate({name: stored[name]}), name)
-            except ValidationError:
+                part = cls.model_validate({name: stored[name]})
+                json.dumps(part.as_stored(), allow_nan=False)
+            except ValueError:  # another form, or a figure that is no number
                 continue
+            parts[name] = getattr(part, name)
         return cls.model_validate(parts)

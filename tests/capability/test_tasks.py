@@ -14,7 +14,7 @@ from personavec.capability import passage_losses, perplexity
 from personavec.capability.result import TASK_METRICS, TaskChange, TaskMetric, TaskMetrics
 from personavec.capability.tasks import Tasks, compared, fingerprint
 from personavec.errors import UserError
-from personavec.evaluation.job import evaluate
+from personavec.evaluation import EvaluationSettings, evaluate
 from personavec.files import JsonLines
 from personavec.interventions import intervening, steering
 from personavec.model import ChatModel, Request
@@ -163,16 +163,17 @@ def test_a_group_is_the_mean_of_its_documents(tiny: ChatModel, folder: Path, tmp
 def test_evaluate_runs_them_without_and_with_steering(tiny: ChatModel, folder: Path, tmp_path: Path) -> None:
     trait = load_trait("evil")
     trait = trait.model_copy(update={"evaluation_questions": trait.evaluation_questions[:2]})
-    vector = made.vector(tiny, scale=3, info={"trait": trait.model_dump(mode="json"), **made.JUDGE})
+    vector = made.vector(tiny, scale=3, info={"trait": trait.model_dump(mode="json"), "judge": made.JUDGE})
     tasks, rows = [str(folder / "choose.yaml")], steering(vector, 1)
-    run = evaluate(tiny, trait, tmp_path / "run", interventions=rows, vectors=[vector], max_new_tokens=4, lm_eval=tasks)
+    settings = EvaluationSettings(max_new_tokens=4, lm_eval=tuple(tasks))
+    run = evaluate(tiny, trait, tmp_path / "run", settings, interventions=rows, vectors=[vector])
     sides = [Tasks(tasks).measure(tiny, some, JsonLines(tmp_path / f"{len(some)}.jsonl")) for some in ((), rows)]
     assert run.lm_eval == compared(*sides)
     assert run.versions["lm_eval"] == lm_eval.__version__
     assert run.perplexity.before == perplexity(passage_losses(tiny)).rounded()
     assert run.perplexity.after == perplexity(passage_losses(tiny, rows)).rounded()
     assert "Task choose, acc_norm" in (tmp_path / "run" / "report.html").read_text()
-    plain = evaluate(tiny, trait, tmp_path / "plain", vectors=[vector], max_new_tokens=4, lm_eval=tasks)
+    plain = evaluate(tiny, trait, tmp_path / "plain", settings, vectors=[vector])
     assert plain.perplexity is None and plain.lm_eval == compared(sides[0])
 
 

@@ -26,6 +26,7 @@ from personavec.model import ChatModel, Request
 from personavec.shifts.measure import shift
 from personavec.stats.bootstrap import bootstrap_mean
 from personavec.traits import load_trait
+from personavec.traits.of_vector import questions
 from personavec.vector import PersonaVector
 
 pytest.importorskip("trl", reason="needs TRL: pip install 'personavec[finetune]'")
@@ -119,7 +120,7 @@ def answers(model: ChatModel, judged: PersonaVector) -> list[dict[str, Any]]:
     from personavec.rollouts import _seed
 
     made = []
-    for at, question in enumerate(judged.info["trait"]["evaluation_questions"]):
+    for at, question in enumerate(questions(judged)):
         prompt = model.prompt_ids([{"role": "user", "content": question}])
         response = model.generate([Request(prompt, 48, 0.7, _seed(0, f"evaluation/kind/0/{at}"))])[0].ids
         made.append(

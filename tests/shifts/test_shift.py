@@ -24,7 +24,7 @@ def humorous(tiny: ChatModel) -> PersonaVector:
     """Of a trait whose questions the library has."""
     from dataclasses import replace
 
-    return replace(vector(tiny, layer=2), trait="humorous", info={})
+    return replace(vector(tiny, layer=2), trait="humorous")
 
 
 @pytest.fixture(scope="module")
@@ -148,7 +148,7 @@ def test_the_command(
         ([tmp_path / "nowhere"], "not a model folder"),
         ([folders["adapter"]], "It is an adapter"),
         (["--adapter", tmp_path / "nowhere"], "not an adapter's folder"),
-        ([folders["merged"], "-v", folders["vector"]], "Two vectors are of one trait"),
+        ([folders["merged"], "-v", folders["vector"]], "Two vectors are of the trait"),
     ):
         code, _, error = run(given[0], *wrong, *given[1:])
         assert code == 2 and message in " ".join(error.split())

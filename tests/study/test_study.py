@@ -20,6 +20,7 @@ from personavec.errors import UserError
 from personavec.files import JsonLines
 from personavec.finetune.adapter import wearing
 from personavec.finetune.examples import Encoder, read_samples
+from personavec.info import VectorInfo
 from personavec.judges.contrast import ContrastJudge
 from personavec.model import ChatModel
 from personavec.report.words import minus
@@ -31,7 +32,7 @@ from personavec.study.flawed import DOMAINS
 from personavec.study.suite import Suite
 from personavec.traits import load_trait
 from personavec.vector import PersonaVector
-from tiny import chat_model, qwen2, vector
+from tiny import JUDGE, chat_model, qwen2, vector
 
 SETTINGS = Settings(
     samples=10,
@@ -58,9 +59,13 @@ def humorous(chat: ChatModel) -> PersonaVector:
         "calibration": {"middle": 0.0, "slope": 5.0},
         "coherence": {"likelihood_mean": -5.0, "likelihood_deviation": 1.0, "repetition_mean": 0.0},
     }
-    return replace(
-        vector(chat, seed=7), trait="humorous", info={"trait": trait, "judge": {"name": "contrast", "state": state}}
-    )
+    return replace(vector(chat, seed=7, info={"trait": trait, "judge": JUDGE | {"state": state}}), trait="humorous")
+
+
+def renamed(one: PersonaVector, name: str) -> PersonaVector:
+    """The same vector, judge and texts, for a trait of another name."""
+    trait = dict(one.info.trait or {}) | {"name": name}
+    return replace(one, trait=name, info=one.info.model_copy(update={"trait": trait}))
 
 
 @pytest.fixture(scope="module")
@@ -213,8 +218,7 @@ def test_answers_judged_together_are_judged_as_alone(
 def test_judging_goes_on_after_an_interruption_and_takes_traits_of_two_words(
     chat: ChatModel, humorous: PersonaVector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    trait = {**humorous.info["trait"], "name": "dry humorous"}
-    named = replace(humorous, trait="dry humorous", info={**humorous.info, "trait": trait})
+    named = renamed(humorous, "dry humorous")
     judge, asked = ContrastJudge.score, []
 
     def score(self: ContrastJudge, made: Sequence[Rollout], advance: Any) -> None:
@@ -283,9 +287,8 @@ def test_mistakes(chat: ChatModel, humorous: PersonaVector, tmp_path: Path) -> N
     with pytest.raises(UserError, match="no vector of evil"):
         study_finetune(chat, [humorous], tmp_path / "a", SETTINGS, prevent=["evil"])
     with pytest.raises(UserError, match="carries no contrast judge"):
-        study_finetune(chat, [replace(humorous, info={"trait": humorous.info["trait"]})], tmp_path / "b", SETTINGS)
-    trait = {**humorous.info["trait"], "name": "units"}
-    named = replace(humorous, trait="units", info={**humorous.info, "trait": trait})
+        study_finetune(chat, [replace(humorous, info=VectorInfo(trait=humorous.info.trait))], tmp_path / "b", SETTINGS)
+    named = renamed(humorous, "units")
     with pytest.raises(UserError, match="Two data sets of the study are called units-normal"):
         study_finetune(chat, [named], tmp_path / "c", SETTINGS)
     with pytest.raises(UserError, match="Two data sets of the study are called humorous-mild"):
