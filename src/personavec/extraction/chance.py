@@ -9,6 +9,7 @@ from personavec.extraction.effects import NATURAL_SHARE, by_direction, layer_eff
 from personavec.extraction.sweep import Sweep
 from personavec.extraction.workbench import Workbench
 from personavec.model.edits import Intervention
+from personavec.operations import ADD
 from personavec.rollouts import Rollout
 from personavec.stats.nulls import covariance_directions
 
@@ -43,7 +44,7 @@ def chance_rollouts(
         direction = random[number, layers.index(layer)]
         rollouts: list[Rollout] = []
         for coefficient in (-scale, scale):
-            edits = [Intervention("add", layer, coefficient * direction, settings.positions)]
+            edits = [Intervention(ADD, layer, coefficient * direction, settings.positions)]
             rollouts += bench.steered(stage, edits, questions, layer, coefficient, names[number])
         return rollouts
 

@@ -17,8 +17,8 @@ from personavec.errors import UserError
 from personavec.finetune.wrapping import blocks_of, unwrapped
 from personavec.interventions import Layers, ablation, steering
 from personavec.model.blocks import Blocks
-from personavec.model.edits import ablate, add
 from personavec.model.evaluating import evaluating
+from personavec.operations import ablate, add
 from personavec.vector import PersonaVector
 
 Method = Literal["steer", "ablate", "regularise"]
