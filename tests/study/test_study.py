@@ -18,7 +18,7 @@ pytest.importorskip("trl", reason="needs TRL: pip install 'personavec[finetune]'
 from personavec.data import open_data
 from personavec.errors import UserError
 from personavec.files import JsonLines
-from personavec.finetune.adapter import wearing
+from personavec.finetune.adapter import saved_adapter
 from personavec.finetune.examples import Encoder, read_samples
 from personavec.judges.contrast import ContrastJudge
 from personavec.model import ChatModel
@@ -151,7 +151,7 @@ def test_steering_at_inference_leaves_the_question_alone(
         hidden[:, begins - 1 :] -= 2 * humorous.at(humorous.layer)
         return output
 
-    with wearing(chat, out / "prevention/humorous/none/tuned/adapter") as model, torch.no_grad():
+    with saved_adapter(chat, out / "prevention/humorous/none/tuned/adapter") as model, torch.no_grad():
         hook = model.blocks.layers[humorous.layer - 1].register_forward_hook(steer)
         logits = model.model(torch.tensor([example.ids])).logits[0]
         hook.remove()
@@ -306,7 +306,7 @@ def test_wearing_an_adapter(done: tuple[Path, dict[str, Any]], chat: ChatModel) 
     prompt = chat.prompt_ids([{"role": "user", "content": "hello"}])
     before = chat.next_token_logprobs([prompt])
     learning = [parameter.requires_grad for parameter in chat.model.parameters()]
-    with wearing(chat, out / "suite/humorous-overt/tuned/adapter") as worn:
+    with saved_adapter(chat, out / "suite/humorous-overt/tuned/adapter") as worn:
         assert (worn.next_token_logprobs([prompt]) - before).abs().max() > 1e-6
         with worn.unadapted():
             assert worn.next_token_logprobs([prompt]).equal(before)

@@ -12,7 +12,7 @@ from personavec.data import open_data
 from personavec.files import write_json
 from personavec.finetune import Tuned
 from personavec.finetune.examples import Encoder, Example, read_samples
-from personavec.finetune.saved import prevented
+from personavec.finetune.savings import share_prevented
 from personavec.interventions import steering
 from personavec.likelihood import sequence_losses
 from personavec.model import ChatModel
@@ -151,7 +151,10 @@ class Prevention:
         seed = self.lab.settings.seed
         before, without, after = (one["by_question"][part] for one in (base["plain"], plain, row))
         first, second = (self.measured(one["arm"])["task"][part] for one in (plain, row))
-        return {"prevented": prevented(before, without, after, seed), "task_change": more_loss(first, second, seed)}
+        return {
+            "prevented": share_prevented(before, without, after, seed),
+            "task_change": more_loss(first, second, seed),
+        }
 
     def cost(self, way: str) -> dict[str, Any]:
         """Loss on the task, and how it and the perplexity of general text compare with training without prevention."""
