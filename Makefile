@@ -4,15 +4,21 @@ BIN := $(VENV)/bin
 PYTHON ?= python3
 TRAIT ?= humorous
 
-.PHONY: try test lint
+.PHONY: try test lint fix
 
 try: $(VENV)/.installed
 	$(BIN)/personavec extract $(TRAIT) --out runs/$(TRAIT)
 
-test: $(VENV)/.installed-dev
+lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+fix: $(VENV)/.installed-dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+test: lint
 	$(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 $(VENV)/.installed: pyproject.toml constraints.txt

@@ -1,7 +1,7 @@
-"""Golden outputs: every command on the default model at small settings, to show that a rebuilt inside changed no figure.
+"""Golden outputs: every command on a model at small settings, to show that a rebuilt inside changed no figure.
 
-    python benchmarks/golden.py record before     # at the one commit
-    python benchmarks/golden.py record after      # at the other
+    python benchmarks/golden.py record before [--model MODEL]     # at the one commit
+    python benchmarks/golden.py record after [--model MODEL]      # at the other
     python benchmarks/golden.py compare before after
 
 A record is a folder with what each command printed and every file it wrote. `compare` names each value of a JSON file,
@@ -20,6 +20,8 @@ from typing import Any
 
 from safetensors.torch import load_file
 
+MODEL = "MODEL"  # stands for the model's name
+WITHOUT = {"traits", "vectors", "compare"}  # commands that take no --model
 VECTORS = ["-v", "humorous/vector.safetensors", "-v", "evil/vector.safetensors"]
 SMALL = ["--pairs", "1", "--questions", "12", "--max-new-tokens", "24", "--random-directions", "2"]
 TUNING = ["--max-length", "96", "--batch", "2", "--accumulate", "2", "--warmup-steps", "1", "--learning-rate", "1e-4"]
@@ -46,7 +48,7 @@ COMMANDS: dict[str, list[str]] = {
               "--out", "plain"],
     "tuned": ["finetune", "chats.jsonl", *TUNING, "--prevent", "humorous/vector.safetensors=1", "--watch",
               "evil/vector.safetensors", "--against", "plain", "--out", "tuned"],
-    "shift": ["shift", "default", "--adapter", "tuned/adapter", *VECTORS, "--out", "shifted"],
+    "shift": ["shift", MODEL, "--adapter", "tuned/adapter", *VECTORS, "--out", "shifted"],
     "show": ["vectors", "show", "humorous/vector.safetensors"],
     "vectors": ["vectors", "compare", "humorous/vector.safetensors", "evil/vector.safetensors"],
 }  # fmt: skip
@@ -74,7 +76,7 @@ def chats(count: int, first: int) -> str:
     return "".join(lines)
 
 
-def record(out: Path) -> None:
+def record(out: Path, model: str) -> None:
     """Run every command in `out`; one that was recorded before is not run again."""
     out.mkdir(parents=True, exist_ok=True)
     (out / "chats.jsonl").write_text(chats(24, 1) + '{"messages": "no list"}\n')
@@ -84,7 +86,10 @@ def record(out: Path) -> None:
         if printed.exists():
             continue
         print(name, flush=True)
-        command = [sys.executable, "-m", "personavec", *arguments]
+        given = [model if word == MODEL else word for word in arguments]
+        if MODEL not in arguments and arguments[0] not in WITHOUT:
+            given += ["--model", model]
+        command = [sys.executable, "-m", "personavec", *given]
         done = subprocess.run(command, cwd=out, capture_output=True, text=True, env=os.environ | {"COLUMNS": "160"})
         if done.returncode:
             sys.exit(f"{' '.join(arguments)} ended with {done.returncode}:\n{done.stderr}")
@@ -144,13 +149,15 @@ def _values(a: Any, b: Any, place: str = "") -> Iterator[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     jobs = parser.add_subparsers(dest="job", required=True)
-    jobs.add_parser("record").add_argument("out", type=Path)
+    one = jobs.add_parser("record")
+    one.add_argument("out", type=Path)
+    one.add_argument("--model", default="default")
     both = jobs.add_parser("compare")
     both.add_argument("before", type=Path)
     both.add_argument("after", type=Path)
     given = parser.parse_args()
     if given.job == "record":
-        record(given.out)
+        record(given.out, given.model)
         return
     found = list(differences(given.before, given.after))
     print(*found, f"{len(found)} differences", sep="\n")

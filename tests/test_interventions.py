@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from transformers import LlamaConfig
 
 from personavec.errors import UserError
-from personavec.interventions import ablation, capping, intervening, steer, steering
+from personavec.interventions import ablation, capping, flooring, intervening, interventions, steer, steering
 from personavec.model import ChatModel
-from personavec.model.edits import Intervention, Positions, Steering, ablate, add, cap
+from personavec.model.edits import Intervention, Positions, Steering
+from personavec.operations import ADD, OPERATIONS, Operation, ablate, add, cap, floor
 from personavec.vector import PersonaVector
 from tiny import SIZES, causal_model, chat_model, plain_states, random_ids, vector
 
@@ -49,12 +50,17 @@ def test_formulas() -> None:
         torch.testing.assert_close(ablate(capped, UNIT), across, rtol=1e-4, atol=1e-5)
         below = projection <= ceiling
         assert below.any() and torch.equal(capped[below], HIDDEN[below])
+        held = floor(HIDDEN, UNIT, ceiling)
+        torch.testing.assert_close(held @ UNIT, projection.clamp_min(ceiling), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(ablate(held, UNIT), across, rtol=1e-4, atol=1e-5)
+        above = projection >= ceiling
+        assert above.any() and torch.equal(held[above], HIDDEN[above])
 
 
 def test_steering_at_one_layer(tiny: ChatModel, persona: PersonaVector) -> None:
     for layers, layer in (("best", 2), (1, 1), (3, 3)):
         [item] = steering(persona, -1.5, layers=layers, positions="prompt")
-        assert (item.kind, item.layer, item.positions) == ("add", layer, "prompt")
+        assert (item.operation.name, item.layer, item.positions) == ("add", layer, "prompt")
         torch.testing.assert_close(item.direction, -1.5 * persona.directions[layer])
 
 
@@ -99,20 +105,45 @@ def test_ablation_and_capping(tiny: ChatModel, persona: PersonaVector) -> None:
     assert (capped < plain - 0.01).any()
 
 
+def test_a_floor_for_one_row_and_a_cap_for_another(tiny: ChatModel, persona: PersonaVector) -> None:
+    """Each row is held on its own side of the median of plain tokens; a third row without either stays as it was."""
+    model = chat_model()  # of its own: transformers leaves hooks on a model that was asked for hidden states
+    ids = random_ids(12, 0)
+    plain = states(tiny, ids)[2]
+    along = plain @ persona.unit(2)
+    middle = float(along.median())
+    deviations = (middle - 2.0) / 0.5  # neutral mean 2, deviation 0.5 at layer 2
+    held = [flooring(persona, deviations, positions="all"), capping(persona, deviations, positions="all"), []]
+    with intervening(model, held), torch.inference_mode():
+        found = model.blocks.trunk(input_ids=torch.tensor([ids] * 3), output_hidden_states=True).hidden_states[2]
+    projections = found @ persona.unit(2)
+    torch.testing.assert_close(projections[0], along.clamp_min(middle), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(projections[1], along.clamp_max(middle), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(found[2], plain, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("operation", OPERATIONS.values(), ids=lambda operation: operation.name)
+def test_a_number_is_asked_for_where_one_is_taken(operation: Operation, persona: PersonaVector) -> None:
+    wrong = [1.0] if operation.takes == "nothing" else [None, math.nan]
+    for number in wrong:
+        with pytest.raises(UserError, match=operation.option):
+            interventions(operation, persona, number)
+
+
 def test_caps_at_the_layers_asked_for(tiny: ChatModel, persona: PersonaVector) -> None:
     """Each layer has its own ceiling; what a cap does early may move a later layer, which is capped after that."""
     ids = random_ids(12, 0)
     assert [item.layer for item in capping(persona, 1.0)] == [2]
     [item] = capping(persona, 1.0, layers=3)
-    assert (item.layer, item.ceiling) == (3, 3.5)
+    assert (item.layer, item.bound) == (3, 3.5)
     everywhere = capping(persona, -4.0, layers="all", positions="all")
-    assert [(item.layer, item.ceiling) for item in everywhere] == [(1, -1.0), (2, 0.0), (3, 1.0)]
+    assert [(item.layer, item.bound) for item in everywhere] == [(1, -1.0), (2, 0.0), (3, 1.0)]
     plain = states(tiny, ids)
     with intervening(tiny, [everywhere]):
         capped = states(tiny, ids)
     for item in everywhere:
-        assert float((plain[item.layer] @ persona.unit(item.layer)).max()) > item.ceiling + 0.1
-        assert float((capped[item.layer] @ persona.unit(item.layer)).max()) < item.ceiling + 1e-3
+        assert float((plain[item.layer] @ persona.unit(item.layer)).max()) > item.bound + 0.1
+        assert float((capped[item.layer] @ persona.unit(item.layer)).max()) < item.bound + 1e-3
     with pytest.raises(UserError, match="Layer 4 is out of range"):
         capping(persona, 1.0, layers=4)
     with pytest.raises(UserError, match="Unknown layers"):
@@ -311,7 +342,7 @@ def test_layers_that_do_not_exist(tiny: ChatModel, persona: PersonaVector) -> No
             steering(persona, 1.0, layers=layers, positions="all")  # type: ignore[arg-type]
     with (
         pytest.raises(UserError, match="Layer 4 is out of range"),
-        intervening(tiny, [[Intervention("add", 4, torch.zeros(32))]]),
+        intervening(tiny, [[Intervention(ADD, 4, torch.zeros(32))]]),
     ):
         pass
 
@@ -362,4 +393,4 @@ def test_vector_of_another_model(tiny: ChatModel, persona: PersonaVector) -> Non
     ):
         wide(input_ids=torch.tensor([[1, 2]]))
     with pytest.raises(UserError, match="different widths"):
-        Steering([[Intervention("add", 1, torch.zeros(32))], [Intervention("add", 1, torch.zeros(64))]])
+        Steering([[Intervention(ADD, 1, torch.zeros(32))], [Intervention(ADD, 1, torch.zeros(64))]])

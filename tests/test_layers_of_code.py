@@ -14,7 +14,7 @@ import personavec
 ROOT = Path(personavec.__file__).parent
 LAYERS = [
     {"errors"},
-    {"cache", "progress", "refusals", "stats"},
+    {"cache", "operations", "progress", "refusals", "stats"},
     {"data", "files"},
     {"model", "results", "timings"},
     {"provenance", "readout", "report", "rollouts", "vector"},

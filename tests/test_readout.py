@@ -114,6 +114,22 @@ def test_answers_to_one_prompt_share_it(tiny: ChatModel, monkeypatch: pytest.Mon
     assert counted == [30 + 4 * 5]
 
 
+def test_all_that_begins_alike_is_shared(tiny: ChatModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One system prompt, two questions under it, three answers to each, and a conversation that goes on after one."""
+    system, questions = random_ids(20, 0), [random_ids(6, 1), random_ids(6, 2)]
+    made = [
+        Conversation([*system, *question, *random_ids(4, 10 * n + k)], [(26, 30)])
+        for n, question in enumerate(questions, 1)
+        for k in range(3)
+    ]
+    made.append(Conversation([*made[0].ids, *random_ids(5, 99)], [(26, 30), (30, 35)]))
+    alone = torch.cat([read(tiny, [one]).means for one in made])
+    counted = forwards(tiny, monkeypatch)
+    together = read(tiny, made, batch_tokens=256).means
+    assert counted == [20 + 2 * 6 + 6 * 4 + 5]
+    check_close(together, alone)
+
+
 def test_batches_keep_to_their_budget(tiny: ChatModel, monkeypatch: pytest.MonkeyPatch) -> None:
     assert tiny.packs
     counted = forwards(tiny, monkeypatch)

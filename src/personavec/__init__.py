@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from personavec.evaluation import evaluate
     from personavec.extraction import Extraction, Settings, extract
     from personavec.finetune import PreventativeSteering, ShiftMonitor, Training, Tuned, fine_tune, preventing
-    from personavec.interventions import ablation, capping, intervening, steer, steering
+    from personavec.interventions import ablation, capping, flooring, intervening, steer, steering
     from personavec.model import ChatModel, Conversation, Request, Response, load_model
     from personavec.monitoring import monitor, project
     from personavec.readout import Readings, read
@@ -28,7 +28,7 @@ _HOME = {
     "evaluation": ["evaluate"],
     "extraction": ["Extraction", "Settings", "extract"],
     "finetune": ["PreventativeSteering", "ShiftMonitor", "Training", "Tuned", "fine_tune", "preventing"],
-    "interventions": ["ablation", "capping", "intervening", "steer", "steering"],
+    "interventions": ["ablation", "capping", "flooring", "intervening", "steer", "steering"],
     "model": ["ChatModel", "Conversation", "Request", "Response", "load_model"],
     "monitoring": ["monitor", "project"],
     "readout": ["Readings", "read"],
@@ -58,6 +58,7 @@ __all__ = [
     "evaluate",
     "extract",
     "fine_tune",
+    "flooring",
     "intervening",
     "load_model",
     "load_trait",

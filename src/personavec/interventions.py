@@ -1,4 +1,5 @@
-"""What is done to the residual stream while the model runs: steering, ablation and capping by persona vectors."""
+"""What is done to the residual stream while the model runs: the operations (steering, ablation, cap, floor) by persona
+vectors."""
 
 import math
 import warnings
@@ -10,67 +11,90 @@ from weakref import WeakKeyDictionary
 from personavec.errors import UserError
 from personavec.model.blocks import Blocks, find_blocks
 from personavec.model.edits import Intervention, Positions, Steering
+from personavec.operations import ABLATE, ADD, CAP, FLOOR, Operation
 from personavec.vector import PersonaVector
 
 Layers = Literal["best", "all"] | int
 
 
+def interventions(
+    operation: Operation,
+    vector: PersonaVector,
+    number: float | None = None,
+    *,
+    layers: Layers = "best",
+    positions: Positions = "response",
+) -> list[Intervention]:
+    """What an operation by a persona vector does to the stream, an edit for each layer.
+
+    Args:
+        number: The coefficient or the bound, as the operation takes it; a bound is in deviations of the single tokens
+            of the model's neutral answers from their mean, so that a number means the same for every model. (Monitoring
+            counts in deviations of whole answers, a figure of its own.)
+        layers: "best" is the vector's own layer, a number is that layer, "all" is every layer: with a coefficient the
+            increments `u_l = v_l - v_(l-1)`, so that effects do not pile up (paper appendix J.3), with a bound each
+            layer's own.
+
+    Raises:
+        UserError: A number that is missing, not wanted or not finite, a layer out of range, or a bound where the
+            vector's file has no statistics of tokens.
+    """
+    if (number is None) != (operation.takes == "nothing"):
+        raise UserError(
+            f"{operation.option} by {vector.trait} takes {'no' if operation.takes == 'nothing' else 'a'} number.",
+            f"Give {operation.metavar}.",
+        )
+    if number is not None and not math.isfinite(number):
+        raise UserError(
+            f"The {operation.option} {operation.takes} {number} is not a finite number.",
+            f"Choose one such as {operation.example}.",
+        )
+    check_positions(positions)
+    if operation.takes == "coefficient":
+        steps = vector.increments() if layers == "all" else {(at := _layer(vector, layers)): vector.at(at)}
+        return [Intervention(operation, layer, (number or 0.0) * step, positions) for layer, step in steps.items()]
+    items = []
+    for layer in vector.steerable_layers if layers == "all" else [_layer(vector, layers)]:
+        if number is None:
+            items.append(Intervention(operation, layer, vector.unit(layer), positions))
+        else:
+            mean, deviation = vector.neutral(layer, of="token")
+            items.append(Intervention(operation, layer, vector.unit(layer), positions, mean + number * deviation))
+    return items
+
+
 def steering(
     vector: PersonaVector, coefficient: float, *, layers: Layers = "best", positions: Positions = "response"
 ) -> list[Intervention]:
-    """Interventions that add `coefficient` times the persona vector.
-
-    Args:
-        layers: "best" is the vector's own layer, a number is that layer; "all" adds the increments
-            `u_l = v_l - v_(l-1)` at every layer, so that effects do not pile up (paper appendix J.3).
-
-    Raises:
-        UserError: The coefficient is not finite, or the layer is out of range.
-    """
-    if not math.isfinite(coefficient):
-        raise UserError(f"The coefficient {coefficient} is not a finite number.", "Choose one such as 1.5 or -1.5.")
-    check_positions(positions)
-    if layers == "all":
-        chosen = vector.increments()
-    else:
-        layer = _layer(vector, layers)
-        chosen = {layer: vector.at(layer)}
-    return [Intervention("add", layer, coefficient * step, positions) for layer, step in chosen.items()]
+    """Interventions that add `coefficient` times the persona vector; see `interventions`."""
+    return interventions(ADD, vector, coefficient, layers=layers, positions=positions)
 
 
 def ablation(
     vector: PersonaVector, *, layers: Layers = "best", positions: Positions = "response"
 ) -> list[Intervention]:
-    """Interventions that project the persona vector out, at its own layer, a given one, or every one."""
-    check_positions(positions)
-    chosen = vector.steerable_layers if layers == "all" else [_layer(vector, layers)]
-    return [Intervention("ablate", layer, vector.unit(layer), positions) for layer in chosen]
+    """Interventions that project the persona vector out; see `interventions`."""
+    return interventions(ABLATE, vector, layers=layers, positions=positions)
 
 
 def capping(
     vector: PersonaVector, ceiling: float, *, layers: Layers = "best", positions: Positions = "response"
 ) -> list[Intervention]:
-    """Interventions that hold the projection of every token at or below a ceiling.
+    """Interventions that hold the projection of every token at or below a ceiling; see `interventions`.
 
-    Args:
-        ceiling: In deviations of the single tokens of the model's neutral answers above their mean, so that a number
-            means the same for every model; at 2, few tokens of neutral answers are touched. (Monitoring counts in
-            deviations of whole answers, a figure of its own.)
-        layers: "best" is the vector's own layer, a number is that layer, "all" is every layer, each with its ceiling.
-
-    Raises:
-        UserError: The ceiling is not finite, the layer is out of range, or the file has no statistics of tokens.
+    At 2, few tokens of neutral answers are touched.
     """
-    if not math.isfinite(ceiling):
-        raise UserError(
-            f"The cap {ceiling} is not a finite number.", "Choose one such as 2 (deviations above neutral)."
-        )
-    check_positions(positions)
-    caps = []
-    for layer in vector.steerable_layers if layers == "all" else [_layer(vector, layers)]:
-        mean, deviation = vector.neutral(layer, of="token")
-        caps.append(Intervention("cap", layer, vector.unit(layer), positions, ceiling=mean + ceiling * deviation))
-    return caps
+    return interventions(CAP, vector, ceiling, layers=layers, positions=positions)
+
+
+def flooring(
+    vector: PersonaVector, least: float, *, layers: Layers = "best", positions: Positions = "response"
+) -> list[Intervention]:
+    """Interventions that hold the projection of every token at or above a floor; see `interventions`.
+
+    At -2, few tokens of neutral answers are touched.
+    """
+    return interventions(FLOOR, vector, least, layers=layers, positions=positions)
 
 
 def _layer(vector: PersonaVector, layers: str | int) -> int:

@@ -1,17 +1,19 @@
 """Readings of many conversations: what the residual stream held over spans of tokens, and how likely the spans were.
 
-One forward serves all answers to one prompt, stops at the deepest layer needed, skips the LM head unless likelihoods
-are asked for, and pools inside the forward: nothing of size tokens x layers is ever kept.
+One forward computes what conversations begin alike with (a system prompt, a question, earlier turns) once, stops at the
+deepest layer needed, skips the LM head unless likelihoods are asked for, and pools inside the forward: nothing of size
+tokens x layers is ever kept.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from personavec.model import ChatModel, Conversation
 
+LONGEST = 2048  # tokens in a line that several conversations share: attention grows with its square
 HEAD_TOKENS = 256  # logits of this many tokens at a time: with 150,000 words in the vocabulary a float32 row is 0.6 MB
 
 
@@ -32,15 +34,41 @@ class Readings:
 
 @dataclass(eq=False)
 class _Line:
-    """One row of a batch: a prefix and the endings that share it."""
+    """One row of a batch: conversations as paths through a tree, whose shared beginnings are in the row once.
 
-    prefix: list[int]
-    members: list[int]
-    endings: list[list[int]]
+    Attributes:
+        tokens: Of the row.
+        positions: Of each token in its conversation.
+        members: Indices of the conversations.
+        paths: Of each, where its tokens stand in the row.
+        shared: Of each, how many of them an earlier one had put there.
+    """
 
-    @property
-    def length(self) -> int:
-        return len(self.prefix) + sum(map(len, self.endings))
+    tokens: list[int] = field(default_factory=list)
+    positions: list[int] = field(default_factory=list)
+    members: list[int] = field(default_factory=list)
+    paths: list[list[int]] = field(default_factory=list)
+    shared: list[int] = field(default_factory=list)
+
+    def add(self, member: int, ids: Sequence[int], shared: int) -> None:
+        """Put in a conversation whose first `shared` tokens are those of the conversation before."""
+        new = range(len(self.tokens), len(self.tokens) + len(ids) - shared)
+        self.paths.append([*(self.paths[-1][:shared] if shared else ()), *new])
+        self.tokens += ids[shared:]
+        self.positions += range(shared, len(ids))
+        self.members.append(member)
+        self.shared.append(shared)
+
+    def allowed(self, length: int) -> Tensor:
+        """Which tokens (length, length) each attends to: those before it on its path; padding to itself, so that no row
+        of the softmax is empty."""
+        mask = torch.eye(length, dtype=torch.bool)
+        for path, shared in zip(self.paths, self.shared, strict=True):
+            places = torch.tensor(path, dtype=torch.long)
+            mask[places[shared:, None], places[None, :]] = torch.ones(len(path), len(path), dtype=torch.bool).tril()[
+                shared:
+            ]
+        return mask
 
 
 def read(
@@ -74,7 +102,7 @@ def read(
     width = model.hidden_size if directions is None else directions.shape[1]
     means = torch.full((offsets[-1], len(chosen), width), torch.nan)
     likelihoods = torch.full((offsets[-1],), torch.nan) if log_likelihood else None
-    lines = _share(conversations, packing=model.packs, longest=max(budget // 2, 1))
+    lines = _share(conversations, packing=model.packs, longest=max(min(budget // 2, LONGEST), 1))
     queue = _batches(lines, budget)
     while queue:
         batch = queue.pop(0)
@@ -99,33 +127,95 @@ def read(
 
 
 def _share(conversations: Sequence[Conversation], *, packing: bool, longest: int) -> list[_Line]:
-    """Conversations that are equal up to their last span go into one line, at most `longest` tokens each."""
-    open_lines: dict[tuple[int, ...], _Line] = {}
+    """Conversations in lines of at most `longest` tokens (but for one that is longer), beginnings that are equal once.
+
+    In the order of their tokens each conversation shares the most with the one before.
+    """
     lines: list[_Line] = []
-    for member, conversation in enumerate(conversations):
-        split = conversation.spans[-1][0] if conversation.spans else len(conversation.ids)
-        # A reading needs a predecessor for its first token's likelihood and a prefix of its own to share.
-        prefix, ending = conversation.ids[:split], conversation.ids[split:]
-        key = tuple(prefix)
-        line = open_lines.get(key) if packing else None
-        if line is None or line.length + len(ending) > longest:
-            line = open_lines[key] = _Line(prefix, [], [])
-            lines.append(line)
-        line.members.append(member)
-        line.endings.append(ending)
+    before: Sequence[int] = ()
+    for member in sorted(range(len(conversations)), key=lambda at: conversations[at].ids):
+        ids = conversations[member].ids
+        shared = _common(before, ids) if packing else 0
+        if not shared or len(lines[-1].tokens) + len(ids) - shared > longest:
+            lines.append(_Line())
+            shared = 0
+        lines[-1].add(member, ids, shared)
+        before = ids
     return lines
+
+
+def _common(a: Sequence[int], b: Sequence[int]) -> int:
+    """How many tokens two sequences begin with alike."""
+    return next((at for at, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
 
 
 def _batches(lines: Sequence[_Line], budget: int) -> list[list[_Line]]:
     """Lines of like length side by side; the longest first, so that memory runs out at once or never."""
     batches: list[list[_Line]] = []
-    for line in sorted(lines, key=lambda line: -line.length):
-        if line.length == 0:
+    for line in sorted(lines, key=lambda line: -len(line.tokens)):
+        if not line.tokens:
             continue
-        if not batches or batches[-1][0].length * (len(batches[-1]) + 1) > budget:
+        if not batches or len(batches[-1][0].tokens) * (len(batches[-1]) + 1) > budget:
             batches.append([])
         batches[-1].append(line)
     return batches
+
+
+@dataclass(eq=False)
+class _Wanted:
+    """What is read in a batch, tokens by their place in the flattened batch.
+
+    Attributes:
+        rows: The (conversation, span) pairs that are read.
+        tokens, owners: The tokens of all spans, and the row that each belongs to.
+        sources, targets, predicted: The tokens from which spans' tokens are predicted, the ids of those, and the row
+            that each belongs to; the very first token of a conversation is predicted from nothing and left out.
+    """
+
+    rows: list[tuple[int, int]] = field(default_factory=list)
+    tokens: list[int] = field(default_factory=list)
+    owners: list[int] = field(default_factory=list)
+    sources: list[int] = field(default_factory=list)
+    targets: list[int] = field(default_factory=list)
+    predicted: list[int] = field(default_factory=list)
+
+
+def _wanted(conversations: Sequence[Conversation], batch: Sequence[_Line], length: int) -> _Wanted:
+    wanted = _Wanted()
+    for number, line in enumerate(batch):
+        for member, path in zip(line.members, line.paths, strict=True):
+            places = [number * length + place for place in path]
+            for span, (low, high) in enumerate(conversations[member].spans):
+                if low >= high:
+                    continue
+                row, first = len(wanted.rows), max(low, 1)
+                wanted.rows.append((member, span))
+                wanted.tokens += places[low:high]
+                wanted.owners += [row] * (high - low)
+                wanted.sources += places[first - 1 : high - 1]
+                wanted.targets += conversations[member].ids[first:high]
+                wanted.predicted += [row] * (high - first)
+    return wanted
+
+
+def _inputs(batch: Sequence[_Line], length: int, dtype: torch.dtype) -> dict[str, Tensor]:
+    """What the trunk takes: tokens (rows, length), and where it is needed a mask and positions."""
+    ids = torch.zeros(len(batch), length, dtype=torch.long)
+    for row, line in zip(ids, batch, strict=True):
+        row[: len(line.tokens)] = torch.tensor(line.tokens, dtype=torch.long)
+    if any(len(line.members) > 1 for line in batch):
+        positions = torch.zeros(len(batch), length, dtype=torch.long)
+        for row, line in zip(positions, batch, strict=True):
+            row[: len(line.positions)] = torch.tensor(line.positions, dtype=torch.long)
+        allowed = torch.stack([line.allowed(length) for line in batch])
+        mask = torch.zeros(allowed.shape, dtype=dtype).masked_fill_(~allowed, torch.finfo(dtype).min)
+        return {"input_ids": ids, "attention_mask": mask[:, None], "position_ids": positions}
+    if any(len(line.tokens) < length for line in batch):
+        present = torch.zeros_like(ids)
+        for row, line in zip(present, batch, strict=True):
+            row[: len(line.tokens)] = 1
+        return {"input_ids": ids, "attention_mask": present}
+    return {"input_ids": ids}
 
 
 @torch.inference_mode()
@@ -137,54 +227,10 @@ def _forward(
     log_likelihood: bool,
 ) -> tuple[list[tuple[int, int]], list[Tensor], Tensor | None]:
     """One forward: the (conversation, span) pairs it read, their means per layer, their likelihoods."""
-    length = max(line.length for line in batch)
-    ids = torch.zeros(len(batch), length, dtype=torch.long)
-    positions = torch.zeros(len(batch), length, dtype=torch.long)
-    segments = torch.full((len(batch), length), -1, dtype=torch.long)  # 0 the prefix, 1.. the endings, -1 padding
-    rows: list[tuple[int, int]] = []
-    tokens: list[int] = []  # positions in the flattened batch of the tokens that are read
-    owners: list[int] = []  # and the row of the result each belongs to
-    sources: list[int] = []  # the tokens before them, which predict them
-    targets: list[int] = []
-    predicted: list[int] = []
-    for b, line in enumerate(batch):
-        start = len(line.prefix)
-        ids[b, :start] = torch.tensor(line.prefix, dtype=torch.long)
-        positions[b, :start] = torch.arange(start)
-        segments[b, :start] = 0
-        at = start
-        for segment, (member, ending) in enumerate(zip(line.members, line.endings, strict=True), 1):
-            end = at + len(ending)
-            ids[b, at:end] = torch.tensor(ending, dtype=torch.long)
-            positions[b, at:end] = torch.arange(start, start + len(ending))
-            segments[b, at:end] = segment
-            place = [b * length + (t if t < start else t - start + at) for t in range(start + len(ending))]
-            for span, (low, high) in enumerate(conversations[member].spans):
-                if low >= high:
-                    continue
-                row = len(rows)
-                rows.append((member, span))
-                tokens += place[low:high]
-                owners += [row] * (high - low)
-                if log_likelihood:
-                    first = max(low, 1)
-                    sources += place[first - 1 : high - 1]
-                    targets += conversations[member].ids[first:high]
-                    predicted += [row] * (high - first)
-            at = end
-    device = model.device
-    packed = any(len(line.members) > 1 for line in batch)
-    inputs = {"input_ids": ids.to(device)}
-    if packed:
-        causal = torch.ones(length, length, dtype=torch.bool).tril()
-        allowed = causal & ((segments[:, :, None] == segments[:, None, :]) | (segments[:, None, :] == 0))
-        allowed |= torch.eye(length, dtype=torch.bool)  # padding attends to itself: no row of the softmax is empty
-        mask = torch.zeros(allowed.shape, dtype=model.blocks.dtype)
-        mask.masked_fill_(~allowed, torch.finfo(mask.dtype).min)
-        inputs |= {"attention_mask": mask[:, None].to(device), "position_ids": positions.to(device)}
-    elif (segments < 0).any():
-        inputs["attention_mask"] = (segments >= 0).long().to(device)
-
+    length = max(len(line.tokens) for line in batch)
+    wanted = _wanted(conversations, batch, length)
+    rows, tokens, owners = wanted.rows, wanted.tokens, wanted.owners
+    inputs = {name: tensor.to(model.device) for name, tensor in _inputs(batch, length, model.blocks.dtype).items()}
     sums: dict[int, Tensor] = {}
     token_index, owner_index = torch.tensor(tokens, dtype=torch.long), torch.tensor(owners, dtype=torch.long)
     counts = torch.bincount(owner_index, minlength=len(rows)).clamp_min(1).float()[:, None]
@@ -203,22 +249,20 @@ def _forward(
         final = model.blocks.trunk(use_cache=False, **inputs).last_hidden_state
     scores = None
     if log_likelihood:
-        scores = _likelihood(model, final.flatten(0, 1), sources, targets, predicted, len(rows))
+        scores = _likelihood(model, final.flatten(0, 1), wanted)
     return rows, [sums[layer] for layer in layers], scores
 
 
-def _likelihood(
-    model: ChatModel, hidden: Tensor, sources: list[int], targets: list[int], owners: list[int], rows: int
-) -> Tensor:
+def _likelihood(model: ChatModel, hidden: Tensor, wanted: _Wanted) -> Tensor:
     """Mean log-probability per token for each row; a row that starts at the very first token leaves that one out."""
-    total = torch.zeros(rows, device=hidden.device)
-    count = torch.zeros(rows, device=hidden.device)
-    for start in range(0, len(sources), HEAD_TOKENS):
+    total = torch.zeros(len(wanted.rows), device=hidden.device)
+    count = torch.zeros(len(wanted.rows), device=hidden.device)
+    for start in range(0, len(wanted.sources), HEAD_TOKENS):
         piece = slice(start, start + HEAD_TOKENS)
-        logits = model.head(hidden[torch.tensor(sources[piece], device=hidden.device)])
-        target = torch.tensor(targets[piece], device=hidden.device)
+        logits = model.head(hidden[torch.tensor(wanted.sources[piece], device=hidden.device)])
+        target = torch.tensor(wanted.targets[piece], device=hidden.device)
         logprob = logits.gather(1, target[:, None])[:, 0].float() - _log_sum_exp(logits)
-        owner = torch.tensor(owners[piece], device=hidden.device)
+        owner = torch.tensor(wanted.predicted[piece], device=hidden.device)
         total.index_add_(0, owner, logprob)
         count.index_add_(0, owner, torch.ones_like(logprob))
     return total / count

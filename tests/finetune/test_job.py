@@ -119,7 +119,7 @@ def test_every_method(
     settings = Training(method=method, **SHORT)
     tuned = fine_tune(chat, data, tmp_path / "run", settings, prevent=prevent, watch=watch)
     run = tuned.run
-    assert (run.read, run.trained, run.held_out, run.rejected) == (31, 27, 3, 1)
+    assert (run.records, run.trained, run.held_out, run.rejected) == (31, 27, 3, 1)
     assert tuned.coefficients == ({"kind": coefficient} if prevent else {})
     assert json.loads((tmp_path / "run" / "rejected.jsonl").read_text())["line"] == 31
     assert tuned.held_out_before is not None and tuned.held_out_after is not None

@@ -19,6 +19,7 @@ from personavec.interventions import ablation, capping, intervening, steering
 from personavec.model import ChatModel, Request, Response
 from personavec.model.edits import Intervention
 from personavec.model.generate import Generator, _draw, _Row
+from personavec.operations import ADD
 from tiny import SIZES, causal_model, chat_model, editing, qwen2, random_ids, tokenizer, vector
 
 LENGTHS = (1, 30, 4, 4, 12, 1, 7, 21, 2, 30)
@@ -161,12 +162,12 @@ def by_hand(model: ChatModel, request: Request) -> list[int]:
                     where = {"all": slice(None), "prompt": slice(0, prompt), "response": slice(prompt - 1, None)}
                     part = hidden[:, where[item.positions]]
                     unit = item.direction
-                    if item.kind == "add":
+                    if item.operation.name == "add":
                         edited = part + item.direction
-                    elif item.kind == "ablate":
+                    elif item.operation.name == "ablate":
                         edited = part - (part @ unit)[..., None] * unit
                     else:
-                        edited = part - torch.relu(part @ unit - item.ceiling)[..., None] * unit
+                        edited = part - torch.relu(part @ unit - item.bound)[..., None] * unit
                     hidden = hidden.clone()
                     hidden[:, where[item.positions]] = edited
                     return hidden
@@ -353,8 +354,8 @@ def test_exception_leaves_the_model_as_it_was(tiny: ChatModel) -> None:
         ({"seed": -1}, "seed -1"),
         ({"prompt_ids": []}, "prompt is empty"),
         ({"prompt_ids": [1] * 500, "max_new_tokens": 13}, "500 tokens and a response of up to 13 exceed .* 512"),
-        ({"interventions": [Intervention("add", 4, torch.zeros(32))]}, "Layer 4 is out of range"),
-        ({"interventions": [Intervention("add", 1, torch.zeros(31))]}, "width 31 does not fit a model of width 32"),
+        ({"interventions": [Intervention(ADD, 4, torch.zeros(32))]}, "Layer 4 is out of range"),
+        ({"interventions": [Intervention(ADD, 1, torch.zeros(31))]}, "width 31 does not fit a model of width 32"),
     ],
 )
 def test_bad_requests(tiny: ChatModel, options: dict[str, Any], message: str) -> None:

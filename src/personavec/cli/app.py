@@ -3,6 +3,7 @@
 import typer
 
 from personavec.cli import evaluate, extract, finetune, judges, monitor, screen, shift, study, talk, traits, vectors
+from personavec.cli.expand import expanded
 
 app = typer.Typer(
     help="Persona vectors: extract, evaluate, monitor and steer the character of open chat models.",
@@ -12,10 +13,10 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.command("extract")(extract.extract)
-app.command("evaluate")(evaluate.evaluate)
+app.command("evaluate")(expanded(evaluate.evaluate))
 app.command("monitor")(monitor.monitor)
-app.command("generate")(talk.generate)
-app.command("chat")(talk.chat)
+app.command("generate")(expanded(talk.generate))
+app.command("chat")(expanded(talk.chat))
 app.command("finetune")(finetune.finetune)
 app.command("shift")(shift.shift)
 app.add_typer(screen.app, name="screen")

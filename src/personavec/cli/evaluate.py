@@ -11,6 +11,7 @@ from personavec.cli import options as o
 
 def evaluate(
     trait: o.TraitArgument,
+    *,
     out: Annotated[
         Path | None, typer.Option(help="Folder of the run. Default: a new one in runs.", show_default=False)
     ] = None,
@@ -20,9 +21,7 @@ def evaluate(
         str | None, typer.Option(help="What the trait is, for one that is not in the library.", show_default=False)
     ] = None,
     traits_from: o.TraitsFrom = None,
-    steer: o.Steer = None,
-    ablate: o.Ablate = None,
-    cap: o.Cap = None,
+    asked: o.Edits,
     layers: o.LayersOption = "best",
     positions: o.PositionsOption = "response",
     other_weights: o.OtherWeights = False,
@@ -53,7 +52,7 @@ def evaluate(
     chosen = o.find_trait(trait, description, traits_from)
     terms = o.read_terms(judge, judge_price, judge_rpm)
     chat = o.open_model(model, device, dtype, adapter, thinking)
-    edits, words, vectors = o.read_interventions(chat, steer, ablate, cap, layers, positions, other_weights)
+    edits, words, vectors = o.read_interventions(chat, asked, layers, positions, other_weights)
 
     from personavec.evaluation.job import evaluate as run_evaluation
     from personavec.vector import PersonaVector

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from personavec.cli import options as o
+from personavec.operations import OPERATIONS
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -34,8 +35,8 @@ def finetune(
     method: Annotated[
         str | None,
         typer.Option(
-            help="steer, ablate, regularise, prompt, interleave or none. Default: steer if there is something to "
-            "prevent.",
+            help=f"{', '.join(operation.option for operation in OPERATIONS.values() if operation.trains)}, regularise, "
+            "prompt, interleave or none. Default: steer if there is something to prevent.",
             show_default=False,
         ),
     ] = None,
@@ -165,8 +166,8 @@ def _show(tuned: "Tuned", out: Path, model: str | None, prevent: Sequence[str]) 
     run, console = tuned.run, Console(highlight=False)
     safe = "" if run.safe is None else f", {run.safe} safe samples mixed in"
     print(
-        f"{run.read} records ({run.format}): {run.trained} trained on + {run.held_out} held out + "
-        f"{run.rejected} rejected = {run.read} read{safe}. {run.cut} were cut to --max-length."
+        f"{run.records} records ({run.format}): {run.trained} trained on + {run.held_out} held out + "
+        f"{run.rejected} rejected = {run.records} read{safe}. {run.cut} were cut to --max-length."
     )
     for prevented in run.prevented:
         number = "" if prevented.coefficient is None else f", coefficient {prevented.coefficient:g}"

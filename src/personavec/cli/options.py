@@ -4,13 +4,15 @@ import hashlib
 import json
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from personavec.cli.expand import interventions
 from personavec.errors import UserError
+from personavec.operations import OPERATIONS
 
 if TYPE_CHECKING:
     from personavec.interventions import Layers
@@ -32,21 +34,7 @@ Dtype = Annotated[str | None, typer.Option(help="bfloat16, float16 or float32. D
 Thinking = Annotated[bool, typer.Option("--thinking", help="Let a reasoning model think, and read its thoughts too.")]
 Seed = Annotated[int, typer.Option(help="Seed of everything random.", min=0)]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output, and nothing else.")]
-Steer = Annotated[
-    list[str] | None,
-    typer.Option("--steer", "-s", metavar="FILE=COEFFICIENT", help="Add a vector times a coefficient. Repeatable."),
-]
-Ablate = Annotated[
-    list[str] | None, typer.Option("--ablate", metavar="FILE", help="Project a vector's direction out. Repeatable.")
-]
-Cap = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--cap",
-        metavar="FILE=Z",
-        help="Cap each token's projection, Z deviations above neutral tokens. Repeatable.",
-    ),
-]
+Edits = Annotated[dict[str, list[str]], interventions()]
 LayersOption = Annotated[
     str, typer.Option("--layers", help="best (the vector's own), all (steering: increments), or a number.")
 ]
@@ -216,46 +204,31 @@ def read_layers(text: str) -> "Layers":
 
 
 def read_interventions(
-    model: "ChatModel",
-    steer: Sequence[str] | None,
-    ablate: Sequence[str] | None,
-    cap: Sequence[str] | None,
-    layers: str,
-    positions: str,
-    other_weights: bool = False,
+    model: "ChatModel", asked: Mapping[str, Sequence[str]], layers: str, positions: str, other_weights: bool = False
 ) -> "tuple[list[Intervention], list[str], list[PersonaVector]]":
     """What the options do to the stream, the same in words, and the vectors they name, checked against the model."""
-    from personavec.interventions import ablation, capping, check_positions, steering
+    from personavec.interventions import check_positions, interventions
     from personavec.vector import PersonaVector
 
     check_positions(positions)
-    where: Any = positions
     chosen = read_layers(layers)
     edits: list[Intervention] = []
     words: list[str] = []
     vectors: list[PersonaVector] = []
-
-    def load(path: Path) -> PersonaVector:
-        vector = PersonaVector.load(path)
-        vector.check(model, other_weights=other_weights)
-        vectors.append(vector)
-        return vector
-
-    for text in steer or ():
-        path, number = split_pair(text, "--steer")
-        vector = load(path)
-        edits += steering(vector, number, layers=chosen, positions=where)
-        words.append(f"{vector.trait} {number:+g} ({_place(layers, vector)}, {positions} positions)")
-    for text in ablate or ():
-        vector = load(Path(text))
-        edits += ablation(vector, layers=chosen, positions=where)
-        words.append(f"{vector.trait} ablated ({_place(layers, vector)}, {positions} positions)")
-    for text in cap or ():
-        path, number = split_pair(text, "--cap")
-        vector = load(path)
-        edits += capping(vector, number, layers=chosen, positions=where)
-        place = f"{_place(layers, vector)}, {positions} positions"
-        words.append(f"{vector.trait} capped at {number:+g} deviations of neutral tokens ({place})")
+    for name, texts in asked.items():
+        operation = OPERATIONS[name]
+        for text in texts:
+            number = None
+            if operation.takes == "nothing":
+                path = Path(text)
+            else:
+                path, number = split_pair(text, f"--{operation.option}", operation.example)
+            vector = PersonaVector.load(path)
+            vector.check(model, other_weights=other_weights)
+            vectors.append(vector)
+            edits += interventions(operation, vector, number, layers=chosen, positions=positions)
+            done = operation.words.format(trait=vector.trait, number=number)
+            words.append(f"{done} ({_place(layers, vector)}, {positions} positions)")
     return edits, words, vectors
 
 

@@ -21,12 +21,11 @@ Compare = Annotated[bool, typer.Option("--compare", "-c", help="Also show the un
 
 def generate(
     prompt: Annotated[str, typer.Argument(help="What is asked.")],
+    *,
     model: o.Model = None,
     adapter: o.Adapter = None,
     system: System = None,
-    steer: o.Steer = None,
-    ablate: o.Ablate = None,
-    cap: o.Cap = None,
+    asked: o.Edits,
     layers: o.LayersOption = "best",
     positions: o.PositionsOption = "response",
     other_weights: o.OtherWeights = False,
@@ -43,7 +42,7 @@ def generate(
     if not prompt.strip():
         raise UserError("The prompt is empty.", 'Write for example: personavec generate "What is love?"')
     chat = o.open_model(model, device, dtype, adapter, thinking)
-    edits, words, _ = o.read_interventions(chat, steer, ablate, cap, layers, positions, other_weights)
+    edits, words, _ = o.read_interventions(chat, asked, layers, positions, other_weights)
     ids = chat.prompt_ids(
         [*([{"role": "system", "content": system}] if system else []), {"role": "user", "content": prompt}]
     )
@@ -66,12 +65,11 @@ def generate(
 
 
 def chat(
+    *,
     model: o.Model = None,
     adapter: o.Adapter = None,
     system: System = None,
-    steer: o.Steer = None,
-    ablate: o.Ablate = None,
-    cap: o.Cap = None,
+    asked: o.Edits,
     layers: o.LayersOption = "best",
     positions: o.PositionsOption = "response",
     other_weights: o.OtherWeights = False,
@@ -85,7 +83,7 @@ def chat(
 ) -> None:
     """Talk with the model, steered as asked. /compare shows the plain answer too, /reset forgets, /quit ends."""
     talker = o.open_model(model, device, dtype, adapter, thinking)
-    edits, words, _ = o.read_interventions(talker, steer, ablate, cap, layers, positions, other_weights)
+    edits, words, _ = o.read_interventions(talker, asked, layers, positions, other_weights)
     print(f"Steering: {'; '.join(words) or 'none'}. /compare, /reset, /quit.")
     start = [{"role": "system", "content": system}] if system else []
     messages = list(start)

@@ -29,6 +29,7 @@ from personavec.interventions import steering
 from personavec.judges.scorer import ApiTerms, Scorer, make_scorer
 from personavec.model import ChatModel, Conversation
 from personavec.model.edits import Intervention, Positions
+from personavec.operations import ADD
 from personavec.progress import progress
 from personavec.provenance import identity, provenance
 from personavec.readout import read
@@ -508,7 +509,7 @@ class _Run:
             direction = random[number, layers.index(layer)]
             made: list[Rollout] = []
             for coefficient in (-scale, scale):
-                edits = [Intervention("add", layer, coefficient * direction, s.positions)]
+                edits = [Intervention(ADD, layer, coefficient * direction, s.positions)]
                 made += self._steered(stage, edits, questions, layer, coefficient, f"random{number:02}")
             return made
 

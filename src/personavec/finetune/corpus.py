@@ -104,7 +104,7 @@ def _read_data(encoder: Encoder, data: Dataset, settings: Training, asked: Seque
         )
     read = len(readable.samples) + len(readable.rejected)
     counts = Counts(
-        read=read,
+        records=read,
         trained=len(samples),
         held_out=read - len(samples) - len(refused),
         rejected=len(refused),

@@ -1,8 +1,9 @@
 """How traits are kept from being learned: every method in one place, with what it does and what it takes."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -10,8 +11,9 @@ from torch import Tensor
 from personavec.data import Sample
 from personavec.errors import UserError
 from personavec.finetune.instructions import instruction
-from personavec.interventions import Layers, ablation, steering
+from personavec.interventions import Layers, ablation, interventions
 from personavec.model.edits import Intervention
+from personavec.operations import ABLATE, ADD, OPERATIONS, Operation
 from personavec.traits import Trait
 from personavec.vector import PersonaVector
 
@@ -33,7 +35,7 @@ class Method:
 
     name: str
     phrase: str
-    along_vectors: bool = True
+    along_vectors: bool = False
     example: str | None = None
     auto: bool = False
     options: frozenset[str] = frozenset()
@@ -75,7 +77,7 @@ class Method:
 
     def doubts(self, trait: str, coefficient: float) -> list[str]:
         """What speaks against a coefficient that was given."""
-        return [f"A coefficient of 0 does not prevent {trait}."] if self.example and coefficient == 0 else []
+        return []
 
     def system_prompt(self, sample: Sample, traits: Sequence[Trait], seed: int) -> str | None:
         """What goes before a training sample; None: nothing."""
@@ -86,6 +88,7 @@ class Method:
 class StreamMethod(Method):
     """A method that acts in training forwards; see `Prevention`."""
 
+    along_vectors: bool = True
     penalises = False  # whether it adds to the loss instead of editing the stream
 
     def weights(self, vectors: Sequence[PersonaVector], coefficient: float | Sequence[float] | None) -> list[float]:
@@ -126,44 +129,55 @@ class StreamMethod(Method):
 
 
 @dataclass(frozen=True)
-class InterventionMethod(StreamMethod):
-    """An intervention that acts while the model learns as it does at inference.
+class OperationMethod(StreamMethod):
+    """An operation of `operations.OPERATIONS` that acts while the model learns as it does at inference.
 
     Attributes:
-        build: Its interventions: `build(vector, number, layers=, positions=)`, without a number if there is no
-            `example`.
+        operation: Which.
     """
 
-    build: Callable[..., list[Intervention]] = steering
+    operation: Operation = ADD
+
+    @classmethod
+    def of(
+        cls, operation: Operation, phrase: str | None = None, example: str | None = None, *, auto: bool = False
+    ) -> Self:
+        """The method that bears the operation's name."""
+        return cls(
+            operation.option,
+            phrase or f"the {operation.name} in training",
+            example=None if operation.takes == "nothing" else example or operation.example,
+            auto=auto,
+            options=frozenset({"layers", "positions"}),
+            operation=operation,
+        )
 
     def interventions(
         self, vectors: Sequence[PersonaVector], weights: Sequence[float], layers: Layers
     ) -> list[Intervention]:
-        """One vector after the other."""
+        """One vector after the other, or the sum at each layer."""
         items = []
         for vector, weight in zip(vectors, weights, strict=True):
-            number = () if self.example is None else (weight,)
-            items += self.build(vector, *number, layers=layers, positions="all")
-        return items
-
-
-class Steer(InterventionMethod):
-    """Preventative steering (paper, section 5.2): `h_l <- h_l + alpha v_l`."""
-
-    def interventions(
-        self, vectors: Sequence[PersonaVector], weights: Sequence[float], layers: Layers
-    ) -> list[Intervention]:
-        """Of several vectors the sum."""
+            number = None if self.example is None else weight
+            items += interventions(self.operation, vector, number, layers=layers, positions="all")
+        if not self.operation.sums:
+            return items
         sums: dict[int, Tensor] = {}
-        for item in super().interventions(vectors, weights, layers):
+        for item in items:
             before = sums.get(item.layer)
             sums[item.layer] = _plain(item) if before is None else before + _plain(item)
-        return [Intervention("add", layer, direction, "all") for layer, direction in sums.items()]
+        return [Intervention(self.operation, layer, direction, "all") for layer, direction in sums.items()]
+
+
+class Steer(OperationMethod):
+    """Preventative steering (paper, section 5.2): `h_l <- h_l + alpha v_l`."""
 
     def doubts(self, trait: str, coefficient: float) -> list[str]:
-        """Below zero it does the opposite."""
-        if coefficient >= 0:
-            return super().doubts(trait, coefficient)
+        """At zero it does nothing, below the opposite."""
+        if coefficient == 0:
+            return [f"A coefficient of 0 does not prevent {trait}."]
+        if coefficient > 0:
+            return []
         return [
             f"A coefficient of {coefficient:g} steers away from {trait} in training, and the weights have to make up "
             "for that with more of it. To prevent a trait, steer toward it; negative coefficients are for --steer, at "
@@ -171,7 +185,7 @@ class Steer(InterventionMethod):
         ]
 
 
-class Ablate(InterventionMethod):
+class Ablate(OperationMethod):
     """CAFT (paper, appendix J): `h_l <- h_l - (h_l . v^_l) v^_l`."""
 
     def interventions(
@@ -182,7 +196,7 @@ class Ablate(InterventionMethod):
         for item in super().interventions(vectors, weights, layers):
             rows.setdefault(item.layer, []).append(_plain(item))
         bases = {layer: torch.linalg.qr(torch.stack(some).T)[0].T.contiguous() for layer, some in rows.items()}
-        return [Intervention("ablate", layer, row, "all") for layer, basis in bases.items() for row in basis]
+        return [Intervention(self.operation, layer, row, "all") for layer, basis in bases.items() for row in basis]
 
 
 class Regularise(StreamMethod):
@@ -196,6 +210,10 @@ class Regularise(StreamMethod):
         if min(values) < 0:
             raise UserError(f"A weight of {min(values)} rewards the change of the projection.", "Choose one above 0.")
         return values
+
+    def doubts(self, trait: str, coefficient: float) -> list[str]:
+        """At zero it does nothing."""
+        return [f"A coefficient of 0 does not prevent {trait}."] if coefficient == 0 else []
 
     def directions(
         self, vectors: Sequence[PersonaVector], weights: Sequence[float], layers: Layers
@@ -214,17 +232,22 @@ def _plain(item: Intervention) -> Tensor:
     return item.direction.detach().float().cpu()
 
 
-EDITED = frozenset({"layers", "positions"})
-
+OWN = {
+    method.name: method
+    for method in (
+        Steer.of(ADD, "preventative steering", "3", auto=True),
+        Ablate.of(ABLATE, "ablation"),
+    )
+}
 METHODS: Mapping[str, Method] = {
     method.name: method
     for method in (
-        Steer("steer", "preventative steering", example="3", auto=True, options=EDITED, build=steering),
-        Ablate("ablate", "ablation", options=EDITED, build=ablation),
+        *OWN.values(),
+        *(OperationMethod.of(one) for one in OPERATIONS.values() if one.trains and one.option not in OWN),
         Regularise("regularise", "a penalty on the projection", example="0.1", options=frozenset({"layers"})),
-        Method("prompt", "preventative prompting", asks=True),
-        Method("interleave", "mixing safe data in", along_vectors=False, mixes=True, options=frozenset({"safe_share"})),
-        Method("none", "no prevention", along_vectors=False),
+        Method("prompt", "preventative prompting", along_vectors=True, asks=True),
+        Method("interleave", "mixing safe data in", mixes=True, options=frozenset({"safe_share"})),
+        Method("none", "no prevention"),
     )
 }
 

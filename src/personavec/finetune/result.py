@@ -229,12 +229,14 @@ class Counts(Result):
     """Records of the data.
 
     Attributes:
-        read, trained, held_out, rejected: All of them, and what became of them.
+        records, trained, held_out, rejected: All of them ("read" in the file), and what became of them.
         cut: Samples that lost their end, for they are longer than the longest sequence.
         reasons: The most frequent reasons of rejection, with their number.
     """
 
-    read: int
+    model_config = ConfigDict(validate_by_name=True, serialize_by_alias=True)
+
+    records: int = Field(validation_alias="read", serialization_alias="read")
     trained: int
     held_out: int
     rejected: int

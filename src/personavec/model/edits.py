@@ -12,24 +12,9 @@ from torch import Tensor
 
 from personavec.errors import UserError
 from personavec.model.blocks import Edit
+from personavec.operations import OPERATIONS, Operation
 
 Positions = Literal["all", "prompt", "response"]
-
-
-def add(hidden: Tensor, delta: Tensor) -> Tensor:
-    """`h + alpha v` (paper section 3.2): steering. `delta` broadcasts against `hidden` (batch, tokens, d)."""
-    return hidden + delta
-
-
-def ablate(hidden: Tensor, unit: Tensor) -> Tensor:
-    """`h - (h . v^) v^` (CAFT, paper section 5.2): the direction is projected out."""
-    return hidden - (hidden * unit).sum(-1, keepdim=True) * unit
-
-
-def cap(hidden: Tensor, unit: Tensor, ceiling: float | Tensor) -> Tensor:
-    """`h - max(h . v^ - ceiling, 0) v^`: the projection is held at or below `ceiling` (after Lu et al. 2026, who hold
-    another direction above a floor; that is this function on `-v^` and `-floor`)."""
-    return hidden - ((hidden * unit).sum(-1, keepdim=True) - ceiling).clamp_min(0) * unit
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,23 +22,23 @@ class Intervention:
     """One edit of the residual stream at one layer.
 
     Attributes:
-        kind: What is done.
+        operation: What is done.
         layer: 1..n_layers, the block whose output is edited.
-        direction: (d,) float32. For "add" what is added, coefficient included; else a unit vector.
+        direction: (d,) float32. What is added, coefficient included; for all other operations a unit vector.
         positions: "response" is the last prompt token (from which the first response token is predicted) and every
             response token; "prompt" is every prompt token; "all" is both.
-        ceiling: For "cap": the highest projection allowed.
+        bound: The highest or lowest projection allowed, for operations that take one.
     """
 
-    kind: Literal["add", "ablate", "cap"]
+    operation: Operation
     layer: int
     direction: Tensor
     positions: Positions = "response"
-    ceiling: float = math.inf
+    bound: float = math.inf
 
     def fingerprint(self) -> str:
         """Short hash of all that it does, so that a run knows whether it is the same."""
-        parts = (self.kind, self.layer, self.positions, self.ceiling, self.direction.tolist())
+        parts = (self.operation.name, self.layer, self.positions, self.bound, self.direction.tolist())
         return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 
 
@@ -74,7 +59,7 @@ class Steering:
         self.rows = len(rows)
         self.phase: Mapping[str, bool | Tensor] | None = None
         self.fired = 0
-        self._plans: dict[int, list[_Operation]] = {}
+        self._plans: dict[int, list[_Batched]] = {}
         for layer in sorted({item.layer for row in rows for item in row}):
             self._plans[layer] = _operations([[item for item in row if item.layer == layer] for row in rows])
 
@@ -82,7 +67,7 @@ class Steering:
         """One edit per steered layer, for `Blocks.watching`."""
         return {layer: self._edit(plan) for layer, plan in self._plans.items()}
 
-    def _edit(self, plan: list["_Operation"]) -> Edit:
+    def _edit(self, plan: list["_Batched"]) -> Edit:
         def edit(hidden: Tensor) -> Tensor:
             self.fired += 1
             if self.rows not in (1, hidden.shape[0]):
@@ -120,40 +105,37 @@ class Steering:
         return last
 
 
-class _Operation:
-    """One kind of edit at one layer and one choice of positions, for all rows at once."""
+class _Batched:
+    """One operation at one layer and one choice of positions, for all rows at once."""
 
-    def __init__(self, kind: str, positions: str, directions: Tensor, ceiling: Tensor) -> None:
-        self.kind, self.positions, self.width = kind, positions, directions.shape[-1]
-        self._directions, self._ceiling = directions, ceiling  # (rows, 1, d); zero where a row has none
+    def __init__(self, operation: Operation, positions: str, directions: Tensor, bounds: Tensor) -> None:
+        self.operation, self.positions, self.width = operation, positions, directions.shape[-1]
+        self._directions, self._bounds = directions, bounds  # (rows, 1, d) and (rows, 1, 1); zero where a row has none
 
     def __call__(self, hidden: Tensor) -> Tensor:
         if self._directions.dtype != hidden.dtype or self._directions.device != hidden.device:
             self._directions = self._directions.to(hidden.device, hidden.dtype)
-            self._ceiling = self._ceiling.to(hidden.device, hidden.dtype)
-        if self.kind == "add":
-            return add(hidden, self._directions)
-        if self.kind == "ablate":
-            return ablate(hidden, self._directions)
-        return cap(hidden, self._directions, self._ceiling)
+            self._bounds = self._bounds.to(hidden.device, hidden.dtype)
+        edited: Tensor = self.operation.apply(hidden, self._directions, self._bounds)
+        return edited
 
 
-def _operations(rows: Sequence[Sequence[Intervention]]) -> list[_Operation]:
-    """Sums of additions first, then ablations and caps one after the other, wherever each of them acts."""
+def _operations(rows: Sequence[Sequence[Intervention]]) -> list[_Batched]:
+    """Sums of additions first, then the other operations one after the other, wherever each of them acts."""
     widths = sorted({item.direction.shape[0] for row in rows for item in row})
     if len(widths) > 1:
         raise UserError(f"The directions have different widths {widths}.", "Use vectors of one model.")
-    plan: list[_Operation] = []
-    for kind, positions in product(("add", "ablate", "cap"), get_args(Positions)):
-        chosen = [[item for item in row if (item.kind, item.positions) == (kind, positions)] for row in rows]
-        if kind == "add":
+    plan: list[_Batched] = []
+    for operation, positions in product(OPERATIONS.values(), get_args(Positions)):
+        chosen = [[item for item in row if (item.operation, item.positions) == (operation, positions)] for row in rows]
+        if operation.sums:
             together = [chosen] if any(chosen) else []
         else:
             together = [[row[depth : depth + 1] for row in chosen] for depth in range(max(map(len, chosen)))]
         for items in together:
-            directions, ceiling = torch.zeros(len(rows), 1, widths[0]), torch.zeros(len(rows), 1, 1)
+            directions, bounds = torch.zeros(len(rows), 1, widths[0]), torch.zeros(len(rows), 1, 1)
             for i, item in ((i, item) for i, row in enumerate(items) for item in row):
                 directions[i, 0] += item.direction.float().cpu()
-                ceiling[i] = item.ceiling
-            plan.append(_Operation(kind, positions, directions, ceiling))
+                bounds[i] = item.bound
+            plan.append(_Batched(operation, positions, directions, bounds))
     return plan
