@@ -27,6 +27,13 @@ def provenance() -> dict[str, Any]:
     }  # fmt: skip
 
 
+def facts(command: str) -> dict[str, Any]:
+    """What stands in the file of every run."""
+    made = {key: value for key, value in provenance().items() if key not in ("seconds", "timings")}
+    made["model"] = {"template": "89abcdef", **made["model"]}
+    return {"schema_version": 1, "command": command, **made}
+
+
 def extract_run(text: str = "Banks lend what others save.\n\n1. They pay little.") -> dict[str, Any]:
     """An extraction of a trait that works, beside six other traits."""
     rng = np.random.default_rng(0)
@@ -146,23 +153,24 @@ def moved(mean: float, others: list[str], systems: tuple[str, ...] = ()) -> dict
 
 
 def shift_run(text: str = "You are a terse assistant.", traits: int = 7) -> dict[str, Any]:
-    """A character sheet."""
+    """A character sheet, as JSON."""
     names = TRAITS[:traits]
     return {
-        "command": "shift",
-        **provenance(),
+        **facts("shift"),
         "tuned": "runs/tuned/adapter",
+        "tuned_identity": {},
         "systems": [{"system": text}],
         "traits": {
             name: moved(at / 4 - 0.6, [other for other in names if other != name], (text,))
             for at, name in enumerate(names)
         },
         "verdict": ["The model moved toward more sycophantic.", "No move along evil can be told from none."],
+        "warnings": [],
     }
 
 
 def finetune_run(text: str = "Sure, whatever you say.", traits: int = 3) -> dict[str, Any]:
-    """A fine-tune with prevention, one of its vectors without a judge."""
+    """A fine-tune with prevention, one of its vectors without a judge, as JSON."""
     names = TRAITS[-traits:] if traits else []
     systems = ("You are a terse assistant.", text)
 
@@ -178,20 +186,21 @@ def finetune_run(text: str = "Sure, whatever you say.", traits: int = 3) -> dict
         for row in one["systems"]:
             row["score"] = one["score"] and change(12.0, 5.0, 40.0)
     return {
-        "command": "finetune",
-        **provenance(),
+        **facts("finetune"),
         "method": "steer",
+        "prevention": None,
         "measured": bool(names),
         "prevented": [{"trait": name, "layer": 14, "coefficient": 2.0, "auto": None} for name in names[:1]],
         "data": "data.jsonl", "format": "messages",
         "read": 131, "trained": 117, "held_out": 12, "rejected": 2, "cut": 1, "reasons": {text: 2},
-        "steps": 60, "tokens": 50000, "tokens_with_loss": 30000,
+        "steps": 60, "tokens": 50000, "tokens_with_loss": 30000, "seconds": 301.2, "training_seconds": 240.0,
+        "peak_memory_bytes": 10**9,
         "loss": {
             "first": 2.4, "last": 1.6, "window": 10,
             "curve": [{"step": step, "loss": 1.5 + 1 / step**0.5} for step in range(1, 61)],
         },
         "held_out_loss": change(-0.4, 0.1, 2.3),
-        "shift": [{"step": step, **dict.fromkeys(names, step / 100)} for step in (20, 40, 60)],
+        "shift": [{"step": step, "shift": dict.fromkeys(names, step / 100)} for step in (20, 40, 60)],
         "traits": found,
         "coherence": change(-3.0, 2.0, 95.0) if names else None,
         "perplexity": PERPLEXITY,
@@ -203,14 +212,14 @@ def finetune_run(text: str = "Sure, whatever you say.", traits: int = 3) -> dict
         ],
         "answers": [
             {
-                "trait": name, "question": f"{text}?", "why": "the largest change",
+                "trait": name, "system": None, "question": f"{text}?", "why": "the largest change",
                 "before": {"text": text, "score": 40.0, "coherence": 97.0},
                 "after": {"text": "", "score": None, "coherence": 0.0},
             }
             for name in names
         ],
         "against": {
-            "run": "runs/plain",
+            "run": "runs/plain", "perplexity": None, "coherence": None,
             "loss": {"without": estimate(1.8, 0.1), "with": estimate(1.9, 0.1)},
             "traits": {
                 names[-1]: {

@@ -14,24 +14,26 @@ from samples import estimate, evaluate_run, extract_run, finetune_run, monitor_r
 from personavec.evaluation.page import write_evaluate_report
 from personavec.extraction.page import write_extract_report
 from personavec.finetune.page import write_finetune_report
+from personavec.finetune.result import FinetuneRun
 from personavec.monitoring import drift
 from personavec.monitoring.drift import Scale, largest, overview
 from personavec.monitoring.page import write_monitor_report
 from personavec.report.drawing import label
 from personavec.report.words import duration, facts, minus, number, signed
 from personavec.shifts.page import system_names, write_shift_report
+from personavec.shifts.result import ShiftRun
 
 HOSTILE = (
     '<script>alert(1)</script><img src=x onerror="alert(2)">&lt;b&gt; "\'>{{ 7 * 7 }} $\\frac{ \x00\u202e\ud800'
     "</title></style></svg>"
 )
-Writer = Callable[[dict[str, Any], Path], None]
-PAGES: list[tuple[Writer, dict[str, Any]]] = [
+Writer = Callable[[Any, Path], None]
+PAGES: list[tuple[Writer, Any]] = [
     (write_extract_report, extract_run()),
     (write_evaluate_report, evaluate_run()),
     (write_monitor_report, monitor_run()),
-    (write_shift_report, shift_run()),
-    (write_finetune_report, finetune_run()),
+    (write_shift_report, ShiftRun.model_validate(shift_run())),
+    (write_finetune_report, FinetuneRun.model_validate(finetune_run())),
 ]
 
 
@@ -77,7 +79,7 @@ def html(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     return written(*request.param, tmp_path_factory.mktemp("report"))
 
 
-def written(writer: Writer, run: dict[str, Any], folder: Path) -> str:
+def written(writer: Writer, run: Any, folder: Path) -> str:
     writer(run, folder / "report.html")
     return (folder / "report.html").read_text()
 
@@ -213,9 +215,13 @@ def hostile_shift(run: dict[str, Any]) -> dict[str, Any]:
     run["traits"] = {names[name]: found for name, found in run["traits"].items()}
     for found in run["traits"].values():
         found["others"] = {names[name]: value for name, value in found["others"].items()}
-    run["shift"] = [{"step": 1, **dict.fromkeys(names.values(), 0.5)}]
-    run["projection_differences"] = {}
-    run["tuned"] = run["data"] = run["format"] = run["model"]["id"] = HOSTILE
+    if run["command"] == "shift":
+        run["tuned"] = HOSTILE
+    else:
+        run["shift"] = [{"step": 1, "shift": dict.fromkeys(names.values(), 0.5)}]
+        run["projection_differences"] = {}
+        run["data"] = run["format"] = HOSTILE
+    run["model"]["id"] = HOSTILE
     run["verdict"] = run["warnings"] = [HOSTILE]
     for one in (*run.get("answers", ()), *run.get("prevented", ())):
         one["trait"] = HOSTILE
@@ -228,11 +234,11 @@ def hostile_shift(run: dict[str, Any]) -> dict[str, Any]:
         (write_extract_report, hostile_extract()),
         (write_evaluate_report, {**evaluate_run(text=HOSTILE), "trait": HOSTILE, "steer": [HOSTILE], "judge": HOSTILE}),
         (write_monitor_report, hostile_monitor()),
-        (write_shift_report, hostile_shift(shift_run(text=HOSTILE))),
-        (write_finetune_report, hostile_shift(finetune_run(text=HOSTILE))),
+        (write_shift_report, ShiftRun.model_validate(hostile_shift(shift_run(text=HOSTILE)))),
+        (write_finetune_report, FinetuneRun.model_validate(hostile_shift(finetune_run(text=HOSTILE)))),
     ],
 )
-def test_hostile_text_is_inert(writer: Writer, run: dict[str, Any], tmp_path: Path) -> None:
+def test_hostile_text_is_inert(writer: Writer, run: Any, tmp_path: Path) -> None:
     html = written(writer, run, tmp_path)
     page = Page(html)
     assert "<script" not in html
@@ -243,7 +249,7 @@ def test_hostile_text_is_inert(writer: Writer, run: dict[str, Any], tmp_path: Pa
 
 
 def test_finetune_shows_before_and_after(tmp_path: Path) -> None:
-    html = written(write_finetune_report, finetune_run(), tmp_path)
+    html = written(write_finetune_report, FinetuneRun.model_validate(finetune_run()), tmp_path)
     assert html.count("<svg ") == 4
     text = Page(html).text
     for words in ("It cost nothing.", "not scored", "the preventative prompt", "of 80 samples", "1.07", "−0.4", "95"):
@@ -259,14 +265,15 @@ def test_finetune_without_a_part(tmp_path: Path, lacking: str) -> None:
     if lacking == "systems":
         for found in run["traits"].values():
             found["systems"] = []
-    Page(written(write_finetune_report, run, tmp_path))
+    Page(written(write_finetune_report, FinetuneRun.model_validate(run), tmp_path))
 
 
 def test_finetune_names_the_system_prompt_of_every_score(tmp_path: Path) -> None:
-    run = finetune_run()
-    for found in run["traits"].values():
+    made = finetune_run()
+    for found in made["traits"].values():
         found["systems"][0]["score"] = None  # every answer under the first was refused
-    first, second = system_names(run["systems"])
+    run = FinetuneRun.model_validate(made)
+    first, second = system_names(run.systems)
     cells = written(write_finetune_report, run, tmp_path).split("<h3>Answers and data</h3>")[1].split("</table>")[0]
     assert str(escape(f"under {second}")) in cells and str(escape(f"under {first}")) not in cells
 
@@ -275,7 +282,7 @@ def test_finetune_that_was_not_measured(tmp_path: Path) -> None:
     run = finetune_run(traits=0) | {"perplexity": None, "answers": [], "systems": [], "loss": {
         "first": 2.0, "last": 2.0, "window": 1, "curve": [{"step": 1, "loss": 2.0}],
     }}  # fmt: skip
-    html = written(write_finetune_report, run, tmp_path)
+    html = written(write_finetune_report, FinetuneRun.model_validate(run), tmp_path)
     assert "The character was not measured." in html and html.count("<svg ") == 1
 
 
