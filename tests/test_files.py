@@ -250,14 +250,14 @@ def test_a_part_is_made_once(tmp_path: Path) -> None:
         made.append(1)
         return [Estimate(1.0, 0.5, 1.5, 3)]
 
-    with RunFolder(tmp_path, {}) as run:
-        for _ in range(2):
-            assert run.once("deep/part.json", list[Estimate], make) == [Estimate(1.0, 0.5, 1.5, 3)]
-    assert len(made) == 1 and json.loads((tmp_path / "deep" / "part.json").read_text())[0]["n"] == 3
+    path = tmp_path / "deep" / "part.json"
+    for _ in range(2):
+        assert once(path, list[Estimate], make) == [Estimate(1.0, 0.5, 1.5, 3)]
+    assert len(made) == 1 and json.loads(path.read_text())[0]["n"] == 3
     for damaged in ("[", '[{"mean": 1}]'):
-        (tmp_path / "deep" / "part.json").write_text(damaged)
+        path.write_text(damaged)
         with pytest.raises(UserError, match=r"part\.json is damaged"):
-            once(tmp_path / "deep" / "part.json", list[Estimate], make)
+            once(path, list[Estimate], make)
 
 
 def test_a_part_that_cannot_be_made_is_made_the_next_time(tmp_path: Path) -> None:

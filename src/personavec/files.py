@@ -161,10 +161,6 @@ class RunFolder:
         """
         return read(self.path) if (self.path / SUMMARY).exists() else None
 
-    def once(self, name: str, kind: type[T], make: Callable[[], T]) -> T:
-        """A part of the run that is made once: see `once`."""
-        return once(self.path / name, kind, make)
-
     def __enter__(self) -> "RunFolder":
         try:
             self.path.mkdir(parents=True, exist_ok=True)

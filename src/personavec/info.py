@@ -56,13 +56,21 @@ class SteeredPoint(Result):
 
 
 class SweepPoint(SteeredPoint):
-    """Answers under steering at one of the candidate layers; `layer` says which."""
+    """Answers under steering at one of the candidate layers.
+
+    Attributes:
+        layer: Which, 1..n_layers.
+    """
 
     layer: int
 
 
 class DosePoint(SteeredPoint):
-    """Answers at the vector's layer; `share` is the push as a share of the mean norm of what it is added to."""
+    """Answers under steering at the vector's layer.
+
+    Attributes:
+        share: The push as a share of the mean norm of what it is added to.
+    """
 
     share: Number
 
@@ -103,7 +111,12 @@ class Steering(Result):
 
 
 class SeparationNull(Result):
-    """AUCs of random directions with their own choice of layer: drawn any way, and with the readings' covariance."""
+    """AUCs of random directions with their own choice of layer.
+
+    Attributes:
+        isotropic: Drawn any way.
+        covariance: Drawn with the covariance of the readings.
+    """
 
     isotropic: Null
     covariance: Null

@@ -1,7 +1,5 @@
 """What a model can do, before and after something was done to it."""
 
-from pydantic import TypeAdapter
-
 from personavec.results import Figure, Result
 
 
@@ -53,4 +51,3 @@ class TaskMetric(Result):
 
 TaskChanges = dict[str, dict[str, TaskChange]]  # by task and metric
 TaskMetrics = dict[str, dict[str, TaskMetric]]  # by task and metric
-TASK_METRICS = TypeAdapter(TaskMetrics)  # to and from JSON

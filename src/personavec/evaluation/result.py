@@ -7,7 +7,13 @@ from personavec.results import Figure, Result, Run
 
 
 class EvaluatedAnswer(Result):
-    """An answer to an evaluation question. Points are 0..100; None: the judge gave none."""
+    """An answer to an evaluation question.
+
+    Attributes:
+        question: As the model was asked.
+        text: As the model wrote it.
+        score, coherence: Points, 0..100; None: the judge gave none.
+    """
 
     question: str
     text: str

@@ -10,7 +10,12 @@ from personavec.vector import PersonaVector
 
 
 class TraitFacts(Result):
-    """The trait: its name, what it means, and who wrote its texts, as in `Trait`."""
+    """The trait of an extraction.
+
+    Attributes:
+        name, description: As in `Trait`.
+        writer: Who wrote its texts, as in `Trait`.
+    """
 
     name: str
     description: str
@@ -18,7 +23,13 @@ class TraitFacts(Result):
 
 
 class Answer(Result):
-    """An answer under one coefficient. Points are 0..100; None: the judge gave none."""
+    """An answer under one coefficient.
+
+    Attributes:
+        coefficient: Multiples of the vector; 0: not steered.
+        text: As the model wrote it.
+        score, coherence: Points, 0..100; None: the judge gave none.
+    """
 
     coefficient: float
     text: str
@@ -27,14 +38,24 @@ class Answer(Result):
 
 
 class Example(Result):
-    """Answers to one evaluation question side by side."""
+    """Answers to one evaluation question side by side.
+
+    Attributes:
+        question: As the model was asked.
+        answers: By coefficient.
+    """
 
     question: str
     answers: tuple[Answer, ...]
 
 
 class RolloutScore(Result):
-    """What the judge made of one extraction rollout, in points, and whether it made the direction."""
+    """What the judge made of one extraction rollout.
+
+    Attributes:
+        score, coherence: Points, 0..100; None: the judge gave none.
+        kept: Whether it went into the direction.
+    """
 
     score: float | None
     coherence: float | None
@@ -42,14 +63,25 @@ class RolloutScore(Result):
 
 
 class SideScores(Result):
-    """Of the extraction rollouts of both sides."""
+    """What the judge made of the extraction rollouts.
+
+    Attributes:
+        positive: Of those that were told to show the trait.
+        negative: Of those that were told the opposite.
+    """
 
     positive: tuple[RolloutScore, ...]
     negative: tuple[RolloutScore, ...]
 
 
 class Projections(Result):
-    """Projections of single answers on the vector at its layer: both sides on unseen questions, and neutral ones."""
+    """Projections of single answers on the vector at its layer, in units of the residual stream.
+
+    Attributes:
+        positive: Of those to unseen questions that were told to show the trait.
+        negative: Of those that were told the opposite.
+        neutral: Of those without instruction.
+    """
 
     positive: tuple[Number, ...]
     negative: tuple[Number, ...]
@@ -90,7 +122,7 @@ class ExtractionRun(Run):
         examples: Answers side by side.
         projections: Of single answers.
         separation: How well projections tell the sides apart, and how well random directions do.
-        scores: Of the extraction rollouts.
+        scores: What the judge made of the extraction rollouts.
         specificity: The vector beside those of other traits.
         verdict: What the figures say, most important first.
         warnings: What the user should mind.

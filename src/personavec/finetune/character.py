@@ -1,6 +1,5 @@
 """A model's character before and after a fine-tune: shift along vectors, scored answers, loss on general text."""
 
-import json
 from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
 from contextlib import suppress
@@ -12,13 +11,13 @@ import numpy as np
 from safetensors.torch import load_file, save
 
 from personavec.capability import Tasks, passage_losses, perplexities
-from personavec.capability.result import TASK_METRICS, TaskMetrics
+from personavec.capability.result import TaskMetrics
 from personavec.capability.tasks import compared
 from personavec.data import Sample
 from personavec.errors import UserError
 from personavec.evaluation.settings import MAX_NEW_TOKENS, TEMPERATURE
 from personavec.extraction.specificity import judge_of
-from personavec.files import JsonLines, write_atomic, write_json
+from personavec.files import JsonLines, once, write_atomic
 from personavec.finetune.instructions import trait_prompt
 from personavec.finetune.result import (
     AnswerExample,
@@ -43,6 +42,7 @@ from personavec.vector import PersonaVector
 
 ASKING = 0  # the pair whose instruction `trait_prompt` gives
 When = Literal["before", "after"]
+Points = tuple[float | None, float | None]  # score and coherence of an answer
 
 
 @dataclass(frozen=True)
@@ -133,33 +133,29 @@ class Character:
         }
         if everyone:
             generate(model, everyone, log, description=f"Answering {when}", **options)
-        path = self.folder / f"scores-{when}.json"
-        if not path.exists():
+
+        def judge() -> list[Points]:
             readings = sum(self.judges[name].readings_needed(len(mine)) for (name, _), mine in answers.items())
             with model.unadapted(), progress(f"Judging {when}", total=readings, unit="readings") as job:
                 for (name, _), mine in answers.items():
                     self.judges[name].score(mine, job.advance)
-            write_json(path, [[rollout.score, rollout.coherence] for rollout in everyone])
-        for rollout, (score, coherence) in zip(everyone, json.loads(path.read_text()), strict=True):
+            return [(rollout.score, rollout.coherence) for rollout in everyone]
+
+        points = once(self.folder / f"scores-{when}.json", list[Points], judge)
+        for rollout, (score, coherence) in zip(everyone, points, strict=True):
             rollout.score, rollout.coherence = score, coherence
         return answers
 
     def _passages(self, model: ChatModel, when: When) -> list[float]:
         path = self.folder / f"passages-{when}.json"
-        if not path.exists():
-            write_json(path, passage_losses(model, name=f"Perplexity {when}").tolist())
-        losses: list[float] = json.loads(path.read_text())
-        return losses
+        return once(path, list[float], lambda: passage_losses(model, name=f"Perplexity {when}").tolist())
 
     def _tasks(self, model: ChatModel, when: When) -> TaskMetrics:
-        if self.tasks is None:
+        tasks, log = self.tasks, JsonLines(self.folder / f"requests-{when}.jsonl")
+        if tasks is None:
             return {}
         path = self.folder / f"tasks-{when}.json"
-        if not path.exists():
-            log = JsonLines(self.folder / f"requests-{when}.jsonl")
-            measured = self.tasks.measure(model, (), log, name=f"Tasks {when}")
-            write_json(path, TASK_METRICS.dump_python(measured, mode="json"))
-        return TASK_METRICS.validate_json(path.read_bytes())
+        return once(path, TaskMetrics, lambda: tasks.measure(model, (), log, name=f"Tasks {when}"))
 
     def measurements(self, before: Snapshot, after: Snapshot) -> Measurements:
         """Both models side by side."""
