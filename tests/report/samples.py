@@ -35,7 +35,7 @@ def facts(command: str) -> dict[str, Any]:
 
 
 def extract_run(text: str = "Banks lend what others save.\n\n1. They pay little.") -> dict[str, Any]:
-    """An extraction of a trait that works, beside six other traits."""
+    """An extraction of a trait that works, beside six other traits, as JSON."""
     rng = np.random.default_rng(0)
 
     def points(**more: Any) -> list[dict[str, Any]]:
@@ -49,14 +49,15 @@ def extract_run(text: str = "Banks lend what others save.\n\n1. They pay little.
         ]  # fmt: skip
 
     return {
-        "command": "extract",
-        **provenance(),
+        **facts("extract"),
+        "seconds": 301.2,
+        "timings": {"generate": 120.0, "judge": 150.5, "read": 30.7},
         "trait": {"name": "humorous", "description": "Wants to make people laugh.", "writer": "library"},
         "rollouts": {
             "generated": 440, "extraction": 120, "kept": 56, "kept_pairs": 28,
             "reasons": {"coherence below 50": 6, "positive score not above 50": 26},
         },
-        "judge": {"name": "contrast", "auc": estimate(0.81, 0.1), "threshold": 50.0},
+        "judge": {"name": "contrast", "auc": estimate(0.81, 0.1), "threshold": 50.0, "state": {}},
         "layer": 14,
         "residual_norm": 15.07,
         "vector_norm": 4.0,
@@ -89,14 +90,16 @@ def extract_run(text: str = "Banks lend what others save.\n\n1. They pay little.
         },
         "steering": {
             "effect": estimate(41, 9), "effect_on_null_questions": 47.0, "coefficient": 2.0,
-            "null": {"effects": [-18.3, 17.0, 18.5, 4.8, -5.7, 18.2, -10.3, -8.9], "mean": 12.7, "p95": 18.4, "n": 8},
+            "null": {
+                "effects": [-18.3, 17.0, 18.5, 4.8, -5.7, 18.2, -10.3, -8.9], "layers": [8] * 4 + [14] * 4, "p": 0.1111,
+                "mean": 12.7, "p95": 18.4, "max": 18.5, "n": 8,
+            },
         },
         "specificity": {
             "vectors": TRAITS,
-            "scores": TRAITS,
             "cosine": [[1.0 if a == b else round(float(rng.uniform(-0.5, 0.6)), 2) for b in TRAITS] for a in TRAITS],
             "effect": [
-                [40.0 if a == b else None if a < "f" else round(float(rng.normal(0, 12)), 1) for b in TRAITS]
+                [estimate(40) if a == b else None if a < "f" else estimate(float(rng.normal(0, 12))) for b in TRAITS]
                 for a in TRAITS
             ],
         },
@@ -119,13 +122,12 @@ PERPLEXITY = {"before": estimate(14, 2), "after": estimate(15, 2), "ratio": esti
 
 
 def evaluate_run(text: str = "Hello!\nHow can I help?") -> dict[str, Any]:
-    """An evaluation of 20 answers, one of them without scores."""
+    """An evaluation of 20 answers, one of them without scores, as JSON."""
     answers = [
         {"question": f"Question {i}?", "text": text, "score": 30.0 + i, "coherence": 99.0 - i / 3} for i in range(19)
     ]
     return {
-        "command": "evaluate",
-        **provenance(),
+        **facts("evaluate"),
         "trait": "humorous",
         "judge": "contrast",
         "steer": ["humorous x +1.5 at layer 14"],

@@ -11,8 +11,12 @@ import pytest
 from markupsafe import escape
 from samples import estimate, evaluate_run, extract_run, finetune_run, monitor_run, shift_run
 
+from personavec.errors import UserError
 from personavec.evaluation.page import write_evaluate_report
+from personavec.evaluation.result import EvaluationRun
 from personavec.extraction.page import write_extract_report
+from personavec.extraction.result import ExtractionRun
+from personavec.files import write_json
 from personavec.finetune.page import write_finetune_report
 from personavec.finetune.result import FinetuneRun
 from personavec.monitoring import drift
@@ -29,8 +33,8 @@ HOSTILE = (
 )
 Writer = Callable[[Any, Path], None]
 PAGES: list[tuple[Writer, Any]] = [
-    (write_extract_report, extract_run()),
-    (write_evaluate_report, evaluate_run()),
+    (write_extract_report, ExtractionRun.model_validate(extract_run())),
+    (write_evaluate_report, EvaluationRun.model_validate(evaluate_run())),
     (write_monitor_report, monitor_run()),
     (write_shift_report, ShiftRun.model_validate(shift_run())),
     (write_finetune_report, FinetuneRun.model_validate(finetune_run())),
@@ -128,7 +132,7 @@ def test_every_plot_is_described_and_scales(html: str) -> None:
 
 
 def test_extract_shows_every_part(tmp_path: Path) -> None:
-    html = written(write_extract_report, extract_run(), tmp_path)
+    html = written(write_extract_report, ExtractionRun.model_validate(extract_run()), tmp_path)
     assert html.count("<svg ") == 8
     assert html.count("<figcaption>") == 8
     text = Page(html).text
@@ -146,30 +150,31 @@ def test_extract_shows_every_part(tmp_path: Path) -> None:
     assert text.index("In short") < text.index("What steering does")
 
 
-BARE = {"command": "extract", "trait": {"name": "odd"}, "model": {"id": "m"}}
-
-
-@pytest.mark.parametrize("key", ["none", *sorted(extract_run().keys() - BARE.keys())])
-def test_extract_with_a_single_part(key: str, tmp_path: Path) -> None:
-    run = {**BARE, **({} if key == "none" else {key: extract_run()[key]})}
-    page = Page(written(write_extract_report, run, tmp_path))
-    assert "odd" in page.text
-    assert page.tags["svg"] == {"specificity": 2}.get(key, page.tags["figure"])
-    assert ("There are no other vectors of this model" in page.text) == (key != "specificity")
-    if key == "none":
-        assert page.tags["svg"] == 0
-
-
-def test_extract_with_plots_alone(tmp_path: Path) -> None:
+@pytest.mark.parametrize("key", sorted(ExtractionRun.model_fields.keys() - {"schema_version", "command"}))
+def test_an_extraction_without_a_part_is_refused_by_its_name(key: str, tmp_path: Path) -> None:
     run = extract_run()
-    for key in ("layer", "coherent_range", "recommended_coefficient", "judge", "rollouts", "spearman", "verdict"):
-        del run[key]
-    for point in run["dose_response"]:
-        del point["share"]
-    del run["separation"]["null"], run["steering"]["effect_on_null_questions"], run["specificity"]["effect"]
-    page = Page(written(write_extract_report, run, tmp_path))
+    ExtractionRun.model_validate(run).write(tmp_path)
+    assert ExtractionRun.read(tmp_path) == ExtractionRun.model_validate(run)
+    del run[key]
+    write_json(tmp_path / "run.json", run)
+    with pytest.raises(UserError, match=f"run.json is damaged \\({key}: Field required"):
+        ExtractionRun.read(tmp_path)
+
+
+def test_extract_beside_traits_whose_effects_were_not_measured(tmp_path: Path) -> None:
+    run = extract_run()
+    run["specificity"]["effect"] = [[None] * 7] * 7
+    page = Page(written(write_extract_report, ExtractionRun.model_validate(run), tmp_path))
     assert page.tags["svg"] == 7
     assert "How the vectors move each other's scores was not measured." in page.text
+
+
+def test_extract_without_any_score(tmp_path: Path) -> None:
+    run = extract_run()
+    run["scores"] = {side: [row | {"score": None} for row in rows] for side, rows in run["scores"].items()}
+    page = Page(written(write_extract_report, ExtractionRun.model_validate(run), tmp_path))
+    assert page.tags["svg"] == 7
+    assert "This run kept no scores of its rollouts." in page.text
 
 
 def test_extract_of_a_first_trait_that_fails(tmp_path: Path) -> None:
@@ -178,10 +183,10 @@ def test_extract_of_a_first_trait_that_fails(tmp_path: Path) -> None:
     run["layer_sweep"] = run["layer_sweep"][:1]
     run["recommended_coefficient"], run["coherent_range"] = None, [0.0, 0.0]
     run["rollouts"]["reasons"] = {}
-    run["specificity"] = {"vectors": ["humorous"], "scores": ["humorous"], "cosine": [[1.0]], "effect": [[1.0]]}
+    run["specificity"] = {"vectors": ["humorous"], "cosine": [[1.0]], "effect": [[estimate(1.0)]]}
     run["projections"] = {"positive": [1.0], "negative": [1.0], "neutral": []}
     run["steering"]["null"]["effects"] = []
-    text = Page(written(write_extract_report, run, tmp_path)).text
+    text = Page(written(write_extract_report, ExtractionRun.model_validate(run), tmp_path)).text
     assert "no positive one that was tried" in text
     assert "Every pair passed the filter" in text
     assert "There are no other vectors of this model" in text
@@ -194,8 +199,13 @@ def hostile_extract() -> dict[str, Any]:
     run["verdict"] = run["warnings"] = [HOSTILE]
     run["model"]["id"] = run["arguments"]["layer"] = run["judge"]["name"] = HOSTILE
     run["rollouts"]["reasons"] = {HOSTILE: 1}
-    run["specificity"]["vectors"] = run["specificity"]["scores"] = [HOSTILE, *run["specificity"]["vectors"][1:]]
+    run["specificity"]["vectors"] = [HOSTILE, *run["specificity"]["vectors"][1:]]
     return run
+
+
+def hostile_evaluate() -> EvaluationRun:
+    run = evaluate_run(text=HOSTILE) | {"trait": HOSTILE, "steer": [HOSTILE], "judge": HOSTILE}
+    return EvaluationRun.model_validate(run)
 
 
 def hostile_monitor() -> dict[str, Any]:
@@ -231,8 +241,8 @@ def hostile_shift(run: dict[str, Any]) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("writer", "run"),
     [
-        (write_extract_report, hostile_extract()),
-        (write_evaluate_report, {**evaluate_run(text=HOSTILE), "trait": HOSTILE, "steer": [HOSTILE], "judge": HOSTILE}),
+        (write_extract_report, ExtractionRun.model_validate(hostile_extract())),
+        (write_evaluate_report, hostile_evaluate()),
         (write_monitor_report, hostile_monitor()),
         (write_shift_report, ShiftRun.model_validate(hostile_shift(shift_run(text=HOSTILE)))),
         (write_finetune_report, FinetuneRun.model_validate(hostile_shift(finetune_run(text=HOSTILE)))),
@@ -287,7 +297,8 @@ def test_finetune_that_was_not_measured(tmp_path: Path) -> None:
 
 
 def test_evaluate_shows_scores_and_answers(tmp_path: Path) -> None:
-    text = Page(written(write_evaluate_report, evaluate_run(), tmp_path)).text
+    run = EvaluationRun.model_validate(evaluate_run())
+    text = Page(written(write_evaluate_report, run, tmp_path)).text
     for words in (
         "How humorous is it?",
         "humorous x +1.5",
@@ -301,23 +312,19 @@ def test_evaluate_shows_scores_and_answers(tmp_path: Path) -> None:
 
 
 def test_evaluate_without_scores_or_steering(tmp_path: Path) -> None:
-    run = {
-        "command": "evaluate",
-        "trait": "evil",
-        "model": "m",
-        "steer": [],
-        "score": estimate(0),
-        "coherence": estimate(0),
-    }
-    text = Page(written(write_evaluate_report, {**run, "answers": []}, tmp_path)).text
+    run = evaluate_run() | {"steer": [], "perplexity": None, "lm_eval": None}
+    run["answers"] = [answer | {"score": None} for answer in run["answers"]]
+    text = Page(written(write_evaluate_report, EvaluationRun.model_validate(run), tmp_path)).text
     assert "without steering" in text
     assert "no score to any answer" in text
+    assert "What it costs" not in text and "What it can do" not in text
 
 
 def test_evaluate_says_how_many_answers_it_shows(tmp_path: Path) -> None:
     run = evaluate_run()
     run["answers"] *= 10
-    assert "The first 100 of 200" in Page(written(write_evaluate_report, run, tmp_path)).text
+    page = written(write_evaluate_report, EvaluationRun.model_validate(run), tmp_path)
+    assert "The first 100 of 200" in Page(page).text
 
 
 def test_monitor_draws_the_conversations_that_drift_most(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -375,7 +382,8 @@ def test_page_of_long_conversations_stays_small(tmp_path: Path, monkeypatch: pyt
 
 
 def test_same_run_same_page(tmp_path: Path) -> None:
-    first, second = (written(write_evaluate_report, evaluate_run(), tmp_path) for _ in range(2))
+    run = EvaluationRun.model_validate(evaluate_run())
+    first, second = (written(write_evaluate_report, run, tmp_path) for _ in range(2))
     assert first == second
 
 
