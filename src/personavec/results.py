@@ -14,7 +14,8 @@ from typing import Annotated, Any, ClassVar, Self, get_args
 from pydantic import AfterValidator, BaseModel, ConfigDict, JsonValue, ValidationError
 
 from personavec.errors import UserError
-from personavec.files import SUMMARY, write_json
+from personavec.files import SUMMARY as SUMMARY
+from personavec.files import write_json
 from personavec.stats.estimate import Estimate
 
 _FIELD = re.compile(r"(\w+(?:, \w+)*): (.*)")

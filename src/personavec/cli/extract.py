@@ -2,7 +2,7 @@
 
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -48,7 +48,7 @@ def extract(
     from personavec.extraction.job import extract as run_extraction
     from personavec.extraction.settings import Settings
 
-    counts = {
+    counts: dict[str, Any] = {
         "pairs": pairs,
         "questions": questions,
         "rollouts": rollouts,

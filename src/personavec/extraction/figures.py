@@ -89,11 +89,11 @@ def separation(
         evaluation: Readings of `rollouts`.
     """
     layers = list(range(1, vector.n_layers + 1))
-    questions = [[r.question_index for r in rollouts if r.side == side] for side in ("positive", "negative")]
-    here = [_along(vector, readings, vector.layer) for readings in evaluation]
+    asked, opposite = ([r.question_index for r in rollouts if r.side == side] for side in ("positive", "negative"))
+    positive, negative = (_along(vector, readings, vector.layer) for readings in evaluation)
     nulls = separation_nulls(extraction, evaluation, layers, seed)
     return Separation(
-        auc=bootstrap_auc(*here, *questions, seed),
+        auc=bootstrap_auc(positive, negative, asked, opposite, seed),
         by_layer=tuple(float(auc(*(_along(vector, side, layer) for side in evaluation))) for layer in layers),
         null=SeparationNull(isotropic=nulls["isotropic"], covariance=nulls["covariance"]),
     )

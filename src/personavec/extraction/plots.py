@@ -39,7 +39,13 @@ def dose_response(run: ExtractionRun) -> Plot:
     points = sorted(run.dose_response, key=lambda p: p.coefficient)
     name = label(run.trait.name)
     coefficients = [p.coefficient for p in points]
-    share = next((p.share / p.coefficient for p in points if p.share and p.coefficient), None)
+    percent = next((100 * p.share / p.coefficient for p in points if p.share and p.coefficient), 0.0)
+
+    def push(coefficient: Any) -> Any:
+        return coefficient * percent
+
+    def coefficient(push: Any) -> Any:
+        return push / percent
 
     def paint(figure: Figure) -> None:
         axes = figure.subplots()
@@ -49,10 +55,10 @@ def dose_response(run: ExtractionRun) -> Plot:
         _scale_0_to_100(axes)
         axes.set_xticks(coefficients, [signed(c) for c in coefficients])
         axes.set_xlabel("coefficient (multiples of the vector)")
-        if share:
-            top = axes.secondary_xaxis("top", functions=(lambda c: c * share * 100, lambda s: s / share / 100))
-            top.set_xticks([c * share * 100 for c in coefficients])
-            top.set_xticklabels([f"{c * share * 100:.0f}".replace("-", "−") for c in coefficients])
+        if percent:
+            top = axes.secondary_xaxis("top", functions=(push, coefficient))
+            top.set_xticks([push(c) for c in coefficients])
+            top.set_xticklabels([f"{push(c):.0f}".replace("-", "−") for c in coefficients])
             top.set_xlabel("size of the push (% of the residual stream's norm)")
             top.spines["top"].set_visible(False)
         figure.legend(loc="outside upper left", ncols=3)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -40,8 +41,9 @@ class Readings:
 
     def split(self, *counts: int) -> "list[Readings]":
         """Those of the first rollouts, of the next, ...: as many each as `counts` say."""
-        parts = (tensor.split(counts) for tensor in (self.prompt_mean, self.prompt_last, self.response_mean))
-        return [Readings(*part) for part in zip(*parts, strict=True)]
+        ends = list(accumulate(counts))
+        spans = [slice(end - count, end) for end, count in zip(ends, counts, strict=True)]
+        return [Readings(self.prompt_mean[s], self.prompt_last[s], self.response_mean[s]) for s in spans]
 
     def joined(self, other: "Readings") -> "Readings":
         """These and others."""

@@ -134,14 +134,14 @@ class Character:
         if everyone:
             generate(model, everyone, log, description=f"Answering {when}", **options)
 
-        def judge() -> list[Points]:
+        def scored() -> list[Points]:
             readings = sum(self.judges[name].readings_needed(len(mine)) for (name, _), mine in answers.items())
             with model.unadapted(), progress(f"Judging {when}", total=readings, unit="readings") as job:
                 for (name, _), mine in answers.items():
                     self.judges[name].score(mine, job.advance)
             return [(rollout.score, rollout.coherence) for rollout in everyone]
 
-        points = once(self.folder / f"scores-{when}.json", list[Points], judge)
+        points = once(self.folder / f"scores-{when}.json", list[Points], scored)
         for rollout, (score, coherence) in zip(everyone, points, strict=True):
             rollout.score, rollout.coherence = score, coherence
         return answers
