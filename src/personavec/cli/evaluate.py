@@ -8,6 +8,7 @@ import typer
 from personavec.cli import options as o
 
 if TYPE_CHECKING:
+    from personavec.evaluation.result import EvaluationRun
     from personavec.stats.estimate import Estimate
 
 
@@ -74,14 +75,18 @@ def evaluate(
     if json:
         o.print_json(run.model_dump(mode="json", include={"trait", "score", "coherence", "perplexity", "lm_eval"}))
         return
-    for name, points in ((chosen.name, run.score), ("coherence", run.coherence)):
+    _show(run, folder)
+
+
+def _show(run: "EvaluationRun", folder: Path) -> None:
+    for name, points in ((run.trait, run.score), ("coherence", run.coherence)):
         print(f"{name}: {points:.1f} (95 % interval, n = {points.n} questions)")
     if (cost := run.perplexity) is not None:
         _print_sides("perplexity of general text", cost.before, cost.after, cost.ratio, ".2f", "ratio")
     for task, metrics in (run.lm_eval or {}).items():
         for metric, one in metrics.items():
             _print_sides(f"{task}, {metric}", one.before, one.after, one.change, ".3f", "change")
-    print(f"Steering: {'; '.join(words) or 'none'}. Judge: {run.judge}.\nReport: {folder / 'report.html'}")
+    print(f"Steering: {'; '.join(run.steer) or 'none'}. Judge: {run.judge}.\nReport: {folder / 'report.html'}")
 
 
 def _print_sides(

@@ -21,6 +21,7 @@ from personavec.model import ChatModel
 from personavec.model.edits import Intervention
 from personavec.progress import progress
 from personavec.provenance import identity, provenance
+from personavec.results import Provenance
 from personavec.rollouts import Rollout, generate, plan, write_rollouts
 from personavec.stats.numbers import Floats
 from personavec.traits import Trait
@@ -56,11 +57,7 @@ def evaluate(
     arguments = _arguments(model, trait, settings, interventions, description, vectors)
     tasks = Tasks(settings.lm_eval) if settings.lm_eval else None
     with RunFolder(out, arguments) as folder:
-        answers: list[Rollout] = []
-        for number in range(settings.rollouts):
-            answers += plan(
-                model, "evaluation", trait.evaluation_questions, number=number, interventions=list(interventions)
-            )
+        answers = _unanswered(model, trait, settings, interventions)
         if scorer is None and settings.judge != "contrast":  # which is made, and calibrated, without the adapter
             scorer = make_scorer(settings.judge, model, trait, terms)
         if scorer is not None:
@@ -72,19 +69,14 @@ def evaluate(
             with progress("Judging", total=scorer.readings_needed(len(answers)), unit="readings") as job:
                 scorer.score(answers, job.advance)
         perplexity, changes = _capability(model, interventions, tasks, folder, settings.seed)
-        facts = provenance(model, {k: v for k, v in arguments.items() if k not in ("trait", "calibration")})
-        if tasks is not None:
-            facts = facts.model_copy(update={"versions": facts.versions | {"lm_eval": tasks.version}})
         run = EvaluationRun.of(
-            facts,
+            _provenance(model, arguments, tasks),
             trait=trait.name,
             judge=scorer.name,
             steer=description,
             score=estimate(answers, "score", settings.seed),
             coherence=estimate(answers, "coherence", settings.seed),
-            answers=[
-                EvaluatedAnswer(question=r.question, text=r.text, score=r.score, coherence=r.coherence) for r in answers
-            ],
+            answers=[_evaluated(answer) for answer in answers],
             perplexity=perplexity,
             lm_eval=changes,
         )
@@ -112,6 +104,28 @@ def _arguments(
         **{name: value for name, value in asdict(settings).items() if name != "lm_eval"},
         **({"lm_eval": fingerprint(settings.lm_eval)} if settings.lm_eval else {}),
     }
+
+
+def _unanswered(
+    model: ChatModel, trait: Trait, settings: EvaluationSettings, interventions: Sequence[Intervention]
+) -> list[Rollout]:
+    answers: list[Rollout] = []
+    for number in range(settings.rollouts):
+        answers += plan(
+            model, "evaluation", trait.evaluation_questions, number=number, interventions=list(interventions)
+        )
+    return answers
+
+
+def _provenance(model: ChatModel, arguments: dict[str, Any], tasks: Tasks | None) -> Provenance:
+    facts = provenance(model, {k: v for k, v in arguments.items() if k not in ("trait", "calibration")})
+    if tasks is None:
+        return facts
+    return facts.model_copy(update={"versions": facts.versions | {"lm_eval": tasks.version}})
+
+
+def _evaluated(answer: Rollout) -> EvaluatedAnswer:
+    return EvaluatedAnswer(question=answer.question, text=answer.text, score=answer.score, coherence=answer.coherence)
 
 
 def _generate(
