@@ -4,10 +4,12 @@ A job's result is a subclass of `Run` in the job's own `result` module, a docstr
 what the Python function returns, what stands in `run.json`, and what pages, the command line and later runs read.
 """
 
+import inspect
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Self, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, JsonValue, ValidationError
 
@@ -15,6 +17,7 @@ from personavec.errors import UserError
 from personavec.files import write_json
 from personavec.stats.estimate import Estimate
 
+_FIELD = re.compile(r"(\w+(?:, \w+)*): (.*)")
 SUMMARY = "run.json"  # the file of every run that holds its result
 
 
@@ -57,7 +60,13 @@ class ModelFacts(Result):
 
 
 class Machine(Result):
-    """Processor, cores that may be used, and accelerator (or "cpu")."""
+    """What a run was made on.
+
+    Attributes:
+        cpu: Name of the processor.
+        cores: How many of them the run could use.
+        device: The accelerator, or "cpu".
+    """
 
     cpu: str
     cores: int
@@ -71,7 +80,9 @@ class Provenance(Result):
         personavec: Version.
         arguments: What decides the result.
         versions: Of Python and of the packages that decide figures, by name.
+        machine: What it was made on.
         written: When, as in ISO 8601.
+        model: What it was made with.
     """
 
     personavec: str
@@ -157,4 +168,51 @@ def read_summary(folder: Path) -> Mapping[str, JsonValue]:
         raise UserError(f"{path} is damaged ({error}).", "Repeat the run in another folder.") from error
     if not isinstance(found, dict):
         raise UserError(f"{path} is damaged (no JSON object).", "Repeat the run in another folder.")
+    return found
+
+
+def descriptions(result: type[BaseModel]) -> dict[str, str]:
+    """What the docstring of a class says of its fields and those it inherits, by their names."""
+    found: dict[str, str] = {}
+    for owner in reversed(result.__mro__):
+        section = (owner.__dict__.get("__doc__") or "").partition("Attributes:\n")[2]
+        names: list[str] = []
+        for line in inspect.cleandoc("\n" + section).splitlines():
+            opening = _FIELD.match(line)
+            if opening:
+                names = opening[1].split(", ")
+                found |= dict.fromkeys(names, opening[2])
+            elif line.startswith(" ") and names:
+                found |= {name: f"{found[name]} {line.strip()}" for name in names}
+            elif line.strip():
+                break  # another section
+    return {name: text for name, text in found.items() if name in result.model_fields}
+
+
+def schema(run: type[Run]) -> dict[str, JsonValue]:
+    """The JSON schema of a run's summary file, with what the docstrings say of every field."""
+    made: dict[str, Any] = run.model_json_schema()
+    for name, part in _parts(run).items():
+        where = made if part is run else made["$defs"].get(name)
+        if where is None:
+            continue
+        where["description"] = (part.__doc__ or "").partition("\n")[0]
+        for field, text in descriptions(part).items():
+            where["properties"][field]["description"] = text
+    return made
+
+
+def _parts(result: type[BaseModel]) -> dict[str, type[BaseModel]]:
+    """A class and all that it is made of, by name."""
+    found: dict[str, type[BaseModel]] = {}
+
+    def look(kind: Any) -> None:
+        if isinstance(kind, type) and issubclass(kind, BaseModel) and kind.__name__ not in found:
+            found[kind.__name__] = kind
+            for field in kind.model_fields.values():
+                look(field.annotation)
+        for part in get_args(kind):
+            look(part)
+
+    look(result)
     return found
