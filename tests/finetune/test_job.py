@@ -245,6 +245,10 @@ def test_a_finished_run_is_read_back_and_another_refused(
     first = fine_tune(chat, data, out, Training(**SHORT), prevent=[(vector, 3.0)])
     monkeypatch.setattr("personavec.finetune.job.train", None)
     assert fine_tune(chat, data, out, Training(**SHORT), prevent=[(vector, 3.0)]) == first
+    stored = json.loads((out / "run.json").read_text())
+    (out / "run.json").write_text(json.dumps(stored | {"schema_version": None}))
+    with pytest.raises(UserError, match="form of another version"):
+        fine_tune(chat, data, out, Training(**SHORT), prevent=[(vector, 3.0)])
     with pytest.raises(UserError, match="another prevent"):
         fine_tune(chat, data, out, Training(**SHORT), prevent=[(vector, 2.0)])
     with pytest.raises(UserError, match="another learning_rate"):

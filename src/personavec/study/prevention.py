@@ -67,7 +67,12 @@ class Trial:
 
 
 class Losses(Result):
-    """In nats per token: of unseen samples of the task, and of passages of general text."""
+    """In nats per token.
+
+    Attributes:
+        task: Of unseen samples of the task.
+        passages: Of general text.
+    """
 
     task: tuple[float, ...]
     passages: tuple[float, ...]
