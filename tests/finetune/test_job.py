@@ -90,7 +90,8 @@ def chat() -> ChatModel:
 @pytest.fixture
 def vector(chat: ChatModel) -> PersonaVector:
     trait = load_trait("evil").model_dump(mode="json")
-    return tiny.vector(chat, info={"trait": trait | {"name": "kind"}})
+    stats = {"neutral_token_mean": torch.zeros(4), "neutral_token_deviation": torch.ones(4)}
+    return tiny.vector(chat, info={"trait": trait | {"name": "kind"}}, **stats)
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -108,7 +109,15 @@ def logits(model: Any) -> torch.Tensor:
 
 @pytest.mark.parametrize(
     ("method", "coefficient"),
-    [("steer", 3.0), ("ablate", None), ("regularise", 0.1), ("prompt", None), ("interleave", None), ("none", None)],
+    [
+        ("steer", 3.0),
+        ("ablate", None),
+        ("floor", 1.0),
+        ("regularise", 0.1),
+        ("prompt", None),
+        ("interleave", None),
+        ("none", None),
+    ],
 )
 def test_every_method(
     chat: ChatModel, vector: PersonaVector, data: Path, tmp_path: Path, method: Any, coefficient: float | None
@@ -236,6 +245,10 @@ def test_a_finished_run_is_read_back_and_another_refused(
     first = fine_tune(chat, data, out, Training(**SHORT), prevent=[(vector, 3.0)])
     monkeypatch.setattr("personavec.finetune.job.train", None)
     assert fine_tune(chat, data, out, Training(**SHORT), prevent=[(vector, 3.0)]) == first
+    stored = json.loads((out / "run.json").read_text())
+    (out / "run.json").write_text(json.dumps(stored | {"schema_version": None}))
+    with pytest.raises(UserError, match="form of another version"):
+        fine_tune(chat, data, out, Training(**SHORT), prevent=[(vector, 3.0)])
     with pytest.raises(UserError, match="another prevent"):
         fine_tune(chat, data, out, Training(**SHORT), prevent=[(vector, 2.0)])
     with pytest.raises(UserError, match="another learning_rate"):
@@ -480,6 +493,9 @@ def test_a_coefficient_that_breaks_the_model_is_stopped(data: Path, tmp_path: Pa
         ({"method": "steer"}, [None], "needs a coefficient"),
         ({"method": "ablate"}, [1.0], "takes no coefficient"),
         ({"method": "none"}, [1.0], "prevents nothing"),
+        ({"method": "floor"}, [None], "needs a coefficient"),
+        ({"method": "floor"}, ["auto"], "steer only"),
+        ({"method": "cap"}, [1.0], "--method 'cap'"),
         ({"method": "regularise"}, ["auto"], "steer only"),
         ({"method": "steer", "layers": "all"}, ["auto"], "own layer only"),
         ({"method": "steer"}, [1.0, 2.0], "Two vectors"),

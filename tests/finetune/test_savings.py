@@ -10,6 +10,7 @@ from made_runs import estimate, finished, read, trait
 from personavec.finetune.result import FinetuneRun, Sides
 from personavec.finetune.savings import compare_runs, share_prevented
 from personavec.finetune.verdict import verdict
+from personavec.results import schema
 from personavec.stats.estimate import Estimate
 
 
@@ -67,3 +68,9 @@ def test_share_prevented() -> None:
     assert share_prevented(plain, base, arm, 0) is None  # nothing was raised
     with_gap = share_prevented([*base, None], [*plain, 3.0], [*arm, 4.0], 0)
     assert with_gap == found
+
+
+def test_the_schema_goes_by_the_names_of_the_file() -> None:
+    made: Any = schema(FinetuneRun)
+    assert "records" not in made["properties"] and made["properties"]["read"]["description"].startswith("All of them")
+    assert made["$defs"]["Sides"]["properties"].keys() == {"without", "with"}

@@ -129,10 +129,10 @@ def test_the_vector_s_direction_stands_out_and_a_random_one_does_not(tiny: ChatM
 def test_costs() -> None:
     plain = [1.0, 2.0, 3.0]
     assert more_loss(plain, plain, 0).mean == 0
-    dearer = more_loss(plain, [1.1, 2.2, 3.3], 0)
+    dearer = more_loss(plain, [1.1, 2.2, 3.3], 0).rounded()
     assert dearer.mean == pytest.approx(10) == dearer.low == dearer.high and dearer.n == 3
     half = task_learned([2.0, 4.0, 6.0], plain, [1.5, 3.0, 4.5], 0)
     assert half and half.mean == pytest.approx(50) == half.low and half.n == 3
     assert task_learned(plain, plain, plain, 0) is None and task_learned(plain, [2.0, 3.0, 4.0], plain, 0) is None
-    ratio = more_perplexity(plain, [loss + 0.1 for loss in plain], 0)
+    ratio = more_perplexity(plain, [loss + 0.1 for loss in plain], 0).rounded()
     assert ratio.mean == pytest.approx(100 * (np.exp(0.1) - 1), abs=1e-3) == ratio.low

@@ -172,12 +172,14 @@ def compared(before: TaskMetrics, after: TaskMetrics | None = None, seed: int = 
 
 
 def _difference(old: TaskMetric, new: TaskMetric) -> TaskMetric:
-    both = old.values is not None and new.values is not None
+    values = None
+    if old.values is not None and new.values is not None:
+        values = tuple(np.subtract(new.values, old.values).tolist())
     return TaskMetric(
         value=new.value - old.value,
         n=old.n,
         better=old.better,
-        values=tuple(np.subtract(new.values, old.values).tolist()) if both else None,
+        values=values,
         stderr=float(np.hypot(old.stderr or 0.0, new.stderr or 0.0)),
     )
 

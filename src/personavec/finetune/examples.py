@@ -107,7 +107,13 @@ class Encoder:
 
 
 class RejectedLine(Result):
-    """A line of rejected.jsonl: a record as it was read, where it stands, and why nothing is learned from it."""
+    """A line of rejected.jsonl.
+
+    Attributes:
+        line, source: Where the record stands.
+        reason: Why nothing is learned from it.
+        raw: As it was read.
+    """
 
     line: int
     source: str

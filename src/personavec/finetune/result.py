@@ -13,7 +13,12 @@ from personavec.stats.estimate import Estimate
 
 
 class Change(Result):
-    """A figure before and after training, and the change of what has both: points of 100, or nats per token."""
+    """A figure before and after training: points of 100, or nats per token.
+
+    Attributes:
+        before, after: Each of what has it.
+        change: Of what has both.
+    """
 
     before: Figure
     after: Figure
@@ -75,6 +80,7 @@ class PreventedTrait(Result):
     """A trait that was kept from being learned.
 
     Attributes:
+        trait: Its name.
         layer: Of its vector.
         coefficient: Chosen or given; None: the method takes none.
         auto: What it was chosen from; None: it was given.
@@ -105,14 +111,24 @@ class StreamPrevention(Result):
 
 
 class LossPoint(Result):
-    """Training loss of an optimiser step, in nats per token, under the prevention."""
+    """Training loss at one step.
+
+    Attributes:
+        step: Of the optimiser.
+        loss: In nats per token, under the prevention.
+    """
 
     step: int
     loss: float
 
 
 class ShiftPoint(Result):
-    """The shift along each watched trait's vector after an optimiser step, without any prevention."""
+    """The shift while it trained, without any prevention.
+
+    Attributes:
+        step: Of the optimiser, after which it was measured.
+        shift: Along the unit vector, by trait.
+    """
 
     step: int
     shift: dict[str, float]
@@ -134,7 +150,12 @@ class TrainingLoss(Result):
 
 
 class ScoredAnswer(Result):
-    """An answer with its trait score and coherence (0..100); None: it could not be scored."""
+    """An answer.
+
+    Attributes:
+        text: What was said.
+        score, coherence: Points of 100; None: it could not be scored.
+    """
 
     text: str
     score: float | None
@@ -145,7 +166,10 @@ class AnswerPair(Result):
     """A question with the answer before and the one after; a line of answers.jsonl.
 
     Attributes:
+        trait: That it is to show.
         system: The system prompt; None: without one.
+        question: One of the trait's evaluation questions.
+        before, after: Training.
     """
 
     trait: str
@@ -162,13 +186,22 @@ class AnswerPair(Result):
 
 
 class AnswerExample(AnswerPair):
-    """A pair that the page shows, and why."""
+    """A pair that the page shows.
+
+    Attributes:
+        why: It was chosen.
+    """
 
     why: str
 
 
 class Sides(Result):
-    """A figure of the run without prevention and of the one with it."""
+    """A figure of two runs.
+
+    Attributes:
+        without: Of that without prevention.
+        with_: Of that with it ("with" in the file).
+    """
 
     model_config = ConfigDict(validate_by_name=True, serialize_by_alias=True)
 
@@ -177,9 +210,10 @@ class Sides(Result):
 
 
 class TraitSaving(Sides):
-    """What prevention saved of a trait; `without` and `with_` are the changes of its score by training, in points.
+    """What prevention saved of a trait.
 
     Attributes:
+        without, with_: Change of the score by training, in points.
         saved: Score after training without prevention minus that with it, over questions.
         share: Of the rise, in percent; None: there was no rise, or too few questions.
         shift_without, shift_with: The shift of both runs.

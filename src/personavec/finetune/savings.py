@@ -118,9 +118,9 @@ def compare_runs(protected: Path, plain: Path) -> Savings:
     return Savings(
         run=str(plain),
         traits=traits,
-        loss=_sides(*(run.held_out_loss and run.held_out_loss.after for run in (without, with_))),
-        perplexity=_sides(*(run.perplexity and run.perplexity.ratio for run in (without, with_))),
-        coherence=_sides(*(run.coherence and run.coherence.change for run in (without, with_))),
+        loss=_sides(*(None if (loss := run.held_out_loss) is None else loss.after for run in (without, with_))),
+        perplexity=_sides(*(None if (text := run.perplexity) is None else text.ratio for run in (without, with_))),
+        coherence=_sides(*(None if (said := run.coherence) is None else said.change for run in (without, with_))),
     )
 
 

@@ -154,9 +154,8 @@ def _tasks(run: FinetuneRun) -> list[str]:
                 continue
             size = f"{_sides(sides.before, sides.after, '.3f')}, a change of "
             size += _size(sides.change, "+.3f", "documents")
-            worse, better = {True: ("this is a cost", "it rose"), False: ("it fell", "this is a cost")}.get(
-                sides.better, ("it fell", "it rose")
-            )
+            worse = "this is a cost" if sides.better is True else "it fell"
+            better = "this is a cost" if sides.better is False else "it rose"
             sentences.append(f"Task {task}, {metric}: {size}: {_way(sides.change, 0, worse, better)}.")
     return sentences
 

@@ -43,14 +43,9 @@ def run_shift(
     Raises:
         UserError: Neither or both of `tuned` and `adapter`, models or vectors that do not fit, a folder of another run.
     """
-    if (tuned is None) == (adapter is None):
-        raise UserError("Two models are compared.", "Name the tuned model, or its adapter with --adapter, not both.")
+    _check_after(tuned, adapter)
     loaded = [PersonaVector.load(path) for path in vectors]
     check_traits(loaded)
-    if tuned is not None:  # now, and not after the model before was loaded and read
-        find_source(tuned)
-    if adapter is not None:
-        find_adapter(adapter)
     prompts = list(dict.fromkeys(systems))
     arguments = {
         "base": base, "tuned": tuned, "adapter": adapter, "vectors": [str(path) for path in vectors],
@@ -77,3 +72,13 @@ def run_shift(
         write_shift_report(run, folder / "report.html")
         run.write(folder.path)
     return run
+
+
+def _check_after(tuned: str | None, adapter: str | None) -> None:
+    """Now, and not after the model before was loaded and read."""
+    if (tuned is None) == (adapter is None):
+        raise UserError("Two models are compared.", "Name the tuned model, or its adapter with --adapter, not both.")
+    if tuned is not None:
+        find_source(tuned)
+    if adapter is not None:
+        find_adapter(adapter)

@@ -67,7 +67,12 @@ class Trial:
 
 
 class Losses(Result):
-    """In nats per token: of unseen samples of the task, and of passages of general text."""
+    """In nats per token.
+
+    Attributes:
+        task: Of unseen samples of the task.
+        passages: Of general text.
+    """
 
     task: tuple[float, ...]
     passages: tuple[float, ...]
@@ -106,13 +111,13 @@ class PreventionTrial:
                 lab.answers.ask(model, name, sheets)
         plain = lab.folder / self.place("none") / "tuned" / "adapter"
         for coefficient in INFERENCE:
-            way = f"steered at inference {coefficient:g}"
-            name, steered = self.place(way), steering(self.vector, coefficient)
+            title = f"steered at inference {coefficient:g}"
+            name, steered = self.place(title), steering(self.vector, coefficient)
             sheets = [lab.answers.sheet(self.trait, s.prevention_questions, interventions=steered)]
             with lab.adapted_model(plain, name, sheets, LOSSES) as model:
                 self.losses(model, task, name, steered)
                 lab.answers.ask(model, name, sheets)
-            self.trials[way] = Trial("inference", coefficient, None)
+            self.trials[title] = Trial("inference", coefficient, None)
 
     def ways(self) -> dict[str, Way]:
         """Every way to train, by its name."""

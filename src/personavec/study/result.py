@@ -40,7 +40,12 @@ class AnswerScores(Result):
 
 
 class BaseScores(Result):
-    """Of the model as it came: without a system prompt, and under the trait's first positive instruction."""
+    """Of the model as it came.
+
+    Attributes:
+        plain: Without a system prompt.
+        instructed: Under the trait's first positive instruction.
+    """
 
     plain: AnswerScores
     instructed: AnswerScores
@@ -79,7 +84,11 @@ class SuiteScores(AnswerScores):
 
 
 class LossEnds(Result):
-    """Mean training loss of the first and the last steps, in nats per token."""
+    """Mean training loss.
+
+    Attributes:
+        first, last: Of the steps at either end, in nats per token.
+    """
 
     first: float
     last: float
@@ -134,7 +143,12 @@ class PreventionBase(BaseScores, Cost):
 
 
 class Half(Result):
-    """The same of every other question and sample; see `Arm`."""
+    """Of every other question and sample.
+
+    Attributes:
+        prevented: Share of the score's rise, in percent; None: there is none.
+        task_change: How much more the loss on the task is, in percent.
+    """
 
     prevented: Figure | None
     task_change: Figure
