@@ -1,14 +1,13 @@
 """Rollouts: responses to questions under instructions or steering, generated in batches, kept on disk as they end."""
 
 import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
 from personavec.errors import UserError
-from personavec.files import JsonLines, write_atomic
+from personavec.files import JsonLines, to_json, write_atomic
 from personavec.model import ChatModel, Conversation, Request
 from personavec.model.edits import Intervention
 from personavec.progress import progress
@@ -136,7 +135,7 @@ def generate(
 
 def write_rollouts(path: Path | str, rollouts: Sequence[Rollout]) -> None:
     """Write rollouts as lines of JSON, atomically, in the place of what the file held."""
-    lines = [json.dumps(r.record(), ensure_ascii=False, allow_nan=False) + "\n" for r in rollouts]
+    lines = [to_json(r.record()) + "\n" for r in rollouts]
     write_atomic(path, "".join(lines))
 
 

@@ -15,7 +15,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from personavec.errors import UserError
-from personavec.files import write_atomic
+from personavec.files import check_utf8, write_atomic
 from personavec.info import VectorInfo
 from personavec.model import ChatModel, weights_hash
 from personavec.model.checkpoint import Checkpoint
@@ -170,6 +170,7 @@ class PersonaVector:
 
     def save(self, path: Path | str) -> None:
         """Write the file, atomically."""
+        check_utf8(path)
         tensors = {"response_mean": self.directions, **self.alternatives}
         for name in _STATISTICS:
             value = getattr(self, name)
@@ -193,6 +194,7 @@ class PersonaVector:
             UserError: No such file, not a personavec file, a newer version, damaged, or not what it says it is.
         """
         path = Path(path)
+        check_utf8(path)
         if not path.is_file():
             raise UserError(f"There is no vector file {path}.", "Make one with: personavec extract TRAIT --out DIR")
         try:

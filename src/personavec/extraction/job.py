@@ -37,7 +37,7 @@ from personavec.extraction.specificity import cross_effects, matrix, siblings
 from personavec.extraction.sweep import SCALES, SWEEP_QUESTIONS, Sweep, choose_layer
 from personavec.extraction.verdict import verdict
 from personavec.extraction.workbench import Workbench
-from personavec.files import RunFolder
+from personavec.files import RunFolder, check_utf8
 from personavec.info import JudgeFacts, RolloutCounts
 from personavec.judges.scorer import ApiTerms, Scorer, make_scorer
 from personavec.model import ChatModel
@@ -76,6 +76,7 @@ def extract(
         UserError: The trait cannot be elicited from this model (with examples and advice), the settings do not fit, or
             the folder holds another run.
     """
+    check_utf8(out)
     settings = settings or Settings.suited(model, trait)
     settings.check(model, trait)
     arguments = {

@@ -13,6 +13,7 @@ from personavec.extraction.specificity import judge_of
 from personavec.judges.scorer import ApiTerms, Scorer, make_scorer
 from personavec.model import ChatModel
 from personavec.model.checkpoint import Checkpoint
+from personavec.model.template import split_thought
 from personavec.progress import progress
 from personavec.projection.measure import Turns, chosen
 from personavec.rollouts import Rollout
@@ -47,13 +48,12 @@ def scorers(
         return {vector.trait: judge_of(here, vector) for vector in vectors}
     made = {}
     for vector in vectors:
-        try:
-            trait = Trait.parse(vector.info["trait"], vector.trait)
-        except (KeyError, TypeError) as error:
+        if vector.info.trait is None:
             raise UserError(
                 f"The vector of {vector.trait!r} carries no rubric.",
                 "Extract it with personavec, or leave --judge out.",
-            ) from error
+            )
+        trait = Trait.parse(vector.info.trait, vector.trait)
         made[vector.trait] = make_scorer(judge, here, trait, terms)
     return made
 
@@ -109,7 +109,7 @@ def _windows(data: Dataset, wanted: set[int]) -> Iterator[list[Sample]]:
 def _rollout(engine: Engine, sample: Sample, turns: Turns) -> Rollout:
     turn = chosen(sample, turns)[-1]
     before: list[dict[str, Any]] = sample.messages[:turn]
-    text = sample.messages[turn]["content"]
+    _, text = split_thought(sample.messages[turn]["content"])
     question = next((m["content"] for m in reversed(before) if m["role"] == "user" and m["content"]), "")
     return Rollout(
         id=str(sample.index),
@@ -117,6 +117,6 @@ def _rollout(engine: Engine, sample: Sample, turns: Turns) -> Rollout:
         question=question,
         question_index=sample.index,
         prompt_ids=engine.template.prompt_ids(before, sample.tools),
-        response_ids=engine.template.answer_ids(text),
+        response_ids=[*engine.template.lead, *engine.template.answer_ids(text)],
         text=text,
     )
