@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
 from filelock import FileLock, Timeout
-from pydantic import TypeAdapter, ValidationError
 
 from personavec.errors import UserError
 
@@ -92,6 +91,8 @@ def once(path: Path, kind: type[T], make: Callable[[], T]) -> T:
     Raises:
         UserError: The file is damaged, or cannot be written.
     """
+    from pydantic import TypeAdapter, ValidationError  # which the command line's help has no use for
+
     adapter = TypeAdapter(kind)
     if not path.exists():
         write_json(path, adapter.dump_python(make(), mode="json"))
