@@ -231,7 +231,7 @@ def steer(
     for one, entry in zip(vectors, per_vector, strict=True):
         for row, value in zip(rows, entry * count if len(entry) == 1 else entry, strict=True):
             row += interventions(ADD, one, value, layers=layers, positions=positions)
-            if (doubt := beyond_coherence(one, value, layers)) is not None:
+            if (doubt := beyond_coherence(ADD, one, value, layers)) is not None:
                 warnings.warn(doubt, stacklevel=3)  # of who opens the context
     with intervening(model, rows) as state:
         yield state
