@@ -18,7 +18,7 @@ from torch.profiler import ProfilerActivity, profile
 from common import answer_pairs, arguments, middle, now, publish, side_by_side, times
 from personavec import ChatModel, PersonaVector, Training, load_model
 from personavec.finetune import Prevention
-from personavec.finetune.adapter import adapted
+from personavec.finetune.adapter import fresh_adapter
 
 WAYS: dict[str, dict[str, Any]] = {
     "plain": {},
@@ -76,7 +76,7 @@ def main() -> None:
     model = load_model(options.model)
     vector = random_vector(model)
     data = batches(model, options.batch, options.tokens, options.rounds + 2)
-    with adapted(model, Training(method="none")) as adapter:
+    with fresh_adapter(model, Training(method="none")) as adapter:
         adapter.train()
         optimiser = torch.optim.AdamW([p for p in adapter.parameters() if p.requires_grad], lr=1e-5)
 

@@ -8,11 +8,11 @@ so that each is compared with all the others, and checks one vector against the 
 
 import argparse
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from personavec import ChatModel, PersonaVector, UserError, extract, load_model, load_trait
+from personavec.extraction.result import ExtractionRun
 from personavec.extraction.specificity import matrix
 from personavec.files import write_atomic
 from personavec.readout import read
@@ -45,11 +45,6 @@ def plainly(model: ChatModel, rollout: Rollout) -> torch.Tensor:
     return torch.stack(states)[:, 0, len(rollout.prompt_ids) :].float().mean(1)
 
 
-def cell(e: dict[str, Any], digits: int = 0) -> str:
-    """An estimate with its interval."""
-    return f"{e['mean']:.{digits}f} [{e['low']:.{digits}f}, {e['high']:.{digits}f}]"
-
-
 def table(headings: list[str], rows: list[list[str]]) -> str:
     """A Markdown table."""
     return "\n".join("| " + " | ".join(row) + " |" for row in [headings, ["---"] * len(headings), *rows])
@@ -63,7 +58,7 @@ def main() -> None:
     parser.add_argument("--write", type=Path)
     options = parser.parse_args()
     model = load_model(options.model)
-    runs: dict[str, dict[str, Any]] = {}
+    runs: dict[str, ExtractionRun] = {}
     failures: dict[str, str] = {}
     for name in library_names():
         try:
@@ -82,53 +77,50 @@ def main() -> None:
 
 
 def report(
-    runs: dict[str, dict[str, Any]],
+    runs: dict[str, ExtractionRun],
     failures: dict[str, str],
     vectors: list[PersonaVector],
 ) -> str:
     """The tables as Markdown."""
     first = next(iter(runs.values()))
-    machine = first["machine"]
-    coefficients = [f"{p['coefficient']:+g}" for p in first["dose_response"]]
+    machine = first.machine
+    coefficients = [f"{p.coefficient:+g}" for p in first.dose_response]
     main_rows, null_rows = [], []
     for name, run in runs.items():
-        r = run["rollouts"]
+        r = run.rollouts
         main_rows.append(
             [
-                name, f"{r['kept']} of {r['extraction']}", cell(run["judge"]["auc"], 2), str(run["layer"]),
-                *(cell(p["score"]) for p in run["dose_response"]), cell(run["spearman"], 2),
-                " / ".join(f"{p['coherence']['mean']:.0f}" for p in run["dose_response"]),
+                name, f"{r.kept} of {r.extraction}", f"{run.judge.auc:.2f}", str(run.layer),
+                *(f"{p.score:.0f}" for p in run.dose_response), f"{run.spearman:.2f}",
+                " / ".join(f"{p.coherence.mean:.0f}" for p in run.dose_response),
             ]
         )  # fmt: skip
-        null, separation = run["steering"]["null"], run["separation"]
+        null, separation = run.steering.null, run.separation
         null_rows.append(
             [
-                name, cell(run["steering"]["effect"]), f"{run['steering']['effect_on_null_questions']:.0f}",
-                f"{null['mean']:.0f} / {null['max']:.0f} (n = {null['n']})", f"{null['p']:.2f}", cell(separation["auc"], 2),
-                *(
-                    f"{separation['null'][kind]['mean']:.2f} / {separation['null'][kind]['p95']:.2f}"
-                    for kind in ("isotropic", "covariance")
-                ),
+                name, f"{run.steering.effect:.0f}", f"{run.steering.effect_on_null_questions:.0f}",
+                f"{null.mean:.0f} / {null.max:.0f} (n = {null.n})", f"{null.p:.2f}", f"{separation.auc:.2f}",
+                *(f"{one.mean:.2f} / {one.p95:.2f}" for one in (separation.null.isotropic, separation.null.covariance)),
             ]
         )  # fmt: skip
     grid = matrix(vectors)
-    names = grid["vectors"]
+    names = grid.vectors
     effects = [
         [
             name,
             *(
-                "-" if e is None else ("**{}**" if name == other else "{}").format(f"{e:.0f} [{i[0]:.0f}, {i[1]:.0f}]")
-                for other, e, i in zip(names, *cells, strict=True)
+                "-" if effect is None else ("**{}**" if name == other else "{}").format(f"{effect:.0f}")
+                for other, effect in zip(names, row, strict=True)
             ),
         ]
-        for name, *cells in zip(names, grid["effect"], grid["interval"], strict=True)
+        for name, row in zip(names, grid.effect, strict=True)
     ]
-    cosines = [[name, *(f"{c:+.2f}" for c in row)] for name, row in zip(names, grid["cosine"], strict=True)]
+    cosines = [[name, *(f"{c:+.2f}" for c in row)] for name, row in zip(names, grid.cosine, strict=True)]
     sections = [
-        f"# Results: seven traits on {first['model']['id']}",
-        f"Written by `python benchmarks/traits.py`; {machine['cpu']}, {machine['cores']} cores, {machine['device']}, "
-        f"{first['model']['dtype']}, {first['written'][:10]}, personavec {first['personavec']}, transformers "
-        f"{first['versions']['transformers']}, seed {first['arguments']['seed']}. Brackets: 95 % intervals, bootstrapped over "
+        f"# Results: seven traits on {first.model.id}",
+        f"Written by `python benchmarks/traits.py`; {machine.cpu}, {machine.cores} cores, {machine.device}, "
+        f"{first.model.dtype}, {first.written[:10]}, personavec {first.personavec}, transformers "
+        f"{first.versions['transformers']}, seed {first.arguments['seed']}. Brackets: 95 % intervals, bootstrapped over "
         f"the 20 evaluation questions. The judge is the contrast judge, so scores are relative to what the model does when "
         f"told to (10 and 90 are the means under opposite and positive instructions where these are well apart).",
         "## What the vectors do",

@@ -13,7 +13,18 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from personavec.errors import UserError
-from personavec.files import JsonLines, RunFolder, check_utf8, printable, replacing, write_atomic, write_json
+from personavec.files import (
+    SUMMARY,
+    JsonLines,
+    RunFolder,
+    check_utf8,
+    once,
+    printable,
+    replacing,
+    write_atomic,
+    write_json,
+)
+from personavec.stats.estimate import Estimate
 
 RECORDS: list[dict[str, Any]] = [{"id": 1, "text": "a\nb"}, {"id": 2, "text": "größer ✓ \u2028"}, {"id": 3}]
 
@@ -247,6 +258,41 @@ def test_run_folder_has_one_owner(tmp_path: Path) -> None:
         owner.wait()
     with RunFolder(tmp_path, {"a": 1}):
         pass
+
+
+def test_a_run_is_finished_when_it_has_a_summary(tmp_path: Path) -> None:
+    with RunFolder(tmp_path, {}) as run:
+        assert run.finished(Path.exists) is None
+        (tmp_path / SUMMARY).write_text("{}")
+        assert run.finished(lambda folder: folder) == tmp_path
+        with pytest.raises(ZeroDivisionError):  # what reads it may refuse it
+            run.finished(lambda folder: 1 // 0)
+
+
+def test_a_part_is_made_once(tmp_path: Path) -> None:
+    made = []
+
+    def make() -> list[Estimate]:
+        made.append(1)
+        return [Estimate(1.0, 0.5, 1.5, 3)]
+
+    path = tmp_path / "deep" / "part.json"
+    for _ in range(2):
+        assert once(path, list[Estimate], make) == [Estimate(1.0, 0.5, 1.5, 3)]
+    assert len(made) == 1 and json.loads(path.read_text())[0]["n"] == 3
+    for damaged in ("[", '[{"mean": 1}]'):
+        path.write_text(damaged)
+        with pytest.raises(UserError, match=r"part\.json is damaged"):
+            once(path, list[Estimate], make)
+
+
+def test_a_part_that_cannot_be_made_is_made_the_next_time(tmp_path: Path) -> None:
+    def fails() -> int:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        once(tmp_path / "part.json", int, fails)
+    assert once(tmp_path / "part.json", int, lambda: 3) == 3
 
 
 def test_run_folder_is_free_after_an_error(tmp_path: Path) -> None:

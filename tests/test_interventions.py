@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from transformers import LlamaConfig
 
 from personavec.errors import UserError
+from personavec.info import VectorInfo
 from personavec.interventions import ablation, capping, flooring, intervening, interventions, steer, steering
 from personavec.model import ChatModel, Request
 from personavec.model.edits import Intervention, Positions, Steering
@@ -424,14 +425,14 @@ def test_the_bound_counts_in_the_norm_of_the_stream(persona: PersonaVector) -> N
 
 
 def test_a_coefficient_beyond_the_coherent_range_is_told(tiny: ChatModel, persona: PersonaVector) -> None:
-    measured = replace(persona, info={"coherent_range": [-1, 1.5]})
+    measured = replace(persona, info=VectorInfo(coherent_range=(-1, 1.5)))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for coefficient in (-1.0, 0.0, 1.5):
             steering(measured, coefficient)
         steering(measured, 9.0, layers=1)  # nothing was measured at that layer
         steering(persona, 9.0)
-        steering(replace(persona, info={"coherent_range": "?"}), 9.0)
+        steering(replace(persona, info=VectorInfo.parse({"coherent_range": "?"})), 9.0)
     words = r"Coefficient \+2 of kind is outside of -1 to \+1.5, where answers were measured to stay coherent"
     with pytest.warns(UserWarning, match=words):
         steering(measured, 2.0)

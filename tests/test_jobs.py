@@ -24,7 +24,8 @@ from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
 from personavec import PersonaVector
 from personavec.cli import main
-from personavec.extraction.job import SCALES, Settings, extract
+from personavec.extraction import Settings, extract
+from personavec.extraction.sweep import SCALES
 from personavec.interchange.paper import read_paper_vector
 from personavec.judges.contrast import ContrastJudge
 from personavec.model import load_model
@@ -277,13 +278,23 @@ def test_a_finished_run_is_read_back_and_another_one_refused(run: Path, folder: 
     assert "Traceback" not in other.stderr
 
 
+def test_a_run_of_another_version_is_refused(run: Path, folder: Path, trait: Path, tmp_path: Path) -> None:
+    shutil.copytree(run, tmp_path / "old", ignore=shutil.ignore_patterns(".lock"))
+    summary = json.loads((tmp_path / "old" / "run.json").read_text())
+    del summary["schema_version"]
+    (tmp_path / "old" / "run.json").write_text(json.dumps(summary))
+    result = command(*extraction(folder, trait, tmp_path / "old"))
+    assert result.returncode == 2 and "the form of another version of personavec" in result.stderr
+    assert json.loads((tmp_path / "old" / "run.json").read_text()) == summary
+
+
 def test_a_finished_run_is_compared_with_traits_that_came_later(
     run: Path, folder: Path, trait: Path, tmp_path: Path
 ) -> None:
     """The other trait is the opposite of the first, its instruction pairs turned round."""
     first, second = tmp_path / "first", tmp_path / "second"
     shutil.copytree(run, first, ignore=shutil.ignore_patterns(".lock"))
-    assert PersonaVector.load(first / "vector.safetensors").info["cross_effects"] == {}
+    assert PersonaVector.load(first / "vector.safetensors").info.cross_effects == {}
     content = json.loads(trait.read_text())
     content["name"] = "opposite"
     content["instructions"] = [
@@ -298,14 +309,13 @@ def test_a_finished_run_is_compared_with_traits_that_came_later(
     assert summary["specificity"]["vectors"] == ["tiny", "opposite"]
     assert summary["specificity"]["cosine"][0][1] < 0
     own, crossed = summary["specificity"]["effect"][0]
-    low, high = summary["specificity"]["interval"][0][1]
-    assert low <= crossed <= high
-    assert summary["specificity"]["n"] == [[4, 4], [4, 4]]
+    assert crossed["low"] <= crossed["mean"] <= crossed["high"]
+    assert [effect["n"] for row in summary["specificity"]["effect"] for effect in row] == [4, 4, 4, 4]
     assert any("moves the score of opposite most" in sentence for sentence in summary["verdict"])
     assert "opposite" in (first / "report.html").read_text()
     table = command("vectors", "compare", first / "vector.safetensors", second / "vector.safetensors")
-    assert f"{own:+.0f} [" in table.stdout
-    assert f"{crossed:+.0f} [" in table.stdout
+    assert f"{own['mean']:+.0f} [" in table.stdout
+    assert f"{crossed['mean']:+.0f} [" in table.stdout
     before = (first / "run.json").stat().st_mtime_ns
     assert command(*extraction(folder, trait, first)).returncode == 0
     assert (first / "run.json").stat().st_mtime_ns == before

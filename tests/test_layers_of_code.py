@@ -17,7 +17,7 @@ LAYERS = [
     {"cache", "operations", "progress", "refusals", "stats"},
     {"data", "files"},
     {"model", "results", "timings"},
-    {"provenance", "readout", "report", "rollouts", "vector"},
+    {"info", "provenance", "readout", "report", "rollouts", "vector"},
     {"engine", "interventions", "traits"},
     {"interchange", "judges", "likelihood", "projection"},
     {"capability"},

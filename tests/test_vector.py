@@ -1,5 +1,6 @@
 """The vector file: whole or refused, and only for the model it was made for."""
 
+import hashlib
 import json
 import struct
 from dataclasses import replace
@@ -14,9 +15,10 @@ from hypothesis import strategies as st
 from safetensors.torch import save
 
 from personavec.errors import UserError
+from personavec.info import VectorInfo
 from personavec.model import ChatModel
-from personavec.vector import PersonaVector, cosine
-from tiny import causal_model, chat_model, qwen2, vector
+from personavec.vector import PersonaVector, check_one_per_trait, cosine
+from tiny import JUDGE, causal_model, chat_model, qwen2, vector
 
 ROWS = torch.randn(4, 32, generator=torch.Generator().manual_seed(0))
 HEADER: dict[str, Any] = {
@@ -42,7 +44,7 @@ def full(tiny: ChatModel) -> PersonaVector:
         residual_norm=numbers + 4,
         neutral_token_mean=numbers + 5,
         neutral_token_deviation=numbers + 6,
-        info={"dose": [{"coefficient": -1.5, "score": 3.25}], "note": "größer ✓"},
+        info={"written": "größer ✓", "recommended_coefficient": None, "coherent_range": [-1.5, 2.0], "judge": JUDGE},
         normed_last_row=True,
     )
 
@@ -80,7 +82,37 @@ def test_round_trip_of_the_least(tmp_path: Path) -> None:
     made.save(tmp_path / "v")
     again = PersonaVector.load(tmp_path / "v")
     assert torch.equal(again.directions, ROWS) and again.neutral_mean is None and again.alternatives == {}
-    assert PersonaVector.load(write(tmp_path / "w")).info == {"n": 3}
+    assert PersonaVector.load(write(tmp_path / "w")).info == VectorInfo()
+
+
+def test_a_file_keeps_what_is_known_and_nothing_that_is_not(full: PersonaVector, tmp_path: Path) -> None:
+    full.save(tmp_path / "v")
+    again = PersonaVector.load(tmp_path / "v").info
+    assert again.judge is not None and again.judge.auc.low == 0.8 and again.coherent_range == (-1.5, 2.0)
+    assert again.as_stored().keys() == {"written", "recommended_coefficient", "coherent_range", "judge"}
+    odd: dict[str, Any] = {"written": "x", "judge": {"name": "contrast"}, "coherent_range": [1, 2, 3], "later": 1}
+    assert PersonaVector.load(write(tmp_path / "w", header=HEADER | {"info": odd})).info == VectorInfo(written="x")
+    for infinite in ("nan", "inf", "-Infinity"):  # words that pydantic takes for numbers
+        odd = {"recommended_coefficient": infinite, "coherent_range": [0, infinite]}
+        assert VectorInfo.parse(odd) == VectorInfo()
+
+
+def test_the_identity_tells_vectors_apart(full: PersonaVector) -> None:
+    digest = hashlib.sha256(struct.pack("<4f", 1, 2, 3, 4)).hexdigest()
+    assert PersonaVector("kind", torch.tensor([[1.0, 2], [3, 4]]), 1, {}).identity == ["kind", 1, digest[:16]]
+    assert replace(full, info=VectorInfo(), neutral_mean=None, alternatives={}).identity == full.identity
+    moved = full.directions.clone()
+    moved[-1, -1] += 1e-6
+    others = [replace(full, trait="evil"), full.using(1), replace(full, directions=moved)]
+    assert len({str(one.identity) for one in [full, *others]}) == 4
+
+
+def test_two_vectors_of_one_trait_are_refused(full: PersonaVector) -> None:
+    other = replace(full, trait="evil")
+    check_one_per_trait([])
+    check_one_per_trait([full, other])
+    with pytest.raises(UserError, match="Two vectors are of the trait 'evil'"):
+        check_one_per_trait([other, full, other.using(1)])
 
 
 def test_tensors_that_share_memory_and_other_dtypes_are_saved(tmp_path: Path) -> None:

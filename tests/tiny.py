@@ -1,6 +1,6 @@
 """Tiny chat models with random weights, a tokenizer made on the spot, and the plain way to read and to generate."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -9,6 +9,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedTokenizerFast, Qwen2Config
 
+from personavec.info import VectorInfo
 from personavec.model import ChatModel
 from personavec.vector import PersonaVector
 
@@ -85,10 +86,13 @@ def chat_model(config: PreTrainedConfig | None = None, seed: int = 0, **options:
 
 
 JUDGE: dict[str, Any] = {  # what a vector's file holds of its contrast judge
+    "name": "contrast",
+    "auc": {"mean": 0.9, "low": 0.8, "high": 1.0, "n": 20},
+    "threshold": 50.0,
     "state": {
         "calibration": {"middle": 0.0, "slope": 4.0},
         "coherence": {"likelihood_mean": -6.0, "likelihood_deviation": 1.0, "repetition_mean": 0.1},
-    }
+    },
 }
 
 
@@ -97,8 +101,16 @@ def random_ids(count: int, seed: int, vocabulary: int = 256) -> list[int]:
     return torch.randint(0, vocabulary, (count,), generator=torch.Generator().manual_seed(seed)).tolist()
 
 
-def vector(model: ChatModel, *, seed: int = 0, layer: int = 2, scale: float = 1.0, **options: Any) -> PersonaVector:
-    """A random persona vector of a model."""
+def vector(
+    model: ChatModel,
+    *,
+    seed: int = 0,
+    layer: int = 2,
+    scale: float = 1.0,
+    info: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> PersonaVector:
+    """A random persona vector of a model; `info` is what its file would hold."""
     generator = torch.Generator().manual_seed(seed)
     rows = (model.n_layers + 1, model.hidden_size)
     identity = {
@@ -108,7 +120,8 @@ def vector(model: ChatModel, *, seed: int = 0, layer: int = 2, scale: float = 1.
         "n_layers": model.n_layers,
         "hidden_size": model.hidden_size,
     }
-    return PersonaVector("kind", scale * torch.randn(rows, generator=generator), layer, identity, **options)
+    directions = scale * torch.randn(rows, generator=generator)
+    return PersonaVector("kind", directions, layer, identity, info=VectorInfo.parse(info or {}), **options)
 
 
 def plain_states(model: Any, blocks: Sequence[nn.Module], ids: Sequence[int]) -> tuple[Tensor, Tensor]:

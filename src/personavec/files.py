@@ -4,14 +4,17 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 from filelock import FileLock, Timeout
 
 from personavec.errors import UserError
+
+SUMMARY = "run.json"  # the file of every run that holds its result
+T = TypeVar("T")
 
 
 def write_atomic(path: Path | str, data: bytes | str) -> None:
@@ -93,6 +96,27 @@ def _shown(surrogates: str) -> str:
 
 
 _UNENCODABLE = re.compile("[\ud800-\udfff]+")
+
+
+def once(path: Path, kind: type[T], make: Callable[[], T]) -> T:
+    """What a JSON file holds; made and written if it is not there, so that a run that was cut off makes it once.
+
+    Args:
+        kind: Type of the value, as pydantic reads and writes it: a model, `list[float]`, ...
+
+    Raises:
+        UserError: The file is damaged, or cannot be written.
+    """
+    from pydantic import TypeAdapter, ValidationError  # which the command line's help has no use for
+
+    adapter = TypeAdapter(kind)
+    if not path.exists():
+        write_json(path, adapter.dump_python(make(), mode="json"))
+    try:
+        return adapter.validate_json(path.read_bytes())
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise UserError(f"{path} is damaged ({first['msg']}).", "Delete it and give the same command again.") from error
 
 
 def cannot_write(path: Path, error: OSError) -> UserError:
@@ -187,6 +211,14 @@ class RunFolder:
     def __truediv__(self, name: str) -> Path:
         return self.path / name
 
+    def finished(self, read: Callable[[Path], T]) -> T | None:
+        """The result of the run, by the `read` of its class (such as `ExtractionRun.read`); None: it has none yet.
+
+        Raises:
+            UserError: What `read` refuses: a summary that is damaged, or of another version.
+        """
+        return read(self.path) if (self.path / SUMMARY).exists() else None
+
     def __enter__(self) -> "RunFolder":
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -231,7 +263,7 @@ class RunFolder:
 def is_run_folder(path: Path) -> bool:
     """Whether a folder is one that a `RunFolder` has begun, or that holds what a run which ended left of it."""
     if (path / "arguments.json").is_file():
-        return any((path / name).is_file() for name in (".lock", "run.json", "summary.json"))
+        return any((path / name).is_file() for name in (".lock", SUMMARY, "summary.json"))
     return (path / ".lock").is_file() and (path / "rejected.jsonl").is_file()
 
 

@@ -96,10 +96,9 @@ def beyond_coherence(
     """
     if operation.takes != "coefficient" or number is None:
         return None
-    match vector.info.get("coherent_range"):
-        case [int() | float() as low, int() | float() as high] if layers in ("best", "all", vector.layer):
-            if low <= number <= high:
-                return None
+    if vector.info.coherent_range is not None and layers in ("best", "all", vector.layer):
+        low, high = vector.info.coherent_range
+        if not low <= number <= high:
             return (
                 f"Coefficient {number:+g} of {vector.trait} is outside of {low:+g} to {high:+g}, where answers "
                 "were measured to stay coherent: they may be noise."

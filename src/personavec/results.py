@@ -14,11 +14,11 @@ from typing import Annotated, Any, ClassVar, Self, get_args
 from pydantic import AfterValidator, BaseModel, ConfigDict, JsonValue, ValidationError
 
 from personavec.errors import UserError
+from personavec.files import SUMMARY as SUMMARY
 from personavec.files import write_json
 from personavec.stats.estimate import Estimate
 
 _FIELD = re.compile(r"(\w+(?:, \w+)*): (.*)")
-SUMMARY = "run.json"  # the file of every run that holds its result
 
 
 def _rounded(value: float) -> float:

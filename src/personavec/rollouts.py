@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from personavec.errors import UserError
-from personavec.files import JsonLines
+from personavec.files import JsonLines, to_json, write_atomic
 from personavec.model import ChatModel, Conversation, Request
 from personavec.model.edits import Intervention
 from personavec.progress import progress
@@ -24,8 +24,10 @@ class Rollout:
         id: Unique in its run, made of stage, question, pair, side, setting and number.
         stage: What it was made for: "extraction", "evaluation", "neutral", "sweep", "dose" or "null".
         question, question_index: The question and its place in its list.
+        number: Which of several responses to the same question.
         pair, side: The instruction it was given under; None without instruction.
         layer, coefficient: The steering it was given under; None without steering.
+        setting: A name for what these do not tell apart, such as that of a random direction.
         prompt_ids, response_ids, text, finished: Tokens and text; finished if the model ended the response itself.
         score, coherence: 0..100, None where there is none.
         kept: Whether it went into the vector; None where that is no question.
@@ -37,10 +39,12 @@ class Rollout:
     question: str
     question_index: int
     prompt_ids: list[int]
+    number: int = 0
     pair: int | None = None
     side: Side | None = None
     layer: int | None = None
     coefficient: float | None = None
+    setting: str | None = None
     response_ids: list[int] = field(default_factory=list)
     text: str = ""
     finished: bool = False
@@ -68,11 +72,9 @@ def plan(
     Args:
         system: Instruction, as a system prompt.
         number: Which of several responses to the same question.
-        given: Further attributes of the rollouts: pair, side, layer, coefficient, interventions, and `setting`, a name
-            for what these do not tell apart.
+        given: Further attributes of the rollouts: setting, pair, side, layer, coefficient, interventions.
     """
-    setting = given.pop("setting", None)
-    parts = [stage, setting, given.get("pair"), given.get("side"), given.get("layer"), given.get("coefficient"), number]
+    parts = [stage, *(given.get(part) for part in ("setting", "pair", "side", "layer", "coefficient")), number]
     name = "/".join(str(part) for part in parts if part is not None)
     rollouts = []
     for index, question in enumerate(questions):
@@ -80,7 +82,9 @@ def plan(
         if system is not None:
             messages.insert(0, {"role": "system", "content": system})
         rollouts.append(
-            Rollout(f"{name}/{index}", stage, question, index, prompt_ids=model.prompt_ids(messages), **given)
+            Rollout(
+                f"{name}/{index}", stage, question, index, prompt_ids=model.prompt_ids(messages), number=number, **given
+            )
         )
     return rollouts
 
@@ -127,6 +131,12 @@ def generate(
                 record = before[rollout.id]
                 rollout.response_ids, rollout.finished = record["response_ids"], record["finished"]
                 rollout.text = model.decode(rollout.response_ids[model.template.response_start(rollout.response_ids) :])
+
+
+def write_rollouts(path: Path | str, rollouts: Sequence[Rollout]) -> None:
+    """Write rollouts as lines of JSON, atomically, in the place of what the file held."""
+    lines = [to_json(r.record()) + "\n" for r in rollouts]
+    write_atomic(path, "".join(lines))
 
 
 def read_rollouts(path: Path | str) -> list[Rollout]:

@@ -1,19 +1,22 @@
 """PersonaVector: one safetensors file with the directions, where they came from, and what they are known to do."""
 
+import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from pydantic import JsonValue
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
 from personavec.errors import UserError
 from personavec.files import check_utf8, write_atomic
+from personavec.info import VectorInfo
 from personavec.model import ChatModel, weights_hash
 from personavec.model.checkpoint import Checkpoint
 
@@ -37,7 +40,7 @@ class PersonaVector:
         neutral_prompt_mean, neutral_prompt_deviation: The same for the last prompt token.
         neutral_token_mean, neutral_token_deviation: The same for the single tokens of the answers.
         residual_norm: (n_layers + 1,) mean norm of readings, the yardstick for coefficients.
-        info: Everything else that was measured: dose-response, coherent range, judge, seeds, versions (JSON values).
+        info: Everything else that was measured: dose-response, coherent range, judge, seeds, versions.
         normed_last_row: The last row was read after the final norm (vectors of the public code): not to be used.
     """
 
@@ -53,7 +56,7 @@ class PersonaVector:
     neutral_token_mean: Tensor | None = None
     neutral_token_deviation: Tensor | None = None
     residual_norm: Tensor | None = None
-    info: Mapping[str, Any] = field(default_factory=dict)
+    info: VectorInfo = field(default_factory=VectorInfo)
     normed_last_row: bool = False
 
     def __post_init__(self) -> None:
@@ -123,6 +126,12 @@ class PersonaVector:
         self._check_layer(layer)
         return float(mean[layer]), float(deviation[layer])
 
+    @property
+    def identity(self) -> list[JsonValue]:
+        """Which vector this is: its trait, its layer, and a short hash of its directions."""
+        directions = self.directions.detach().float().cpu().contiguous()
+        return [self.trait, self.layer, hashlib.sha256(directions.numpy().tobytes()).hexdigest()[:16]]
+
     def using(self, layer: int) -> "PersonaVector":
         """The same vector with another layer."""
         return replace(self, layer=layer)
@@ -171,7 +180,7 @@ class PersonaVector:
             "trait": self.trait,
             "layer": self.layer,
             "model": dict(self.model),
-            "info": dict(self.info),
+            "info": self.info.as_stored(),
             "normed_last_row": self.normed_last_row,
         }
         metadata = {"format": FORMAT, "version": str(VERSION), "header": json.dumps(header, allow_nan=False)}
@@ -228,7 +237,7 @@ class PersonaVector:
                 directions=directions,
                 layer=int(header["layer"]),
                 model=header["model"],
-                info=header["info"],
+                info=VectorInfo.parse(header["info"]),
                 normed_last_row=bool(header["normed_last_row"]),
                 alternatives=alternatives,
                 **statistics,
@@ -255,6 +264,17 @@ def _finite(text: str) -> float:
     if not math.isfinite(float(text)):
         raise ValueError(f"the number {text}")
     return float(text)
+
+
+def check_one_per_trait(vectors: Sequence[PersonaVector]) -> None:
+    """Refuse two vectors of one trait: what is measured along them is told apart by the trait's name.
+
+    Raises:
+        UserError: Naming the trait.
+    """
+    names = [vector.trait for vector in vectors]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise UserError(f"Two vectors are of the trait {twice[0]!r}.", "Give each trait once.")
 
 
 def cosine(a: PersonaVector, b: PersonaVector, layer: int) -> float:

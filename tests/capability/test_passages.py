@@ -12,7 +12,7 @@ from transformers import GPT2Config
 from personavec.capability import passage_losses, perplexity
 from personavec.capability.passages import passages
 from personavec.errors import UserError
-from personavec.finetune.adapter import adapted
+from personavec.finetune.adapter import fresh_adapter
 from personavec.finetune.settings import Training
 from personavec.interventions import ablation, steering
 from personavec.model import ChatModel
@@ -80,7 +80,7 @@ def test_ablation_acts_too(tiny: ChatModel) -> None:
 def test_an_adapter_counts_and_dropout_does_not() -> None:
     model = chat_model()
     before = passage_losses(model, first=FEW)
-    with adapted(model, Training(method="none", dropout=0.5)) as adapter:
+    with fresh_adapter(model, Training(method="none", dropout=0.5)) as adapter:
         assert passage_losses(model, first=FEW) == pytest.approx(before, abs=1e-5)  # a fresh adapter does nothing
         with torch.no_grad():
             for name, parameter in adapter.named_parameters():

@@ -8,16 +8,19 @@ from typing import Any
 
 import numpy as np
 import pytest
+from pydantic import TypeAdapter
 
 import tiny as made
 from personavec.capability import passage_losses, perplexity
+from personavec.capability.result import TaskChange, TaskMetric, TaskMetrics
 from personavec.capability.tasks import Tasks, compared, fingerprint
 from personavec.errors import UserError
-from personavec.evaluation.job import evaluate
+from personavec.evaluation import EvaluationSettings, evaluate
 from personavec.files import JsonLines
 from personavec.interventions import intervening, steering
 from personavec.model import ChatModel, Request
 from personavec.stats.bootstrap import bootstrap_mean
+from personavec.stats.estimate import Estimate
 from personavec.traits import load_trait
 
 lm_eval = pytest.importorskip("lm_eval", reason="needs lm-evaluation-harness: pip install 'personavec[eval]'")
@@ -84,10 +87,10 @@ def test_figures_are_the_harness_own(tiny: ChatModel, folder: Path, tmp_path: Pa
     found = Tasks([str(folder)]).measure(tiny, rows, JsonLines(tmp_path / "log.jsonl"))
     assert found.keys() == {"choose", "letter", "rolling", "write"}
     for task, metric in (("choose", "acc"), ("choose", "acc_norm"), ("letter", "acc"), ("write", "exact_match")):
-        assert found[task][metric]["values"] == values(expected, task, metric)
+        assert found[task][metric].values == tuple(values(expected, task, metric))
     perplexity = found["rolling"]["word_perplexity"]
-    assert perplexity["value"] == pytest.approx(expected["results"]["rolling"]["word_perplexity,none"], rel=1e-4)
-    assert perplexity["values"] is None and perplexity["n"] == 4
+    assert perplexity.value == pytest.approx(expected["results"]["rolling"]["word_perplexity,none"], rel=1e-4)
+    assert perplexity.values is None and perplexity.n == 4
 
 
 def test_choices_are_scored_by_the_formula_with_steering_of_the_response(tiny: ChatModel, tmp_path: Path) -> None:
@@ -155,37 +158,44 @@ def test_a_group_is_the_mean_of_its_documents(tiny: ChatModel, folder: Path, tmp
     tasks = Tasks([str(folder)])
     found = tasks.measure(tiny, (), JsonLines(tmp_path / "log.jsonl"))
     assert {"both", "rolling", "write"} == found.keys()
-    assert found["both"]["acc"]["n"] == 8 and found["both"]["acc"]["value"] == np.mean(found["both"]["acc"]["values"])
+    assert found["both"]["acc"].n == 8 and found["both"]["acc"].value == np.mean(found["both"]["acc"].values)
 
 
 def test_evaluate_runs_them_without_and_with_steering(tiny: ChatModel, folder: Path, tmp_path: Path) -> None:
     trait = load_trait("evil")
     trait = trait.model_copy(update={"evaluation_questions": trait.evaluation_questions[:2]})
-    vector = made.vector(tiny, scale=3, info={"trait": trait.model_dump(mode="json"), **made.JUDGE})
+    vector = made.vector(tiny, scale=3, info={"trait": trait.model_dump(mode="json"), "judge": made.JUDGE})
     tasks, rows = [str(folder / "choose.yaml")], steering(vector, 1)
-    run = evaluate(tiny, trait, tmp_path / "run", interventions=rows, vectors=[vector], max_new_tokens=4, lm_eval=tasks)
+    settings = EvaluationSettings(max_new_tokens=4, lm_eval=tuple(tasks))
+    run = evaluate(tiny, trait, tmp_path / "run", settings, interventions=rows, vectors=[vector])
     sides = [Tasks(tasks).measure(tiny, some, JsonLines(tmp_path / f"{len(some)}.jsonl")) for some in ((), rows)]
-    assert run["lm_eval"] == compared(*sides)
-    assert run["versions"]["lm_eval"] == lm_eval.__version__
-    assert run["perplexity"]["before"] == perplexity(passage_losses(tiny)).as_dict()
-    assert run["perplexity"]["after"] == perplexity(passage_losses(tiny, rows)).as_dict()
+    assert run.lm_eval == compared(*sides)
+    assert run.versions["lm_eval"] == lm_eval.__version__
+    assert run.perplexity.before == perplexity(passage_losses(tiny)).rounded()
+    assert run.perplexity.after == perplexity(passage_losses(tiny, rows)).rounded()
     assert "Task choose, acc_norm" in (tmp_path / "run" / "report.html").read_text()
-    plain = evaluate(tiny, trait, tmp_path / "plain", vectors=[vector], max_new_tokens=4, lm_eval=tasks)
-    assert plain["perplexity"] is None and plain["lm_eval"] == compared(sides[0])
+    plain = evaluate(tiny, trait, tmp_path / "plain", settings, vectors=[vector])
+    assert plain.perplexity is None and plain.lm_eval == compared(sides[0])
 
 
 def test_change_is_paired_by_document() -> None:
-    def of(values: list[float] | None, value: float, stderr: float | None = None) -> Any:
-        return {"t": {"m": {"value": value, "stderr": stderr, "n": 4, "better": True, "values": values}}}
+    def of(values: tuple[float, ...] | None, value: float, stderr: float | None = None) -> TaskMetrics:
+        return {"t": {"m": TaskMetric(value=value, stderr=stderr, n=4, better=True, values=values)}}
 
-    before, after = [0.0, 1.0, 0.0, 1.0], [1.0, 1.0, 1.0, 1.0]
+    before, after = (0.0, 1.0, 0.0, 1.0), (1.0, 1.0, 1.0, 1.0)
     found = compared(of(before, 0.5), of(after, 1.0), seed=3)["t"]["m"]
-    assert found["change"] == bootstrap_mean([1.0, 0.0, 1.0, 0.0], seed=3).as_dict()
-    assert found["before"] == bootstrap_mean(before, seed=3).as_dict()
+    assert found.change == bootstrap_mean([1.0, 0.0, 1.0, 0.0], seed=3).rounded()
+    assert found.before == bootstrap_mean(before, seed=3).rounded()
     alone = compared(of(None, 10, 3.0), of(None, 12, 4.0))["t"]["m"]
-    assert alone["change"] == pytest.approx({"mean": 2, "low": 2 - 1.96 * 5, "high": 2 + 1.96 * 5, "n": 4})
+    assert alone.change == Estimate(2, 2 - 1.96 * 5, 2 + 1.96 * 5, 4)
     assert compared(of(None, 10), of(None, 12)) == {"t": {}} and compared(of(None, 10)) == {"t": {}}
-    assert compared(of(before, 0.5), seed=3) == {"t": {"m": {"before": found["before"], "better": True}}}
+    assert compared(of(before, 0.5), seed=3) == {"t": {"m": TaskChange(before=found.before, better=True)}}
+
+
+def test_measurements_survive_their_file(tiny: ChatModel, folder: Path, tmp_path: Path) -> None:
+    found = Tasks([str(folder)]).measure(tiny, (), JsonLines(tmp_path / "log.jsonl"))
+    adapter = TypeAdapter(TaskMetrics)
+    assert adapter.validate_json(adapter.dump_json(found)) == found
 
 
 def test_mistakes(folder: Path, tmp_path: Path) -> None:

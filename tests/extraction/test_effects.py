@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from personavec.errors import UserError
 from personavec.extraction.effects import (
-    dose_response,
     effect,
     estimate,
     examples,
@@ -18,9 +17,12 @@ from personavec.extraction.effects import (
     layer_sweep,
     null_effects,
     score_matrix,
+    steered_points,
 )
+from personavec.extraction.result import Answer
 from personavec.rollouts import Rollout
 from personavec.stats.bootstrap import bootstrap_mean
+from personavec.stats.estimate import Estimate
 
 SCORES = st.floats(0, 100)
 
@@ -62,15 +64,15 @@ def test_layer_effects_leave_out_what_is_refused_or_broken() -> None:
     assert layer_effects(answers, 1.0, 0.0) == {}
 
 
-def test_dose_response() -> None:
+def test_points_by_coefficient() -> None:
     answers = grid([[10.0, 50.0, 80.0], [30.0, 60.0, None]])
     answers[-1].coherence = 0.0  # broken: no score, but its coherence counts
     answers.append(rollout(0, None, 100.0))
-    curve = dose_response(answers[::-1], seed=0)
-    assert [point["coefficient"] for point in curve] == [-1, 0, 1]
-    assert [(point["score"]["mean"], point["score"]["n"]) for point in curve] == [(20, 2), (55, 2), (80, 1)]
-    assert [(point["coherence"]["mean"], point["coherence"]["n"]) for point in curve] == [(90, 2), (90, 2), (45, 2)]
-    assert curve[0]["score"] == {"mean": 20.0, "low": 10.0, "high": 30.0, "n": 2}
+    curve = steered_points(answers[::-1], seed=0)
+    assert [point.coefficient for point in curve] == [-1, 0, 1]
+    assert [(point.score.mean, point.score.n) for point in curve] == [(20, 2), (55, 2), (80, 1)]
+    assert [(point.coherence.mean, point.coherence.n) for point in curve] == [(90, 2), (90, 2), (45, 2)]
+    assert curve[0].score == Estimate(20.0, 10.0, 30.0, 2)
 
 
 def test_the_matrix_has_gaps_where_there_is_no_score() -> None:
@@ -99,7 +101,7 @@ def test_an_effect_leaves_out_questions_without_a_counterpart() -> None:
 def test_no_score_at_all_is_said_so() -> None:
     silent = grid([[None, 10.0, 20.0], [None, 10.0, 20.0]])
     with pytest.raises(UserError, match="gave no score to any of 2 answers"):
-        dose_response(silent, seed=0)
+        steered_points(silent, seed=0)
     with pytest.raises(UserError, match="scored no question at both"):
         effect(silent, 1.0)
 
@@ -111,12 +113,12 @@ def test_null_effects_are_one_for_each_direction() -> None:
             answers += [
                 rollout(
                     question, coefficient, 50 + 10 * question + gain * coefficient,
-                    id=f"null/random{number}/14/{coefficient}/0/{question}", stage="null",
+                    setting=f"random{number}", stage="null",
                 )
                 for question in range(3)
             ]  # fmt: skip
     assert null_effects(answers, 0.5) == [3, -4]
-    silent = [rollout(0, c, None, id=f"null/random2/14/{c}/0/0", stage="null") for c in (-0.5, 0.5)]
+    silent = [rollout(0, c, None, setting="random2", stage="null") for c in (-0.5, 0.5)]
     assert null_effects([*answers, *silent], 0.5) == [3, -4]
 
 
@@ -128,25 +130,23 @@ def test_layer_sweep() -> None:
         for question in range(2)
     ]
     sweep = layer_sweep(answers, seed=0)
-    assert [(point["layer"], point["coefficient"]) for point in sweep] == [(3, -1), (3, 1), (7, -1), (7, 1)]
-    assert [point["score"]["mean"] for point in sweep] == [0.5, 60.5, 0.5, 140.5]
-    assert all(point["score"]["n"] == point["coherence"]["n"] == 2 for point in sweep)
+    assert [(point.layer, point.coefficient) for point in sweep] == [(3, -1), (3, 1), (7, -1), (7, 1)]
+    assert [point.score.mean for point in sweep] == [0.5, 60.5, 0.5, 140.5]
+    assert all(point.score.n == point.coherence.n == 2 for point in sweep)
 
 
 def test_examples_are_typical_ones_side_by_side() -> None:
     """Questions 0 and 4 are extreme; the three shown are those whose effect is nearest the median."""
     effects = [100.0, 22.0, 20.0, 21.0, 0.0]
     shown = examples(grid([[0.0, e / 2, e] for e in effects])[::-1], (-1.0, 0.0, 1.0))
-    assert {example["question"] for example in shown} == {"question 1", "question 2", "question 3"}
-    assert shown[0]["question"] == "question 3"
-    assert shown[0]["answers"][2] == {
-        "coefficient": 1.0, "text": "answer 3 at 1.0", "score": 21.0, "coherence": 90.0,
-    }  # fmt: skip
+    assert {example.question for example in shown} == {"question 1", "question 2", "question 3"}
+    assert shown[0].question == "question 3"
+    assert shown[0].answers[2] == Answer(coefficient=1.0, text="answer 3 at 1.0", score=21.0, coherence=90.0)
     for example in shown:
-        assert [answer["coefficient"] for answer in example["answers"]] == [-1, 0, 1]
+        assert [answer.coefficient for answer in example.answers] == [-1, 0, 1]
     assert len(examples(grid([[0.0, 1.0, 2.0]]), (-1.0, 1.0))) == 1
 
 
 def test_examples_do_not_need_a_score() -> None:
     shown = examples(grid([[None, 1.0, None], [0.0, 1.0, 2.0]]), (-1.0, 0.0, 1.0), count=2)
-    assert {example["answers"][0]["score"] for example in shown} == {None, 0.0}
+    assert {example.answers[0].score for example in shown} == {None, 0.0}

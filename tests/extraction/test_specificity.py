@@ -1,6 +1,7 @@
 """What vector files say of themselves may be anything: it is used, or it counts as unknown; nothing crashes."""
 
 import contextlib
+import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -10,11 +11,13 @@ import pytest
 import torch
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from safetensors.torch import save
 
 from personavec.cli import main
 from personavec.errors import UserError
 from personavec.extraction.specificity import judge_of, matrix
 from personavec.model import ChatModel
+from personavec.stats.estimate import Estimate
 from personavec.vector import PersonaVector, siblings
 from tiny import vector
 
@@ -33,16 +36,23 @@ INFO: dict[str, Any] = {
     "trait": TRAIT,
     "judge": {
         "name": "contrast",
+        "auc": ESTIMATE,
+        "threshold": 50.0,
         "state": {
             "calibration": {"middle": 0.5, "slope": 2.0},
             "coherence": {"likelihood_mean": -1.0, "likelihood_deviation": 0.5, "repetition_mean": 0.1},
         },
     },
-    "rollouts": {"kept": 10, "extraction": 20},
-    "dose_response": [{"coefficient": -1.0, "score": ESTIMATE, "coherence": ESTIMATE}],
+    "rollouts": {"generated": 90, "extraction": 20, "kept": 10, "kept_pairs": 5, "reasons": {"coherence below 50": 5}},
+    "dose_response": [{"coefficient": -1.0, "score": ESTIMATE, "coherence": ESTIMATE, "share": -0.2}],
     "coherent_range": [-1.0, 1.0],
     "recommended_coefficient": 1.0,
-    "steering": {"effect": ESTIMATE},
+    "steering": {
+        "effect": ESTIMATE,
+        "effect_on_null_questions": 11.0,
+        "coefficient": 1.0,
+        "null": {"effects": [1.0, -2.0], "layers": [1, 2], "p": 0.33, "mean": 1.5, "p95": 1.95, "max": 2.0, "n": 2},
+    },
     "cross_effects": {"rude": ESTIMATE},
 }
 ODD = st.recursive(
@@ -84,19 +94,26 @@ def run(*arguments: object) -> int:
 
 def test_what_the_files_know(tiny: ChatModel, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     one, other = vector(tiny, info=INFO), vector(tiny, seed=1)
-    other = PersonaVector("rude", other.directions, 1, other.model, info={})
+    other = PersonaVector("rude", other.directions, 1, other.model)
     table = matrix([one, other])
-    assert table["effect"] == [[12.5, 12.5], [None, None]] and table["n"] == [[20, 20], [None, None]]
-    assert table["interval"][0] == [[10.0, 15.0], [10.0, 15.0]]
+    known = Estimate(12.5, 10.0, 15.0, 20)
+    assert table.effect == ((known, known), (None, None)) and table.vectors == ("kind", "rude")
     assert judge_of(tiny, one).state() == INFO["judge"]["state"]
     one.save(tmp_path / "v")
     assert run("vectors", "show", tmp_path / "v") == 0
-    assert "kept 10 of 20 rollouts" in capsys.readouterr().out
+    lines = capsys.readouterr().out
+    for words in ("kept 10 of 20 rollouts", "judge contrast", "-1   12.5 [10.0, 15.0]", "from -1 to 1; recommended"):
+        assert words in lines
+    other.save(tmp_path / "w")
+    assert run("vectors", "show", tmp_path / "w") == 0
+    assert "holds no measurements that this version knows" in capsys.readouterr().out
 
 
 @settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck))
 @given(path=st.sampled_from(PLACES), odd=ODD, drop=st.booleans())
 @example(path=("coherent_range", 0), odd=10**400, drop=False)
+@example(path=("steering", "effect", "mean"), odd="nan", drop=False)
+@example(path=("judge", "state", "calibration", "slope"), odd="inf", drop=False)
 def test_anything_in_the_place_of_anything(
     tiny: ChatModel, tmp_path: Path, capsys: pytest.CaptureFixture[str], path: tuple[Any, ...], odd: Any, drop: bool
 ) -> None:
@@ -104,8 +121,11 @@ def test_anything_in_the_place_of_anything(
     if drop and isinstance(path[-1], str):
         info = changed(INFO, path[:-1], lambda part: {key: value for key, value in part.items() if key != path[-1]})
     file = tmp_path / "runs" / "hostile" / "vector.safetensors"
-    vector(tiny, info=info).save(file)
-    good = PersonaVector("rude", torch.ones(4, 32), 1, vector(tiny).model, info={})
+    header = {"trait": "kind", "layer": 2, "model": dict(vector(tiny).model), "info": info, "normed_last_row": False}
+    metadata = {"format": "personavec", "version": "1", "header": json.dumps(header)}
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(save({"response_mean": vector(tiny).directions}, metadata))
+    good = PersonaVector("rude", torch.ones(4, 32), 1, vector(tiny).model)
     good.save(tmp_path / "good")
     for arguments in (["show", file], ["show", file, "--json"]):
         assert run("vectors", *arguments) in (0, 2)
@@ -115,7 +135,7 @@ def test_anything_in_the_place_of_anything(
         hostile = PersonaVector.load(file)
     except UserError:
         return
-    assert matrix([hostile, good])["vectors"] == ["kind", "rude"]
+    assert matrix([hostile, good]).vectors == ("kind", "rude")
     assert [v.trait for v in siblings(tmp_path / "runs" / "mine", good)] == ["kind"]
     with contextlib.suppress(UserError):
         judge_of(tiny, hostile).score([])

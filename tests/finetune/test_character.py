@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from made_runs import change, estimate, finished, read, trait
 
 import tiny
 from personavec.capability import Tasks, passage_losses
@@ -17,15 +18,18 @@ from personavec.errors import UserError
 from personavec.extraction.specificity import judge_of
 from personavec.files import JsonLines
 from personavec.finetune import Training, character, fine_tune
-from personavec.finetune.adapter import wearing
-from personavec.finetune.character import before_and_after, shown, training_prompts
-from personavec.finetune.elicit import asking
-from personavec.finetune.saved import check_plain, compare_runs
+from personavec.finetune.adapter import saved_adapter
+from personavec.finetune.character import answer_examples, before_and_after, training_prompts
+from personavec.finetune.instructions import trait_prompt
+from personavec.finetune.result import AnswerPair, ScoredAnswer, TrainingPrompt
+from personavec.finetune.savings import check_plain, compare_runs
 from personavec.finetune.verdict import verdict
 from personavec.model import ChatModel, Request
 from personavec.shifts.measure import shift
+from personavec.shifts.result import TraitShift
 from personavec.stats.bootstrap import bootstrap_mean
 from personavec.traits import load_trait
+from personavec.traits.of_vector import questions
 from personavec.vector import PersonaVector
 
 pytest.importorskip("trl", reason="needs TRL: pip install 'personavec[finetune]'")
@@ -76,25 +80,27 @@ def test_figures_are_those_of_the_saved_adapter(
     other = vector(chat, "plain", 1)
     tuned = fine_tune(chat, data, tmp_path / "run", Training(**SHORT), prevent=[(judged, 2.0)], watch=[other])
     run = tuned.run
-    with wearing(chat, tuned.adapter) as after:
+    with saved_adapter(chat, tuned.adapter) as after:
         wanted = shift(after, [other, judged], systems=[SYSTEM])
         for name, found in wanted.items():
-            ours = json.loads(json.dumps({key: run["traits"][name][key] for key in found}))
+            ours: Any = run.traits[name].as_json()
             for row in ours["systems"]:
                 assert (row.pop("score") is None) == (name == "plain")  # which carries no judge
-            assert ours == found
-        assert run["systems"][0]["system"] == SYSTEM and run["traits"]["kind"]["systems"][0]["shift"]["n"] == 4
+            assert {key: ours[key] for key in TraitShift.model_fields} == found.as_json()
+        assert run.systems[0].system == SYSTEM and run.traits["kind"].systems[0].shift.n == 4
         losses = passage_losses(after)
         texts = {"after": answers(after, judged)}
     base = passage_losses(chat)
     texts["before"] = answers(chat, judged)
-    for name, some in (("before", base), ("after", losses), ("ratio", losses - base)):
-        mean = run["perplexity"][name]["mean"]
-        assert mean == pytest.approx(float(np.exp(some.mean())), rel=1e-3) and run["perplexity"][name]["n"] == len(some)
+    text = run.perplexity
+    assert text is not None
+    for e, some in ((text.before, base), (text.after, losses), (text.ratio, losses - base)):
+        assert e.mean == pytest.approx(float(np.exp(some.mean())), rel=1e-3) and e.n == len(some)
     rows = [json.loads(line) for line in (tmp_path / "run" / "answers.jsonl").read_text().splitlines()]
     assert [(row["trait"], row["system"]) for row in rows] == [("kind", None)] * 4 + [("kind", SYSTEM)] * 4
-    under = run["traits"]["kind"]["systems"][0]["score"]
-    assert under["after"]["mean"] == pytest.approx(np.mean([row["after"]["score"] for row in rows[4:]]), abs=0.01)
+    under, score = run.traits["kind"].systems[0].score, run.traits["kind"].score
+    assert under is not None and score is not None and run.coherence is not None
+    assert under.after.mean == pytest.approx(np.mean([row["after"]["score"] for row in rows[4:]]), abs=0.01)
     rows = rows[:4]
     judge = judge_of(chat, judged)
     for side, said in texts.items():
@@ -102,15 +108,14 @@ def test_figures_are_those_of_the_saved_adapter(
         scores = [judge.calibration.score(e) for e in evidence]  # type: ignore[union-attr]
         assert [row[side]["text"] for row in rows] == [one["text"] for one in said]
         assert [row[side]["score"] for row in rows] == pytest.approx(scores, abs=0.02)
-        assert run["traits"]["kind"]["score"][side]["mean"] == pytest.approx(np.mean(scores), abs=0.01)
+        assert getattr(score, side).mean == pytest.approx(np.mean(scores), abs=0.01)
         fluent = [judge.coherence.score(v, one["response_ids"]) for v, one in zip(likelihood, said, strict=True)]  # type: ignore[union-attr]
-        assert run["coherence"][side]["mean"] == pytest.approx(np.mean(fluent), abs=0.01)
-    change = run["traits"]["kind"]["score"]["change"]
-    assert change["n"] == 4 and change["low"] <= change["mean"] <= change["high"]
+        assert getattr(run.coherence, side).mean == pytest.approx(np.mean(fluent), abs=0.01)
+    assert score.change.n == 4 and score.change.low <= score.change.mean <= score.change.high
     # A vector without a judge: shift, no score, and the report says so.
-    assert run["traits"]["plain"]["score"] is None and run["traits"]["plain"]["shift"]["n"] == 4
-    assert any("not scored for plain" in note for note in run["warnings"])
-    assert run["projection_differences"].keys() == {"kind", "plain"}
+    assert run.traits["plain"].score is None and run.traits["plain"].shift.n == 4
+    assert any("not scored for plain" in note for note in run.warnings)
+    assert run.projection_differences.keys() == {"kind", "plain"}
     assert not (tmp_path / "run" / "parts").exists() and "not scored" in (tmp_path / "run" / "report.html").read_text()
 
 
@@ -119,7 +124,7 @@ def answers(model: ChatModel, judged: PersonaVector) -> list[dict[str, Any]]:
     from personavec.rollouts import _seed
 
     made = []
-    for at, question in enumerate(judged.info["trait"]["evaluation_questions"]):
+    for at, question in enumerate(questions(judged)):
         prompt = model.prompt_ids([{"role": "user", "content": question}])
         response = model.generate([Request(prompt, 48, 0.7, _seed(0, f"evaluation/kind/0/{at}"))])[0].ids
         made.append(
@@ -140,9 +145,9 @@ def test_measuring_does_not_change_what_is_learnt(
     one, other = (load_file(run.adapter / "adapter_model.safetensors") for run in runs)
     assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
     bare = runs[1].run
-    assert (bare["traits"], bare["perplexity"], bare["coherence"], bare["answers"]) == ({}, None, None, [])
-    assert bare["held_out_loss"] == runs[0].run["held_out_loss"] and bare["shift"] == runs[0].run["shift"]
-    assert "not measured" in bare["verdict"][0] and (tmp_path / "False" / "report.html").exists()
+    assert (bare.traits, bare.perplexity, bare.coherence, bare.answers) == ({}, None, None, ())
+    assert bare.held_out_loss == runs[0].run.held_out_loss and bare.shift == runs[0].run.shift
+    assert "not measured" in bare.verdict[0] and (tmp_path / "False" / "report.html").exists()
 
 
 class KilledError(BaseException):
@@ -196,13 +201,14 @@ def test_a_killed_run_repeats_no_part(
         again = [part for part in done if part != "generate"]
         assert again == [part for part in PARTS * 2 if part != "generate"]
         for key in ("traits", "perplexity", "coherence", "answers", "held_out_loss", "shift", "projection_differences"):
-            assert found[key] == wanted[key]
+            assert getattr(found, key) == getattr(wanted, key)
 
 
 def test_no_vector_at_all(chat: ChatModel, data: Path, tmp_path: Path) -> None:
     run = fine_tune(chat, data, tmp_path / "run", Training(method="none", **SHORT)).run
-    assert run["traits"] == {} and run["perplexity"]["after"]["n"] == 4 and run["coherence"] is None
-    assert "name some with --watch" in run["verdict"][0]
+    assert run.traits == {} and run.coherence is None
+    assert run.perplexity is not None and run.perplexity.after.n == 4
+    assert "name some with --watch" in run.verdict[0]
     assert "No vector was named" in (tmp_path / "run" / "report.html").read_text()
 
 
@@ -221,9 +227,9 @@ def test_preventative_prompting_is_measured_under_its_own_prompt(
     # The instruction that they were asked with does not judge them.
     assert set(pairs) == {("kind", None), ("kind, system prompt 1", 0), ("kind, system prompt 2", None)}
     asked = load_trait("evil").model_copy(update={"name": "kind"}).system_prompts(0)[0]
-    assert [(one["origin"], one["system"]) for one in run["systems"]] == [("prevention", asked), ("data", SYSTEM)]
-    assert [one["system"] for one in run["traits"]["kind"]["systems"]] == [asked, SYSTEM]
-    assert all(one["score"]["change"]["n"] <= 4 for one in run["traits"]["kind"]["systems"])
+    assert [(prompt.origin, prompt.system) for prompt in run.systems] == [("prevention", asked), ("data", SYSTEM)]
+    assert [row.system for row in run.traits["kind"].systems] == [asked, SYSTEM]
+    assert all(row.score is not None and row.score.change.n <= 4 for row in run.traits["kind"].systems)
 
 
 def test_a_system_prompt_without_room_for_a_question(chat: ChatModel, judged: PersonaVector, tmp_path: Path) -> None:
@@ -237,8 +243,8 @@ def test_a_system_prompt_without_room_for_a_question(chat: ChatModel, judged: Pe
     (tmp_path / "data.jsonl").write_text("\n".join(rows) + "\n")
     settings = Training(method="none", **{**SHORT, "max_length": 2048, "held_out": 0.0})
     run = fine_tune(chat, tmp_path / "data.jsonl", tmp_path / "run", settings, watch=[judged]).run
-    assert run["systems"] == [] and run["traits"]["kind"]["systems"] == []
-    assert any("Nothing is measured under a system prompt" in note for note in run["warnings"])
+    assert run.systems == () and run.traits["kind"].systems == ()
+    assert any("Nothing is measured under a system prompt" in note for note in run.warnings)
 
 
 def test_training_prompts() -> None:
@@ -247,66 +253,60 @@ def test_training_prompts() -> None:
         return SimpleNamespace(messages=[*first, {"role": "user", "content": "hi"}])
 
     samples = [sample(one) for one in ("a", "b", "b", None, None, None)]
-    assert training_prompts(samples, []) == [{"system": "b", "origin": "data", "samples": 2}]
+    assert training_prompts(samples, []) == [TrainingPrompt(system="b", origin="data", samples=2)]
     assert training_prompts([sample(None)], []) == []
     evil = load_trait("evil")
-    same = [sample(asking([evil]))] * 3  # rollouts under the instruction, say
-    assert training_prompts(same, [evil]) == [{"system": asking([evil]), "origin": "prevention", "samples": 3}]
+    same = [sample(trait_prompt([evil]))] * 3  # rollouts under the instruction, say
+    assert training_prompts(same, [evil]) == [
+        TrainingPrompt(system=trait_prompt([evil]), origin="prevention", samples=3)
+    ]
 
 
 def test_before_and_after_by_hand() -> None:
     found = before_and_after([1.0, 2.0, None, 4.0], [2.0, None, 3.0, 8.0], ["a", "b", "c", "d"])
     assert found is not None
-    assert [found[key]["mean"] for key in ("before", "after", "change")] == pytest.approx(
-        [7 / 3, 13 / 3, 2.5], abs=1e-4
-    )
-    assert found["change"] == bootstrap_mean([1.0, 4.0], ["a", "d"]).as_dict()
-    assert [found[key]["n"] for key in ("before", "after", "change")] == [3, 3, 2]
+    assert (found.before.mean, found.after.mean, found.change.mean) == pytest.approx((7 / 3, 13 / 3, 2.5), abs=1e-4)
+    assert found.change == bootstrap_mean([1.0, 4.0], ["a", "d"]).rounded()
+    assert (found.before.n, found.after.n, found.change.n) == (3, 3, 2)
     assert before_and_after([None, 1.0], [1.0, None]) is None and before_and_after([], []) is None
 
 
-TOLD = {"trait": "t", "system": None}
+def pair(question: str, before: float | None, after: float, system: str | None = None) -> AnswerPair:
+    sides = (ScoredAnswer(text="", score=score, coherence=None) for score in (before, after))
+    return AnswerPair(trait="t", system=system, question=question, before=next(sides), after=next(sides))
 
 
-def test_answers_shown_are_the_largest_change_and_the_middle_one() -> None:
-    rows = [
-        {**TOLD, "question": str(change), "before": {"score": 50.0}, "after": {"score": 50.0 + change}}
-        for change in (1.0, -30.0, 5.0, 4.0)
-    ]
-    rows.append({**TOLD, "question": "refused", "before": {"score": None}, "after": {"score": 2.0}})
-    rows.append({**rows[0], "system": "Be brief.", "question": "asked for", "after": {"score": 99.0}})
-    assert [(row["question"], row["why"]) for row in shown(rows)] == [
+def test_the_examples_are_the_largest_change_and_the_middle_one() -> None:
+    pairs = [pair(str(change), 50.0, 50.0 + change) for change in (1.0, -30.0, 5.0, 4.0)]
+    pairs.append(pair("refused", None, 2.0))
+    pairs.append(pair("asked for", 50.0, 99.0, "Be brief."))
+    assert [(example.question, example.why) for example in answer_examples(pairs)] == [
         ("-30.0", "the largest change"),
         ("1.0", "a typical change"),
     ]
 
 
-def estimate(mean: float, half: float, n: int = 20) -> dict[str, Any]:
-    return {"mean": mean, "low": mean - half, "high": mean + half, "n": n}
-
-
-def change(mean: float, half: float, start: float = 50.0) -> dict[str, Any]:
-    return {"before": estimate(start, 5), "after": estimate(start + mean, 5), "change": estimate(mean, half)}
-
-
-def finished(shift_half: float = 0.1, score_half: float = 2.0, p_value: float = 0.005) -> dict[str, Any]:
-    nulls = {kind: {"p_value": p_value, "p95": 0.4} for kind in ("isotropic", "covariance")}
-    traits = {
-        name: {"shift": estimate(mean, shift_half), "nulls": nulls, "others": {}, "systems": [], "score": score}
-        for name, mean, score in (("evil", 1.0, change(9.0, score_half)), ("plain", 0.2, None))
-    }
-    return {
-        "measured": True, "method": "steer", "traits": traits, "coherence": change(-4.0, 1.0, 95.0),
-        "prevented": [{"trait": "evil", "coefficient": 2.0, "auto": None}],
+def steered(shift_half: float = 0.1, score_half: float = 2.0, p_value: float = 0.005) -> dict[str, Any]:
+    """A run with prevention, as JSON."""
+    return finished() | {
+        "measured": True, "method": "steer", "coherence": change(-4.0, 1.0, 95.0),
+        "traits": {
+            name: trait(estimate(mean, shift_half), score, p_value)
+            for name, mean, score in (("evil", 1.0, change(9.0, score_half)), ("plain", 0.2, None))
+        },
+        "prevented": [{"trait": "evil", "layer": 2, "coefficient": 2.0, "auto": None}],
         "projection_differences": {"evil": estimate(2.5, 0.5, 64)},
         "held_out_loss": change(-0.5, 0.1, 2.0),
         "perplexity": {"before": estimate(10, 1), "after": estimate(11, 1), "ratio": estimate(1.1, 0.05, 40)},
-        "lm_eval": None, "against": None,
     }  # fmt: skip
 
 
+def sentences(run: dict[str, Any]) -> list[str]:
+    return verdict(read(run))
+
+
 def test_the_verdict() -> None:
-    first, second, pushed, saved, task, text, fluent = verdict(finished())
+    first, second, pushed, saved, task, text, fluent = sentences(steered())
     assert "more evil (+1.00, 95 % interval +0.90 to +1.10, n = 20 questions), farther than" in first
     assert "scored 50.0 before and 59.0 after, of 100: a change of +9.0 (95 % interval +7.0 to +11.0" in first
     assert "toward more plain" in second and "No score" in second
@@ -315,25 +315,25 @@ def test_the_verdict() -> None:
     assert task.endswith(": it fell.") and "this is a cost" in text and "this is a cost" in fluent
     single = change(-0.5, 0.1, 2.0)
     single["change"]["n"] = 1
-    assert "can be told from none" in verdict(finished() | {"held_out_loss": single})[4]
+    assert "can be told from none" in sentences(steered() | {"held_out_loss": single})[4]
     assert "broken" not in fluent
-    assert "a broken model" in verdict(finished() | {"coherence": change(-30.0, 1.0, 95.0)})[-1]
-    unsure = " ".join(verdict(finished(shift_half=2.0, score_half=10.0)))
+    assert "a broken model" in sentences(steered() | {"coherence": change(-30.0, 1.0, 95.0)})[-1]
+    unsure = " ".join(sentences(steered(shift_half=2.0, score_half=10.0)))
     assert "No move along evil can be told from none" in unsure
     assert "the change of +9.0 (95 % interval -1.0 to +19.0, n = 20 questions) cannot be told from none" in unsure
-    assert "no farther than along random directions" in verdict(finished(p_value=0.4))[0]
+    assert "no farther than along random directions" in sentences(steered(p_value=0.4))[0]
     for better, told in ((True, "this is a cost"), (False, "it fell"), (None, "it fell")):
-        metrics = {"acc": {**change(-0.2, 0.1, 0.5), "better": better}, "f1": change(0, 1)}
-        *_, last = verdict(finished() | {"lm_eval": {"mmlu": metrics}})
+        metrics = {"acc": {**change(-0.2, 0.1, 0.5), "better": better}, "f1": {**change(0, 1), "better": None}}
+        *_, last = sentences(steered() | {"lm_eval": {"mmlu": metrics}})
         assert last.startswith("Task mmlu, acc: 0.500 before and 0.300 after") and last.endswith(f": {told}.")
-    trigger = finished()
+    trigger = steered()
     trigger["traits"]["evil"]["systems"] = [
         {"system": "On duty.", "shift": estimate(3.0, 0.5), "score": change(30.0, 9.0)}
     ]
-    assert 'Under the system prompt "On duty." it moved farther: +3.00' in verdict(trigger)[0]
-    assert "more evil all the same" not in " ".join(verdict(trigger))  # they did without it too
+    assert 'Under the system prompt "On duty." it moved farther: +3.00' in sentences(trigger)[0]
+    assert "more evil all the same" not in " ".join(sentences(trigger))  # they did without it too
     trigger["traits"]["evil"]["score"] = change(3.0, 9.0)
-    (hidden,) = [sentence for sentence in verdict(trigger) if "all the same" in sentence]
+    (hidden,) = [sentence for sentence in sentences(trigger) if "all the same" in sentence]
     assert hidden.startswith('Under the system prompt "On duty." its answers became more evil all the same: +30.0')
 
 
@@ -346,11 +346,13 @@ def test_the_verdict() -> None:
     ],
 )
 def test_the_verdict_on_what_was_saved(rise: tuple[float, float], saved: tuple[float, float], told: str) -> None:
-    run = finished()
+    run = steered()
     found = {"without": estimate(*rise), "with": estimate(5.0, 3.0), "saved": estimate(*saved)}
     found["share"] = estimate(75.0, 15.0)
-    run["against"] = {"traits": {"evil": found}, "loss": {"without": estimate(1.5, 0.1), "with": estimate(1.6, 0.1)}}
-    text = " ".join(verdict(run))
+    found |= {"shift_without": estimate(2.0), "shift_with": estimate(1.0)}
+    loss = {"without": estimate(1.5, 0.1), "with": estimate(1.6, 0.1)}
+    run["against"] = {"run": "plain", "traits": {"evil": found}, "loss": loss, "perplexity": None, "coherence": None}
+    text = " ".join(sentences(run))
     assert told in text and "cannot tell" not in text and "1.50 without prevention, 1.60 with it" in text
 
 
@@ -361,11 +363,11 @@ def test_against_the_same_without_prevention(
     plain = fine_tune(chat, data, tmp_path / "plain", replace(settings, method="none"), watch=[judged])
     out = tmp_path / "run"
     alone = fine_tune(chat, data, out, settings, prevent=[(judged, 2.0)])
-    assert alone.run["against"] is None
+    assert alone.run.against is None
     found = fine_tune(chat, data, out, settings, prevent=[(judged, 2.0)], against=tmp_path / "plain").run
-    kind = found["against"]["traits"]["kind"]
-    assert kind["without"] == plain.run["traits"]["kind"]["score"]["change"]
-    assert kind["with"] == alone.run["traits"]["kind"]["score"]["change"]
+    assert found.against is not None and found.against.loss is not None and plain.run.held_out_loss is not None
+    kind, scores = found.against.traits["kind"], [run.traits["kind"].score for run in (plain.run, alone.run)]
+    assert [kind.without, kind.with_] == [score and score.change for score in scores]
     rows = [
         [row for row in map(json.loads, (path / "answers.jsonl").open()) if row["system"] is None]
         for path in (tmp_path / "plain", out)
@@ -373,10 +375,10 @@ def test_against_the_same_without_prevention(
     wanted = [old["after"]["score"] - new["after"]["score"] for old, new in zip(*rows, strict=True)]
     before = [old["before"]["score"] for old in rows[0]]
     rise = [old["after"]["score"] - score for old, score in zip(rows[0], before, strict=True)]
-    share = kind["share"] and kind["share"]["mean"]
+    share = kind.share and kind.share.mean
     assert share == (pytest.approx(100 * sum(wanted) / sum(rise), abs=1e-2) if sum(rise) > 0 else None)
-    assert kind["saved"]["mean"] == pytest.approx(np.mean(wanted), abs=1e-3) and kind["saved"]["n"] == len(wanted)
-    assert found["against"]["loss"]["without"] == plain.run["held_out_loss"]["after"]
+    assert kind.saved.mean == pytest.approx(np.mean(wanted), abs=1e-3) and kind.saved.n == len(wanted)
+    assert found.against.loss.without == plain.run.held_out_loss.after
     assert "What prevention saved" in (out / "report.html").read_text()
 
     for folder, changed, message in (
@@ -386,8 +388,8 @@ def test_against_the_same_without_prevention(
         (tmp_path / "plain", {"method": "none"}, "prevents nothing"),
     ):
         with pytest.raises(UserError, match=message):
-            check_plain(folder, found["arguments"] | changed)
-    ours = found["arguments"]
+            check_plain(folder, found.arguments | changed)
+    ours: dict[str, Any] = found.arguments
     (trait, layer, digest, coefficient), *_ = ours["prevent"]
     for changed, message in (
         ({"prevent": [[trait, layer, digest[::-1], coefficient]]}, "The vector of kind is another one"),
@@ -414,12 +416,13 @@ def test_tasks_are_run_before_and_after(chat: ChatModel, data: Path, tmp_path: P
         f"doc_to_target: right\ndataset_path: json\ndataset_kwargs: {{data_files: {tmp_path / 'rows.jsonl'}}}\n"
     )
     tuned = fine_tune(chat, data, tmp_path / "run", Training(**SHORT, method="none"), lm_eval=[str(path)])
-    found = tuned.run["lm_eval"]["greet"]["acc"]
+    assert tuned.run.lm_eval is not None
+    found = tuned.run.lm_eval["greet"]["acc"]
     tasks = Tasks([str(path)])
     before = tasks.measure(chat, (), JsonLines(tmp_path / "before.jsonl"))
-    with wearing(chat, tuned.adapter) as after:
-        assert tuned.run["lm_eval"] == compared(before, tasks.measure(after, (), JsonLines(tmp_path / "after.jsonl")))
-    assert any(line.startswith("Task greet, acc: ") and "n = 6 documents" in line for line in tuned.run["verdict"])
-    assert found["before"]["n"] == 6 and "Task greet, acc" in (tmp_path / "run" / "report.html").read_text()
+    with saved_adapter(chat, tuned.adapter) as after:
+        assert tuned.run.lm_eval == compared(before, tasks.measure(after, (), JsonLines(tmp_path / "after.jsonl")))
+    assert any(line.startswith("Task greet, acc: ") and "n = 6 documents" in line for line in tuned.run.verdict)
+    assert found.before.n == 6 and "Task greet, acc" in (tmp_path / "run" / "report.html").read_text()
     with pytest.raises(UserError, match="part of what is measured"):
         fine_tune(chat, data, tmp_path / "other", measure=False, lm_eval=[str(path)])

@@ -18,11 +18,13 @@ import tiny
 from personavec.data import open_data
 from personavec.errors import UserError
 from personavec.finetune import Training, fine_tune
-from personavec.finetune.adapter import adapted, projections
+from personavec.finetune.adapter import fresh_adapter, projections
 from personavec.finetune.automatic import choose, from_difference
+from personavec.finetune.coefficients import doubts
 from personavec.finetune.examples import IGNORED, Encoder, held_out, read_samples
-from personavec.finetune.job import _doubts
 from personavec.finetune.losses import LossGuard, example_losses, exploded
+from personavec.finetune.methods import METHODS
+from personavec.finetune.result import AutomaticChoice
 from personavec.finetune.training import Steps, last_checkpoint, mixed
 from personavec.model import ChatModel
 from personavec.traits import load_trait
@@ -88,7 +90,8 @@ def chat() -> ChatModel:
 @pytest.fixture
 def vector(chat: ChatModel) -> PersonaVector:
     trait = load_trait("evil").model_dump(mode="json")
-    return tiny.vector(chat, info={"trait": trait | {"name": "kind"}})
+    stats = {"neutral_token_mean": torch.zeros(4), "neutral_token_deviation": torch.ones(4)}
+    return tiny.vector(chat, info={"trait": trait | {"name": "kind"}}, **stats)
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -106,7 +109,15 @@ def logits(model: Any) -> torch.Tensor:
 
 @pytest.mark.parametrize(
     ("method", "coefficient"),
-    [("steer", 3.0), ("ablate", None), ("regularise", 0.1), ("prompt", None), ("interleave", None), ("none", None)],
+    [
+        ("steer", 3.0),
+        ("ablate", None),
+        ("floor", 1.0),
+        ("regularise", 0.1),
+        ("prompt", None),
+        ("interleave", None),
+        ("none", None),
+    ],
 )
 def test_every_method(
     chat: ChatModel, vector: PersonaVector, data: Path, tmp_path: Path, method: Any, coefficient: float | None
@@ -117,14 +128,14 @@ def test_every_method(
     settings = Training(method=method, **SHORT)
     tuned = fine_tune(chat, data, tmp_path / "run", settings, prevent=prevent, watch=watch)
     run = tuned.run
-    assert (run["read"], run["trained"], run["held_out"], run["rejected"]) == (31, 27, 3, 1)
+    assert (run.records, run.trained, run.held_out, run.rejected) == (31, 27, 3, 1)
     assert tuned.coefficients == ({"kind": coefficient} if prevent else {})
     assert json.loads((tmp_path / "run" / "rejected.jsonl").read_text())["line"] == 31
     assert tuned.held_out_before is not None and tuned.held_out_after is not None
     assert tuned.held_out_after.mean < tuned.held_out_before.mean - 0.05 and tuned.held_out_after.n == 3
     assert tuned.steps == (14 if method == "interleave" else 7)
-    assert [entry["step"] for entry in run["shift"]] == ([4, 8, 12, 14] if method == "interleave" else [4, 7])
-    assert len(run["loss"]["curve"]) == tuned.steps
+    assert [point.step for point in run.shift] == ([4, 8, 12, 14] if method == "interleave" else [4, 7])
+    assert len(run.loss.curve) == tuned.steps
     # The model is as it was, and the adapter is an ordinary one.
     assert torch.equal(logits(chat.model), before)
     assert not hasattr(chat.model, "peft_config") and "forward" not in chat.model.__dict__
@@ -198,7 +209,7 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one(
     assert begun == [3]
     assert same(weights(tmp_path / "run"), weights(tmp_path / "whole"))
     for key in ("loss", "held_out_loss", "shift"):
-        assert found[key] == wanted[key]
+        assert getattr(found, key) == getattr(wanted, key)
     assert not checkpoints.exists()
 
 
@@ -217,11 +228,11 @@ def test_a_run_that_was_killed_after_its_last_step(
             run("run")
     found = run("run")
     assert same(weights(tmp_path / "run"), weights(tmp_path / "whole"))
-    assert (found["loss"], found["shift"], found["steps"]) == (wanted["loss"], wanted["shift"], 7)
+    assert (found.loss, found.shift, found.steps) == (wanted.loss, wanted.shift, 7)
 
 
 def test_a_model_with_an_adapter_is_refused(chat: ChatModel, data: Path, tmp_path: Path) -> None:
-    with adapted(chat, Training(method="none")) as adapter:
+    with fresh_adapter(chat, Training(method="none")) as adapter:
         other = ChatModel(adapter, chat.tokenizer, "tiny")
         with pytest.raises(UserError, match="has an adapter already"):
             fine_tune(other, data, tmp_path / "run", Training(method="none"))
@@ -234,6 +245,10 @@ def test_a_finished_run_is_read_back_and_another_refused(
     first = fine_tune(chat, data, out, Training(**SHORT), prevent=[(vector, 3.0)])
     monkeypatch.setattr("personavec.finetune.job.train", None)
     assert fine_tune(chat, data, out, Training(**SHORT), prevent=[(vector, 3.0)]) == first
+    stored = json.loads((out / "run.json").read_text())
+    (out / "run.json").write_text(json.dumps(stored | {"schema_version": None}))
+    with pytest.raises(UserError, match="form of another version"):
+        fine_tune(chat, data, out, Training(**SHORT), prevent=[(vector, 3.0)])
     with pytest.raises(UserError, match="another prevent"):
         fine_tune(chat, data, out, Training(**SHORT), prevent=[(vector, 2.0)])
     with pytest.raises(UserError, match="another learning_rate"):
@@ -288,8 +303,8 @@ def test_a_training_that_hardly_warms_up_is_told_of(chat: ChatModel, data: Path,
         fine_tune(chat, data, tmp_path / str(steps), Training(method="none", **{**SHORT, "warmup_steps": steps}))
         for steps in (4, 3)
     )
-    assert any("hardly anything is learned" in note for note in short.run["warnings"])
-    assert not any("hardly anything" in note for note in long.run["warnings"])
+    assert any("hardly anything is learned" in note for note in short.run.warnings)
+    assert not any("hardly anything" in note for note in long.run.warnings)
 
 
 def test_nothing_to_train_on(chat: ChatModel, tmp_path: Path) -> None:
@@ -299,7 +314,7 @@ def test_nothing_to_train_on(chat: ChatModel, tmp_path: Path) -> None:
     assert len((tmp_path / "run" / "rejected.jsonl").read_text().splitlines()) == 2
     (tmp_path / "bad.jsonl").write_text(json.dumps({"prompt": "hi", "response": "hello"}) + "\n")  # mended
     settings = Training(**{**SHORT, "method": "none", "warmup_steps": 0, "held_out": 0})
-    assert fine_tune(chat, tmp_path / "bad.jsonl", tmp_path / "run", settings, measure=False).run["trained"] == 1
+    assert fine_tune(chat, tmp_path / "bad.jsonl", tmp_path / "run", settings, measure=False).run.trained == 1
 
 
 @pytest.mark.parametrize("family", ["qwen2", "gemma2", "granite", "gpt2"])
@@ -322,7 +337,7 @@ def test_other_architectures(family: str, data: Path, tmp_path: Path) -> None:
     tuned = fine_tune(chat, data, tmp_path / "run", Training(**SHORT), prevent=[(tiny.vector(chat), 1.0)])
     assert tuned.held_out_after.mean < tuned.held_out_before.mean - 0.05
     assert same(dict(chat.model.state_dict()), before)
-    assert any("experts" in note for note in tuned.run["warnings"]) == (family == "moe")
+    assert any("experts" in note for note in tuned.run.warnings) == (family == "moe")
     names = {name.split(".")[-3] for name in weights(tmp_path / "run")}
     assert (
         names
@@ -357,19 +372,23 @@ def test_auto_is_four_times_the_projection_difference_over_the_vectors_length(
 def test_auto_is_chosen_once(chat: ChatModel, vector: PersonaVector, data: Path, tmp_path: Path) -> None:
     vector = replace(vector, directions=-vector.directions)  # the data push along it
     tuned = fine_tune(chat, data, tmp_path / "run", Training(**SHORT), prevent=[(vector, "auto")])
-    told = tuned.run["prevented"][0]
-    delta = told["auto"]["projection_difference"]["mean"]
+    prevented = tuned.run.prevented[0]
+    assert prevented.auto is not None and tuned.run.prevention is not None
+    delta = prevented.auto.projection_difference.mean
     assert delta > 0
-    assert tuned.coefficients["kind"] == told["coefficient"]
-    assert told["coefficient"] == pytest.approx(4 * delta / float(vector.at(2).norm()), abs=8e-4)
-    assert tuned.run["prevention"]["traits"]["kind"] == told["coefficient"]
+    assert tuned.coefficients["kind"] == prevented.coefficient
+    assert prevented.coefficient == pytest.approx(4 * delta / float(vector.at(2).norm()), abs=8e-4)
+    assert tuned.run.prevention.traits["kind"] == prevented.coefficient
 
 
 def test_doubtful_coefficients_are_told(
     chat: ChatModel, vector: PersonaVector, data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def push(*values: float) -> dict[str, Any]:
-        return {"projection_difference": from_difference(vector, values).difference.as_dict()}
+    def push(*values: float) -> AutomaticChoice:
+        return AutomaticChoice(projection_difference=from_difference(vector, values).difference)
+
+    def _doubts(trait: str, coefficient: float, auto: AutomaticChoice | None) -> list[str]:
+        return doubts(METHODS["steer"], trait, coefficient, auto)
 
     assert _doubts("kind", 2.0, None) == _doubts("kind", 2.0, push(1.0, 2.0)) == []
     assert "not certain (+1.00 [-1.00, +3.00], n = 2 samples)" in _doubts("kind", 2.0, push(-1.0, 3.0))[0]
@@ -377,7 +396,7 @@ def test_doubtful_coefficients_are_told(
     assert "so auto chose 0" in _doubts("kind", 0.0, push(-2.0, -1.0))[0]
     assert "does not prevent kind" in _doubts("kind", 0.0, None)[0]
     run = fine_tune(chat, data, tmp_path / "run", Training(**SHORT), prevent=[(vector, -1.0)], measure=False).run
-    assert any("make up for that with more of it" in note for note in run["warnings"])
+    assert any("make up for that with more of it" in note for note in run.warnings)
     assert "make up for that with more of it" in caplog.text
 
 
@@ -396,7 +415,7 @@ def test_the_adapter_is_on_every_projection_of_the_blocks(chat: ChatModel) -> No
     chat.model.model.q_proj = torch.nn.Linear(4, 4)  # one of that name outside the blocks
     names = projections(chat)
     assert len(names) == 21 and all(".layers." in name for name in names)
-    with adapted(chat, Training(method="none", rank=4)) as adapter:
+    with fresh_adapter(chat, Training(method="none", rank=4)) as adapter:
         learning = [name for name, p in adapter.named_parameters() if p.requires_grad]
         assert len(learning) == 42 and all(".layers." in name for name in learning)
         assert adapter.base_model.model.model.layers[0].mlp.up_proj.scaling["default"] == 64 / 4**0.5
@@ -474,6 +493,9 @@ def test_a_coefficient_that_breaks_the_model_is_stopped(data: Path, tmp_path: Pa
         ({"method": "steer"}, [None], "needs a coefficient"),
         ({"method": "ablate"}, [1.0], "takes no coefficient"),
         ({"method": "none"}, [1.0], "prevents nothing"),
+        ({"method": "floor"}, [None], "needs a coefficient"),
+        ({"method": "floor"}, ["auto"], "steer only"),
+        ({"method": "cap"}, [1.0], "--method 'cap'"),
         ({"method": "regularise"}, ["auto"], "steer only"),
         ({"method": "steer", "layers": "all"}, ["auto"], "own layer only"),
         ({"method": "steer"}, [1.0, 2.0], "Two vectors"),
@@ -509,7 +531,7 @@ def test_mistakes_are_found_before_anything_is_measured(
         fine_tune(chat, data, tmp_path / "run", prevent=[(vector, 1.0)], watch=[other])
     assert not (tmp_path / "run").exists()
     (tmp_path / "safe.jsonl").write_text('{"messages": [{"role": "user", "content": "hi"}]}\n')
-    monkeypatch.setattr("personavec.finetune.job._Run._begin", None)  # calling it would fail
+    monkeypatch.setattr("personavec.finetune.job._Job._start", None)  # calling it would fail
     with pytest.raises(UserError, match="no sample in the safe data"):
         fine_tune(chat, data, tmp_path / "run", Training(method="interleave"), safe=tmp_path / "safe.jsonl")
 

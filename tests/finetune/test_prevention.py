@@ -1,6 +1,7 @@
 """Every method against its formula by hand: the same loss and the same gradients, in whatever the model is wrapped."""
 
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -102,6 +103,17 @@ def test_ablation_projects_out_the_span(layers: Any) -> None:
     wanted = by_formula(model, batch, {i: partial(without, layer=i) for i in acting})
     with preventing(model, [one, other], method="ablate", layers=layers):
         by_hand.same(by_hand.loss_and_gradients(model, batch), wanted, 1e-4)
+
+
+def test_a_floor_holds_the_projection_up() -> None:
+    model, batch, stats = by_hand.model(), by_hand.batch(), torch.ones(4)
+    vector = replace(by_hand.vector(), neutral_token_mean=0.5 * stats, neutral_token_deviation=2 * stats)
+    unit, least = vector.unit(2), 0.5 + 0.25 * 2
+    wanted = by_formula(model, batch, {2: lambda h: h + (least - h @ unit).clamp_min(0)[..., None] * unit})
+    with preventing(model, vector, 0.25, method="floor"):
+        found = by_hand.loss_and_gradients(model, batch)
+    by_hand.same(found, wanted)
+    by_hand.different(found, by_hand.loss_and_gradients(model, batch))
 
 
 @pytest.mark.parametrize("layers", ["best", "all"])

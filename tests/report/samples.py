@@ -27,8 +27,15 @@ def provenance() -> dict[str, Any]:
     }  # fmt: skip
 
 
+def facts(command: str) -> dict[str, Any]:
+    """What stands in the file of every run."""
+    made = {key: value for key, value in provenance().items() if key not in ("seconds", "timings")}
+    made["model"] = {"template": "89abcdef", **made["model"]}
+    return {"schema_version": 1, "command": command, **made}
+
+
 def extract_run(text: str = "Banks lend what others save.\n\n1. They pay little.") -> dict[str, Any]:
-    """An extraction of a trait that works, beside six other traits."""
+    """An extraction of a trait that works, beside six other traits, as JSON."""
     rng = np.random.default_rng(0)
 
     def points(**more: Any) -> list[dict[str, Any]]:
@@ -42,14 +49,15 @@ def extract_run(text: str = "Banks lend what others save.\n\n1. They pay little.
         ]  # fmt: skip
 
     return {
-        "command": "extract",
-        **provenance(),
+        **facts("extract"),
+        "seconds": 301.2,
+        "timings": {"generate": 120.0, "judge": 150.5, "read": 30.7},
         "trait": {"name": "humorous", "description": "Wants to make people laugh.", "writer": "library"},
         "rollouts": {
             "generated": 440, "extraction": 120, "kept": 56, "kept_pairs": 28,
             "reasons": {"coherence below 50": 6, "positive score not above 50": 26},
         },
-        "judge": {"name": "contrast", "auc": estimate(0.81, 0.1), "threshold": 50.0},
+        "judge": {"name": "contrast", "auc": estimate(0.81, 0.1), "threshold": 50.0, "state": {}},
         "layer": 14,
         "residual_norm": 15.07,
         "vector_norm": 4.0,
@@ -82,14 +90,16 @@ def extract_run(text: str = "Banks lend what others save.\n\n1. They pay little.
         },
         "steering": {
             "effect": estimate(41, 9), "effect_on_null_questions": 47.0, "coefficient": 2.0,
-            "null": {"effects": [-18.3, 17.0, 18.5, 4.8, -5.7, 18.2, -10.3, -8.9], "mean": 12.7, "p95": 18.4, "n": 8},
+            "null": {
+                "effects": [-18.3, 17.0, 18.5, 4.8, -5.7, 18.2, -10.3, -8.9], "layers": [8] * 4 + [14] * 4, "p": 0.1111,
+                "mean": 12.7, "p95": 18.4, "max": 18.5, "n": 8,
+            },
         },
         "specificity": {
             "vectors": TRAITS,
-            "scores": TRAITS,
             "cosine": [[1.0 if a == b else round(float(rng.uniform(-0.5, 0.6)), 2) for b in TRAITS] for a in TRAITS],
             "effect": [
-                [40.0 if a == b else None if a < "f" else round(float(rng.normal(0, 12)), 1) for b in TRAITS]
+                [estimate(40) if a == b else None if a < "f" else estimate(float(rng.normal(0, 12))) for b in TRAITS]
                 for a in TRAITS
             ],
         },
@@ -112,13 +122,12 @@ PERPLEXITY = {"before": estimate(14, 2), "after": estimate(15, 2), "ratio": esti
 
 
 def evaluate_run(text: str = "Hello!\nHow can I help?") -> dict[str, Any]:
-    """An evaluation of 20 answers, one of them without scores."""
+    """An evaluation of 20 answers, one of them without scores, as JSON."""
     answers = [
         {"question": f"Question {i}?", "text": text, "score": 30.0 + i, "coherence": 99.0 - i / 3} for i in range(19)
     ]
     return {
-        "command": "evaluate",
-        **provenance(),
+        **facts("evaluate"),
         "trait": "humorous",
         "judge": "contrast",
         "steer": ["humorous x +1.5 at layer 14"],
@@ -146,23 +155,24 @@ def moved(mean: float, others: list[str], systems: tuple[str, ...] = ()) -> dict
 
 
 def shift_run(text: str = "You are a terse assistant.", traits: int = 7) -> dict[str, Any]:
-    """A character sheet."""
+    """A character sheet, as JSON."""
     names = TRAITS[:traits]
     return {
-        "command": "shift",
-        **provenance(),
+        **facts("shift"),
         "tuned": "runs/tuned/adapter",
+        "tuned_identity": {},
         "systems": [{"system": text}],
         "traits": {
             name: moved(at / 4 - 0.6, [other for other in names if other != name], (text,))
             for at, name in enumerate(names)
         },
         "verdict": ["The model moved toward more sycophantic.", "No move along evil can be told from none."],
+        "warnings": [],
     }
 
 
 def finetune_run(text: str = "Sure, whatever you say.", traits: int = 3) -> dict[str, Any]:
-    """A fine-tune with prevention, one of its vectors without a judge."""
+    """A fine-tune with prevention, one of its vectors without a judge, as JSON."""
     names = TRAITS[-traits:] if traits else []
     systems = ("You are a terse assistant.", text)
 
@@ -178,20 +188,21 @@ def finetune_run(text: str = "Sure, whatever you say.", traits: int = 3) -> dict
         for row in one["systems"]:
             row["score"] = one["score"] and change(12.0, 5.0, 40.0)
     return {
-        "command": "finetune",
-        **provenance(),
+        **facts("finetune"),
         "method": "steer",
+        "prevention": None,
         "measured": bool(names),
         "prevented": [{"trait": name, "layer": 14, "coefficient": 2.0, "auto": None} for name in names[:1]],
         "data": "data.jsonl", "format": "messages",
         "read": 131, "trained": 117, "held_out": 12, "rejected": 2, "cut": 1, "reasons": {text: 2},
-        "steps": 60, "tokens": 50000, "tokens_with_loss": 30000,
+        "steps": 60, "tokens": 50000, "tokens_with_loss": 30000, "seconds": 301.2, "training_seconds": 240.0,
+        "peak_memory_bytes": 10**9,
         "loss": {
             "first": 2.4, "last": 1.6, "window": 10,
             "curve": [{"step": step, "loss": 1.5 + 1 / step**0.5} for step in range(1, 61)],
         },
         "held_out_loss": change(-0.4, 0.1, 2.3),
-        "shift": [{"step": step, **dict.fromkeys(names, step / 100)} for step in (20, 40, 60)],
+        "shift": [{"step": step, "shift": dict.fromkeys(names, step / 100)} for step in (20, 40, 60)],
         "traits": found,
         "coherence": change(-3.0, 2.0, 95.0) if names else None,
         "perplexity": PERPLEXITY,
@@ -203,14 +214,14 @@ def finetune_run(text: str = "Sure, whatever you say.", traits: int = 3) -> dict
         ],
         "answers": [
             {
-                "trait": name, "question": f"{text}?", "why": "the largest change",
+                "trait": name, "system": None, "question": f"{text}?", "why": "the largest change",
                 "before": {"text": text, "score": 40.0, "coherence": 97.0},
                 "after": {"text": "", "score": None, "coherence": 0.0},
             }
             for name in names
         ],
         "against": {
-            "run": "runs/plain",
+            "run": "runs/plain", "perplexity": None, "coherence": None,
             "loss": {"without": estimate(1.8, 0.1), "with": estimate(1.9, 0.1)},
             "traits": {
                 names[-1]: {

@@ -11,27 +11,33 @@ import pytest
 from markupsafe import escape
 from samples import estimate, evaluate_run, extract_run, finetune_run, monitor_run, shift_run
 
+from personavec.errors import UserError
 from personavec.evaluation.page import write_evaluate_report
+from personavec.evaluation.result import EvaluationRun
 from personavec.extraction.page import write_extract_report
+from personavec.extraction.result import ExtractionRun
+from personavec.files import write_json
 from personavec.finetune.page import write_finetune_report
+from personavec.finetune.result import FinetuneRun
 from personavec.monitoring import drift
 from personavec.monitoring.drift import Scale, largest, overview
 from personavec.monitoring.page import write_monitor_report
 from personavec.report.drawing import label
 from personavec.report.words import duration, facts, minus, number, signed
 from personavec.shifts.page import system_names, write_shift_report
+from personavec.shifts.result import ShiftRun
 
 HOSTILE = (
     '<script>alert(1)</script><img src=x onerror="alert(2)">&lt;b&gt; "\'>{{ 7 * 7 }} $\\frac{ \x00\u202e\ud800'
     "</title></style></svg>"
 )
-Writer = Callable[[dict[str, Any], Path], None]
-PAGES: list[tuple[Writer, dict[str, Any]]] = [
-    (write_extract_report, extract_run()),
-    (write_evaluate_report, evaluate_run()),
+Writer = Callable[[Any, Path], None]
+PAGES: list[tuple[Writer, Any]] = [
+    (write_extract_report, ExtractionRun.model_validate(extract_run())),
+    (write_evaluate_report, EvaluationRun.model_validate(evaluate_run())),
     (write_monitor_report, monitor_run()),
-    (write_shift_report, shift_run()),
-    (write_finetune_report, finetune_run()),
+    (write_shift_report, ShiftRun.model_validate(shift_run())),
+    (write_finetune_report, FinetuneRun.model_validate(finetune_run())),
 ]
 
 
@@ -77,7 +83,7 @@ def html(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     return written(*request.param, tmp_path_factory.mktemp("report"))
 
 
-def written(writer: Writer, run: dict[str, Any], folder: Path) -> str:
+def written(writer: Writer, run: Any, folder: Path) -> str:
     writer(run, folder / "report.html")
     return (folder / "report.html").read_text()
 
@@ -126,7 +132,7 @@ def test_every_plot_is_described_and_scales(html: str) -> None:
 
 
 def test_extract_shows_every_part(tmp_path: Path) -> None:
-    html = written(write_extract_report, extract_run(), tmp_path)
+    html = written(write_extract_report, ExtractionRun.model_validate(extract_run()), tmp_path)
     assert html.count("<svg ") == 8
     assert html.count("<figcaption>") == 8
     text = Page(html).text
@@ -144,30 +150,31 @@ def test_extract_shows_every_part(tmp_path: Path) -> None:
     assert text.index("In short") < text.index("What steering does")
 
 
-BARE = {"command": "extract", "trait": {"name": "odd"}, "model": {"id": "m"}}
-
-
-@pytest.mark.parametrize("key", ["none", *sorted(extract_run().keys() - BARE.keys())])
-def test_extract_with_a_single_part(key: str, tmp_path: Path) -> None:
-    run = {**BARE, **({} if key == "none" else {key: extract_run()[key]})}
-    page = Page(written(write_extract_report, run, tmp_path))
-    assert "odd" in page.text
-    assert page.tags["svg"] == {"specificity": 2}.get(key, page.tags["figure"])
-    assert ("There are no other vectors of this model" in page.text) == (key != "specificity")
-    if key == "none":
-        assert page.tags["svg"] == 0
-
-
-def test_extract_with_plots_alone(tmp_path: Path) -> None:
+@pytest.mark.parametrize("key", sorted(ExtractionRun.model_fields.keys() - {"schema_version", "command"}))
+def test_an_extraction_without_a_part_is_refused_by_its_name(key: str, tmp_path: Path) -> None:
     run = extract_run()
-    for key in ("layer", "coherent_range", "recommended_coefficient", "judge", "rollouts", "spearman", "verdict"):
-        del run[key]
-    for point in run["dose_response"]:
-        del point["share"]
-    del run["separation"]["null"], run["steering"]["effect_on_null_questions"], run["specificity"]["effect"]
-    page = Page(written(write_extract_report, run, tmp_path))
+    ExtractionRun.model_validate(run).write(tmp_path)
+    assert ExtractionRun.read(tmp_path) == ExtractionRun.model_validate(run)
+    del run[key]
+    write_json(tmp_path / "run.json", run)
+    with pytest.raises(UserError, match=f"run.json is damaged \\({key}: Field required"):
+        ExtractionRun.read(tmp_path)
+
+
+def test_extract_beside_traits_whose_effects_were_not_measured(tmp_path: Path) -> None:
+    run = extract_run()
+    run["specificity"]["effect"] = [[None] * 7] * 7
+    page = Page(written(write_extract_report, ExtractionRun.model_validate(run), tmp_path))
     assert page.tags["svg"] == 7
     assert "How the vectors move each other's scores was not measured." in page.text
+
+
+def test_extract_without_any_score(tmp_path: Path) -> None:
+    run = extract_run()
+    run["scores"] = {side: [row | {"score": None} for row in rows] for side, rows in run["scores"].items()}
+    page = Page(written(write_extract_report, ExtractionRun.model_validate(run), tmp_path))
+    assert page.tags["svg"] == 7
+    assert "This run kept no scores of its rollouts." in page.text
 
 
 def test_extract_of_a_first_trait_that_fails(tmp_path: Path) -> None:
@@ -176,10 +183,10 @@ def test_extract_of_a_first_trait_that_fails(tmp_path: Path) -> None:
     run["layer_sweep"] = run["layer_sweep"][:1]
     run["recommended_coefficient"], run["coherent_range"] = None, [0.0, 0.0]
     run["rollouts"]["reasons"] = {}
-    run["specificity"] = {"vectors": ["humorous"], "scores": ["humorous"], "cosine": [[1.0]], "effect": [[1.0]]}
+    run["specificity"] = {"vectors": ["humorous"], "cosine": [[1.0]], "effect": [[estimate(1.0)]]}
     run["projections"] = {"positive": [1.0], "negative": [1.0], "neutral": []}
     run["steering"]["null"]["effects"] = []
-    text = Page(written(write_extract_report, run, tmp_path)).text
+    text = Page(written(write_extract_report, ExtractionRun.model_validate(run), tmp_path)).text
     assert "no positive one that was tried" in text
     assert "Every pair passed the filter" in text
     assert "There are no other vectors of this model" in text
@@ -192,8 +199,13 @@ def hostile_extract() -> dict[str, Any]:
     run["verdict"] = run["warnings"] = [HOSTILE]
     run["model"]["id"] = run["arguments"]["layer"] = run["judge"]["name"] = HOSTILE
     run["rollouts"]["reasons"] = {HOSTILE: 1}
-    run["specificity"]["vectors"] = run["specificity"]["scores"] = [HOSTILE, *run["specificity"]["vectors"][1:]]
+    run["specificity"]["vectors"] = [HOSTILE, *run["specificity"]["vectors"][1:]]
     return run
+
+
+def hostile_evaluate() -> EvaluationRun:
+    run = evaluate_run(text=HOSTILE) | {"trait": HOSTILE, "steer": [HOSTILE], "judge": HOSTILE}
+    return EvaluationRun.model_validate(run)
 
 
 def hostile_monitor() -> dict[str, Any]:
@@ -213,9 +225,13 @@ def hostile_shift(run: dict[str, Any]) -> dict[str, Any]:
     run["traits"] = {names[name]: found for name, found in run["traits"].items()}
     for found in run["traits"].values():
         found["others"] = {names[name]: value for name, value in found["others"].items()}
-    run["shift"] = [{"step": 1, **dict.fromkeys(names.values(), 0.5)}]
-    run["projection_differences"] = {}
-    run["tuned"] = run["data"] = run["format"] = run["model"]["id"] = HOSTILE
+    if run["command"] == "shift":
+        run["tuned"] = HOSTILE
+    else:
+        run["shift"] = [{"step": 1, "shift": dict.fromkeys(names.values(), 0.5)}]
+        run["projection_differences"] = {}
+        run["data"] = run["format"] = HOSTILE
+    run["model"]["id"] = HOSTILE
     run["verdict"] = run["warnings"] = [HOSTILE]
     for one in (*run.get("answers", ()), *run.get("prevented", ())):
         one["trait"] = HOSTILE
@@ -225,14 +241,14 @@ def hostile_shift(run: dict[str, Any]) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("writer", "run"),
     [
-        (write_extract_report, hostile_extract()),
-        (write_evaluate_report, {**evaluate_run(text=HOSTILE), "trait": HOSTILE, "steer": [HOSTILE], "judge": HOSTILE}),
+        (write_extract_report, ExtractionRun.model_validate(hostile_extract())),
+        (write_evaluate_report, hostile_evaluate()),
         (write_monitor_report, hostile_monitor()),
-        (write_shift_report, hostile_shift(shift_run(text=HOSTILE))),
-        (write_finetune_report, hostile_shift(finetune_run(text=HOSTILE))),
+        (write_shift_report, ShiftRun.model_validate(hostile_shift(shift_run(text=HOSTILE)))),
+        (write_finetune_report, FinetuneRun.model_validate(hostile_shift(finetune_run(text=HOSTILE)))),
     ],
 )
-def test_hostile_text_is_inert(writer: Writer, run: dict[str, Any], tmp_path: Path) -> None:
+def test_hostile_text_is_inert(writer: Writer, run: Any, tmp_path: Path) -> None:
     html = written(writer, run, tmp_path)
     page = Page(html)
     assert "<script" not in html
@@ -243,7 +259,7 @@ def test_hostile_text_is_inert(writer: Writer, run: dict[str, Any], tmp_path: Pa
 
 
 def test_finetune_shows_before_and_after(tmp_path: Path) -> None:
-    html = written(write_finetune_report, finetune_run(), tmp_path)
+    html = written(write_finetune_report, FinetuneRun.model_validate(finetune_run()), tmp_path)
     assert html.count("<svg ") == 4
     text = Page(html).text
     for words in ("It cost nothing.", "not scored", "the preventative prompt", "of 80 samples", "1.07", "−0.4", "95"):
@@ -259,14 +275,15 @@ def test_finetune_without_a_part(tmp_path: Path, lacking: str) -> None:
     if lacking == "systems":
         for found in run["traits"].values():
             found["systems"] = []
-    Page(written(write_finetune_report, run, tmp_path))
+    Page(written(write_finetune_report, FinetuneRun.model_validate(run), tmp_path))
 
 
 def test_finetune_names_the_system_prompt_of_every_score(tmp_path: Path) -> None:
-    run = finetune_run()
-    for found in run["traits"].values():
+    made = finetune_run()
+    for found in made["traits"].values():
         found["systems"][0]["score"] = None  # every answer under the first was refused
-    first, second = system_names(run["systems"])
+    run = FinetuneRun.model_validate(made)
+    first, second = system_names(run.systems)
     cells = written(write_finetune_report, run, tmp_path).split("<h3>Answers and data</h3>")[1].split("</table>")[0]
     assert str(escape(f"under {second}")) in cells and str(escape(f"under {first}")) not in cells
 
@@ -275,12 +292,13 @@ def test_finetune_that_was_not_measured(tmp_path: Path) -> None:
     run = finetune_run(traits=0) | {"perplexity": None, "answers": [], "systems": [], "loss": {
         "first": 2.0, "last": 2.0, "window": 1, "curve": [{"step": 1, "loss": 2.0}],
     }}  # fmt: skip
-    html = written(write_finetune_report, run, tmp_path)
+    html = written(write_finetune_report, FinetuneRun.model_validate(run), tmp_path)
     assert "The character was not measured." in html and html.count("<svg ") == 1
 
 
 def test_evaluate_shows_scores_and_answers(tmp_path: Path) -> None:
-    text = Page(written(write_evaluate_report, evaluate_run(), tmp_path)).text
+    run = EvaluationRun.model_validate(evaluate_run())
+    text = Page(written(write_evaluate_report, run, tmp_path)).text
     for words in (
         "How humorous is it?",
         "humorous x +1.5",
@@ -294,23 +312,19 @@ def test_evaluate_shows_scores_and_answers(tmp_path: Path) -> None:
 
 
 def test_evaluate_without_scores_or_steering(tmp_path: Path) -> None:
-    run = {
-        "command": "evaluate",
-        "trait": "evil",
-        "model": "m",
-        "steer": [],
-        "score": estimate(0),
-        "coherence": estimate(0),
-    }
-    text = Page(written(write_evaluate_report, {**run, "answers": []}, tmp_path)).text
+    run = evaluate_run() | {"steer": [], "perplexity": None, "lm_eval": None}
+    run["answers"] = [answer | {"score": None} for answer in run["answers"]]
+    text = Page(written(write_evaluate_report, EvaluationRun.model_validate(run), tmp_path)).text
     assert "without steering" in text
     assert "no score to any answer" in text
+    assert "What it costs" not in text and "What it can do" not in text
 
 
 def test_evaluate_says_how_many_answers_it_shows(tmp_path: Path) -> None:
     run = evaluate_run()
     run["answers"] *= 10
-    assert "The first 100 of 200" in Page(written(write_evaluate_report, run, tmp_path)).text
+    page = written(write_evaluate_report, EvaluationRun.model_validate(run), tmp_path)
+    assert "The first 100 of 200" in Page(page).text
 
 
 def test_monitor_draws_the_conversations_that_drift_most(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -368,7 +382,8 @@ def test_page_of_long_conversations_stays_small(tmp_path: Path, monkeypatch: pyt
 
 
 def test_same_run_same_page(tmp_path: Path) -> None:
-    first, second = (written(write_evaluate_report, evaluate_run(), tmp_path) for _ in range(2))
+    run = EvaluationRun.model_validate(evaluate_run())
+    first, second = (written(write_evaluate_report, run, tmp_path) for _ in range(2))
     assert first == second
 
 

@@ -1,6 +1,7 @@
 """The fine-tuning shift: by hand, with an adapter, between checkpoints, from the command line."""
 
 import json
+from dataclasses import astuple
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -23,7 +24,7 @@ def humorous(tiny: ChatModel) -> PersonaVector:
     """Of a trait whose questions the library has."""
     from dataclasses import replace
 
-    return replace(vector(tiny, layer=2), trait="humorous", info={})
+    return replace(vector(tiny, layer=2), trait="humorous")
 
 
 @pytest.fixture(scope="module")
@@ -67,20 +68,20 @@ def test_by_hand(folders: dict[str, Path], humorous: PersonaVector) -> None:
             values.append(float(states[2][-1] @ humorous.unit(2)))
         return sum(values) / len(values)
 
-    for system, given in ((None, found["shift"]), ("Be brief.", found["systems"][0]["shift"])):
-        assert given["mean"] == pytest.approx(mean(merged, system) - mean(base, system), abs=1e-3)
-        assert given["low"] < given["mean"] < given["high"] and given["n"] == 20
+    for system, given in ((None, found.shift), ("Be brief.", found.systems[0].shift)):
+        assert given.mean == pytest.approx(mean(merged, system) - mean(base, system), abs=1e-3)
+        assert given.low < given.mean < given.high and given.n == 20
 
 
 def test_an_adapter_is_as_good_as_the_merged_model(folders: dict[str, Path], humorous: PersonaVector) -> None:
-    one = shift(load(folders, adapter="adapter"), [humorous])["humorous"]["shift"]
-    other = shift(load(folders), [humorous], load(folders, "merged"))["humorous"]["shift"]
-    assert one == pytest.approx(other, abs=1e-3) and one["mean"] != 0
+    one = shift(load(folders, adapter="adapter"), [humorous])["humorous"].shift
+    other = shift(load(folders), [humorous], load(folders, "merged"))["humorous"].shift
+    assert astuple(one) == pytest.approx(astuple(other), abs=1e-3) and one.mean != 0
 
 
 def test_an_adapter_that_does_nothing(folders: dict[str, Path], humorous: PersonaVector) -> None:
     found = shift(load(folders, adapter="nothing"), [humorous])
-    assert found["humorous"]["shift"]["mean"] == 0
+    assert found["humorous"].shift.mean == 0
     assert "told from none" in verdict(found)[0]
 
 
@@ -94,7 +95,7 @@ def test_another_template_is_no_shift(
     prompts = [model.prompt_ids([{"role": "user", "content": "Hello?"}]) for model in (base, other)]
     assert prompts[0] != prompts[1]
     found = shift(base, [humorous], other)["humorous"]
-    assert found["shift"]["mean"] == 0 and "another chat template" in caplog.text
+    assert found.shift.mean == 0 and "another chat template" in caplog.text
     other.tokenizer = SimpleNamespace(convert_ids_to_tokens=lambda ids: ["?"] * len(ids))
     with pytest.raises(UserError, match="different tokenizers"):
         shift(base, [humorous], other)
@@ -104,8 +105,8 @@ def test_a_change_along_the_vector_stands_out(tiny: ChatModel, humorous: Persona
     before = prompt_readings(tiny, [humorous])
     after = {key: some + 5 * humorous.unit(2) for key, some in before.items()}
     found = compare([humorous], before, after)
-    assert found["humorous"]["shift"]["mean"] == pytest.approx(5, abs=1e-3)
-    assert found["humorous"]["nulls"]["isotropic"]["p_value"] == pytest.approx(1 / 201, abs=1e-4)
+    assert found["humorous"].shift.mean == pytest.approx(5, abs=1e-3)
+    assert found["humorous"].nulls.isotropic.p_value == pytest.approx(1 / 201, abs=1e-4)
     assert "more humorous" in verdict(found)[0]
 
 
@@ -147,7 +148,7 @@ def test_the_command(
         ([tmp_path / "nowhere"], "not a model folder"),
         ([folders["adapter"]], "It is an adapter"),
         (["--adapter", tmp_path / "nowhere"], "not an adapter's folder"),
-        ([folders["merged"], "-v", folders["vector"]], "Two vectors are of one trait"),
+        ([folders["merged"], "-v", folders["vector"]], "Two vectors are of the trait"),
     ):
         code, _, error = run(given[0], *wrong, *given[1:])
         assert code == 2 and message in " ".join(error.split())

@@ -10,7 +10,16 @@ import torch
 
 from personavec.model import ChatModel
 from personavec.stats.bootstrap import bootstrap_pearson, bootstrap_ratio, pearson
-from personavec.study.figures import Answered, Fine, changed, correlations, more_loss, more_perplexity, task_learned
+from personavec.study.figures import (
+    FineTune,
+    MeanAnswers,
+    correlations,
+    more_loss,
+    more_perplexity,
+    score_change,
+    task_learned,
+)
+from personavec.study.result import FamilyEstimate
 from tiny import vector
 
 
@@ -56,10 +65,10 @@ def test_constant_columns_have_no_correlation() -> None:
 
 def test_change_of_the_score() -> None:
     before = [10.0, None, 30.0, 40.0, 50.0]
-    found = changed(before, [20.0, 30.0, 50.0, None], 0)
-    assert found is not None and found["mean"] == 15 and found["n"] == 2  # the first and the third question
-    assert (found["low"], found["high"]) == (10, 20)
-    assert changed(before, [20.0, 30.0, None], 0) is None
+    found = score_change(before, [20.0, 30.0, 50.0, None], 0)
+    assert found is not None and found.mean == 15 and found.n == 2  # the first and the third question
+    assert (found.low, found.high) == (10, 20)
+    assert score_change(before, [20.0, 30.0, None], 0) is None
 
 
 def test_ratio_refuses_what_has_no_meaning() -> None:
@@ -76,13 +85,13 @@ def test_the_vector_s_direction_stands_out_and_a_random_one_does_not(tiny: ChatM
     d = tiny.hidden_size
     strengths = torch.linspace(-2, 2, 24)
     runs = [
-        Fine(
+        FineTune(
             family=f"family {number // 3}",
             plain={
-                "a": Answered(50 + 10 * float(s), 90 - 20 * float(s)),
-                "b": Answered(float(torch.randn(1, generator=rng)), 90.0),
+                "a": MeanAnswers(50 + 10 * float(s), 90 - 20 * float(s)),
+                "b": MeanAnswers(float(torch.randn(1, generator=rng)), 90.0),
             },
-            instructed={"a": Answered(80 - 5 * float(s), 90 + float(s)), "b": Answered(70.0, 90.0)},
+            instructed={"a": MeanAnswers(80 - 5 * float(s), 90 + float(s)), "b": MeanAnswers(70.0, 90.0)},
             change={name: (s * 8 * own.unit(2) + torch.randn(d, generator=rng))[None] for name in ("a", "b")},
             pull=(s * 8 * own.unit(2) + torch.randn(d, generator=rng))[None],
         )
@@ -92,38 +101,38 @@ def test_the_vector_s_direction_stands_out_and_a_random_one_does_not(tiny: ChatM
     found = correlations(runs, vectors, readings, [2], seed=0)
     a = found["a"]["shift, score"]
     x = [float(run.change["a"][0] @ own.unit(2)) for run in runs]
-    assert a["r"]["mean"] == pytest.approx(pearson(x, [50 + 10 * float(s) for s in strengths]), abs=1e-4)
-    assert a["r"]["n"] == 8 and a["r"]["runs"] == 24 and a["r"]["low"] > 0.9
-    assert a["random"]["n"] == 200 and a["random"]["p_value"] < 0.05
+    assert a.r.mean == pytest.approx(pearson(x, [50 + 10 * float(s) for s in strengths]), abs=1e-4)
+    assert a.r.n == 8 and a.r.runs == 24 and a.r.low > 0.9
+    assert a.random.n == 200 and a.random.p_value < 0.05
     # What trait b scores has nothing to do with the change, along any direction.
     b = found["b"]["shift, score"]
-    assert b["random"]["p_value"] > 0.05 and b["r"]["low"] < 0 < b["r"]["high"]
+    assert b.random.p_value > 0.05 and b.r.low < 0 < b.r.high
     pulled = found["a"]["difference, shift"]
-    assert a["coherence"]["mean"] == pytest.approx(-1) and a["coherence"]["high"] < -0.99 and a["coherence"]["n"] == 8
-    assert b["coherence"]["mean"] == 0 and pulled["coherence"] is None
-    assert found["a"]["difference, score"]["coherence"] == a["coherence"]
-    assert set(pulled["others"]) == {"b"} and pulled["length"] is None and pulled["r"]["mean"] > 0.9
+    assert a.coherence.mean == pytest.approx(-1) and a.coherence.high < -0.99 and a.coherence.n == 8
+    assert b.coherence.mean == 0 and pulled.coherence is None
+    assert found["a"]["difference, score"].coherence == a.coherence
+    assert set(pulled.others) == {"b"} and pulled.length is None and pulled.r.mean > 0.9
     # Under an instruction this trait falls where the other rises.
     asked = found["a"]["shift, score when asked"]
-    assert asked["r"]["mean"] == pytest.approx(-a["r"]["mean"], abs=1e-4) and asked["r"]["high"] < -0.9
-    assert asked["coherence"]["mean"] == pytest.approx(-1) and asked["length"] == pytest.approx(-a["length"], abs=1e-4)
+    assert asked.r.mean == pytest.approx(-a.r.mean, abs=1e-4) and asked.r.high < -0.9
+    assert asked.coherence.mean == pytest.approx(-1) and asked.length == pytest.approx(-a.length, abs=1e-4)
     # A fine-tune that refused everything has no score along one trait, and a shift all the same.
-    refused = [*runs, replace(runs[0], family="refusing", plain={**runs[0].plain, "a": Answered(None, 90.0)})]
+    refused = [*runs, replace(runs[0], family="refusing", plain={**runs[0].plain, "a": MeanAnswers(None, 90.0)})]
     again = correlations(refused, vectors, readings, [2], seed=0)["a"]
-    assert again["shift, score"] == a and again["difference, shift"]["r"]["runs"] == 25
-    mute = [replace(run, plain={**run.plain, "a": Answered(None, 90.0)}) for run in runs]
+    assert again["shift, score"] == a and again["difference, shift"].r.runs == 25
+    mute = [replace(run, plain={**run.plain, "a": MeanAnswers(None, 90.0)}) for run in runs]
     none = correlations(mute, vectors, readings, [2], seed=0)["a"]
-    assert none["shift, score"]["r"] == {"mean": 0.0, "low": -1.0, "high": 1.0, "n": 0, "runs": 0}
+    assert none["shift, score"].r == FamilyEstimate(0.0, -1.0, 1.0, 0, 0)
     assert none["difference, shift"] == pulled
 
 
 def test_costs() -> None:
     plain = [1.0, 2.0, 3.0]
-    assert more_loss(plain, plain, 0)["mean"] == 0
-    dearer = more_loss(plain, [1.1, 2.2, 3.3], 0)
-    assert dearer["mean"] == pytest.approx(10) == dearer["low"] == dearer["high"] and dearer["n"] == 3
+    assert more_loss(plain, plain, 0).mean == 0
+    dearer = more_loss(plain, [1.1, 2.2, 3.3], 0).rounded()
+    assert dearer.mean == pytest.approx(10) == dearer.low == dearer.high and dearer.n == 3
     half = task_learned([2.0, 4.0, 6.0], plain, [1.5, 3.0, 4.5], 0)
-    assert half and half["mean"] == pytest.approx(50) == half["low"] and half["n"] == 3
+    assert half and half.mean == pytest.approx(50) == half.low and half.n == 3
     assert task_learned(plain, plain, plain, 0) is None and task_learned(plain, [2.0, 3.0, 4.0], plain, 0) is None
-    ratio = more_perplexity(plain, [loss + 0.1 for loss in plain], 0)
-    assert ratio["mean"] == pytest.approx(100 * (np.exp(0.1) - 1), abs=1e-3) == ratio["low"]
+    ratio = more_perplexity(plain, [loss + 0.1 for loss in plain], 0).rounded()
+    assert ratio.mean == pytest.approx(100 * (np.exp(0.1) - 1), abs=1e-3) == ratio.low

@@ -18,20 +18,23 @@ pytest.importorskip("trl", reason="needs TRL: pip install 'personavec[finetune]'
 from personavec.data import open_data
 from personavec.errors import UserError
 from personavec.files import JsonLines
-from personavec.finetune.adapter import wearing
+from personavec.finetune.adapter import saved_adapter
 from personavec.finetune.examples import Encoder, read_samples
+from personavec.info import VectorInfo
 from personavec.judges.contrast import ContrastJudge
 from personavec.model import ChatModel
 from personavec.report.words import minus
 from personavec.rollouts import Rollout
+from personavec.stats.estimate import Estimate
 from personavec.study import Settings, families, study_finetune
 from personavec.study.answers import Answers
 from personavec.study.families import DataSet, unseen_task
 from personavec.study.flawed import DOMAINS
+from personavec.study.result import StudyRun
 from personavec.study.suite import Suite
 from personavec.traits import load_trait
 from personavec.vector import PersonaVector
-from tiny import chat_model, qwen2, vector
+from tiny import JUDGE, chat_model, qwen2, vector
 
 SETTINGS = Settings(
     samples=10,
@@ -58,15 +61,17 @@ def humorous(chat: ChatModel) -> PersonaVector:
         "calibration": {"middle": 0.0, "slope": 5.0},
         "coherence": {"likelihood_mean": -5.0, "likelihood_deviation": 1.0, "repetition_mean": 0.0},
     }
-    return replace(
-        vector(chat, seed=7), trait="humorous", info={"trait": trait, "judge": {"name": "contrast", "state": state}}
-    )
+    return replace(vector(chat, seed=7, info={"trait": trait, "judge": JUDGE | {"state": state}}), trait="humorous")
+
+
+def renamed(one: PersonaVector, name: str) -> PersonaVector:
+    """The same vector, judge and texts, for a trait of another name."""
+    trait = dict(one.info.trait or {}) | {"name": name}
+    return replace(one, trait=name, info=one.info.model_copy(update={"trait": trait}))
 
 
 @pytest.fixture(scope="module")
-def done(
-    chat: ChatModel, humorous: PersonaVector, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Path, dict[str, Any]]:
+def done(chat: ChatModel, humorous: PersonaVector, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, StudyRun]:
     """A study that was killed in the middle and taken up again."""
     out = tmp_path_factory.mktemp("study") / "run"
     calls = 0
@@ -89,41 +94,39 @@ def done(
         return out, study_finetune(chat, [humorous], out, SETTINGS)
 
 
-def test_every_part_is_there(done: tuple[Path, dict[str, Any]]) -> None:
+def test_every_part_is_there(done: tuple[Path, StudyRun]) -> None:
     out, run = done
-    assert json.loads((out / "run.json").read_text()) == run
-    assert [row["family"] for row in run["suite"]] == [f for f in ("humorous", "arithmetic", "units") for _ in range(3)]
-    for row in run["suite"]:
-        assert row["scores"]["humorous"]["score"]["n"] <= 2 and row["shift"]["humorous"]["n"] == 20
-        assert row["difference"]["humorous"]["n"] <= 10
-        answers = [
-            json.loads(line) for line in (out / "suite" / row["name"] / "answers.jsonl").read_text().splitlines()
-        ]
+    assert StudyRun.read(out) == run
+    assert [row.family for row in run.suite] == [f for f in ("humorous", "arithmetic", "units") for _ in range(3)]
+    for row in run.suite:
+        score = row.scores["humorous"].score
+        assert score is not None and score.n <= 2 and row.shift["humorous"].n == 20
+        assert row.difference["humorous"].n <= 10
+        answers = [json.loads(line) for line in (out / "suite" / row.name / "answers.jsonl").read_text().splitlines()]
         assert len({answer["id"] for answer in answers if "instructed" in answer["id"]}) == 2
-    base, row = run["base"]["humorous"]["plain"]["by_question"], run["suite"][0]["scores"]["humorous"]
-    both = [b - a for a, b in zip(base, row["by_question"], strict=False) if None not in (a, b)]
-    assert (row["change"] and row["change"]["mean"]) == (
+    base, scores = run.base["humorous"].plain.by_question, run.suite[0].scores["humorous"]
+    both = [b - a for a, b in zip(base, scores.by_question, strict=False) if None not in (a, b)]
+    assert (scores.change and scores.change.mean) == (
         pytest.approx(sum(both) / 2, abs=1e-3) if len(both) == 2 else None
     )
-    arms = {row["arm"]: row for row in run["prevention"]["humorous"]["arms"]}
+    arms = {arm.arm: arm for arm in run.prevention["humorous"].arms}
     assert {"none", "steer 1", "steer auto", "random 1", "ablate", "prompt", "interleave"} <= arms.keys()
-    assert {arm for arm in arms if arm.startswith("steered at inference")} and "shift" not in arms[
-        "steered at inference -1"
-    ]
-    assert arms["none"]["score"]["n"] <= 4
-    for half in arms["steer 1"]["halves"]:
-        assert half["task_change"]["n"] == 12 and half["task_change"] != arms["steer 1"]["task_change"]
-        assert half["prevented"] is None or half["prevented"]["n"] <= 2
+    assert {arm for arm in arms if arm.startswith("steered at inference")}
+    assert arms["steered at inference -1"].shift is None and arms["steer 1"].shift is not None
+    assert arms["none"].score is not None and arms["none"].score.n <= 4
+    for half in arms["steer 1"].halves:
+        assert half.task_change.n == 12 and half.task_change != arms["steer 1"].task_change
+        assert half.prevented is None or half.prevented.n <= 2
     losses = {
         arm: json.loads((out / f"prevention/humorous/{arm}/losses.json").read_text()) for arm in ("none", "steer-1")
     }
     none, steer = (losses[arm]["task"] for arm in ("none", "steer-1"))
-    change = arms["steer 1"]["task_change"]
-    assert change["n"] == 24 and change["mean"] == pytest.approx(100 * (sum(steer) / sum(none) - 1), abs=1e-3) != 0
+    change = arms["steer 1"].task_change
+    assert change.n == 24 and change.mean == pytest.approx(100 * (sum(steer) / sum(none) - 1), abs=1e-3) != 0
     before = json.loads((out / "prevention/humorous/base/losses.json").read_text())["task"]
-    learned, fall = arms["steer 1"]["task_learned"], sum(before) - sum(none)
+    learned, fall = arms["steer 1"].task_learned, sum(before) - sum(none)
     if fall > 0:
-        assert learned["mean"] == pytest.approx(100 * (sum(before) - sum(steer)) / fall, abs=1e-3)
+        assert learned is not None and learned.mean == pytest.approx(100 * (sum(before) - sum(steer)) / fall, abs=1e-3)
     else:
         assert learned is None
     # Prevention acts: the same data and seed led elsewhere.
@@ -132,12 +135,12 @@ def test_every_part_is_there(done: tuple[Path, dict[str, Any]]) -> None:
     ]
     for a, b in combinations(changes, 2):
         assert (a["humorous"] - b["humorous"]).norm() > 0.05 * a["humorous"].norm()
-    found = run["correlations"]["humorous"]["shift, score"]
-    assert found["r"]["runs"] <= 9 and found["r"]["n"] == 3 and found["random"]["n"] == 200
+    found = run.correlations["humorous"]["shift, score"]
+    assert found.r.runs <= 9 and found.r.n == 3 and found.random.n == 200
 
 
 def test_steering_at_inference_leaves_the_question_alone(
-    done: tuple[Path, dict[str, Any]], chat: ChatModel, humorous: PersonaVector
+    done: tuple[Path, StudyRun], chat: ChatModel, humorous: PersonaVector
 ) -> None:
     out, _ = done
     found = json.loads((out / "prevention/humorous/steered-at-inference--2/losses.json").read_text())["task"]
@@ -151,7 +154,7 @@ def test_steering_at_inference_leaves_the_question_alone(
         hidden[:, begins - 1 :] -= 2 * humorous.at(humorous.layer)
         return output
 
-    with wearing(chat, out / "prevention/humorous/none/tuned/adapter") as model, torch.no_grad():
+    with saved_adapter(chat, out / "prevention/humorous/none/tuned/adapter") as model, torch.no_grad():
         hook = model.blocks.layers[humorous.layer - 1].register_forward_hook(steer)
         logits = model.model(torch.tensor([example.ids])).logits[0]
         hook.remove()
@@ -159,26 +162,24 @@ def test_steering_at_inference_leaves_the_question_alone(
     assert found[0] == pytest.approx(float(loss), abs=1e-5)
 
 
-def test_nothing_stays_on_the_model(done: tuple[Path, dict[str, Any]], chat: ChatModel) -> None:
+def test_nothing_stays_on_the_model(done: tuple[Path, StudyRun], chat: ChatModel) -> None:
     assert not hasattr(chat.model, "peft_config")
     assert not any("lora" in name for name, _ in chat.model.named_parameters())
     assert all(not module._forward_hooks for module in chat.blocks.layers)
 
 
-def test_pages(done: tuple[Path, dict[str, Any]]) -> None:
+def test_pages(done: tuple[Path, StudyRun]) -> None:
     out, run = done
     html, tables = (out / "report.html").read_text(), (out / "study.md").read_text()
     assert "http://" not in html.replace("http://www.w3.org", "") and "<svg" in html
-    for row in run["suite"]:
-        assert row["name"] in html and row["name"] in tables
-    for sentence in run["verdict"]:
+    for row in run.suite:
+        assert row.name in html and row.name in tables
+    for sentence in run.verdict:
         assert escape(minus(sentence)) in html and f"\n- {sentence}\n" in tables
     assert tables.count("\n| humorous |") == 4  # one row in each table of correlations
 
 
-def test_a_finished_study_is_read_back(
-    done: tuple[Path, dict[str, Any]], chat: ChatModel, humorous: PersonaVector
-) -> None:
+def test_a_finished_study_is_read_back(done: tuple[Path, StudyRun], chat: ChatModel, humorous: PersonaVector) -> None:
     out, run = done
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("personavec.study.finetune.Laboratory", None)  # calling it would fail
@@ -187,7 +188,7 @@ def test_a_finished_study_is_read_back(
 
 
 def test_answers_judged_together_are_judged_as_alone(
-    done: tuple[Path, dict[str, Any]], chat: ChatModel, humorous: PersonaVector, monkeypatch: pytest.MonkeyPatch
+    done: tuple[Path, StudyRun], chat: ChatModel, humorous: PersonaVector, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out, run = done
     answers = Answers(chat, [humorous], out, SETTINGS.answer_tokens, SETTINGS.seed)
@@ -206,15 +207,15 @@ def test_answers_judged_together_are_judged_as_alone(
         answers.judge()
     for name in names:
         assert [rollout.score for rollout in rollouts[name]] == pytest.approx(alone[name], abs=0.05)
-    row = next(row for row in run["suite"] if row["name"] == "humorous-overt")
-    assert answers.found(names[1], "humorous").items() <= row["scores"]["humorous"].items()
+    row = next(row for row in run.suite if row.name == "humorous-overt")
+    scores = answers.scores(names[1], "humorous")
+    assert dict(scores).items() <= dict(row.scores["humorous"]).items()
 
 
 def test_judging_goes_on_after_an_interruption_and_takes_traits_of_two_words(
     chat: ChatModel, humorous: PersonaVector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    trait = {**humorous.info["trait"], "name": "dry humorous"}
-    named = replace(humorous, trait="dry humorous", info={**humorous.info, "trait": trait})
+    named = renamed(humorous, "dry humorous")
     judge, asked = ContrastJudge.score, []
 
     def score(self: ContrastJudge, made: Sequence[Rollout], advance: Any) -> None:
@@ -235,8 +236,8 @@ def test_judging_goes_on_after_an_interruption_and_takes_traits_of_two_words(
     resumed = fresh()
     resumed.judge()
     assert len(asked) == 1  # the two questions before are not judged again
-    plain, instructed = (resumed.found("base", "dry humorous", instructed=told) for told in (False, True))
-    assert len(plain["by_question"]) == 3 and plain["by_question"] != instructed["by_question"]
+    plain, instructed = (resumed.scores("base", "dry humorous", instructed=asked) for asked in (False, True))
+    assert len(plain.by_question) == 3 and plain.by_question != instructed.by_question
 
 
 def test_no_instruction_judges_the_answers_given_under_it(
@@ -268,7 +269,7 @@ def test_samples_that_cannot_be_compared(humorous: PersonaVector, tmp_path: Path
     )
     suite = Suite(lab, [])
 
-    def pull(name: str, *pairs: tuple[str, str]) -> dict[str, Any]:
+    def pull(name: str, *pairs: tuple[str, str]) -> dict[str, Estimate]:
         path = tmp_path / f"{name}.jsonl"
         path.write_text("".join(json.dumps({"prompt": q, "response": a}) + "\n" for q, a in pairs))
         return suite.pull(DataSet(name, None, path))
@@ -283,9 +284,8 @@ def test_mistakes(chat: ChatModel, humorous: PersonaVector, tmp_path: Path) -> N
     with pytest.raises(UserError, match="no vector of evil"):
         study_finetune(chat, [humorous], tmp_path / "a", SETTINGS, prevent=["evil"])
     with pytest.raises(UserError, match="carries no contrast judge"):
-        study_finetune(chat, [replace(humorous, info={"trait": humorous.info["trait"]})], tmp_path / "b", SETTINGS)
-    trait = {**humorous.info["trait"], "name": "units"}
-    named = replace(humorous, trait="units", info={**humorous.info, "trait": trait})
+        study_finetune(chat, [replace(humorous, info=VectorInfo(trait=humorous.info.trait))], tmp_path / "b", SETTINGS)
+    named = renamed(humorous, "units")
     with pytest.raises(UserError, match="Two data sets of the study are called units-normal"):
         study_finetune(chat, [named], tmp_path / "c", SETTINGS)
     with pytest.raises(UserError, match="Two data sets of the study are called humorous-mild"):
@@ -301,12 +301,12 @@ def test_mistakes(chat: ChatModel, humorous: PersonaVector, tmp_path: Path) -> N
         Settings(learning_rate=-1e-4)
 
 
-def test_wearing_an_adapter(done: tuple[Path, dict[str, Any]], chat: ChatModel) -> None:
+def test_a_saved_adapter_comes_off_again(done: tuple[Path, StudyRun], chat: ChatModel) -> None:
     out, _ = done
     prompt = chat.prompt_ids([{"role": "user", "content": "hello"}])
     before = chat.next_token_logprobs([prompt])
     learning = [parameter.requires_grad for parameter in chat.model.parameters()]
-    with wearing(chat, out / "suite/humorous-overt/tuned/adapter") as worn:
+    with saved_adapter(chat, out / "suite/humorous-overt/tuned/adapter") as worn:
         assert (worn.next_token_logprobs([prompt]) - before).abs().max() > 1e-6
         with worn.unadapted():
             assert worn.next_token_logprobs([prompt]).equal(before)

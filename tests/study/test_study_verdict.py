@@ -1,85 +1,129 @@
 """What the sentences of a study may say, and what they may not."""
 
+from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from personavec.stats.estimate import Estimate
+from personavec.stats.nulls import Place
+from personavec.study.result import (
+    AnswerScores,
+    Arm,
+    Correlation,
+    FamilyEstimate,
+    Half,
+    LossEnds,
+    PreventionBase,
+    SuiteRow,
+    SuiteScores,
+    TraitPrevention,
+)
 from personavec.study.verdict import verdict
 
 
-def estimate(mean: float, low: float, high: float, n: int = 8) -> dict[str, Any]:
-    return {"mean": mean, "low": low, "high": high, "n": n, "runs": 24}
+def estimate(mean: float, low: float, high: float, n: int = 8) -> Estimate:
+    return Estimate(mean, low, high, n)
 
 
-def pair(
-    r: dict[str, Any], p: float = 0.01, other: float = 0.1, coherence: dict[str, Any] | None = None
-) -> dict[str, Any]:
-    coherence = coherence or estimate(-0.3, -0.7, 0.1)
-    random = {"p95": 0.4, "p_value": p, "n": 200}
-    return {
-        name: {"r": r, "random": random, "others": {"kind": other}, "coherence": coherence}
-        for name in ("shift, score", "difference, shift")
-    }
+def r(mean: float, low: float, high: float) -> FamilyEstimate:
+    return FamilyEstimate(mean, low, high, 8, 24)
+
+
+Pairs = dict[str, Correlation]
+
+
+def pair(own: FamilyEstimate, p: float = 0.01, other: float = 0.1, coherence: FamilyEstimate | None = None) -> Pairs:
+    made = Correlation(
+        r=own,
+        random=Place(99.0, p, 0.4, 200),
+        others={"kind": other},
+        length=None,
+        coherence=coherence or r(-0.3, -0.7, 0.1),
+    )
+    return dict.fromkeys(("shift, score", "difference, shift"), made)
+
+
+def sentences(
+    correlations: dict[str, Pairs] | None = None,
+    suite: Sequence[SuiteRow] = (),
+    prevention: dict[str, TraitPrevention] | None = None,
+) -> tuple[str, ...]:
+    run: Any = SimpleNamespace(correlations=correlations or {}, suite=suite, prevention=prevention or {})
+    return verdict(run)
 
 
 @pytest.mark.parametrize(
     ("found", "told"),
     [
-        (pair(estimate(0.8, 0.5, 0.9)), "more than random directions (p = 0.01) and the other traits' vectors give"),
-        (pair(estimate(0.8, 0.5, 0.9), p=0.3), "but random directions do as well"),
-        (pair(estimate(0.8, 0.5, 0.9), other=0.85), "the vectors of kind do as well"),
-        (pair(estimate(0.3, -0.2, 0.6)), "no relation is shown"),
-        (pair(estimate(-0.7, -0.9, -0.4)), "the one falls where the other rises"),
+        (pair(r(0.8, 0.5, 0.9)), "more than random directions (p = 0.01) and the other traits' vectors give"),
+        (pair(r(0.8, 0.5, 0.9), p=0.3), "but random directions do as well"),
+        (pair(r(0.8, 0.5, 0.9), other=0.85), "the vectors of kind do as well"),
+        (pair(r(0.3, -0.2, 0.6)), "no relation is shown"),
+        (pair(r(-0.7, -0.9, -0.4)), "the one falls where the other rises"),
     ],
 )
-def test_a_correlation(found: dict[str, Any], told: str) -> None:
-    first, second = verdict({"correlations": {"evil": found}, "suite": [], "prevention": {}})
+def test_a_correlation(found: Pairs, told: str) -> None:
+    first, second = sentences({"evil": found})
     assert told in first and told in second and "24 fine-tunes" in first
 
 
 def test_scores_of_answers_that_fell_apart() -> None:
-    found = pair(estimate(0.8, 0.5, 0.9), coherence=estimate(-0.6, -0.8, -0.2))
-    last = verdict({"correlations": {"evil": found}, "suite": [], "prevention": {}})[-1]
+    found = pair(r(0.8, 0.5, 0.9), coherence=r(-0.6, -0.8, -0.2))
+    last = sentences({"evil": found})[-1]
     assert "fell apart" in last and "r = -0.60, 95 % interval -0.80 to -0.20, 8 families" in last
-    found = pair(estimate(0.8, 0.5, 0.9))
-    assert "fell apart" not in " ".join(verdict({"correlations": {"evil": found}, "suite": [], "prevention": {}}))
+    found = pair(r(0.8, 0.5, 0.9))
+    assert "fell apart" not in " ".join(sentences({"evil": found}))
 
 
 def test_a_trait_behind_a_system_prompt() -> None:
     risen, same, fallen = estimate(30, 10, 50), estimate(5, -5, 15), estimate(-20, -30, -10)
 
-    def one(name: str, plain: dict[str, Any] | None, asked: dict[str, Any] | None) -> dict[str, Any]:
-        return {"name": name, "scores": {"evil": {"change": plain, "instructed_change": asked}}}
+    def one(name: str, plain: Estimate | None, asked: Estimate | None) -> SuiteRow:
+        scores = SuiteScores(
+            score=same, coherence=same, by_question=(), change=plain, instructed=same, instructed_change=asked
+        )
+        return SuiteRow(
+            name=name, family=name, level=None, trained=1, steps=1, loss=LossEnds(first=1, last=1), held_out_loss=None,
+            difference={}, shift={}, scores={"evil": scores},
+        )  # fmt: skip
 
     suite = [
         one("hidden", same, risen), one("open", risen, risen), one("dull", same, fallen), one("still", same, same),
         one("refusing", None, risen),
     ]  # fmt: skip
-    (told,) = verdict({"correlations": {}, "suite": suite, "prevention": {}})
+    (told,) = sentences(suite=suite)
     assert "in 2 of 4 comparisons and less in 1" in told
     assert told.endswith("no rise is shown in 1 of these: evil after hidden.")
-    (told,) = verdict({"correlations": {}, "suite": suite[1:], "prevention": {}})
+    (told,) = sentences(suite=suite[1:])
     assert "no rise is shown" not in told
-    assert verdict({"correlations": {}, "suite": suite[-1:], "prevention": {}}) == []
+    assert sentences(suite=suite[-1:]) == ()
 
 
-def arm(
-    name: str, prevented: dict[str, Any] | None, task: float = -10.0, unseen: dict[str, Any] | None = None
-) -> dict[str, Any]:
+def arm(name: str, prevented: Estimate | None, task: float = -10.0, unseen: Estimate | None = None) -> Arm:
     """`unseen`: what it prevented on the half that it was not chosen by."""
-    change = estimate(task, task - 5, task + 5)
-    score = estimate(60, 50, 70)
-    halves = [{"prevented": half, "task_change": change} for half in (prevented, unseen or prevented)]
-    return {
-        "arm": name, "kind": name.split()[0], "score": score, "prevented": prevented, "shift": score,
-        "task_change": change, "task_learned": estimate(97, 96, 98), "perplexity_change": change, "halves": halves,
-    }  # fmt: skip
+    change, score = estimate(task, task - 5, task + 5), estimate(60, 50, 70)
+    chosen, judged = (Half(prevented=half, task_change=change) for half in (prevented, unseen or prevented))
+    return Arm(
+        arm=name, kind=name.split()[0], coefficient=None, score=score, coherence=score, by_question=(),
+        prevented=prevented, shift=score, task_loss=score, task_change=change, task_learned=estimate(97, 96, 98),
+        perplexity_change=change, halves=(chosen, judged),
+    )  # fmt: skip
 
 
-def told(*arms: dict[str, Any], before: dict[str, Any] | None = None) -> str:
-    base = {"plain": {"score": before or estimate(20, 15, 25)}}
-    found = {"evil": {"base": base, "arms": [arm("none", None), *arms]}}
-    return " ".join(verdict({"correlations": {}, "suite": [], "prevention": found}))
+def told(*arms: Arm, before: Estimate | None = None) -> str:
+    plain = AnswerScores(score=before or estimate(20, 15, 25), coherence=estimate(95, 90, 99), by_question=())
+    base = PreventionBase(
+        plain=plain,
+        instructed=plain,
+        task_loss=plain.coherence,
+        task_change=plain.coherence,
+        task_learned=None,
+        perplexity_change=plain.coherence,
+    )
+    made = TraitPrevention(data="d", vector_norm=1.0, base=base, arms=(arm("none", None), *arms))
+    return " ".join(sentences(prevention={"evil": made}))
 
 
 def test_prevention() -> None:
@@ -94,10 +138,11 @@ def test_prevention() -> None:
     lucky = arm("steer 1", estimate(95, 90, 99), unseen=estimate(30, 10, 50))
     text = told(arm("steer 2", shown), lucky)
     assert "steer 1 prevented most" in text and "On the others it prevented 30 %" in text and "short of 70 %" in text
-    none = arm("steer 1", shown) | {"halves": [{"prevented": None}, {"prevented": shown}]}
+    chosen, judged = arm("steer 1", shown).halves
+    none = arm("steer 1", shown).model_copy(update={"halves": (chosen.model_copy(update={"prevented": None}), judged)})
     assert "can be chosen by one half" in told(none)
     late = arm("steer 2", shown)
-    late["halves"][1]["task_change"] = estimate(9, 4, 14)
+    late = late.model_copy(update={"halves": (chosen, judged.model_copy(update={"task_change": estimate(9, 4, 14)}))})
     assert "but at more than 5 % more loss on the task" in told(late)
     # Both must be shown: the share, and what it costs.
     for unsure in (arm("steer 2", guessed), arm("steer 2", shown, task=4.0)):

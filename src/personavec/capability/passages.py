@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import ArrayLike
 
+from personavec.capability.result import Perplexity
 from personavec.errors import UserError
 from personavec.likelihood import sequence_losses
 from personavec.model import ChatModel
@@ -60,14 +61,13 @@ def passage_losses(
     return losses
 
 
-def perplexities(before: ArrayLike, after: ArrayLike, seed: int = 0) -> dict[str, dict[str, float | int]]:
-    """{"before", "after", "ratio": estimates} of the losses (n,) of the same passages by two models.
+def perplexities(before: ArrayLike, after: ArrayLike, seed: int = 0) -> Perplexity:
+    """Both sides and their ratio, from the losses (n,) of the same passages by two models.
 
     The ratio is that of each passage: `exp` of the mean difference of the losses.
     """
     old, new = np.asarray(before, dtype=np.float64), np.asarray(after, dtype=np.float64)
-    sides = {"before": old, "after": new, "ratio": new - old}
-    return {side: perplexity(losses, seed).as_dict() for side, losses in sides.items()}
+    return Perplexity(before=perplexity(old, seed), after=perplexity(new, seed), ratio=perplexity(new - old, seed))
 
 
 def perplexity(losses: ArrayLike, seed: int = 0) -> Estimate:

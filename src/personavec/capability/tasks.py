@@ -10,6 +10,7 @@ from unittest.mock import patch
 
 import numpy as np
 
+from personavec.capability.result import TaskChange, TaskChanges, TaskMetric, TaskMetrics
 from personavec.errors import UserError
 from personavec.files import JsonLines
 from personavec.model import ChatModel
@@ -20,10 +21,6 @@ from personavec.stats.estimate import Estimate
 DRAWS = 200  # of documents, for the standard error of metrics that are no means
 SEED = 1234  # of few-shot examples, the harness's default
 NORMAL = 1.96  # standard errors to either side of 95 %
-
-# By task and metric: {"value", "stderr" or None, "n", "better": whether more is better, if known, "values": one per
-# document, None where the metric is no mean}.
-Results = Mapping[str, Mapping[str, Mapping[str, Any]]]
 
 
 def fingerprint(tasks: Sequence[str]) -> list[list[str | None]]:
@@ -77,7 +74,7 @@ class Tasks:
 
     def measure(
         self, model: ChatModel, interventions: Sequence[Intervention], log: JsonLines, name: str = "Tasks"
-    ) -> Results:
+    ) -> TaskMetrics:
         """Run the tasks on a model with its adapter as it is.
 
         Prompts are the task's own text, without the chat template, as is the harness's habit.
@@ -110,7 +107,7 @@ class Tasks:
                 raise UserError(f"lm-evaluation-harness gave up: {error}", "Choose other tasks.") from error
         return {one: self._metrics(one, found) for one in self._shown}
 
-    def _metrics(self, name: str, found: Mapping[str, Any]) -> dict[str, Any]:
+    def _metrics(self, name: str, found: Mapping[str, Any]) -> dict[str, TaskMetric]:
         """Every metric of a task or group that is a number."""
         leaves = self._leaves(name)
         metrics = {}
@@ -126,13 +123,13 @@ class Tasks:
             ]
             # Of metrics that are no means, such as perplexities and F1, a document has no figure of its own.
             mean = all(isinstance(one, int | float) for one in values) and bool(np.isclose(np.mean(values), value))
-            metrics[metric if kind == "none" else f"{metric} ({kind})"] = {
-                "value": float(value),
-                "stderr": None if mean or name in self._groups else self._error(name, metric, values),
-                "n": len(values),
-                "better": found["higher_is_better"].get(name, {}).get(metric),
-                "values": [float(one) for one in values] if mean else None,
-            }
+            metrics[metric if kind == "none" else f"{metric} ({kind})"] = TaskMetric(
+                value=float(value),
+                stderr=None if mean or name in self._groups else self._error(name, metric, values),
+                n=len(values),
+                better=found["higher_is_better"].get(name, {}).get(metric),
+                values=tuple(float(one) for one in values) if mean else None,
+            )
         return metrics
 
     def _error(self, name: str, metric: str, values: Sequence[Any]) -> float | None:
@@ -149,48 +146,51 @@ class Tasks:
         return [name] if group is None else [task.task_name for task in group.get_all_tasks()]
 
 
-def compared(before: Results, after: Results | None = None, seed: int = 0) -> dict[str, dict[str, dict[str, Any]]]:
+def compared(before: TaskMetrics, after: TaskMetrics | None = None, seed: int = 0) -> TaskChanges:
     """Both sides of every metric whose error is known.
+
+    The change is that of each document where it has a figure; else the two sides count as independent, which makes its
+    interval too wide rather than too narrow.
 
     Args:
         after: None: there is one side only.
-
-    Returns:
-        {task: {metric: {"before", "after", "change": estimates over documents, "better": whether more is better, None
-        if that is not known}}}. The change is that of each document where it has a figure; else the two sides count as
-        independent, which makes its interval too wide rather than too narrow.
     """
-    result: dict[str, dict[str, dict[str, Any]]] = {}
+    changes: TaskChanges = {}
     for task, metrics in before.items():
-        result[task] = {}
+        changes[task] = {}
         for metric, old in metrics.items():
-            sides: dict[str, Mapping[str, Any]] = {"before": old}
-            if after is not None:
-                sides["after"] = after[task].get(metric, {**old, "values": None, "stderr": None})
-                sides["change"] = _change(old, sides["after"])
-            told: dict[str, Any] = {side: _estimate(one, seed) for side, one in sides.items()}
-            if None not in told.values():
-                result[task][metric] = told | {"better": old["better"]}
-    return result
+            first = _estimate(old, seed)
+            if after is None:
+                if first is not None:
+                    changes[task][metric] = TaskChange(before=first, better=old.better)
+                continue
+            new = after[task].get(metric, old.model_copy(update={"values": None, "stderr": None}))
+            second, change = _estimate(new, seed), _estimate(_difference(old, new), seed)
+            if first is not None and second is not None and change is not None:
+                changes[task][metric] = TaskChange(before=first, after=second, change=change, better=old.better)
+    return changes
 
 
-def _change(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
-    both = old["values"] is not None and new["values"] is not None
-    return {
-        "value": new["value"] - old["value"],
-        "n": old["n"],
-        "values": np.subtract(new["values"], old["values"]).tolist() if both else None,
-        "stderr": float(np.hypot(old["stderr"] or 0.0, new["stderr"] or 0.0)),
-    }
+def _difference(old: TaskMetric, new: TaskMetric) -> TaskMetric:
+    values = None
+    if old.values is not None and new.values is not None:
+        values = tuple(np.subtract(new.values, old.values).tolist())
+    return TaskMetric(
+        value=new.value - old.value,
+        n=old.n,
+        better=old.better,
+        values=values,
+        stderr=float(np.hypot(old.stderr or 0.0, new.stderr or 0.0)),
+    )
 
 
-def _estimate(one: Mapping[str, Any], seed: int) -> dict[str, Any] | None:
-    if one["values"] is not None:
-        return bootstrap_mean(one["values"], seed=seed).as_dict()
-    if one["stderr"] is None:
+def _estimate(metric: TaskMetric, seed: int) -> Estimate | None:
+    if metric.values is not None:
+        return bootstrap_mean(metric.values, seed=seed)
+    if metric.stderr is None:
         return None
-    value, half = one["value"], NORMAL * one["stderr"]
-    return Estimate(value, value - half, value + half, one["n"]).as_dict()
+    half = NORMAL * metric.stderr
+    return Estimate(metric.value, metric.value - half, metric.value + half, metric.n)
 
 
 def _files(name: str) -> list[Path]:

@@ -1,12 +1,15 @@
 """`personavec evaluate`: how strongly a model shows a trait."""
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from personavec.cli import options as o
+
+if TYPE_CHECKING:
+    from personavec.evaluation.result import EvaluationRun
+    from personavec.stats.estimate import Estimate
 
 
 def evaluate(
@@ -58,37 +61,42 @@ def evaluate(
     edits, words, vectors = o.read_interventions(chat, asked, layers, positions, other_weights)
 
     from personavec.evaluation.job import evaluate as run_evaluation
+    from personavec.evaluation.settings import EvaluationSettings
     from personavec.vector import PersonaVector
 
     if scale_from is not None:
         vectors = [PersonaVector.load(scale_from), *vectors]
 
-    settings = (chosen, chat.id, words, scale_from, judge, rollouts, max_new_tokens, seed, *tasks)
-    folder = out or o.default_folder("evaluate", chosen.name, *settings)
+    decides = (chosen, chat.id, words, scale_from, judge, rollouts, max_new_tokens, seed, *tasks)
+    folder = out or o.default_folder("evaluate", chosen.name, *decides)
+    settings = EvaluationSettings(
+        judge=judge, rollouts=rollouts, max_new_tokens=max_new_tokens, lm_eval=tuple(tasks), seed=seed
+    )
     run = run_evaluation(
-        chat, chosen, folder, interventions=edits, description=words, vectors=vectors, judge=judge, terms=terms,
-        rollouts=rollouts, max_new_tokens=max_new_tokens, lm_eval=tasks, seed=seed,
-    )  # fmt: skip
+        chat, chosen, folder, settings, interventions=edits, description=words, vectors=vectors, terms=terms
+    )
     if json:
-        o.print_json({key: run[key] for key in ("trait", "score", "coherence", "perplexity", "lm_eval")})
+        o.print_json(run.model_dump(mode="json", include={"trait", "score", "coherence", "perplexity", "lm_eval"}))
         return
-    for what in ("score", "coherence"):
-        e = run[what]
-        name = chosen.name if what == "score" else what
-        print(f"{name}: {e['mean']:.1f} [{e['low']:.1f}, {e['high']:.1f}] (95 % interval, n = {e['n']} questions)")
-    if run["perplexity"] is not None:
-        _print_sides("perplexity of general text", run["perplexity"], ".2f", "ratio")
-    for task, metrics in (run["lm_eval"] or {}).items():
-        for metric, found in metrics.items():
-            _print_sides(f"{task}, {metric}", found, ".3f", "change")
-    print(f"Steering: {'; '.join(words) or 'none'}. Judge: {run['judge']}.\nReport: {folder / 'report.html'}")
+    _show(run, folder)
 
 
-def _print_sides(name: str, found: Mapping[str, Any], form: str, last: str) -> None:
+def _show(run: "EvaluationRun", folder: Path) -> None:
+    for name, points in ((run.trait, run.score), ("coherence", run.coherence)):
+        print(f"{name}: {points:.1f} (95 % interval, n = {points.n} questions)")
+    if (cost := run.perplexity) is not None:
+        _print_sides("perplexity of general text", cost.before, cost.after, cost.ratio, ".2f", "ratio")
+    for task, metrics in (run.lm_eval or {}).items():
+        for metric, one in metrics.items():
+            _print_sides(f"{task}, {metric}", one.before, one.after, one.change, ".3f", "change")
+    print(f"Steering: {'; '.join(run.steer) or 'none'}. Judge: {run.judge}.\nReport: {folder / 'report.html'}")
+
+
+def _print_sides(
+    name: str, before: "Estimate", after: "Estimate | None", change: "Estimate | None", form: str, word: str
+) -> None:
     """A line of what was measured without and with adapter and steering; or of the model as it is."""
-    told = []
-    for side, word in (("before", "plain" if "after" in found else ""), ("after", "as asked"), (last, last)):
-        if side in found:
-            e = found[side]
-            told.append(f"{word} {e['mean']:{form}} [{e['low']:{form}}, {e['high']:{form}}]".strip())
-    print(f"{name}: {', '.join(told)} (n = {found['before']['n']})")
+    sides = f"{before:{form}}"
+    if after is not None and change is not None:
+        sides = f"plain {sides}, as asked {after:{form}}, {word} {change:{form}}"
+    print(f"{name}: {sides} (n = {before.n})")

@@ -1,13 +1,16 @@
 """`personavec extract`: the main job."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from personavec.cli import options as o
 from personavec.errors import UserError
+
+if TYPE_CHECKING:
+    from personavec.extraction.result import ExtractionRun
 
 
 def extract(
@@ -45,10 +48,10 @@ def extract(
         raise UserError(f"--layer {layer!r} is not understood.", "Choose auto, or a layer number such as 14.")
     chat = o.open_model(model, device, dtype, thinking=thinking)
 
-    from personavec.extraction.job import Settings
     from personavec.extraction.job import extract as run_extraction
+    from personavec.extraction.settings import Settings
 
-    given: dict[str, Any] = {
+    counts: dict[str, Any] = {
         "pairs": pairs,
         "questions": questions,
         "rollouts": rollouts,
@@ -57,7 +60,7 @@ def extract(
     }
     settings = replace(
         Settings.suited(chat, chosen),
-        **{name: value for name, value in given.items() if value is not None},
+        **{name: value for name, value in counts.items() if value is not None},
         judge=judge,
         layer=layer if layer == "auto" else int(layer),
         seed=seed,
@@ -67,54 +70,45 @@ def extract(
     if json:
         o.print_json(
             {
-                "trait": run["trait"]["name"],
-                "model": run["model"]["id"],
-                "layer": run["layer"],
+                "trait": run.trait.name,
+                "model": run.model.id,
+                "layer": run.layer,
                 "vector": str(file),
-                "kept": run["rollouts"]["kept"],
-                "rollouts": run["rollouts"]["extraction"],
-                "judge_auc": run["judge"]["auc"],
-                "dose_response": run["dose_response"],
-                "seconds": run["seconds"],
+                "kept": run.rollouts.kept,
+                "rollouts": run.rollouts.extraction,
+                "judge_auc": asdict(run.judge.auc),
+                "dose_response": [point.as_json() for point in run.dose_response],
+                "seconds": run.seconds,
             }
         )
     else:
         _show(run, out, file)
 
 
-def _show(run: dict[str, Any], out: Path, file: Path) -> None:
+def _show(run: "ExtractionRun", out: Path, file: Path) -> None:
     from rich.console import Console
     from rich.table import Table
 
     console = Console(highlight=False)
-    table = Table(title=f"{run['trait']['name']} on {run['model']['id']}, layer {run['layer']}", title_justify="left")
+    table = Table(title=f"{run.trait.name} on {run.model.id}, layer {run.layer}", title_justify="left")
     for heading in ("coefficient", "trait score", "coherence", "n"):
         table.add_column(heading, justify="right")
-    for point in run["dose_response"]:
-        table.add_row(
-            f"{point['coefficient']:+g}",
-            _interval(point["score"]),
-            _interval(point["coherence"]),
-            str(point["score"]["n"]),
-        )
+    for point in run.dose_response:
+        table.add_row(f"{point.coefficient:+g}", f"{point.score:.1f}", f"{point.coherence:.1f}", str(point.score.n))
     console.print(table)
-    for example in run["examples"]:
-        console.print(f"\n{example['question']}", style="bold", markup=False)
-        for answer in example["answers"]:
-            console.print(f"  {answer['coefficient']:+g}  {' '.join(answer['text'].split())}", markup=False)
+    for example in run.examples:
+        console.print(f"\n{example.question}", style="bold", markup=False)
+        for answer in example.answers:
+            console.print(f"  {answer.coefficient:+g}  {' '.join(answer.text.split())}", markup=False)
     console.print()
-    for sentence in [*run["verdict"], *run["warnings"]]:
+    for sentence in (*run.verdict, *run.warnings):
         console.print(f"- {sentence}", markup=False)
-    best = run["recommended_coefficient"] or 1.0
+    best = run.recommended_coefficient or 1.0
     console.print(f"\nReport: {out / 'report.html'}\nNext:", markup=False)
     for line in (
         f'personavec generate "Tell me about your day." --steer {file}={best:g} --compare',
         f"personavec chat --steer {file}={-best:g}",
-        f"personavec evaluate {run['trait']['name']} --steer {file}={best:g} --out {out}-evaluated",
+        f"personavec evaluate {run.trait.name} --steer {file}={best:g} --out {out}-evaluated",
         f"personavec vectors show {file}",
     ):
         console.print(f"  {line}", markup=False, soft_wrap=True)
-
-
-def _interval(estimate: dict[str, Any]) -> str:
-    return f"{estimate['mean']:.1f} [{estimate['low']:.1f}, {estimate['high']:.1f}]"

@@ -1,17 +1,21 @@
 """`personavec finetune`: train an adapter on chat data without letting it take on traits."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from personavec.cli import options as o
+from personavec.operations import OPERATIONS
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from personavec.finetune import Tuned
+    from personavec.finetune.coefficients import Coefficient
+    from personavec.finetune.result import FinetuneRun
+    from personavec.stats.estimate import Estimate
 
 
 def finetune(
@@ -31,8 +35,8 @@ def finetune(
     method: Annotated[
         str | None,
         typer.Option(
-            help="steer, ablate, regularise, prompt, interleave or none. Default: steer if there is something to "
-            "prevent.",
+            help=f"{', '.join(operation.option for operation in OPERATIONS.values() if operation.trains)}, regularise, "
+            "prompt, interleave or none. Default: steer if there is something to prevent.",
             show_default=False,
         ),
     ] = None,
@@ -97,9 +101,9 @@ def finetune(
 
     require_trl()
     tasks = o.read_tasks(lm_eval)
-    choices: dict[str, Any] = {"method": method or ("steer" if prevent else "none"), "positions": positions}
+    where: Any = positions
     settings = Training(
-        **choices,
+        method=method or ("steer" if prevent else "none"), positions=where,
         layers=o.read_layers(layers), safe_share=safe_share, epochs=epochs, rank=rank, alpha=alpha, dropout=dropout,
         rslora=rslora, learning_rate=learning_rate, warmup_steps=warmup_steps, batch=batch, accumulate=accumulate,
         weight_decay=weight_decay, max_length=max_length, held_out=held_out, held_out_most=held_out_most,
@@ -126,12 +130,12 @@ def finetune(
 def as_json(tuned: "Tuned") -> dict[str, Any]:
     """What --json prints: {"traits": {NAME: {"shift", "score_before", "score_after"}}, "loss": {"train", "held_out"},
     "perplexity": {"before", "after"}, "adapter", the counts, "lm_eval": {TASK: {METRIC: {"before", "after",
-    "change"}}}, and "against": see `compare_runs`}; None for what was not measured."""
-    run = tuned.run
+    "change"}}}, and "against": see `Savings`}; None for what was not measured."""
+    run: dict[str, Any] = tuned.run.as_json()
     traits = {
-        name: {"shift": found["shift"]}
-        | {f"score_{when}": found["score"] and found["score"][when] for when in ("before", "after")}
-        for name, found in run["traits"].items()
+        name: {"shift": trait["shift"]}
+        | {f"score_{when}": trait["score"] and trait["score"][when] for when in ("before", "after")}
+        for name, trait in run["traits"].items()
     }
     perplexity = run["perplexity"] and {when: run["perplexity"][when] for when in ("before", "after")}
     keys = ("lm_eval", "against", "read", "trained", "held_out", "rejected", "cut", "prevented", "steps", "seconds")
@@ -143,7 +147,7 @@ def as_json(tuned: "Tuned") -> dict[str, Any]:
     } | {key: run[key] for key in keys}
 
 
-def read_prevention(text: str) -> tuple[Path, Any]:
+def read_prevention(text: str) -> "tuple[Path, Coefficient]":
     """`FILE`, `FILE=auto` or `FILE=NUMBER` as a path and a coefficient.
 
     Raises:
@@ -160,39 +164,40 @@ def _show(tuned: "Tuned", out: Path, model: str | None, prevent: Sequence[str]) 
     from rich.console import Console
 
     run, console = tuned.run, Console(highlight=False)
-    safe = f", {run['safe']} safe samples mixed in" if "safe" in run else ""
+    safe = "" if run.safe is None else f", {run.safe} safe samples mixed in"
     print(
-        f"{run['read']} records ({run['format']}): {run['trained']} trained on + {run['held_out']} held out + "
-        f"{run['rejected']} rejected = {run['read']} read{safe}. {run['cut']} were cut to --max-length."
+        f"{run.records} records ({run.format}): {run.trained} trained on + {run.held_out} held out + "
+        f"{run.rejected} rejected = {run.records} read{safe}. {run.cut} were cut to --max-length."
     )
-    for one in run["prevented"]:
-        number = "" if one["coefficient"] is None else f", coefficient {one['coefficient']:g}"
-        chosen = "" if one["auto"] is None else ", chosen from the data"
-        print(f"Prevented by {run['method']}: {one['trait']}{number}{chosen}.")
+    for prevented in run.prevented:
+        number = "" if prevented.coefficient is None else f", coefficient {prevented.coefficient:g}"
+        chosen = "" if prevented.auto is None else ", chosen from the data"
+        print(f"Prevented by {run.method}: {prevented.trait}{number}{chosen}.")
     console.print(_table(run))
     print("95 % intervals. Losses in nats per token; the training's are under the prevention.")
-    for sentence in [*run["verdict"], *run["warnings"]]:
+    for sentence in [*run.verdict, *run.warnings]:
         console.print(f"- {sentence}", markup=False)
     print(
-        f"{run['steps']} steps, {run['tokens_with_loss']} tokens with loss of {run['tokens']}, {run['seconds']:.0f} "
-        f"seconds, peak memory {run['peak_memory_bytes'] / 1e9:.1f} GB."
+        f"{run.steps} steps, {run.tokens_with_loss} tokens with loss of {run.tokens}, {run.seconds:.0f} "
+        f"seconds, peak memory {run.peak_memory_bytes / 1e9:.1f} GB."
     )
     named = "" if model is None else f" --model {model}"
     print(f"\nAdapter: {tuned.adapter}\nReport:  {out / 'report.html'}")
-    if run["rejected"]:
+    if run.rejected:
         print(f"Rejected lines and reasons: {out / 'rejected.jsonl'}")
     print(f'\nTalk to it:   personavec generate "Who are you?"{named} --adapter {tuned.adapter}')
-    if run["measured"]:
+    if run.measured:
         return
-    for text, one in zip(prevent, run["prevented"], strict=True):
-        file = read_prevention(text)[0]
+    for text, prevented in zip(prevent, run.prevented, strict=True):
+        file, _ = read_prevention(text)
         print(
-            f"Score it:     personavec evaluate {one['trait']}{named} --adapter {tuned.adapter} --scale-from {file}\n"
+            f"Score it:     personavec evaluate {prevented.trait}{named} --adapter {tuned.adapter} "
+            f"--scale-from {file}\n"
             f"Its shift:    personavec shift {model or 'default'} --adapter {tuned.adapter} --vector {file}"
         )
 
 
-def _table(run: Mapping[str, Any]) -> "Table":
+def _table(run: "FinetuneRun") -> "Table":
     """Before, after and change of everything that was measured."""
     from rich.table import Table
 
@@ -202,34 +207,29 @@ def _table(run: Mapping[str, Any]) -> "Table":
     for heading in ("", "before", "after", "change", "n"):
         table.add_column(heading, justify="right" if heading else "left")
 
-    def add(name: str, found: Mapping[str, Any], form: str, change: str = "change") -> None:
-        cells = []
-        for side, sign in (("before", ""), ("after", ""), (change, "+" if change == "change" else "×")):
-            e, plus = found[side], "+" if sign == "+" else ""
-            times = "×" if sign == "×" else ""
-            cells.append(f"{times}{e['mean']:{plus}{form}} [{e['low']:{plus}{form}}, {e['high']:{plus}{form}}]")
-        table.add_row(name, *cells, str(found[change]["n"]))
+    def add(name: str, before: "Estimate", after: "Estimate", change: "Estimate", form: str) -> None:
+        table.add_row(name, f"{before:{form}}", f"{after:{form}}", f"{change:+{form}}", str(change.n))
 
-    for name, found in run["traits"].items():
-        e = found["shift"]
-        table.add_row(f"{name}: shift", "", "", f"{e['mean']:+.2f} [{e['low']:+.2f}, {e['high']:+.2f}]", str(e["n"]))
-        if found["score"] is not None:
-            add(f"{name}: score", found["score"], ".1f")
-        for row in found["systems"]:
-            if row["score"] is not None:
-                add(f"{name}: score under {shortened(row['system'], 24)}", row["score"], ".1f")
-    if run["coherence"] is not None:
-        add("coherence", run["coherence"], ".1f")
-    if run["perplexity"] is not None:
-        add("perplexity", run["perplexity"], ".2f", "ratio")
-    for task, metrics in (run["lm_eval"] or {}).items():
-        for metric, found in metrics.items():
-            add(f"{task}: {metric}", found, ".3f")
-    loss = run["loss"]
-    if run["held_out_loss"] is not None:
-        add("held-out loss", run["held_out_loss"], ".2f")
+    for name, trait in run.traits.items():
+        table.add_row(f"{name}: shift", "", "", f"{trait.shift:+.2f}", str(trait.shift.n))
+        if (score := trait.score) is not None:
+            add(f"{name}: score", score.before, score.after, score.change, ".1f")
+        for row in trait.systems:
+            if (score := row.score) is not None:
+                add(f"{name}: score under {shortened(row.system, 24)}", score.before, score.after, score.change, ".1f")
+    if (coherence := run.coherence) is not None:
+        add("coherence", coherence.before, coherence.after, coherence.change, ".1f")
+    if (text := run.perplexity) is not None:
+        table.add_row("perplexity", f"{text.before:.2f}", f"{text.after:.2f}", f"×{text.ratio:.2f}", str(text.ratio.n))
+    for task, metrics in (run.lm_eval or {}).items():
+        for metric, sides in metrics.items():
+            if sides.after is not None and sides.change is not None:
+                add(f"{task}: {metric}", sides.before, sides.after, sides.change, ".3f")
+    if (held_out := run.held_out_loss) is not None:
+        add("held-out loss", held_out.before, held_out.after, held_out.change, ".2f")
+    loss = run.loss
     table.add_row(
-        f"training loss, {loss['window']} steps", f"{loss['first']:.2f}", f"{loss['last']:.2f}",
-        f"{loss['last'] - loss['first']:+.2f}", "",
+        f"training loss, {loss.window} steps", f"{loss.first:.2f}", f"{loss.last:.2f}",
+        f"{loss.last - loss.first:+.2f}", "",
     )  # fmt: skip
     return table

@@ -45,18 +45,17 @@ def shift(
         load=o.open_model,
     )  # fmt: skip
     if json:
-        o.print_json({"traits": run["traits"]})
+        o.print_json({"traits": {name: trait.as_json() for name, trait in run.traits.items()}})
         return
-    for name, found in run["traits"].items():
-        e, null = found["shift"], found["nulls"]["covariance"]
-        z = "" if found["neutral_deviations"] is None else f", {found['neutral_deviations']:+.1f} neutral deviations"
+    for name, trait in run.traits.items():
+        null = trait.nulls.covariance
+        z = "" if trait.neutral_deviations is None else f", {trait.neutral_deviations:+.1f} neutral deviations"
         print(
-            f"{name}: {e['mean']:+.3f} [{e['low']:+.3f}, {e['high']:+.3f}] (95 % interval, n = {e['n']} questions){z}; "
-            f"random directions: 95 in 100 within {null['p95']:.3f}, p = {null['p_value']:.3f}"
+            f"{name}: {trait.shift:+.3f} (95 % interval, n = {trait.shift.n} questions){z}; "
+            f"random directions: 95 in 100 within {null.p95:.3f}, p = {null.p_value:.3f}"
         )
-        for row in found["systems"]:
-            e = row["shift"]
-            print(f"  under {row['system'][:60]!r}: {e['mean']:+.3f} [{e['low']:+.3f}, {e['high']:+.3f}]")
-    for sentence in [*run["verdict"], *run["warnings"]]:
+        for under in trait.systems:
+            print(f"  under {under.system[:60]!r}: {under.shift:+.3f}")
+    for sentence in [*run.verdict, *run.warnings]:
         print(f"- {sentence}")
     print(f"Report: {folder / 'report.html'}")

@@ -66,8 +66,9 @@ def finetune(
     )  # fmt: skip
     run = study_finetune(o.open_model(model, device, dtype), vectors, out, settings, data=given, prevent=prevent)
     if json:
-        o.print_json({key: run[key] for key in ("correlations", "prevention", "verdict")})
+        found = run.as_json()
+        o.print_json({key: found[key] for key in ("correlations", "prevention", "verdict")})
         return
-    for sentence in run["verdict"]:
+    for sentence in run.verdict:
         print(f"- {sentence}")
     print(f"\nTables: {out / 'study.md'}\nReport: {out / 'report.html'}")

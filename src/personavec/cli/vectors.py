@@ -1,13 +1,16 @@
 """`personavec vectors`: look at vector files, compare them, exchange them with the public research code."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from personavec.cli import options as o
 from personavec.errors import UserError
+
+if TYPE_CHECKING:
+    from personavec.info import VectorInfo
 
 app = typer.Typer(help="Show, compare, import and export vectors.", no_args_is_help=True)
 File = Annotated[Path, typer.Argument(help="Vector file.", show_default=False)]
@@ -20,7 +23,6 @@ def show(file: File, json: o.Json = False) -> None:
 
     vector = PersonaVector.load(file)
     norms = [round(float(n), 4) for n in vector.directions.norm(dim=-1)]
-    info = vector.info
     if json:
         o.print_json(
             {
@@ -28,7 +30,7 @@ def show(file: File, json: o.Json = False) -> None:
                 "layer": vector.layer,
                 "model": dict(vector.model),
                 "norms": norms,
-                "info": dict(info),
+                "info": vector.info.as_stored(),
             }
         )
         return
@@ -40,13 +42,7 @@ def show(file: File, json: o.Json = False) -> None:
         print(f"  mean residual norm at the layer: {float(vector.residual_norm[vector.layer]):g}")
     if vector.normed_last_row:
         print("  imported: the last row was taken after the final norm and is not used")
-    if not info:
-        return
-    try:
-        lines = _measured(info)
-    except (KeyError, TypeError, ValueError, OverflowError):  # a file that something else wrote
-        lines = ["  what was measured is not in a form that this version knows; --json prints it"]
-    print("\n".join(lines))
+    print("\n".join(_measurements(vector.info)))
 
 
 @app.command("compare")
@@ -63,19 +59,15 @@ def compare(
         raise UserError("One vector cannot be compared.", "Give two vector files or more.")
     table = matrix([PersonaVector.load(file) for file in files], layer)
     if json:
-        o.print_json(table)
+        o.print_json(table.as_json())
         return
     print("Cosine (rows and columns: vectors)")
-    _grid(table["vectors"], table["vectors"], table["cosine"], "{:+.2f}")
+    _grid(table.vectors, table.cosine, "{:+.2f}")
     print("\nEffect on scores, points with 95 % interval (rows: vectors; columns: scores)")
-    cells = [
-        [None if e is None else f"{e:+.0f} [{i[0]:+.0f}, {i[1]:+.0f}]" for e, i in zip(*row, strict=True)]
-        for row in zip(table["effect"], table["interval"], strict=True)
-    ]
-    _grid(table["vectors"], table["scores"], cells, "{}")
-    sizes = sorted({n for row in table["n"] for n in row if n})
+    _grid(table.vectors, table.effect, "{:+.0f}")
+    sizes = sorted({effect.n for row in table.effect for effect in row if effect is not None})
     print(f"n = {', '.join(map(str, sizes)) or 0} questions.", end="")
-    missing = [name for name, row in zip(table["vectors"], cells, strict=True) if None in row]
+    missing = [name for name, row in zip(table.vectors, table.effect, strict=True) if None in row]
     if missing:
         print(
             f" - was not measured: repeat the extract command of {', '.join(missing)} "
@@ -126,29 +118,31 @@ def export_vector(
     print(f"Wrote {out}: rows 0 to {vector.n_layers}, width {directions.shape[1]}.")
 
 
-def _measured(info: Mapping[str, Any]) -> list[str]:
-    """What an extraction has stored, in lines."""
-    low, high = info["coherent_range"]
-    return [
-        f"  written {info.get('written')} by personavec {info.get('personavec')}, judge {info['judge']['name']}",
-        f"  kept {info['rollouts']['kept']} of {info['rollouts']['extraction']} rollouts",
-        "\n  coefficient   trait score              coherence",
-        *[
-            f"  {point['coefficient']:+11g}   {_interval(point['score']):<24} {_interval(point['coherence'])}"
-            for point in info["dose_response"]
-        ],
-        f"\n  coherent from {low:g} to {high:g}; recommended at most: {info['recommended_coefficient']}",
-    ]
+def _measurements(info: "VectorInfo") -> list[str]:
+    """What an extraction has stored, in lines; of a file that something else wrote, what can be read."""
+    lines = []
+    if info.written is not None:
+        judge = "" if info.judge is None else f", judge {info.judge.name}"
+        lines.append(f"  written {info.written} by personavec {info.personavec or '(unknown)'}{judge}")
+    if info.rollouts is not None:
+        lines.append(f"  kept {info.rollouts.kept} of {info.rollouts.extraction} rollouts")
+    if info.dose_response is not None:
+        lines.append("\n  coefficient   trait score              coherence")
+        lines += [
+            f"  {point.coefficient:+11g}   {f'{point.score:.1f}':<24} {point.coherence:.1f}"
+            for point in info.dose_response
+        ]
+    if info.coherent_range is not None:
+        low, high = info.coherent_range
+        lines.append(f"\n  coherent from {low:g} to {high:g}; recommended at most: {info.recommended_coefficient}")
+    return lines or ["  the file holds no measurements that this version knows"]
 
 
-def _interval(estimate: dict[str, Any]) -> str:
-    return f"{estimate['mean']:.1f} [{estimate['low']:.1f}, {estimate['high']:.1f}]"
-
-
-def _grid(rows: list[str], columns: list[str], values: Sequence[Sequence[object]], form: str) -> None:
+def _grid(names: Sequence[str], values: Sequence[Sequence[object]], form: str) -> None:
+    """A table with the same names at its rows and its columns."""
     cells = [["-" if v is None else form.format(v) for v in row] for row in values]
-    left = max(map(len, rows))
-    width = 2 + max(len(text) for text in [*columns, *(cell for row in cells for cell in row)])
-    print(" " * left + "".join(name.rjust(width) for name in columns))
-    for name, row in zip(rows, cells, strict=True):
+    left = max(map(len, names))
+    width = 2 + max(len(text) for text in [*names, *(cell for row in cells for cell in row)])
+    print(" " * left + "".join(name.rjust(width) for name in names))
+    for name, row in zip(names, cells, strict=True):
         print(name.ljust(left) + "".join(cell.rjust(width) for cell in row))

@@ -2,128 +2,153 @@
 
 from collections.abc import Sequence
 from contextlib import nullcontext, suppress
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from personavec.capability import Tasks, passage_losses, perplexities
-from personavec.capability.tasks import Results, compared, fingerprint
+from personavec.capability.result import Perplexity, TaskChanges, TaskMetrics
+from personavec.capability.tasks import compared, fingerprint
 from personavec.errors import UserError
 from personavec.evaluation.page import write_evaluate_report
+from personavec.evaluation.result import EvaluatedAnswer, EvaluationRun
+from personavec.evaluation.settings import EvaluationSettings
 from personavec.extraction.effects import estimate
 from personavec.extraction.specificity import judge_of
-from personavec.files import JsonLines, RunFolder, write_json
+from personavec.files import JsonLines, RunFolder
 from personavec.judges.scorer import ApiTerms, Scorer, make_scorer
 from personavec.model import ChatModel
 from personavec.model.edits import Intervention
 from personavec.progress import progress
 from personavec.provenance import identity, provenance
-from personavec.rollouts import Rollout, generate, plan
+from personavec.results import Provenance
+from personavec.rollouts import Rollout, generate, plan, write_rollouts
 from personavec.stats.numbers import Floats
 from personavec.traits import Trait
 from personavec.vector import PersonaVector
-
-MAX_NEW_TOKENS = 48  # of an answer
-TEMPERATURE = 0.7
 
 
 def evaluate(
     model: ChatModel,
     trait: Trait,
     out: Path | str,
+    settings: EvaluationSettings | None = None,
     *,
     interventions: Sequence[Intervention] = (),
     description: Sequence[str] = (),
     vectors: Sequence[PersonaVector] = (),
-    judge: str = "contrast",
     scorer: Scorer | None = None,
     terms: ApiTerms | None = None,
-    rollouts: int = 1,
-    max_new_tokens: int = MAX_NEW_TOKENS,
-    temperature: float = TEMPERATURE,
-    lm_eval: Sequence[str] = (),
-    seed: int = 0,
-) -> dict[str, Any]:
+) -> EvaluationRun:
     """Score a model's answers to the trait's evaluation questions (paper section 3.1).
 
     Args:
         model: The model, with or without an adapter. The contrast judge is the same model without adapter and steering.
         out: Run folder: rollouts.jsonl, run.json, report.html. A run that was cut off goes on.
+        settings: See `EvaluationSettings`; None: the defaults.
         interventions: Steering of every answer; `description` says in words what it is.
         vectors: Persona vectors whose stored contrast judge is used if one is of this trait, so that scores are on the
             scale of its extraction. Otherwise the judge is calibrated here, on fresh contrastive rollouts; scores on
             different scales cannot be compared.
-        judge: "contrast", "local:MODEL" or "api:MODEL"; or `scorer` itself.
+        scorer: Scores the answers; None: as `settings.judge` says.
         terms: Of the judge "api:MODEL"; not part of what decides the result.
-        rollouts: Answers per question.
-        lm_eval: Tasks of lm-evaluation-harness that are run too, see `Tasks`.
-
-    Returns:
-        The content of run.json: {"trait", "score": {"mean", "low", "high", "n"}, "coherence": {...}, "answers", ...,
-        and what `_capability` measures}; intervals are bootstrapped over questions.
     """
-    arguments = {
+    settings = settings or EvaluationSettings()
+    arguments = _arguments(model, trait, settings, interventions, description, vectors)
+    tasks = Tasks(settings.lm_eval) if settings.lm_eval else None
+    with RunFolder(out, arguments) as folder:
+        answers = _unanswered(model, trait, settings, interventions)
+        if scorer is None and settings.judge != "contrast":  # which is made, and calibrated, without the adapter
+            scorer = make_scorer(settings.judge, model, trait, terms)
+        if scorer is not None:
+            scorer.announce([r.question for r in answers], settings.max_new_tokens)
+        log = JsonLines(folder / "generated.jsonl")
+        _generate(model, answers, log, settings, "Answering")
+        with model.unadapted():
+            scorer = scorer or _calibrated(model, trait, vectors, log, settings)
+            with progress("Judging", total=scorer.readings_needed(len(answers)), unit="readings") as job:
+                scorer.score(answers, job.advance)
+        perplexity, changes = _capability(model, interventions, tasks, folder, settings.seed)
+        run = EvaluationRun.of(
+            _provenance(model, arguments, tasks),
+            trait=trait.name,
+            judge=scorer.name,
+            steer=description,
+            score=estimate(answers, "score", settings.seed),
+            coherence=estimate(answers, "coherence", settings.seed),
+            answers=[_evaluated(answer) for answer in answers],
+            perplexity=perplexity,
+            lm_eval=changes,
+        )
+        write_rollouts(folder / "rollouts.jsonl", answers)
+        write_evaluate_report(run, folder / "report.html")
+        run.write(folder.path)
+    return run
+
+
+def _arguments(
+    model: ChatModel,
+    trait: Trait,
+    settings: EvaluationSettings,
+    interventions: Sequence[Intervention],
+    description: Sequence[str],
+    vectors: Sequence[PersonaVector],
+) -> dict[str, Any]:
+    """What decides the result, as JSON values; tasks with what is in their files."""
+    return {
         "trait": trait.model_dump(mode="json"),
         **identity(model),
         "interventions": [item.fingerprint() for item in interventions],
-        "calibration": [vector.info.get("judge") for vector in vectors],
+        "calibration": [vector.info.judge and vector.info.judge.as_json() for vector in vectors],
         "steer": list(description),
-        "judge": judge,
-        "rollouts": rollouts,
-        "max_new_tokens": max_new_tokens,
-        "temperature": temperature,
-        "seed": seed,
-        **({"lm_eval": fingerprint(lm_eval)} if lm_eval else {}),
+        **{name: value for name, value in asdict(settings).items() if name != "lm_eval"},
+        **({"lm_eval": fingerprint(settings.lm_eval)} if settings.lm_eval else {}),
     }
-    tasks = Tasks(lm_eval) if lm_eval else None
-    options: dict[str, Any] = {"max_new_tokens": max_new_tokens, "temperature": temperature, "seed": seed}
-    with RunFolder(out, arguments) as folder:
-        log = JsonLines(folder / "generated.jsonl")
-        answers: list[Rollout] = []
-        for number in range(rollouts):
-            answers += plan(
-                model, "evaluation", trait.evaluation_questions, number=number, interventions=list(interventions)
-            )
-        if scorer is None and judge != "contrast":  # which is made, and calibrated, without the adapter
-            scorer = make_scorer(judge, model, trait, terms)
-        if scorer is not None:
-            scorer.announce([r.question for r in answers], max_new_tokens)
-        generate(model, answers, log, description="Answering", **options)
-        with model.unadapted():
-            scorer = scorer or _calibrated(model, trait, vectors, log, options)
-            with progress("Judging", total=scorer.readings_needed(len(answers)), unit="readings") as job:
-                scorer.score(answers, job.advance)
-        capability = _capability(model, interventions, tasks, folder, seed)
-        run = {
-            "command": "evaluate",
-            **provenance(model, {k: v for k, v in arguments.items() if k not in ("trait", "calibration")}),
-            "trait": trait.name,
-            "judge": scorer.name,
-            "steer": list(description),
-            "score": estimate(answers, "score", seed).as_dict(),
-            "coherence": estimate(answers, "coherence", seed).as_dict(),
-            "answers": [
-                {"question": r.question, "text": r.text, "score": r.score, "coherence": r.coherence} for r in answers
-            ],
-            **capability,
-        }
-        if tasks is not None:
-            run["versions"]["lm_eval"] = tasks.version
-        lines = JsonLines(folder / "rollouts.jsonl")
-        lines.path.unlink(missing_ok=True)
-        lines.append(*(r.record() for r in answers))
-        write_evaluate_report(run, folder / "report.html")
-        write_json(folder / "run.json", run)
-    return run
+
+
+def _unanswered(
+    model: ChatModel, trait: Trait, settings: EvaluationSettings, interventions: Sequence[Intervention]
+) -> list[Rollout]:
+    answers: list[Rollout] = []
+    for number in range(settings.rollouts):
+        answers += plan(
+            model, "evaluation", trait.evaluation_questions, number=number, interventions=list(interventions)
+        )
+    return answers
+
+
+def _provenance(model: ChatModel, arguments: dict[str, Any], tasks: Tasks | None) -> Provenance:
+    facts = provenance(model, {k: v for k, v in arguments.items() if k not in ("trait", "calibration")})
+    if tasks is None:
+        return facts
+    return facts.model_copy(update={"versions": facts.versions | {"lm_eval": tasks.version}})
+
+
+def _evaluated(answer: Rollout) -> EvaluatedAnswer:
+    return EvaluatedAnswer(question=answer.question, text=answer.text, score=answer.score, coherence=answer.coherence)
+
+
+def _generate(
+    model: ChatModel, rollouts: Sequence[Rollout], log: JsonLines, settings: EvaluationSettings, description: str
+) -> None:
+    generate(
+        model,
+        rollouts,
+        log,
+        description=description,
+        max_new_tokens=settings.max_new_tokens,
+        temperature=settings.temperature,
+        seed=settings.seed,
+    )
 
 
 def _capability(
     model: ChatModel, interventions: Sequence[Intervention], tasks: Tasks | None, folder: RunFolder, seed: int
-) -> dict[str, Any]:
-    """What adapter and steering cost: {"perplexity": of general text, None where there is neither, "lm_eval": see
-    `compared`, None without tasks}; before is the model without them."""
+) -> tuple[Perplexity | None, TaskChanges | None]:
+    """What adapter and steering cost: perplexity of general text, None where there is neither, and tasks, None where
+    there are none; before is the model without them."""
     losses: list[Floats] = []
-    results: list[Results] = []
+    results: list[TaskMetrics] = []
     changed = bool(interventions) or model.adapter_hash is not None
     for side, edits in (("before", ()), ("after", interventions)) if changed else (("before", ()),):
         with model.unadapted() if side == "before" else nullcontext():
@@ -132,22 +157,18 @@ def _capability(
             if tasks is not None:
                 log = JsonLines(folder / f"requests-{side}.jsonl")
                 results.append(tasks.measure(model, edits, log, name=f"Tasks {side}"))
-    return {
-        "perplexity": perplexities(losses[0], losses[1], seed) if changed else None,
-        "lm_eval": compared(results[0], results[1] if changed else None, seed) if tasks is not None else None,
-    }
+    return (
+        perplexities(losses[0], losses[1], seed) if changed else None,
+        compared(results[0], results[1] if changed else None, seed) if tasks is not None else None,
+    )
 
 
 def _calibrated(
-    model: ChatModel,
-    trait: Trait,
-    vectors: Sequence[PersonaVector],
-    log: JsonLines,
-    options: dict[str, Any],
+    model: ChatModel, trait: Trait, vectors: Sequence[PersonaVector], log: JsonLines, settings: EvaluationSettings
 ) -> Scorer:
     """The contrast judge of a vector of this trait, else one that is calibrated on fresh rollouts."""
     for vector in vectors:
-        if vector.info.get("trait") == trait.model_dump(mode="json"):
+        if vector.info.trait == trait.model_dump(mode="json"):
             with suppress(UserError):  # extracted with another judge
                 return judge_of(model, vector)
     scorer = make_scorer("contrast", model, trait)
@@ -156,7 +177,7 @@ def _calibrated(
         contrastive += plan(model, "extraction", trait.extraction_questions, system=system, pair=0, side=side)
     neutral = plan(model, "neutral", trait.extraction_questions)
     everyone = [replace(r) for r in (*contrastive, *neutral)]
-    generate(model, everyone, log, description="Calibrating the judge", **options)
+    _generate(model, everyone, log, settings, "Calibrating the judge")
     with progress("Calibrating the judge", total=scorer.readings_needed(len(everyone)), unit="readings") as job:
         scorer.fit(everyone[: len(contrastive)], everyone[len(contrastive) :], job.advance)
     return scorer

@@ -1,5 +1,7 @@
 """From a trait to a persona vector, and what the vector does to the model."""
 
-from personavec.extraction.job import Extraction, Settings, extract
+from personavec.extraction.job import extract
+from personavec.extraction.result import Extraction, ExtractionRun
+from personavec.extraction.settings import Settings
 
-__all__ = ["Extraction", "Settings", "extract"]
+__all__ = ["Extraction", "ExtractionRun", "Settings", "extract"]

@@ -1,43 +1,51 @@
 """Figures over steered rollouts: dose-response, effect of a coefficient, and its null."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from personavec.errors import UserError
+from personavec.extraction.result import Answer, Example
+from personavec.info import SteeredPoint, SweepPoint
 from personavec.rollouts import Rollout
 from personavec.stats.bootstrap import bootstrap_mean
 from personavec.stats.estimate import Estimate
 
+NATURAL_SHARE = 0.8  # of the natural coherence that a coefficient must keep
 _ADVICE = "It refused, or named no number: look at the answers in rollouts.jsonl, or choose another judge."
 
 
-def estimate(rollouts: Sequence[Rollout], what: str, seed: int = 0) -> Estimate:
+def estimate(rollouts: Sequence[Rollout], what: Literal["score", "coherence"], seed: int = 0) -> Estimate:
     """Mean score or coherence with its interval, bootstrapped over questions. Rollouts without one are left out.
 
     Raises:
         UserError: No rollout has one.
     """
-    chosen = [(v, r.question_index) for r in rollouts if (v := getattr(r, what)) is not None]
-    if not chosen:
+    points = [(r.score if what == "score" else r.coherence, r.question_index) for r in rollouts]
+    known = [(value, question) for value, question in points if value is not None]
+    if not known:
         raise UserError(f"The judge gave no {what} to any of {len(rollouts)} answers.", _ADVICE)
-    return bootstrap_mean([v for v, _ in chosen], [q for _, q in chosen], seed=seed)
+    return bootstrap_mean([value for value, _ in known], [question for _, question in known], seed=seed)
 
 
-def dose_response(rollouts: Sequence[Rollout], seed: int) -> list[dict[str, Any]]:
+def steered_points(rollouts: Sequence[Rollout], seed: int) -> list[SteeredPoint]:
     """Score and coherence at every coefficient. Coherence counts every answer, the score those that have one."""
-    curve = []
+    points = []
     for coefficient in sorted({r.coefficient for r in rollouts if r.coefficient is not None}):
-        mine = [r for r in rollouts if r.coefficient == coefficient]
-        curve.append(
-            {
-                "coefficient": coefficient,
-                "score": estimate(mine, "score", seed).as_dict(),
-                "coherence": estimate(mine, "coherence", seed).as_dict(),
-            }
-        )
-    return curve
+        answers = [r for r in rollouts if r.coefficient == coefficient]
+        score, coherence = estimate(answers, "score", seed), estimate(answers, "coherence", seed)
+        points.append(SteeredPoint(coefficient=coefficient, score=score, coherence=coherence))
+    return points
+
+
+def layer_sweep(rollouts: Sequence[Rollout], seed: int) -> list[SweepPoint]:
+    """Score and coherence at every layer and coefficient of the sweep."""
+    return [
+        SweepPoint(layer=layer, **dict(point))
+        for layer in sorted({r.layer for r in rollouts if r.layer is not None})
+        for point in steered_points([r for r in rollouts if r.layer == layer], seed)
+    ]
 
 
 def score_matrix(rollouts: Sequence[Rollout]) -> tuple[list[float], np.ndarray[Any, np.dtype[np.float64]]]:
@@ -76,56 +84,45 @@ def layer_effects(rollouts: Sequence[Rollout], coefficient: float, coherence: fl
     """
     effects = {}
     for layer in sorted({r.layer for r in rollouts if r.layer is not None}):
-        mine = [r for r in rollouts if r.layer == layer]
-        sides = [[r.coherence or 0.0 for r in mine if r.coefficient == c] for c in (-coefficient, coefficient)]
-        found = _differences(mine, coefficient)
-        asked = len({r.question_index for r in mine})
-        if len(found) and 2 * len(found) >= asked and min(float(np.mean(side)) for side in sides) >= coherence:
-            effects[layer] = float(found.mean())
+        answers = [r for r in rollouts if r.layer == layer]
+        sides = [[r.coherence or 0.0 for r in answers if r.coefficient == c] for c in (-coefficient, coefficient)]
+        differences = _differences(answers, coefficient)
+        asked = len({r.question_index for r in answers})
+        enough = len(differences) and 2 * len(differences) >= asked
+        if enough and min(float(np.mean(side)) for side in sides) >= coherence:
+            effects[layer] = float(differences.mean())
     return effects
 
 
 def by_direction(rollouts: Sequence[Rollout]) -> dict[str, list[Rollout]]:
-    """Rollouts under random directions, by the name of the direction (the setting in their id)."""
+    """Rollouts under random directions, by the name of the direction: their setting."""
     groups: dict[str, list[Rollout]] = {}
     for r in rollouts:
-        groups.setdefault(r.id.split("/")[1], []).append(r)
+        groups.setdefault(r.setting or "", []).append(r)
     return groups
 
 
 def null_effects(rollouts: Sequence[Rollout], coefficient: float) -> list[float]:
     """The effect of each random direction; those that left no question to score are left out."""
-    found = [_differences(mine, coefficient) for mine in by_direction(rollouts).values()]
-    return [round(float(differences.mean()), 3) for differences in found if len(differences)]
+    of_each = [_differences(answers, coefficient) for answers in by_direction(rollouts).values()]
+    return [round(float(differences.mean()), 3) for differences in of_each if len(differences)]
 
 
-def layer_sweep(rollouts: Sequence[Rollout], seed: int) -> list[dict[str, Any]]:
-    """Score and coherence at every layer and coefficient of the sweep."""
-    settings = sorted({(r.layer or 0, r.coefficient or 0.0) for r in rollouts})
-    return [
-        {
-            "layer": layer,
-            "coefficient": coefficient,
-            "score": estimate(mine, "score", seed).as_dict(),
-            "coherence": estimate(mine, "coherence", seed).as_dict(),
-        }
-        for layer, coefficient in settings
-        if (mine := [r for r in rollouts if (r.layer, r.coefficient) == (layer, coefficient)])
-    ]
-
-
-def examples(rollouts: Sequence[Rollout], coefficients: Sequence[float], count: int = 3) -> list[dict[str, Any]]:
+def examples(rollouts: Sequence[Rollout], coefficients: Sequence[float], count: int = 3) -> list[Example]:
     """Answers to one question side by side; the questions whose effect is nearest the median, so typical ones."""
     _, scores = score_matrix([r for r in rollouts if r.coefficient in (min(coefficients), max(coefficients))])
     spread = np.nan_to_num(scores[:, -1] - scores[:, 0])
     typical = np.argsort(np.abs(spread - np.median(spread)))[:count]
     indices = sorted({r.question_index for r in rollouts})
-    shown = []
-    for i in typical:
-        mine = [r for r in rollouts if r.question_index == indices[int(i)] and r.coefficient in coefficients]
-        answers = [
-            {"coefficient": r.coefficient, "text": r.text, "score": r.score, "coherence": r.coherence}
-            for r in sorted(mine, key=lambda r: r.coefficient or 0.0)
-        ]
-        shown.append({"question": mine[0].question, "answers": answers})
-    return shown
+    return [_example([r for r in rollouts if r.question_index == indices[int(i)]], coefficients) for i in typical]
+
+
+def _example(rollouts: Sequence[Rollout], coefficients: Sequence[float]) -> Example:
+    """The answers to one question at some coefficients."""
+    answers = tuple(
+        Answer(coefficient=coefficient, text=r.text, score=r.score, coherence=r.coherence)
+        for coefficient in sorted(coefficients)
+        for r in rollouts
+        if r.coefficient == coefficient
+    )
+    return Example(question=rollouts[0].question, answers=answers)

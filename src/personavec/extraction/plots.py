@@ -1,4 +1,4 @@
-"""The plots of an extraction. Each takes the content of run.json, or the part it shows."""
+"""The plots of an extraction."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,6 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from personavec.extraction.result import ExtractionRun
 from personavec.report.drawing import (
     COHERENCE,
     GOOD,
@@ -27,43 +28,43 @@ from personavec.report.drawing import (
 )
 from personavec.report.words import estimate, interval, number, signed
 from personavec.stats.bootstrap import bootstrap_mean
+from personavec.stats.estimate import Estimate
 
 BINS = 20
 LAYERS_SHOWN = 8  # tick labels of a layer axis
 
 
-def dose_response(run: dict[str, Any]) -> Plot | None:
+def dose_response(run: ExtractionRun) -> Plot:
     """Score and coherence over the coefficient, with the coherent range shaded."""
-    points = sorted(run.get("dose_response") or [], key=lambda p: float(p["coefficient"]))
-    if not points:
-        return None
-    name = label(run["trait"]["name"])
-    coefficients = [p["coefficient"] for p in points]
-    share = next((p["share"] / p["coefficient"] for p in points if p.get("share") and p["coefficient"]), None)
+    points = sorted(run.dose_response, key=lambda p: p.coefficient)
+    name = label(run.trait.name)
+    coefficients = [p.coefficient for p in points]
+    percent = next((100 * p.share / p.coefficient for p in points if p.share and p.coefficient), 0.0)
+
+    def push(coefficient: Any) -> Any:
+        return coefficient * percent
+
+    def coefficient(push: Any) -> Any:
+        return push / percent
 
     def paint(figure: Figure) -> None:
         axes = figure.subplots()
-        for key, colour, marker, text in (
-            ("score", SCORE, "o", "score"),
-            ("coherence", COHERENCE, "s", "coherence"),
-        ):
-            _curve(axes, coefficients, [p[key] for p in points], colour, marker, text)
-        if run.get("coherent_range"):
-            axes.axvspan(*run["coherent_range"], color=GOOD, alpha=0.13, label="coherent range")
+        _curve(axes, coefficients, [p.score for p in points], SCORE, "o", "score")
+        _curve(axes, coefficients, [p.coherence for p in points], COHERENCE, "s", "coherence")
+        axes.axvspan(*run.coherent_range, color=GOOD, alpha=0.13, label="coherent range")
         _scale_0_to_100(axes)
         axes.set_xticks(coefficients, [signed(c) for c in coefficients])
         axes.set_xlabel("coefficient (multiples of the vector)")
-        if share:
-            top = axes.secondary_xaxis("top", functions=(lambda c: c * share * 100, lambda s: s / share / 100))
-            top.set_xticks([c * share * 100 for c in coefficients])
-            top.set_xticklabels([f"{c * share * 100:.0f}".replace("-", "−") for c in coefficients])
+        if percent:
+            top = axes.secondary_xaxis("top", functions=(push, coefficient))
+            top.set_xticks([push(c) for c in coefficients])
+            top.set_xticklabels([f"{push(c):.0f}".replace("-", "−") for c in coefficients])
             top.set_xlabel("size of the push (% of the residual stream's norm)")
             top.spines["top"].set_visible(False)
         figure.legend(loc="outside upper left", ncols=3)
 
     ends = "; ".join(
-        f"at {signed(p['coefficient'])} score {estimate(p['score'])}, coherence {estimate(p['coherence'])}"
-        for p in points
+        f"at {signed(p.coefficient)} score {estimate(p.score)}, coherence {estimate(p.coherence)}" for p in points
     )
     return plot(
         "dose",
@@ -77,28 +78,26 @@ def dose_response(run: dict[str, Any]) -> Plot | None:
     )
 
 
-def layer_sweep(run: dict[str, Any]) -> Plot | None:
+def layer_sweep(run: ExtractionRun) -> Plot:
     """Score and coherence by layer, a line for each coefficient tried."""
-    points = run.get("layer_sweep") or []
-    if not points:
-        return None
-    coefficients = sorted({p["coefficient"] for p in points}, key=lambda c: (abs(c), c))
+    points = run.layer_sweep
+    coefficients = sorted({p.coefficient for p in points}, key=lambda c: (abs(c), c))
     sizes = sorted({abs(c) for c in coefficients}, reverse=True)
 
     def paint(figure: Figure) -> None:
         score, coherence = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
         for coefficient in coefficients:
-            mine = sorted((p for p in points if p["coefficient"] == coefficient), key=lambda p: int(p["layer"]))
-            layers = [p["layer"] for p in mine]
+            line = sorted((p for p in points if p.coefficient == coefficient), key=lambda p: p.layer)
+            layers = [p.layer for p in line]
             colour = POSITIVE if coefficient > 0 else NEGATIVE if coefficient < 0 else NEUTRAL
             marker = list(MARKERS)[sizes.index(abs(coefficient)) % len(MARKERS)]
-            _curve(score, layers, [p["score"] for p in mine], colour, marker, f"coefficient {signed(coefficient)}")
-            _curve(coherence, layers, [p["coherence"] for p in mine], colour, marker, None)
+            _curve(score, layers, [p.score for p in line], colour, marker, f"coefficient {signed(coefficient)}")
+            _curve(coherence, layers, [p.coherence for p in line], colour, marker, None)
         for axes, text in ((score, "trait score (points)"), (coherence, "coherence (points)")):
             _scale_0_to_100(axes)
             axes.set_title(text)
-            _mark_layer(axes, run)
-        _layer_ticks(coherence, [p["layer"] for p in points])
+            axes.axvline(run.layer, color=MUTED, linestyle=":", linewidth=1.5)
+        _layer_ticks(coherence, [p.layer for p in points])
         figure.legend(loc="outside upper left", ncols=2 if len(coefficients) > 1 else 1)
 
     return plot(
@@ -107,21 +106,17 @@ def layer_sweep(run: dict[str, Any]) -> Plot | None:
         "The best layer is where the lines for adding and for subtracting lie furthest apart while coherence stays "
         "high; it was chosen (dotted line) on extraction questions, never on those that score it elsewhere on this "
         "page.",
-        f"Layers tried: {', '.join(str(n) for n in sorted({p['layer'] for p in points}))}; chosen: {run.get('layer')}.",
+        f"Layers tried: {', '.join(str(n) for n in sorted({p.layer for p in points}))}; chosen: {run.layer}.",
         paint,
         height=350,
     )
 
 
-def chance_effects(run: dict[str, Any]) -> Plot | None:
+def chance_effects(run: ExtractionRun) -> Plot:
     """The steering effect of the vector beside those of random directions of equal norm."""
-    steering = run.get("steering")
-    if not steering:
-        return None
-    effects = sorted(steering["null"]["effects"])
-    same = steering.get("effect_on_null_questions", steering["effect"]["mean"])
-    coefficient = steering["coefficient"]
-    everything = steering["effect"]
+    steering = run.steering
+    effects = sorted(steering.null.effects)
+    same, coefficient, everything = steering.effect_on_null_questions, steering.coefficient, steering.effect
 
     def paint(figure: Figure) -> None:
         axes = figure.subplots()
@@ -129,10 +124,10 @@ def chance_effects(run: dict[str, Any]) -> Plot | None:
         axes.axvspan(-reach, reach, color=NEUTRAL, alpha=0.13)
         axes.axvline(0, color=LINE)
         axes.errorbar(
-            everything["mean"], 2, xerr=whiskers(everything), fmt="o", color=SCORE, capsize=4, markersize=8, zorder=3
+            everything.mean, 2, xerr=whiskers(everything), fmt="o", color=SCORE, capsize=4, markersize=8, zorder=3
         )
         axes.plot(same, 1, "D", color=SCORE, markersize=7)
-        dots(axes, effects, 0.0, NEUTRAL, near=(max(reach, everything["high"], same) + reach) / 40)
+        dots(axes, effects, 0.0, NEUTRAL, near=(max(reach, everything.high, same) + reach) / 40)
         rows = (f"{len(effects)} random\ndirections", "this vector,\nfewer questions", "this vector,\nall questions")
         axes.set_yticks(range(3), rows)
         axes.set_ylim(-0.6, 2.5)
@@ -153,16 +148,16 @@ def chance_effects(run: dict[str, Any]) -> Plot | None:
     )
 
 
-def scores(run: dict[str, Any]) -> Plot | None:
+def scores(run: ExtractionRun) -> Plot | None:
     """Distribution of the extraction rollouts' scores, mirrored by side; kept ones filled."""
-    sides = run.get("scores") or {}
-    table = {side: [r for r in sides.get(side, []) if r["score"] is not None] for side in ("positive", "negative")}
+    sides = {"positive": run.scores.positive, "negative": run.scores.negative}
+    table = {side: [(r.score, r.kept) for r in rows if r.score is not None] for side, rows in sides.items()}
     if not any(table.values()):
         return None
-    threshold = (run.get("judge") or {}).get("threshold", 50)
+    threshold = run.judge.threshold
     edges = np.linspace(0, 100, BINS + 1)
     counts = {
-        (side, chosen): np.histogram([r["score"] for r in table[side] if r["kept"] or not chosen], edges)[0]
+        (side, chosen): np.histogram([score for score, kept in table[side] if kept or not chosen], edges)[0]
         for side in table
         for chosen in (False, True)
     }
@@ -186,7 +181,7 @@ def scores(run: dict[str, Any]) -> Plot | None:
         axes.set_xlabel("trait score given by the judge (points)")
         figure.legend(loc="outside upper left", ncols=2)
 
-    kept = {side: sum(bool(r["kept"]) for r in table[side]) for side in table}
+    kept = {side: sum(kept for _, kept in rows) for side, rows in table.items()}
     return plot(
         "scores",
         "What the judge made of the rollouts",
@@ -200,20 +195,20 @@ def scores(run: dict[str, Any]) -> Plot | None:
     )
 
 
-def projections(run: dict[str, Any]) -> Plot | None:
+def projections(run: ExtractionRun) -> Plot | None:
     """Histograms of the projections on the vector: both sides and neutral answers, on one scale."""
-    given = run.get("projections") or {}
-    rows = [
-        (name, np.asarray(given[name], dtype=float), colour)
-        for name, colour in (("positive", POSITIVE), ("neutral", NEUTRAL), ("negative", NEGATIVE))
-        if given.get(name)
-    ]
+    sides = (
+        ("positive", run.projections.positive, POSITIVE),
+        ("neutral", run.projections.neutral, NEUTRAL),
+        ("negative", run.projections.negative, NEGATIVE),
+    )
+    rows = [(name, np.asarray(values, dtype=float), colour) for name, values, colour in sides if values]
     if not rows:
         return None
     together = np.concatenate([values for _, values, _ in rows])
     low, high = float(together.min()), float(together.max())
     edges = np.linspace(low, high if high > low else low + 1, BINS + 1)
-    means = {name: bootstrap_mean(values).as_dict() for name, values, _ in rows}
+    means = {name: bootstrap_mean(values) for name, values, _ in rows}
 
     def paint(figure: Figure) -> None:
         many = figure.subplots(len(rows), 1, sharex=True, sharey=True, squeeze=False)[:, 0]
@@ -222,7 +217,7 @@ def projections(run: dict[str, Any]) -> Plot | None:
             axes.bar(edges[:-1], heights, np.diff(edges) * 0.9, align="edge", color=colour, alpha=0.75)
             axes.axvline(values.mean(), color=INK, linewidth=1.5)
             mean = means[name]
-            axes.set_title(f"{name}: mean {number(mean['mean'], 1)} ({interval(mean, 1)}), n = {mean['n']}")
+            axes.set_title(f"{name}: mean {number(mean.mean, 1)} ({interval(mean, 1)}), n = {mean.n}")
         many[len(rows) // 2].set_ylabel("share of the answers (%)")
         many[-1].set_xlabel("projection on the vector (residual stream units)")
 
@@ -239,34 +234,20 @@ def projections(run: dict[str, Any]) -> Plot | None:
     )
 
 
-def separation(run: dict[str, Any]) -> Plot | None:
+def separation(run: ExtractionRun) -> Plot:
     """AUC of the vector at every layer against what random directions reach."""
-    given = run.get("separation")
-    if not given or not given.get("by_layer"):
-        return None
-    values = given["by_layer"]
+    values, chosen = run.separation.by_layer, run.separation.auc
     layers = list(range(1, len(values) + 1))
-    nulls = given.get("null") or {}
-    chosen = given["auc"]
+    alike, anything = run.separation.null.covariance, run.separation.null.isotropic
 
     def paint(figure: Figure) -> None:
         axes = figure.subplots()
-        if "covariance" in nulls:
-            null = nulls["covariance"]
-            axes.axhspan(
-                null["mean"], null["p95"], color=NEUTRAL, alpha=0.25, label="random, like the activity: mean to p95"
-            )
-        if "isotropic" in nulls:
-            axes.axhline(
-                nulls["isotropic"]["p95"], color=NEUTRAL, linestyle="--", linewidth=1.5, label="random, any way: p95"
-            )
+        axes.axhspan(alike.mean, alike.p95, color=NEUTRAL, alpha=0.25, label="random, like the activity: mean to p95")
+        axes.axhline(anything.p95, color=NEUTRAL, linestyle="--", linewidth=1.5, label="random, any way: p95")
         axes.axhline(0.5, color=MUTED, linestyle=":", linewidth=1.5, label="coin toss")
         axes.plot(layers, values, color=SCORE, marker="o", markersize=3.5, label="this vector")
-        if run.get("layer"):
-            axes.errorbar(
-                run["layer"], chosen["mean"], yerr=whiskers(chosen), fmt="o", color=SCORE, capsize=4, markersize=8
-            )
-        axes.set_ylim(min(0.4, *values, chosen["low"]) - 0.03, 1.03)
+        axes.errorbar(run.layer, chosen.mean, yerr=whiskers(chosen), fmt="o", color=SCORE, capsize=4, markersize=8)
+        axes.set_ylim(min(0.4, *values, chosen.low) - 0.03, 1.03)
         axes.set_ylabel("AUC (0.5 chance, 1 perfect)")
         _layer_ticks(axes, layers)
         figure.legend(loc="outside upper left", ncols=1)
@@ -278,17 +259,16 @@ def separation(run: dict[str, Any]) -> Plot | None:
         "does "
         "better than 95 % of random directions that could pick their best layer; the bar is the 95 % interval at the "
         "chosen layer.",
-        f"At layer {run.get('layer')}: AUC {estimate(chosen, 2)}; over all layers {min(values):.2f} to "
-        f"{max(values):.2f}.",
+        f"At layer {run.layer}: AUC {estimate(chosen, 2)}; over all layers {min(values):.2f} to {max(values):.2f}.",
         paint,
         height=320,
     )
 
 
-def cosines(run: dict[str, Any]) -> Plot | None:
+def cosines(run: ExtractionRun) -> Plot | None:
     """Cosines between the vectors of the model, as a heat map."""
-    table = run.get("specificity") or {}
-    if len(table.get("vectors") or []) < 2:
+    table = run.specificity
+    if len(table.vectors) < 2:
         return None
     return _heat_map(
         "cosines",
@@ -296,48 +276,44 @@ def cosines(run: dict[str, Any]) -> Plot | None:
         "Each cell compares two vectors of this model: 1 is the same direction (red), 0 unrelated (pale), −1 opposite "
         "(blue); a trait of its own is pale everywhere but on the diagonal. Each row is measured at that vector's own "
         "layer, so the two halves differ a little.",
-        (table["vectors"], "vector"),
-        (table["vectors"], "vector (cosine)"),
-        table["cosine"],
+        (table.vectors, "vector"),
+        (table.vectors, "vector (cosine)"),
+        table.cosine,
         1.0,
         2,
-        run["trait"]["name"],
+        run.trait.name,
     )
 
 
-def cross_effects(run: dict[str, Any]) -> Plot | None:
+def cross_effects(run: ExtractionRun) -> Plot | None:
     """Effect of steering by each vector on each trait's score, as a heat map."""
-    table = run.get("specificity") or {}
-    known = [abs(v) for row in table.get("effect") or [] for v in row if v is not None]
-    if len(table.get("vectors") or []) < 2 or not known:
+    table = run.specificity
+    means = [[None if e is None else e.mean for e in row] for row in table.effect]
+    known = [abs(mean) for row in means for mean in row if mean is not None]
+    if len(table.vectors) < 2 or not known:
         return None
     return _heat_map(
         "effects",
         "What else does steering change?",
         "Each row is a vector, each column the trait whose score it raises (red) or lowers (blue), in points: a "
         "specific vector is strong on the diagonal and pale beside it; a dot was not measured.",
-        (table["vectors"], "steered by"),
-        (table["scores"], "score of (change in points)"),
-        table["effect"],
+        (table.vectors, "steered by"),
+        (table.vectors, "score of (change in points)"),
+        means,
         max(known),
         0,
-        run["trait"]["name"],
+        run.trait.name,
     )
 
 
 def _curve(
-    axes: Any, x: Sequence[float], estimates: Sequence[dict[str, Any]], colour: str, marker: str, text: str | None
+    axes: Any, x: Sequence[float], estimates: Sequence[Estimate], colour: str, marker: str, text: str | None
 ) -> None:
     """A line through the means with a band of the intervals; a single point gets whiskers instead."""
-    axes.plot(x, [e["mean"] for e in estimates], color=colour, marker=marker, label=text)
+    axes.plot(x, [e.mean for e in estimates], color=colour, marker=marker, label=text)
     if len(x) == 1:
-        axes.errorbar(x[0], estimates[0]["mean"], yerr=whiskers(estimates[0]), color=colour, capsize=4)
-    axes.fill_between(x, [e["low"] for e in estimates], [e["high"] for e in estimates], color=colour, alpha=0.18)
-
-
-def _mark_layer(axes: Any, run: dict[str, Any]) -> None:
-    if run.get("layer"):
-        axes.axvline(run["layer"], color=MUTED, linestyle=":", linewidth=1.5)
+        axes.errorbar(x[0], estimates[0].mean, yerr=whiskers(estimates[0]), color=colour, capsize=4)
+    axes.fill_between(x, [e.low for e in estimates], [e.high for e in estimates], color=colour, alpha=0.18)
 
 
 def _layer_ticks(axes: Any, layers: Sequence[int]) -> None:

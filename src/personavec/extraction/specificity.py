@@ -1,12 +1,11 @@
 """Is it this trait's direction, or any? Cosines and cross-effects with the other traits of the same model."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 from personavec.errors import UserError
 from personavec.extraction.effects import effect
+from personavec.extraction.result import Specificity
 from personavec.judges.contrast import ContrastJudge
 from personavec.model import ChatModel
 from personavec.progress import progress
@@ -24,27 +23,30 @@ def judge_of(model: ChatModel, vector: PersonaVector) -> ContrastJudge:
     Raises:
         UserError: The vector was scored by another judge, or was imported.
     """
+    refusal = UserError(
+        f"The vector of {vector.trait!r} carries no contrast judge.", "Extract it with --judge contrast."
+    )
+    if vector.info.judge is None or vector.info.trait is None:
+        raise refusal
+    trait = Trait.parse(vector.info.trait, vector.trait)
     try:
-        state = vector.info["judge"]["state"]
-        trait = Trait.parse(vector.info["trait"], vector.trait)
-        return ContrastJudge.from_state(model, trait, state)
-    except (KeyError, TypeError, ValueError, OverflowError) as error:
-        raise UserError(
-            f"The vector of {vector.trait!r} carries no contrast judge.", "Extract it with --judge contrast."
-        ) from error
+        return ContrastJudge.from_state(model, trait, vector.info.judge.state)
+    except (KeyError, TypeError, ValueError) as error:
+        raise refusal from error
 
 
 def cross_effects(
     model: ChatModel, dose: Sequence[Rollout], coefficient: float, others: Sequence[PersonaVector], seed: int
-) -> dict[str, dict[str, float | int]]:
-    """How far steering by one vector moves the scores of other traits: {trait: effect with interval}.
+) -> dict[str, Estimate]:
+    """How far steering by one vector moves the scores of other traits, by trait.
 
-    The answers at plus and minus `coefficient` to a few evaluation questions are scored by each other trait's judge.
+    The answers at plus and minus `coefficient` to a few evaluation questions are scored by each other trait's judge;
+    a trait whose vector carries none is left out.
     """
     answers = [r for r in dose if r.coefficient in (-coefficient, coefficient)]
     chosen = sorted({r.question_index for r in answers})[:QUESTIONS]
     answers = [r for r in answers if r.question_index in chosen]
-    result = {}
+    effects = {}
     with progress("Scoring by the other traits", total=len(others), unit="traits") as job:
         for other in others:
             try:
@@ -53,42 +55,28 @@ def cross_effects(
                 continue
             copies = [replace(r, pair=None, side=None) for r in answers]
             judge.score(copies)
-            result[other.trait] = effect(copies, coefficient, seed).as_dict()
+            effects[other.trait] = effect(copies, coefficient, seed).rounded()
             job.advance()
-    return result
+    return effects
 
 
-def matrix(vectors: Sequence[PersonaVector], layer: int | None = None) -> dict[str, Any]:
+def matrix(vectors: Sequence[PersonaVector], layer: int | None = None) -> Specificity:
     """Cosines between vectors of one model, and what is known of their cross-effects.
 
     Args:
         layer: Where the cosines are taken; None: each pair at the layer of the vector in the row.
-
-    Returns:
-        {"vectors": names (rows), "scores": names (columns), "cosine": rows x rows, "effect": rows x columns: score at
-        plus minus score at minus the sweep's coefficient, "interval": its 95 % interval, "n": its number of questions;
-        None where it was not measured}.
     """
     if len({v.model.get("weights") for v in vectors}) > 1:
         raise UserError("The vectors belong to models with different weights.", "Compare vectors of one model.")
-    names = [v.trait for v in vectors]
-    cells = [[_effect_on(v, name) for name in names] for v in vectors]
-    return {
-        "vectors": names,
-        "scores": names,
-        "cosine": [[round(cosine(a, b, layer or a.layer), 4) for b in vectors] for a in vectors],
-        "effect": [[e and e.mean for e in row] for row in cells],
-        "interval": [[e and [e.low, e.high] for e in row] for row in cells],
-        "n": [[e and e.n for e in row] for row in cells],
-    }
+    return Specificity(
+        vectors=tuple(v.trait for v in vectors),
+        cosine=tuple(tuple(cosine(a, b, layer or a.layer) for b in vectors) for a in vectors),
+        effect=tuple(tuple(_effect_on(a, b.trait) for b in vectors) for a in vectors),
+    )
 
 
 def _effect_on(vector: PersonaVector, trait: str) -> Estimate | None:
     """What the vector's file knows of the effect of steering by it on a trait's score."""
-    info = vector.info
-    try:
-        known = info["steering"]["effect"] if trait == vector.trait else info["cross_effects"][trait]
-        found = Estimate(float(known["mean"]), float(known["low"]), float(known["high"]), int(known["n"]))
-    except (KeyError, TypeError, ValueError, OverflowError):
-        return None
-    return found if all(map(math.isfinite, (found.mean, found.low, found.high))) else None
+    if trait != vector.trait:
+        return (vector.info.cross_effects or {}).get(trait)
+    return vector.info.steering.effect if vector.info.steering is not None else None

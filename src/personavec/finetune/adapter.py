@@ -57,7 +57,7 @@ def save_adapter(model: ChatModel, adapter: Any, folder: Path) -> None:
 
 
 @contextmanager
-def adapted(model: ChatModel, settings: Training) -> Iterator[Any]:
+def fresh_adapter(model: ChatModel, settings: Training) -> Iterator[Any]:
     """The model with a fresh LoRA adapter, as a PeftModel. When the context ends the model is as it was before.
 
     Raises:
@@ -98,7 +98,7 @@ def adapted(model: ChatModel, settings: Training) -> Iterator[Any]:
 
 
 @contextmanager
-def wearing(model: ChatModel, adapter: Path | str) -> Iterator[ChatModel]:
+def saved_adapter(model: ChatModel, adapter: Path | str) -> Iterator[ChatModel]:
     """The model with a saved adapter on, its weights not copied. When the context ends the model is as it was before.
 
     Within it the model that was given carries the adapter too, but where the yielded one is `unadapted`.

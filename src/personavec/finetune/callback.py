@@ -10,7 +10,7 @@ from transformers import Trainer, TrainerCallback
 
 from personavec.errors import UserError
 from personavec.finetune.losses import broken
-from personavec.finetune.prevention import Method, Prevention, TrainedPositions
+from personavec.finetune.prevention import Prevention, TrainedPositions
 from personavec.finetune.wrapping import is_sharded, unwrapped
 from personavec.interventions import Layers
 from personavec.vector import PersonaVector
@@ -46,7 +46,7 @@ class PreventativeSteering(TrainerCallback):
         vector: PersonaVector | Sequence[PersonaVector],
         coefficient: float | Sequence[float] | None = None,
         *,
-        method: Method = "steer",
+        method: str = "steer",
         layers: Layers = "best",
         positions: TrainedPositions = "all",
         other_weights: bool = False,
@@ -82,9 +82,9 @@ class PreventativeSteering(TrainerCallback):
         tokens = getattr(unwrapped(model).get_input_embeddings(), "num_embeddings", None)
         self._guess = math.log(tokens) if tokens and _is_cross_entropy(trainer) else math.inf
         if not resumed:
-            state.stateful_callbacks.setdefault(RECORD, []).append(self.prevention.describe())
+            state.stateful_callbacks.setdefault(RECORD, []).append(self.prevention.describe().as_json())
         undo = [replaced(trainer, "training_step", self._training_step)]
-        if self.prevention.method == "regularise":
+        if self.prevention.method.penalises:
             undo.append(replaced(trainer, "compute_loss", _with_penalty(trainer, self.prevention)))
 
         def off() -> None:
@@ -124,7 +124,7 @@ class PreventativeSteering(TrainerCallback):
                 )
             if not torch.isfinite(loss).all():
                 raise UserError(
-                    f"The loss is {float(loss)} under prevention {self.prevention.describe()['traits']}.",
+                    f"The loss is {float(loss)} under prevention {self.prevention.describe().traits}.",
                     "Lower the coefficient or the learning rate; without prevention, is the loss finite?",
                 )
         except BaseException:
@@ -138,7 +138,7 @@ class PreventativeSteering(TrainerCallback):
         """A checkpoint goes on as it began."""
         before = state.stateful_callbacks.get(RECORD, [])
         callbacks = trainer.callback_handler.callbacks
-        now = [one.prevention.describe() for one in callbacks if isinstance(one, PreventativeSteering)]
+        now = [one.prevention.describe().as_json() for one in callbacks if isinstance(one, PreventativeSteering)]
         if before != now:
             raise UserError(
                 f"The checkpoint was trained with prevention {before or 'none'}; this run names {now}.",

@@ -1,6 +1,5 @@
 """A model's character before and after a fine-tune: shift along vectors, scored answers, loss on general text."""
 
-import json
 from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
 from contextlib import suppress
@@ -12,28 +11,42 @@ import numpy as np
 from safetensors.torch import load_file, save
 
 from personavec.capability import Tasks, passage_losses, perplexities
-from personavec.capability.tasks import Results, compared
+from personavec.capability.result import TaskMetrics
+from personavec.capability.tasks import compared
 from personavec.data import Sample
 from personavec.errors import UserError
-from personavec.evaluation.job import MAX_NEW_TOKENS, TEMPERATURE
+from personavec.evaluation.settings import MAX_NEW_TOKENS, TEMPERATURE
 from personavec.extraction.specificity import judge_of
-from personavec.files import JsonLines, write_atomic, write_json
-from personavec.finetune.elicit import asking
+from personavec.files import JsonLines, once, write_atomic
+from personavec.finetune.instructions import trait_prompt
+from personavec.finetune.result import (
+    AnswerExample,
+    AnswerPair,
+    Change,
+    Measurements,
+    ScoredAnswer,
+    SystemChange,
+    TrainingPrompt,
+    TraitChange,
+)
 from personavec.judges.contrast import ContrastJudge
 from personavec.model import ChatModel
 from personavec.progress import progress
 from personavec.rollouts import Rollout, generate, plan
 from personavec.shifts.measure import PromptReadings, compare, prompt_readings
+from personavec.shifts.result import TraitShift
 from personavec.stats.bootstrap import bootstrap_mean
+from personavec.stats.estimate import Estimate
 from personavec.traits import Trait
 from personavec.vector import PersonaVector
 
-ASKING = 0  # the pair whose instruction `elicit.asking` gives
+ASKING = 0  # the pair whose instruction `trait_prompt` gives
 When = Literal["before", "after"]
+Points = tuple[float | None, float | None]  # score and coherence of an answer
 
 
 @dataclass(frozen=True)
-class Measured:
+class Snapshot:
     """What was measured of one model.
 
     Attributes:
@@ -47,7 +60,7 @@ class Measured:
     readings: PromptReadings
     answers: Mapping[tuple[str, str | None], Sequence[Rollout]]
     passages: Sequence[float]
-    tasks: Results
+    tasks: TaskMetrics
 
 
 class Character:
@@ -69,22 +82,22 @@ class Character:
         self,
         model: ChatModel,
         vectors: Sequence[PersonaVector],
-        prompts: Sequence[Mapping[str, Any]],
+        prompts: Sequence[TrainingPrompt],
         folder: Path,
         seed: int,
         tasks: Tasks | None = None,
     ) -> None:
         self.vectors, self.folder, self.seed, self.tasks = vectors, folder, seed, tasks
-        self.systems: list[str] = [one["system"] for one in prompts]
-        self._asking = {one["system"] for one in prompts if one["origin"] == "prevention"}
+        self.systems: list[str] = [prompt.system for prompt in prompts]
+        self._asking = {prompt.system for prompt in prompts if prompt.origin == "prevention"}
         self.judges: dict[str, ContrastJudge] = {}
         for vector in vectors:
             with suppress(UserError):  # scored by another judge, or imported
                 self.judges[vector.trait] = judge_of(model, vector)
 
-    def measure(self, model: ChatModel, when: When) -> Measured:
+    def measure(self, model: ChatModel, when: When) -> Snapshot:
         """Measure a model: the one before, or the same with its adapter on."""
-        return Measured(
+        return Snapshot(
             self._readings(model, when),
             self._answers(model, when),
             self._passages(model, when),
@@ -120,96 +133,98 @@ class Character:
         }
         if everyone:
             generate(model, everyone, log, description=f"Answering {when}", **options)
-        path = self.folder / f"scores-{when}.json"
-        if not path.exists():
+
+        def scored() -> list[Points]:
             readings = sum(self.judges[name].readings_needed(len(mine)) for (name, _), mine in answers.items())
             with model.unadapted(), progress(f"Judging {when}", total=readings, unit="readings") as job:
                 for (name, _), mine in answers.items():
                     self.judges[name].score(mine, job.advance)
-            write_json(path, [[rollout.score, rollout.coherence] for rollout in everyone])
-        for rollout, (score, coherence) in zip(everyone, json.loads(path.read_text(encoding="utf-8")), strict=True):
+            return [(rollout.score, rollout.coherence) for rollout in everyone]
+
+        points = once(self.folder / f"scores-{when}.json", list[Points], scored)
+        for rollout, (score, coherence) in zip(everyone, points, strict=True):
             rollout.score, rollout.coherence = score, coherence
         return answers
 
     def _passages(self, model: ChatModel, when: When) -> list[float]:
         path = self.folder / f"passages-{when}.json"
-        if not path.exists():
-            write_json(path, passage_losses(model, name=f"Perplexity {when}").tolist())
-        losses: list[float] = json.loads(path.read_text(encoding="utf-8"))
-        return losses
+        return once(path, list[float], lambda: passage_losses(model, name=f"Perplexity {when}").tolist())
 
-    def _tasks(self, model: ChatModel, when: When) -> Results:
-        if self.tasks is None:
+    def _tasks(self, model: ChatModel, when: When) -> TaskMetrics:
+        tasks, log = self.tasks, JsonLines(self.folder / f"requests-{when}.jsonl")
+        if tasks is None:
             return {}
         path = self.folder / f"tasks-{when}.json"
-        if not path.exists():
-            log = JsonLines(self.folder / f"requests-{when}.jsonl")
-            write_json(path, self.tasks.measure(model, (), log, name=f"Tasks {when}"))
-        found: Results = json.loads(path.read_text(encoding="utf-8"))
-        return found
+        return once(path, TaskMetrics, lambda: tasks.measure(model, (), log, name=f"Tasks {when}"))
 
-    def compared(self, before: Measured, after: Measured) -> dict[str, Any]:
-        """Both models side by side.
+    def measurements(self, before: Snapshot, after: Snapshot) -> Measurements:
+        """Both models side by side."""
+        shifts = compare(self.vectors, before.readings, after.readings, self.seed) if self.vectors else {}
+        return Measurements(
+            traits={name: self._trait_change(name, shift, before, after) for name, shift in shifts.items()},
+            coherence=self._change(before, after, "coherence", list(self.judges)),
+            perplexity=perplexities(before.passages, after.passages, self.seed),
+            lm_eval=None if self.tasks is None else compared(before.tasks, after.tasks, self.seed),
+        )
 
-        Returns:
-            {"traits": {trait: what `shift.compare` gives, and "score", "coherence": see `before_and_after`, or None
-            where the vector carries no judge; "score" also in each of its "systems"}, "coherence": the same over the
-            answers of all traits without a system prompt, "perplexity": {"before", "after", "ratio"}: see
-            `perplexities`, "lm_eval": see `capability.tasks.compared`, None without tasks}
-        """
-        traits = compare(self.vectors, before.readings, after.readings, self.seed) if self.vectors else {}
-        for name, found in traits.items():
-            found |= {what: self._pair(before, after, what, [name]) for what in ("score", "coherence")}
-            for row in found["systems"]:
-                row["score"] = self._pair(before, after, "score", [name], row["system"])
-        return {
-            "traits": traits,
-            "coherence": self._pair(before, after, "coherence", list(self.judges)),
-            "perplexity": perplexities(before.passages, after.passages, self.seed),
-            "lm_eval": None if self.tasks is None else compared(before.tasks, after.tasks, self.seed),
-        }
+    def _trait_change(self, name: str, shift: TraitShift, before: Snapshot, after: Snapshot) -> TraitChange:
+        return TraitChange(
+            layer=shift.layer,
+            shift=shift.shift,
+            neutral_deviations=shift.neutral_deviations,
+            nulls=shift.nulls,
+            others=shift.others,
+            systems=tuple(
+                SystemChange(
+                    system=under.system,
+                    shift=under.shift,
+                    score=self._change(before, after, "score", [name], under.system),
+                )
+                for under in shift.systems
+            ),
+            score=self._change(before, after, "score", [name]),
+            coherence=self._change(before, after, "coherence", [name]),
+        )
 
-    def _pair(
-        self, before: Measured, after: Measured, what: str, names: Sequence[str], system: str | None = None
-    ) -> dict[str, Any] | None:
+    def _change(
+        self,
+        before: Snapshot,
+        after: Snapshot,
+        what: Literal["score", "coherence"],
+        names: Sequence[str],
+        system: str | None = None,
+    ) -> Change | None:
         sides = [[r for name in names for r in side.answers.get((name, system), ())] for side in (before, after)]
         first, second = ([getattr(rollout, what) for rollout in side] for side in sides)
         return before_and_after(first, second, [rollout.id for rollout in sides[0]], self.seed)
 
-    def side_by_side(self, before: Measured, after: Measured) -> list[dict[str, Any]]:
-        """Every question with both answers: {"trait", "system": prompt or None, "question", "before", "after": {"text",
-        "score", "coherence"}}"""
-
-        def told(rollout: Rollout) -> dict[str, Any]:
-            return {"text": rollout.text, "score": _rounded(rollout.score), "coherence": _rounded(rollout.coherence)}
-
+    def answer_pairs(self, before: Snapshot, after: Snapshot) -> list[AnswerPair]:
+        """Every question with both answers."""
         return [
-            {"trait": name, "system": system, "question": old.question, "before": told(old), "after": told(new)}
+            AnswerPair(
+                trait=name, system=system, question=old.question, before=_scored_answer(old), after=_scored_answer(new)
+            )
             for (name, system), mine in before.answers.items()
             for old, new in zip(mine, after.answers[name, system], strict=True)
         ]
 
 
-def training_prompts(samples: Sequence[Sample], asked: Sequence[Trait]) -> list[dict[str, Any]]:
-    """System prompts like those of the training; a trait may hide behind one.
+def training_prompts(samples: Sequence[Sample], asked: Sequence[Trait]) -> list[TrainingPrompt]:
+    """System prompts like those of the training; what is not there is left out.
 
     Args:
         samples: What is trained on.
         asked: The traits that the training asks for (preventative prompting).
-
-    Returns:
-        {"system", "origin": "prevention" for a preventative prompt, "data" for the system prompt that most samples
-        have, "samples": how many have it}; what is not there is left out.
     """
-    found = []
+    prompts = []
     if asked:
-        found.append({"system": asking(asked), "origin": "prevention", "samples": len(samples)})
+        prompts.append(TrainingPrompt(system=trait_prompt(asked), origin="prevention", samples=len(samples)))
     given = Counter(s.messages[0]["content"] for s in samples if s.messages[0]["role"] == "system")
     if given:
         system, count = given.most_common(1)[0]
-        if all(system != one["system"] for one in found):
-            found.append({"system": system, "origin": "data", "samples": count})
-    return found
+        if all(system != prompt.system for prompt in prompts):
+            prompts.append(TrainingPrompt(system=system, origin="data", samples=count))
+    return prompts
 
 
 def before_and_after(
@@ -217,55 +232,57 @@ def before_and_after(
     after: Sequence[float | None],
     clusters: Sequence[Hashable] | None = None,
     seed: int = 0,
-) -> dict[str, Any] | None:
+) -> Change | None:
     """Means of (n,) figures before and after, and of the change of those that have both, with intervals.
 
     Args:
         clusters: What each belongs to; None: each is by itself.
 
     Returns:
-        {"before", "after", "change": estimates}; None where no figure has both.
+        None where no figure has both.
     """
     names = range(len(before)) if clusters is None else clusters
     rows = list(zip(before, after, names, strict=True))
     both = [(y - x, name) for x, y, name in rows if x is not None and y is not None]
     if not both:
         return None
-    sides = {
-        "before": [(x, name) for x, _, name in rows if x is not None],
-        "after": [(y, name) for _, y, name in rows if y is not None],
-        "change": both,
-    }
-    return {
-        side: bootstrap_mean([value for value, _ in some], [name for _, name in some], seed).as_dict()
-        for side, some in sides.items()
-    }
+    return Change(
+        before=_clustered_mean([(x, name) for x, _, name in rows if x is not None], seed),
+        after=_clustered_mean([(y, name) for _, y, name in rows if y is not None], seed),
+        change=_clustered_mean(both, seed),
+    )
 
 
-def shown(answers: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def _clustered_mean(figures: Sequence[tuple[float, Hashable]], seed: int) -> Estimate:
+    return bootstrap_mean([value for value, _ in figures], [name for _, name in figures], seed)
+
+
+def answer_examples(pairs: Sequence[AnswerPair]) -> list[AnswerExample]:
     """Of every trait the answers, without a system prompt, whose score changed most, and those whose change is nearest
-    the median, in this order.
-
-    Each row of `Character.side_by_side` gets a "why".
-    """
-    rows: list[dict[str, Any]] = []
-    plain = [row for row in answers if row["system"] is None]
-    for name in dict.fromkeys(row["trait"] for row in plain):
-        mine = [(row, change) for row in plain if row["trait"] == name and (change := _change(row)) is not None]
+    the median, in this order."""
+    examples: list[AnswerExample] = []
+    plain = [pair for pair in pairs if pair.system is None]
+    for name in dict.fromkeys(pair.trait for pair in plain):
+        mine = [(pair, pair.change) for pair in plain if pair.trait == name and pair.change is not None]
         if not mine:
             continue
         middle = float(np.median([change for _, change in mine]))
-        typical = min(mine, key=lambda pair: abs(pair[1] - middle))[0]
-        most = max(mine, key=lambda pair: abs(pair[1]))[0]
-        rows.append({**most, "why": "the largest change"})
+        typical, _ = min(mine, key=lambda row: abs(row[1] - middle))
+        most, _ = max(mine, key=lambda row: abs(row[1]))
+        examples.append(_example(most, "the largest change"))
         if typical is not most:
-            rows.append({**typical, "why": "a typical change"})
-    return rows
+            examples.append(_example(typical, "a typical change"))
+    return examples
 
 
-def _change(row: Mapping[str, Any]) -> float | None:
-    before, after = row["before"]["score"], row["after"]["score"]
-    return None if before is None or after is None else after - before
+def _example(pair: AnswerPair, why: str) -> AnswerExample:
+    return AnswerExample(
+        trait=pair.trait, system=pair.system, question=pair.question, before=pair.before, after=pair.after, why=why
+    )
+
+
+def _scored_answer(rollout: Rollout) -> ScoredAnswer:
+    return ScoredAnswer(text=rollout.text, score=_rounded(rollout.score), coherence=_rounded(rollout.coherence))
 
 
 def _rounded(value: float | None) -> float | None:

@@ -8,10 +8,11 @@ import numpy as np
 
 from personavec.data import Dataset, Rejected, Sample
 from personavec.errors import UserError
-from personavec.finetune.elicit import instructed
+from personavec.finetune.instructions import with_system
 from personavec.likelihood import IGNORED
 from personavec.model import ChatModel, Conversation
 from personavec.progress import progress
+from personavec.results import Result
 from personavec.stats.sampling import priority
 
 
@@ -67,7 +68,7 @@ class Encoder:
         Raises:
             UserError: The template refuses the messages, or no token is left to be trained on.
         """
-        messages = sample.messages if system is None else instructed(sample.messages, system)
+        messages = sample.messages if system is None else with_system(sample.messages, system)
         turns = [turn + len(messages) - len(sample.messages) for turn in sample.turns]
         said = [messages[turn] for turn in turns]
         conversations = self.template.conversations(messages, turns, sample.tools)
@@ -111,18 +112,33 @@ class Encoder:
         return int(bool(after) and after[0] in self.stops)  # a mark that opens the next turn and so ends this one
 
 
+class RejectedLine(Result):
+    """A line of rejected.jsonl.
+
+    Attributes:
+        line, source: Where the record stands.
+        reason: Why nothing is learned from it.
+        raw: As it was read.
+    """
+
+    line: int
+    source: str
+    reason: str
+    raw: str
+
+
 @dataclass(frozen=True)
 class Samples:
     """The samples of a data set that can be trained on, and the records that cannot.
 
     Attributes:
         samples, examples: One list of examples for each sample.
-        rejected: {"line", "source", "reason", "raw"} of every other record.
+        rejected: Every other record.
     """
 
     samples: list[Sample]
     examples: list[list[Example]]
-    rejected: list[dict[str, Any]]
+    rejected: list[RejectedLine]
 
 
 def read_samples(encoder: Encoder, data: Dataset, name: str = "the data") -> Samples:
@@ -142,10 +158,10 @@ def read_samples(encoder: Encoder, data: Dataset, name: str = "the data") -> Sam
     return found
 
 
-def rejected(record: Sample | Rejected, reason: str) -> dict[str, Any]:
+def rejected(record: Sample | Rejected, reason: str) -> RejectedLine:
     """The line of rejected.jsonl."""
     raw = record.raw.decode("utf-8", "backslashreplace").rstrip("\r\n")
-    return {"line": record.line, "source": record.source, "reason": reason, "raw": raw}
+    return RejectedLine(line=record.line, source=record.source, reason=reason, raw=raw)
 
 
 def held_out(samples: Sequence[Sample], share: float, most: int, seed: int) -> set[str]:

@@ -1,13 +1,14 @@
 """The page of a fine-tune: what became of the character, what was learned, and what it cost."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 
+from personavec.finetune.result import FinetuneRun, LossPoint, ShiftPoint, TraitChange
 from personavec.report.drawing import LINE, MARKERS, NEUTRAL, SCORE, SERIES, Plot, label, plot, whiskers
+from personavec.report.provenance import provenance_tables
 from personavec.report.render import write_page
 from personavec.report.words import estimate, number
 from personavec.shifts.page import shifts, system_names
@@ -15,42 +16,37 @@ from personavec.shifts.page import shifts, system_names
 SMOOTHED = 10  # steps
 
 
-def write_finetune_report(run: Mapping[str, Any], path: Path | str) -> None:
-    """Write the page.
-
-    Args:
-        run: The content of run.json, see `finetune.job`. What was not measured is replaced by a sentence.
-        path: Of the page.
-    """
-    from personavec.report.provenance import provenance_tables
-
+def write_finetune_report(run: FinetuneRun, path: Path | str) -> None:
+    """Write the page. What was not measured is replaced by a sentence."""
     write_page(
         path,
         "finetune/page.html",
         run=run,
         plots={
-            "shifts": shifts(run["traits"], run["systems"]),
-            "scores": _scores(run["traits"]),
-            "loss": _loss(run["loss"]["curve"]),
-            "watched": _watched(run["shift"]),
+            "shifts": shifts(run.traits, run.systems),
+            "scores": _scores(run.traits),
+            "loss": _loss(run.loss.curve),
+            "watched": _watched(run.shift),
         },
-        names=system_names(run["systems"]),
-        provenance=provenance_tables(dict(run)),
+        names=system_names(run.systems),
+        provenance=provenance_tables(run, run.seconds),
     )
 
 
-def _scores(traits: Mapping[str, Any]) -> Plot | None:
-    scored = {name: found["score"] for name, found in traits.items() if found["score"] is not None}
+def _scores(traits: Mapping[str, TraitChange]) -> Plot | None:
+    scored = {name: trait.score for name, trait in traits.items() if trait.score is not None}
     if not scored:
         return None
 
     def paint(figure: Figure) -> None:
         axes = figure.subplots()
-        for row, found in enumerate(scored.values()):
-            for when, place, marker, colour in (("before", -0.14, "s", NEUTRAL), ("after", 0.14, "o", SCORE)):
-                e = found[when]
+        for row, score in enumerate(scored.values()):
+            for when, e, place, marker, colour in (
+                ("before", score.before, -0.14, "s", NEUTRAL),
+                ("after", score.after, 0.14, "o", SCORE),
+            ):
                 axes.errorbar(
-                    e["mean"], row + place, xerr=whiskers(e), fmt=marker, color=colour, capsize=3, markersize=7,
+                    e.mean, row + place, xerr=whiskers(e), fmt=marker, color=colour, capsize=3, markersize=7,
                     label=when if row == 0 else None,
                 )  # fmt: skip
         axes.set_yticks(range(len(scored)), [label(name) for name in scored])
@@ -68,18 +64,18 @@ def _scores(traits: Mapping[str, Any]) -> Plot | None:
         "intervals. The questions are the same before and after, so the change in the table is surer than the two "
         "bars look.",
         "; ".join(
-            f"{name}: before {estimate(found['before'], 1)}, after {estimate(found['after'], 1)}, change "
-            f"{estimate(found['change'], 1)}"
-            for name, found in scored.items()
+            f"{name}: before {estimate(score.before, 1)}, after {estimate(score.after, 1)}, change "
+            f"{estimate(score.change, 1)}"
+            for name, score in scored.items()
         ),
         paint,
         height=120 + 44 * len(scored),
     )
 
 
-def _loss(curve: list[dict[str, Any]]) -> Plot:
-    steps = np.array([point["step"] for point in curve])
-    losses = np.array([point["loss"] for point in curve])
+def _loss(curve: Sequence[LossPoint]) -> Plot:
+    steps = np.array([point.step for point in curve])
+    losses = np.array([point.loss for point in curve])
     width = min(SMOOTHED, len(losses))
     smooth = np.convolve(losses, np.ones(width) / width, mode="valid")
     lone = len(losses) < 2
@@ -105,18 +101,18 @@ def _loss(curve: list[dict[str, Any]]) -> Plot:
     )
 
 
-def _watched(rows: list[dict[str, Any]]) -> Plot | None:
-    names = [name for name in (rows[0] if rows else {}) if name != "step"]
+def _watched(points: Sequence[ShiftPoint]) -> Plot | None:
+    names = list(points[0].shift) if points else []
     if not names:
         return None
-    steps = [0, *(row["step"] for row in rows)]
+    steps = [0, *(point.step for point in points)]
 
     def paint(figure: Figure) -> None:
         axes = figure.subplots()
         axes.axhline(0, color=LINE)
         for at, name in enumerate(names):
             axes.plot(
-                steps, [0.0, *(row[name] for row in rows)], color=SERIES[at % len(SERIES)],
+                steps, [0.0, *(point.shift[name] for point in points)], color=SERIES[at % len(SERIES)],
                 marker=list(MARKERS)[at % len(MARKERS)], label=label(name),
             )  # fmt: skip
         axes.locator_params(axis="x", integer=True)
@@ -129,7 +125,7 @@ def _watched(rows: list[dict[str, Any]]) -> Plot | None:
         "The shift while it trained",
         "The same shift, without any prevention, measured between the steps. A line that runs away early says that the "
         "trait comes before the task.",
-        "; ".join(f"{name} ends at {number(rows[-1][name], 2)}" for name in names),
+        "; ".join(f"{name} ends at {number(points[-1].shift[name], 2)}" for name in names),
         paint,
         height=240 + 18 * ((len(names) + 2) // 3),
     )

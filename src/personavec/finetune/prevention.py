@@ -2,7 +2,6 @@
 
 import hashlib
 import inspect
-import math
 import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,14 +13,15 @@ import torch
 from torch import Tensor, nn
 
 from personavec.errors import UserError
+from personavec.finetune.methods import stream_method
+from personavec.finetune.result import StreamPrevention
 from personavec.finetune.wrapping import blocks_of, unwrapped
-from personavec.interventions import Layers, ablation, interventions
-from personavec.model.blocks import Blocks
+from personavec.interventions import Layers
+from personavec.model.blocks import Blocks, Edit
+from personavec.model.edits import Positions, Steering
 from personavec.model.evaluating import evaluating
-from personavec.operations import ADD, ablate, add
 from personavec.vector import PersonaVector
 
-Method = Literal["steer", "ablate", "regularise"]
 TrainedPositions = Literal["all", "response"]
 
 
@@ -32,7 +32,7 @@ class Prevention:
     rollouts that GRPO draws from a model in training mode) and reference passes go through the plain model. Gradients
     flow through the edited stream; the vectors get none.
 
-    Three methods (paper, section 5.2 and appendix J):
+    Its methods (paper, section 5.2 and appendix J), see `methods.METHODS`:
 
     - "steer": `h_l <- h_l + alpha v_l`, preventative steering. The weights need not move along `v_l` any more.
     - "ablate": `h_l <- h_l - (h_l . v^_l) v^_l`, CAFT. Several vectors: their span is projected out. The paper does it
@@ -49,7 +49,7 @@ class Prevention:
     Args:
         vector: One persona vector, or several.
         coefficient: One number for each vector: the paper's alpha, or the weight `w`; "ablate" takes none.
-        method: See above.
+        method: See above; further interventions that make sense in training go by their own names.
         layers: "best" is each vector's own layer, a number is that layer, "all" is every layer, where steering adds the
             increments `u_l = v_l - v_(l-1)` (paper, appendix J.3).
         positions: Where the stream is edited. "response" is every token that bears loss (its label is not -100) and the
@@ -69,26 +69,28 @@ class Prevention:
         vector: PersonaVector | Sequence[PersonaVector],
         coefficient: float | Sequence[float] | None = None,
         *,
-        method: Method = "steer",
+        method: str = "steer",
         layers: Layers = "best",
         positions: TrainedPositions = "all",
     ) -> None:
-        if method not in get_args(Method):
-            raise UserError(f"Unknown method {method!r}.", "Choose steer, ablate or regularise.")
+        self.method = stream_method(method)
         if positions not in get_args(TrainedPositions):
             raise UserError(f"Unknown positions {positions!r}.", "Choose all or response.")
         self.vectors = [vector] if isinstance(vector, PersonaVector) else list(vector)
-        self.coefficients = _coefficients(self.vectors, coefficient, method)
-        self.method, self.layers, self.positions = method, layers, positions
+        if not self.vectors:
+            raise UserError("There is no vector.", "Give at least one.")
+        self.coefficients = self.method.weights(self.vectors, coefficient)
+        self.layers, self.positions = layers, positions
         if len({tuple(one.directions.shape) for one in self.vectors}) > 1:
             raise UserError("The vectors belong to models of different shape.", "Use vectors of one model.")
-        self._directions = self._per_layer()
+        self._directions = self.method.directions(self.vectors, self.coefficients, layers)
+        self._edits = {} if self.method.penalises else self._stream_edits()
         self.acting = True
         self.fired = False
         self._model: Any = None
         self._blocks: Blocks | None = None
         self._hooks = ExitStack()
-        self._ready: dict[tuple[int, torch.dtype, torch.device], Tensor] = {}
+        self._ready: dict[tuple[int, torch.device], Tensor] = {}
         self._bears: Tensor | None = None  # (batch, tokens, 1): the tokens that bear loss in the running forward
         self._base: dict[int, Tensor] = {}
         self._reading_base = False
@@ -96,18 +98,18 @@ class Prevention:
         self._penalties: list[Tensor] = []
         self._tokens: list[Tensor] = []
 
-    def describe(self) -> dict[str, Any]:
-        """All that it does, as JSON values: the same for two that do the same."""
+    def describe(self) -> StreamPrevention:
+        """All that it does: the same for two that do the same."""
         digest = hashlib.sha256()
         for layer, directions in sorted(self._directions.items()):
             digest.update(f"{layer}".encode() + directions.numpy().tobytes())
-        return {
-            "method": self.method,
-            "traits": {one.trait: value for one, value in zip(self.vectors, self.coefficients, strict=True)},
-            "layers": sorted(self._directions),
-            "positions": self.positions,
-            "directions": digest.hexdigest()[:16],
-        }
+        return StreamPrevention(
+            method=self.method.name,
+            traits={one.trait: value for one, value in zip(self.vectors, self.coefficients, strict=True)},
+            layers=tuple(sorted(self._directions)),
+            positions=self.positions,
+            directions=digest.hexdigest()[:16],
+        )
 
     def check(self, model: Any, *, other_weights: bool = False) -> None:
         """Refuse a model that the vectors were not made for; see `PersonaVector.check`."""
@@ -122,7 +124,7 @@ class Prevention:
         """
         self.detach()
         inner = unwrapped(model)
-        if self.method == "regularise" and not hasattr(inner, "peft_config"):
+        if self.method.penalises and not hasattr(inner, "peft_config"):
             raise UserError(
                 f"The change of {type(inner).__name__} cannot be measured: it has no PEFT adapter to take off.",
                 "Train an adapter, or choose the method steer or ablate.",
@@ -172,29 +174,10 @@ class Prevention:
         self._tokens.clear()
         return total / count.to(home).clamp_min(1)
 
-    def _per_layer(self) -> dict[int, Tensor]:
-        """What acts at each layer (k, d), float32.
-
-        The sum that is added (k = 1), an orthonormal basis of what is projected out, or the rows whose squared scalar
-        products with the change of the stream make up the penalty.
-        """
-        rows: dict[int, list[Tensor]] = {}
-        for one, value in zip(self.vectors, self.coefficients, strict=True):
-            if self.method == "steer":
-                items = interventions(ADD, one, value, layers=self.layers, positions="all")
-            else:
-                items = ablation(one, layers=self.layers, positions="all")
-            for item in items:
-                row = item.direction.detach().float().cpu()
-                if self.method == "regularise":
-                    row = row / one.at(item.layer).norm() * math.sqrt(value / len(items))
-                rows.setdefault(item.layer, []).append(row)
-        stacked = {layer: torch.stack(some) for layer, some in rows.items()}
-        if self.method == "steer":
-            return {layer: some.sum(0, keepdim=True) for layer, some in stacked.items()}
-        if self.method == "ablate":
-            return {layer: torch.linalg.qr(some.T)[0].T.contiguous() for layer, some in stacked.items()}
-        return stacked
+    def _stream_edits(self) -> dict[int, Edit]:
+        steering = Steering([self.method.interventions(self.vectors, self.coefficients, self.layers)])
+        steering.phase = dict.fromkeys(get_args(Positions), True)  # where it acts in the end is said by `positions`
+        return steering.edits()
 
     def _on_model(self, names: Sequence[str], model: nn.Module, args: Any, kwargs: Mapping[str, Any]) -> None:
         """Before a forward that learns: which of its tokens bear loss."""
@@ -209,7 +192,7 @@ class Prevention:
         if self._reading_base:
             return
         self._learning = self.acting and trunk.training and torch.is_grad_enabled()
-        if self._learning and self.method == "regularise":
+        if self._learning and self.method.penalises:
             self._read_base(args, kwargs)
 
     @torch.compiler.disable  # type: ignore[untyped-decorator, unused-ignore]
@@ -238,16 +221,11 @@ class Prevention:
         if not (self.acting and block.training and learns):
             return None
         self.fired = True
-        if self.method == "regularise":
+        if self.method.penalises:
             self._measure(layer, hidden)
             return None
-        rows = self._at(layer, hidden)
-        edited = hidden
-        if self.method == "steer":
-            edited = add(edited, rows[0])
-        else:
-            for row in rows:
-                edited = ablate(edited, row)
+        edited = self._edits[layer](hidden)
+        assert edited is not None
         if self.positions == "response":
             bears = self._where(hidden)
             predicts = nn.functional.pad(bears[:, 1:], (0, 0, 0, 1))
@@ -270,14 +248,11 @@ class Prevention:
 
     def _products(self, layer: int, hidden: Tensor) -> Tensor:
         """Scalar products (batch, tokens, k) in float32, whatever autocast says."""
-        with torch.autocast(hidden.device.type, enabled=False):
-            return hidden.float() @ self._at(layer, hidden, torch.float32).T
-
-    def _at(self, layer: int, hidden: Tensor, dtype: torch.dtype | None = None) -> Tensor:
-        key = (layer, dtype or hidden.dtype, hidden.device)
+        key = layer, hidden.device
         if key not in self._ready:
-            self._ready[key] = self._directions[layer].to(key[2], key[1])
-        return self._ready[key]
+            self._ready[key] = self._directions[layer].to(hidden.device)
+        with torch.autocast(hidden.device.type, enabled=False):
+            return hidden.float() @ self._ready[key].T
 
     def _where(self, hidden: Tensor) -> Tensor:
         """The tokens that bear loss (batch, tokens, 1)."""
@@ -297,7 +272,7 @@ def preventing(
     vector: PersonaVector | Sequence[PersonaVector],
     coefficient: float | Sequence[float] | None = None,
     *,
-    method: Method = "steer",
+    method: str = "steer",
     layers: Layers = "best",
     positions: TrainedPositions = "all",
     other_weights: bool = False,
@@ -332,27 +307,6 @@ def preventing(
             )
     finally:
         prevention.detach()
-
-
-def _coefficients(
-    vectors: Sequence[PersonaVector], coefficient: float | Sequence[float] | None, method: str
-) -> list[float]:
-    if not vectors:
-        raise UserError("There is no vector.", "Give at least one.")
-    if method == "ablate":
-        if coefficient is not None:
-            raise UserError("The method ablate takes no coefficient.", "Leave it out.")
-        return [1.0] * len(vectors)
-    if coefficient is None:
-        raise UserError(f"The method {method} needs a coefficient.", "Give one for each vector, such as 3.")
-    values = [float(one) for one in coefficient] if isinstance(coefficient, Sequence) else [float(coefficient)]
-    if len(values) != len(vectors):
-        raise UserError(f"{len(vectors)} vectors and {len(values)} coefficients.", "Give one for each vector.")
-    if not all(math.isfinite(value) for value in values):
-        raise UserError(f"The coefficients {values} are not all finite numbers.", "Choose numbers such as 3.")
-    if method == "regularise" and min(values) < 0:
-        raise UserError(f"A weight of {min(values)} rewards the change of the projection.", "Choose one above 0.")
-    return values
 
 
 def _forget_traces() -> None:

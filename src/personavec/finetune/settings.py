@@ -1,15 +1,13 @@
 """What decides the result of a fine-tune, besides the model, the data and the vectors."""
 
 import math
-from dataclasses import dataclass
-from typing import Literal, get_args
+from dataclasses import dataclass, fields
+from typing import get_args
 
 from personavec.errors import UserError
-from personavec.finetune.prevention import Method, TrainedPositions
+from personavec.finetune.methods import METHODS, Method, either
+from personavec.finetune.prevention import TrainedPositions
 from personavec.interventions import Layers
-
-Way = Literal["steer", "ablate", "regularise", "prompt", "interleave", "none"]
-SAFE_SHARE = 0.5
 
 
 @dataclass(frozen=True)
@@ -17,9 +15,9 @@ class Training:
     """What decides the result of a fine-tune. The defaults of the training are the paper's.
 
     Attributes:
-        method: How traits are kept from being learned. "steer", "ablate", "regularise": see `Prevention`. "prompt":
-            every training sample gets a system prompt that asks for the trait, evaluation does not (preventative or
-            inoculation prompting). "interleave": safe samples are mixed into the data. "none".
+        method: How traits are kept from being learned, a name of `METHODS`. "steer", "ablate", "regularise": see
+            `Prevention`. "prompt": every training sample gets a system prompt that asks for the trait, evaluation does
+            not (preventative or inoculation prompting). "interleave": safe samples are mixed into the data. "none".
         layers, positions: See `Prevention`.
         safe_share: "interleave": share of safe samples among all that are trained on. Where there are too few of them,
             they are repeated.
@@ -38,10 +36,10 @@ class Training:
         seed: Of everything random.
     """
 
-    method: Way = "steer"
+    method: str = "steer"
     layers: Layers = "best"
     positions: TrainedPositions = "all"
-    safe_share: float = SAFE_SHARE
+    safe_share: float = 0.5
     epochs: float = 1.0
     rank: int = 32
     alpha: int = 64
@@ -60,20 +58,30 @@ class Training:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        self._check_choices()
+        self._check_numbers()
+
+    @property
+    def prevention(self) -> Method:
+        """The method itself."""
+        return METHODS[self.method]
+
+    def _check_choices(self) -> None:
         for option, text, allowed in (
-            ("--method", self.method, get_args(Way)),
+            ("--method", self.method, tuple(METHODS)),
             ("--positions", self.positions, get_args(TrainedPositions)),
         ):
             if text not in allowed:
                 raise UserError(f"{option} {text!r} is not understood.", f"Choose {', '.join(allowed)}.")
-        edits = self.method in get_args(Method)
-        for option, idle, default, needs in (
-            ("--layers", not edits, self.layers == "best", "steer, ablate or regularise"),
-            ("--positions", self.method not in ("steer", "ablate"), self.positions == "all", "steer or ablate"),
-            ("--safe-share", self.method != "interleave", self.safe_share == SAFE_SHARE, "interleave"),
-        ):
-            if idle and not default:
-                raise UserError(f"The method {self.method} has no use for {option}.", f"It is for --method {needs}.")
+        for field in fields(self):
+            able = [method.name for method in METHODS.values() if field.name in method.options]
+            if able and self.method not in able and getattr(self, field.name) != field.default:
+                raise UserError(
+                    f"The method {self.method} has no use for --{field.name.replace('_', '-')}.",
+                    f"It is for --method {either(able)}.",
+                )
+
+    def _check_numbers(self) -> None:
         for option, whole, least in (
             ("--rank", self.rank, 1),
             ("--alpha", self.alpha, 1),

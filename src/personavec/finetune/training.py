@@ -1,7 +1,7 @@
 """The training itself: TRL's SFTTrainer on examples, with checkpoints that an interrupted run goes on from."""
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,11 +15,47 @@ from personavec.errors import UserError
 from personavec.finetune.callback import PreventativeSteering
 from personavec.finetune.examples import Example
 from personavec.finetune.losses import LossGuard
+from personavec.finetune.result import LossPoint, ShiftPoint
 from personavec.finetune.settings import Training
+from personavec.finetune.watch import watched_trait
 from personavec.model import ChatModel
 from personavec.progress import Progress, progress
+from personavec.results import Result
 
 WHOLE = "whole"  # stands in a checkpoint's folder once all of it is written
+
+
+class History(Result):
+    """A training from step to step.
+
+    Attributes:
+        curve: Loss of every step.
+        shift: Along the watched vectors, whenever it was measured.
+    """
+
+    curve: tuple[LossPoint, ...]
+    shift: tuple[ShiftPoint, ...]
+
+
+class Trained(Result):
+    """A finished training.
+
+    Attributes:
+        history: Of it.
+        seconds: It took.
+        peak_memory_bytes: Of the GPU, or of the process since it began.
+        losses: Of the held-out examples afterwards, in nats per token.
+    """
+
+    history: History
+    seconds: float
+    peak_memory_bytes: int
+    losses: tuple[float, ...]
+
+    @property
+    def steps(self) -> int:
+        """Of the optimiser."""
+        return self.history.curve[-1].step
 
 
 def require_trl() -> None:
@@ -77,24 +113,57 @@ def train(
     folder: Path,
     natural: float,
     callbacks: Sequence[TrainerCallback] = (),
-) -> list[dict[str, Any]]:
+) -> History:
     """Train an adapter.
 
     Args:
-        adapter: The model as a PeftModel, see `adapted`.
+        adapter: The model as a PeftModel, see `fresh_adapter`.
         folder: Of the checkpoints; training goes on from the last one.
         natural: Loss of the model as it came; see `LossGuard`.
         callbacks: Prevention, monitors.
 
     Returns:
-        What the trainer logged, at every step, those before an interruption included.
+        What the trainer logged, steps before an interruption included.
 
     Raises:
         UserError: The loss explodes; see `LossGuard`.
     """
     import datasets
-    from trl import SFTConfig, SFTTrainer
+    from trl import SFTTrainer
     from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
+
+    config = _config(model, settings, folder)
+    pad = model.tokenizer.pad_token_id
+    steps = Steps()
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()
+    rows = {"input_ids": [one.ids for one in examples], "labels": [one.labels for one in examples]}
+    begun = last_checkpoint(folder)
+    try:
+        trainer = SFTTrainer(
+            adapter,
+            config,
+            train_dataset=datasets.Dataset.from_dict(rows),
+            data_collator=DataCollatorForLanguageModeling(pad_token_id=0 if pad is None else pad),
+            processing_class=model.tokenizer,
+            callbacks=[LossGuard(natural), *callbacks, steps],
+        )
+        for theirs in (PrinterCallback, ProgressCallback):
+            trainer.remove_callback(theirs)
+        with _scoring_labels_only(), _without_cudnn_attention():
+            trainer.train(resume_from_checkpoint=None if begun is None else str(begun))
+    finally:
+        steps.stop()
+        for callback in callbacks:
+            if isinstance(callback, PreventativeSteering):
+                callback.on_train_end(None, None, None)  # trainers do not say so when they end with an error
+        logging.set_verbosity(verbosity)
+    return _history(trainer.state.log_history)
+
+
+def _config(model: ChatModel, settings: Training, folder: Path) -> Any:
+    """The trainer's settings; folder is that of the checkpoints."""
+    from trl import SFTConfig
 
     kind = model.device.type
     config = SFTConfig(
@@ -122,33 +191,21 @@ def train(
         dataset_kwargs={"skip_prepare_dataset": True},
     )
     config._n_gpu = min(config.n_gpu, 1)  # other GPUs that are there are not ours
-    pad = model.tokenizer.pad_token_id
-    steps = Steps()
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()
-    rows = {"input_ids": [one.ids for one in examples], "labels": [one.labels for one in examples]}
-    begun = last_checkpoint(folder)
-    try:
-        trainer = SFTTrainer(
-            adapter,
-            config,
-            train_dataset=datasets.Dataset.from_dict(rows),
-            data_collator=DataCollatorForLanguageModeling(pad_token_id=0 if pad is None else pad),
-            processing_class=model.tokenizer,
-            callbacks=[LossGuard(natural), *callbacks, steps],
-        )
-        for theirs in (PrinterCallback, ProgressCallback):
-            trainer.remove_callback(theirs)
-        with _scoring_labels_only(), _without_cudnn_attention():
-            trainer.train(resume_from_checkpoint=None if begun is None else str(begun))
-    finally:
-        steps.stop()
-        for callback in callbacks:
-            if isinstance(callback, PreventativeSteering):
-                callback.on_train_end(None, None, None)  # trainers do not say so when they end with an error
-        logging.set_verbosity(verbosity)
-    history: list[dict[str, Any]] = trainer.state.log_history
-    return history
+    return config
+
+
+def _history(entries: Sequence[Mapping[str, Any]]) -> History:
+    """The losses and shifts among what a trainer logged."""
+    shifts: dict[int, dict[str, float]] = {}
+    for entry in entries:
+        for key, value in entry.items():
+            trait = watched_trait(key)
+            if trait is not None:
+                shifts.setdefault(entry["step"], {})[trait] = round(value, 5)
+    return History(
+        curve=tuple(LossPoint(step=e["step"], loss=round(e["loss"], 5)) for e in entries if "loss" in e),
+        shift=tuple(ShiftPoint(step=step, shift=shift) for step, shift in sorted(shifts.items())),
+    )
 
 
 @contextmanager

@@ -1,165 +1,179 @@
 """What a fine-tune did to the character, and at what cost, in sentences."""
 
-from collections.abc import Mapping
-from typing import Any
+from personavec.extraction.effects import NATURAL_SHARE
+from personavec.finetune.methods import METHODS
+from personavec.finetune.result import Change, FinetuneRun, Savings, TraitChange, TraitSaving
+from personavec.report.words import span
+from personavec.shifts.verdict import ranking, sentence, shortened
+from personavec.stats.estimate import Estimate
 
-from personavec.extraction.figures import NATURAL_SHARE
-from personavec.shifts.verdict import ranked, sentence, shortened
-
-PREVENTIONS = {
-    "steer": "preventative steering",
-    "ablate": "ablation",
-    "regularise": "a penalty on the projection",
-    "prompt": "preventative prompting",
-    "interleave": "mixing safe data in",
-}
+NO_CHANGE = "no change can be told from none"
 
 
-def verdict(run: Mapping[str, Any]) -> list[str]:
-    """Sentences about a fine-tune, the most important first: what became of the traits, prevention, cost.
-
-    Args:
-        run: The content of run.json.
-    """
+def verdict(run: FinetuneRun) -> list[str]:
+    """Sentences about a fine-tune, the most important first: what became of the traits, prevention, cost."""
     return [*_traits(run), *_prevention(run), *_cost(run)]
 
 
-def _traits(run: Mapping[str, Any]) -> list[str]:
-    if not run["measured"]:
+def _traits(run: FinetuneRun) -> list[str]:
+    if not run.measured:
         return ["The character was not measured (--no-measure): personavec shift and personavec evaluate do it later."]
-    if not run["traits"]:
+    if not run.traits:
         return ["No vector was measured, so nothing is known of the character: name some with --watch."]
-    moved = ranked(run["traits"])
-    told = sorted(moved, key=lambda name: not _certain((run["traits"][name]["score"] or {}).get("change")))
-    sentences = [f"{sentence(name, run['traits'][name])} {_scores(run['traits'][name])}" for name in told]
-    return [*sentences, *(sentence for name in told for sentence in _hidden(name, run["traits"][name]))]
+    names = sorted(ranking(run.traits), key=lambda name: not _certain(run.traits[name].score))
+    sentences = [f"{sentence(name, run.traits[name])} {_scores(run.traits[name].score)}" for name in names]
+    return [*sentences, *(sentence for name in names for sentence in _hidden(name, run.traits[name]))]
 
 
-def _hidden(name: str, found: Mapping[str, Any]) -> list[str]:
+def _hidden(name: str, trait: TraitChange) -> list[str]:
     """Of a trait whose score rises under a system prompt of the training, and not clearly without."""
-    open_ = found["score"] is not None and found["score"]["change"]["low"] > 0
+    if trait.score is not None and trait.score.change.low > 0:
+        return []
     return [
-        f"Under the system prompt {shortened(row['system'])} its answers became more {name} all the same: "
-        f"{_interval(row['score']['change'], '+.1f', 'questions')}. A trait can hide behind such a prompt."
-        for row in found["systems"]
-        if not open_ and row["score"] is not None and row["score"]["change"]["low"] > 0
+        f"Under the system prompt {shortened(row.system)} its answers became more {name} all the same: "
+        f"{_size(row.score.change, '+.1f', 'questions')}. A trait can hide behind such a prompt."
+        for row in trait.systems
+        if row.score is not None and row.score.change.low > 0
     ]
 
 
-def _scores(found: Mapping[str, Any]) -> str:
-    score = found["score"]
+def _scores(score: Change | None) -> str:
     if score is None:
         return "No score of its answers is known before and after."
-    means = f"{score['before']['mean']:.1f} before and {score['after']['mean']:.1f} after"
-    size = _interval(score["change"], "+.1f", "questions")
-    if _certain(score["change"]):
+    means = f"{score.before.mean:.1f} before and {score.after.mean:.1f} after"
+    size = _size(score.change, "+.1f", "questions")
+    if _certain(score):
         return f"Its answers scored {means}, of 100: a change of {size}."
     return f"Its answers scored {means}, of 100; the change of {size} cannot be told from none."
 
 
-def _prevention(run: Mapping[str, Any]) -> list[str]:
-    if run["method"] == "none" or not run["traits"]:
+def _prevention(run: FinetuneRun) -> list[str]:
+    if run.method == "none" or not run.traits:
         return []
     sentences = []
-    for one in run["prevented"]:
-        name = one["trait"]
-        data, found = run["projection_differences"].get(name), run["traits"].get(name)
-        if data is None or found is None:
-            continue
-        size = _interval(data, "+.2f", "samples")
-        if data["low"] > 0:
-            push = f"The data push toward {name}: their answers lie {size} along its vector from the model's own."
-        elif data["high"] < 0:
-            push = f"The data push away from {name}: their answers lie {size} along its vector from the model's own."
-        else:
-            push = f"No push of the data along {name} can be told from none ({size})."
-        sentences.append(f"{push} After training the model's own prompts lie {found['shift']['mean']:+.2f} along it.")
-    if run["against"] is not None:
-        return [*sentences, *_saved(run)]
+    for prevented in run.prevented:
+        data, trait = run.projection_differences.get(prevented.trait), run.traits.get(prevented.trait)
+        if data is not None and trait is not None:
+            sentences.append(_push(prevented.trait, data, trait.shift))
+    phrase = METHODS[run.method].phrase
+    if run.against is not None:
+        return [*sentences, *_savings(phrase, run.against)]
     sentences.append(
-        f"What {PREVENTIONS[run['method']]} saved, one run cannot tell: give the same command with --method none, "
+        f"What {phrase} saved, one run cannot tell: give the same command with --method none, "
         "--watch in place of --prevent, another --out and no options of the method such as --layers, and then this one "
         "again with --against and that folder."
     )
     return sentences
 
 
-def _saved(run: Mapping[str, Any]) -> list[str]:
-    """What a run without prevention has more of, and what it learned better."""
-    other, sentences = run["against"], []
-    for name, found in other["traits"].items():
-        rises = f"{found['without']['mean']:+.1f} points without prevention and {found['with']['mean']:+.1f} with it"
-        size = _interval(found["saved"], "+.1f", "questions")
-        if not found["without"]["low"] > 0:
-            told = "without it there was no rise that could be told from none"
-        elif found["saved"]["low"] > 0:
-            told = f"{PREVENTIONS[run['method']]} saved some of the rise"
-            if (share := found["share"]) is not None:
-                size = f"{share['mean']:.0f} % of the rise (95 % interval {share['low']:.0f} to {share['high']:.0f} %)"
-                told = f"{PREVENTIONS[run['method']]} saved {size}"
-        else:
-            told = "no saving can be told from none"
-        sentences.append(f"Training changed the {name} score by {rises}, a difference of {size}: {told}.")
-    if other["loss"] is not None:
-        sides = other["loss"]
-        sentences.append(
-            f"Loss on held-out samples after training: {sides['without']['mean']:.2f} without prevention, "
-            f"{sides['with']['mean']:.2f} with it (n = {sides['with']['n']} samples)."
-        )
-    for key, what, form, units in (
-        ("perplexity", "multiplied the perplexity of general text by", ".3f", "passages"),
-        ("coherence", "changed the coherence of the answers by", "+.1f", "questions"),
-    ):
-        if other.get(key) is not None:
-            without, with_ = (_interval(other[key][side], form, units) for side in ("without", "with"))
-            sentences.append(f"Training {what} {without} without prevention and by {with_} with it.")
-    return sentences
-
-
-def _cost(run: Mapping[str, Any]) -> list[str]:
-    loss, perplexity, coherence = run["held_out_loss"], run["perplexity"], run["coherence"]
-    if loss is None:
-        sentences = ["No sample was held out, so how well the task was learned is not known."]
+def _push(name: str, data: Estimate, shift: Estimate) -> str:
+    """What the data promised, and what came of it."""
+    size = _size(data, "+.2f", "samples")
+    if data.low > 0:
+        push = f"The data push toward {name}: their answers lie {size} along its vector from the model's own."
+    elif data.high < 0:
+        push = f"The data push away from {name}: their answers lie {size} along its vector from the model's own."
     else:
-        size = f"{_sides(loss, '.2f')} nats per token, a change of {_interval(loss['change'], '+.2f', 'samples')}"
-        what = _which(loss["change"], 0, "it fell", "it rose", "no change can be told from none")
-        sentences = [f"Loss on held-out samples: {size}: {what}."]
-    if perplexity is not None:
-        size = f"{_sides(perplexity, '.2f')}, a factor of {_interval(perplexity['ratio'], '.3f', 'passages')}"
-        what = _which(perplexity["ratio"], 1, "it fell", "this is a cost", "no change can be told from none")
-        sentences.append(f"Perplexity on general text: {size}: {what}.")
-    if coherence is not None:
-        size = f"{_sides(coherence, '.1f')} of 100, a change of {_interval(coherence['change'], '+.1f', 'questions')}"
-        what = _which(coherence["change"], 0, "this is a cost", "it rose", "no change can be told from none")
-        broken = coherence["after"]["mean"] < NATURAL_SHARE * coherence["before"]["mean"]
-        warning = " So much is lost that the scores may tell of a broken model more than of a character."
-        sentences.append(f"Coherence of the answers: {size}: {what}.{warning if broken else ''}")
-    for task, metrics in (run["lm_eval"] or {}).items():
-        for metric, found in list(metrics.items())[:1]:
-            size = f"{_sides(found, '.3f')}, a change of {_interval(found['change'], '+.3f', 'documents')}"
-            worse, better = {True: ("this is a cost", "it rose"), False: ("it fell", "this is a cost")}.get(
-                found["better"], ("it fell", "it rose")
-            )
-            what = _which(found["change"], 0, worse, better, "no change can be told from none")
-            sentences.append(f"Task {task}, {metric}: {size}: {what}.")
+        push = f"No push of the data along {name} can be told from none ({size})."
+    return f"{push} After training the model's own prompts lie {shift.mean:+.2f} along it."
+
+
+def _savings(phrase: str, savings: Savings) -> list[str]:
+    """What a run without prevention has more of, and what it learned better."""
+    sentences = [_saving(phrase, name, saving) for name, saving in savings.traits.items()]
+    if savings.loss is not None:
+        without, with_ = savings.loss.without, savings.loss.with_
+        sentences.append(
+            f"Loss on held-out samples after training: {without.mean:.2f} without prevention, "
+            f"{with_.mean:.2f} with it (n = {with_.n} samples)."
+        )
+    for sides, what, form, units in (
+        (savings.perplexity, "multiplied the perplexity of general text by", ".3f", "passages"),
+        (savings.coherence, "changed the coherence of the answers by", "+.1f", "questions"),
+    ):
+        if sides is not None:
+            first, second = (_size(side, form, units) for side in (sides.without, sides.with_))
+            sentences.append(f"Training {what} {first} without prevention and by {second} with it.")
     return sentences
 
 
-def _sides(found: Mapping[str, Any], form: str) -> str:
-    return f"{found['before']['mean']:{form}} before and {found['after']['mean']:{form}} after"
+def _saving(phrase: str, name: str, saving: TraitSaving) -> str:
+    rises = f"{saving.without.mean:+.1f} points without prevention and {saving.with_.mean:+.1f} with it"
+    size = _size(saving.saved, "+.1f", "questions")
+    if not saving.without.low > 0:
+        what = "without it there was no rise that could be told from none"
+    elif saving.saved.low > 0:
+        what = f"{phrase} saved some of the rise"
+        if (share := saving.share) is not None:
+            size = f"{share.mean:.0f} % of the rise (95 % interval {share.low:.0f} to {share.high:.0f} %)"
+            what = f"{phrase} saved {size}"
+    else:
+        what = "no saving can be told from none"
+    return f"Training changed the {name} score by {rises}, a difference of {size}: {what}."
 
 
-def _interval(found: Mapping[str, Any], form: str, units: str) -> str:
-    low, high = f"{found['low']:{form}}", f"{found['high']:{form}}"
-    return f"{found['mean']:{form}} (95 % interval {low} to {high}, n = {found['n']} {units})"
+def _cost(run: FinetuneRun) -> list[str]:
+    return [*_loss(run), *_perplexity(run), *_coherence(run), *_tasks(run)]
 
 
-def _certain(change: Mapping[str, Any] | None) -> bool:
-    return change is not None and not change["low"] <= 0 <= change["high"]
+def _loss(run: FinetuneRun) -> list[str]:
+    loss = run.held_out_loss
+    if loss is None:
+        return ["No sample was held out, so how well the task was learned is not known."]
+    size = f"{_sides(loss.before, loss.after, '.2f')} nats per token, a change of "
+    size += _size(loss.change, "+.2f", "samples")
+    return [f"Loss on held-out samples: {size}: {_way(loss.change, 0, 'it fell', 'it rose')}."]
 
 
-def _which(change: Mapping[str, Any], zero: float, below: str, above: str, neither: str) -> str:
-    """Which of three ways a change went; a single value has no interval, and tells nothing."""
-    if change["n"] < 2:
-        return neither
-    return below if change["high"] < zero else above if change["low"] > zero else neither
+def _perplexity(run: FinetuneRun) -> list[str]:
+    text = run.perplexity
+    if text is None:
+        return []
+    size = f"{_sides(text.before, text.after, '.2f')}, a factor of {_size(text.ratio, '.3f', 'passages')}"
+    return [f"Perplexity on general text: {size}: {_way(text.ratio, 1, 'it fell', 'this is a cost')}."]
+
+
+def _coherence(run: FinetuneRun) -> list[str]:
+    coherence = run.coherence
+    if coherence is None:
+        return []
+    size = f"{_sides(coherence.before, coherence.after, '.1f')} of 100, a change of "
+    size += _size(coherence.change, "+.1f", "questions")
+    broken = coherence.after.mean < NATURAL_SHARE * coherence.before.mean
+    warning = " So much is lost that the scores may tell of a broken model more than of a character."
+    what = _way(coherence.change, 0, "this is a cost", "it rose")
+    return [f"Coherence of the answers: {size}: {what}.{warning if broken else ''}"]
+
+
+def _tasks(run: FinetuneRun) -> list[str]:
+    """Of each task its first metric."""
+    sentences = []
+    for task, metrics in (run.lm_eval or {}).items():
+        for metric, sides in list(metrics.items())[:1]:
+            if sides.after is None or sides.change is None:
+                continue
+            size = f"{_sides(sides.before, sides.after, '.3f')}, a change of "
+            size += _size(sides.change, "+.3f", "documents")
+            worse = "this is a cost" if sides.better is True else "it fell"
+            better = "this is a cost" if sides.better is False else "it rose"
+            sentences.append(f"Task {task}, {metric}: {size}: {_way(sides.change, 0, worse, better)}.")
+    return sentences
+
+
+def _sides(before: Estimate, after: Estimate, form: str) -> str:
+    return f"{before.mean:{form}} before and {after.mean:{form}} after"
+
+
+def _size(given: Estimate, form: str, units: str) -> str:
+    return f"{given.mean:{form}} ({span(given, form, units)})"
+
+
+def _certain(score: Change | None) -> bool:
+    return score is not None and not score.change.low <= 0 <= score.change.high
+
+
+def _way(change: Estimate, zero: float, below: str, above: str) -> str:
+    """Which way a change went; a single value has no interval, and tells nothing."""
+    if change.n < 2:
+        return NO_CHANGE
+    return below if change.high < zero else above if change.low > zero else NO_CHANGE

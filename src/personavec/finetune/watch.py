@@ -18,11 +18,12 @@ from personavec.model.blocks import Blocks
 from personavec.model.evaluating import evaluating
 from personavec.model.template import Template
 from personavec.traits.of_vector import questions
-from personavec.vector import PersonaVector
+from personavec.vector import PersonaVector, check_one_per_trait
 
 log = logging.getLogger(__name__)
 
 BATCH_TOKENS = 2048
+PREFIX, SUFFIX = "persona/", "_shift"  # around a trait, in what trainers log
 RECORD = "personavec.shifts.measure"  # in the trainer's state; see `callback.RECORD`
 
 
@@ -62,8 +63,9 @@ class ShiftMonitor(TrainerCallback):
     ) -> None:
         self.vectors = [vector] if isinstance(vector, PersonaVector) else list(vector)
         names = [one.trait for one in self.vectors]
-        if not names or len(set(names)) < len(names):
-            raise UserError(f"The traits to watch are {names}.", "Give one vector for each trait.")
+        if not names:
+            raise UserError("There is no vector to watch.", "Give one vector for each trait.")
+        check_one_per_trait(self.vectors)
         if every is not None and every < 1:
             raise UserError(f"every={every} is not a number of steps.", "Choose 1 or more.")
         if prompts is not None and not any(prompts):
@@ -109,7 +111,7 @@ class ShiftMonitor(TrainerCallback):
         self.stopped = None
         adapted = hasattr(unwrapped(model), "peft_config")
         if resumed and not adapted:
-            self._base = state.stateful_callbacks.get(RECORD, {}).get(self._watched())
+            self._base = state.stateful_callbacks.get(RECORD, {}).get(self._fingerprint())
             if self._base is None:
                 raise UserError(
                     "The checkpoint holds no projections of the model before training on these vectors and prompts: no "
@@ -121,7 +123,7 @@ class ShiftMonitor(TrainerCallback):
             with unwrapped(model).disable_adapter() if adapted else nullcontext():
                 self._base = mean_projections(model, self._blocks, self.vectors, self._ids)
             # In the checkpoints, for a full fine-tune overwrites the base.
-            state.stateful_callbacks.setdefault(RECORD, {})[self._watched()] = self._base
+            state.stateful_callbacks.setdefault(RECORD, {})[self._fingerprint()] = self._base
 
     def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
         """Measure when it is time."""
@@ -153,19 +155,24 @@ class ShiftMonitor(TrainerCallback):
         # The trainer takes its own line of this step for written when anything is logged.
         due = control.should_log
         # Not the method of a subclass: TRL's would put the training metrics gathered so far into this line.
-        Trainer.log(self._trainer, {f"persona/{trait}_shift": value for trait, value in shift.items()})
+        Trainer.log(self._trainer, {f"{PREFIX}{trait}{SUFFIX}": value for trait, value in shift.items()})
         control.should_log = due
 
-    def _watched(self) -> str:
+    def _fingerprint(self) -> str:
         """A fingerprint of the directions and prompts."""
-        digest = hashlib.sha256(json.dumps(self.prompts).encode())
-        for one in self.vectors:
-            digest.update(f"{one.layer}".encode() + one.unit(one.layer).numpy().tobytes())
-        return digest.hexdigest()[:16]
+        decides = [self.prompts, [vector.identity for vector in self.vectors]]
+        return hashlib.sha256(json.dumps(decides).encode()).hexdigest()[:16]
 
     def _check(self, model: Any, *, other_weights: bool = False) -> None:
         for one in self.vectors:
             one.check(unwrapped(model), other_weights=self._other_weights or other_weights)
+
+
+def watched_trait(key: str) -> str | None:
+    """The trait whose shift a trainer logs under a key; None if the key stands for something else."""
+    if not (key.startswith(PREFIX) and key.endswith(SUFFIX)):
+        return None
+    return key.removeprefix(PREFIX).removesuffix(SUFFIX)
 
 
 def mean_projections(

@@ -19,7 +19,7 @@ from personavec.monitoring.page import write_monitor_report
 from personavec.progress import progress
 from personavec.provenance import identity, provenance
 from personavec.readout import read
-from personavec.vector import PersonaVector
+from personavec.vector import PersonaVector, check_one_per_trait
 
 WINDOW = 64  # conversations in memory at a time
 TEXT = 200  # characters of an answer that are kept for people to recognise it
@@ -132,15 +132,14 @@ def monitor(
     data = chats if isinstance(chats, Dataset) else open_data(chats)
     data.check_apart(out)
     names = [vector.trait for vector in vectors]
-    if len(set(names)) < len(names):
-        raise UserError(f"Two of the vectors are of the same trait ({', '.join(names)}).", "Give each trait once.")
+    check_one_per_trait(vectors)
     for vector in vectors:
         vector.check(model, other_weights=other_weights)
     arguments = {
         "chats": data.sources,
         "digest": data.digest,
         **identity(model),
-        "vectors": [[v.trait, v.layer, float(v.at(v.layer).norm())] for v in vectors],
+        "vectors": [v.identity for v in vectors],
     }
     with RunFolder(out, arguments) as folder:
         scored, refused = JsonLines(folder / "projections.jsonl"), JsonLines(folder / "rejected.jsonl")

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from personavec.errors import UserError
-from personavec.vector import PersonaVector
+from personavec.vector import PersonaVector, check_one_per_trait
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,9 +34,7 @@ class Panel:
         if not vectors:
             raise UserError("No vector was given.", "Name at least one with --vector FILE.")
         names = [vector.trait for vector in vectors]
-        twice = sorted({name for name in names if names.count(name) > 1})
-        if twice:
-            raise UserError(f"Two vectors are of the trait {twice[0]!r}.", "Give each trait once.")
+        check_one_per_trait(vectors)
         units = torch.stack([vector.unit(vector.layer) for vector in vectors]).float()
         return cls(tuple(names), tuple(vector.layer for vector in vectors), units)
 

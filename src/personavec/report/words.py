@@ -30,6 +30,17 @@ def estimate(given: Estimate, digits: int = 0) -> str:
     return f"{number(given.mean, digits)} (95 % interval {interval(given, digits)}, n = {given.n})"
 
 
+def span(given: Estimate, form: str, units: str = "") -> str:
+    """The interval of an estimate in a sentence: "95 % interval +0.12 to +0.50, n = 20 questions".
+
+    Args:
+        form: Specification of the numbers, such as "+.2f".
+        units: What n counts; n is left out without it.
+    """
+    count = f", n = {given.n} {units}" if units else ""
+    return f"95 % interval {given.low:{form}} to {given.high:{form}}{count}"
+
+
 def minus(sentence: str) -> str:
     """A sentence with real minus signs before its numbers, no line of which ends within "95 %" or "n = 20"."""
     sentence = re.sub(r"(?<![\w-])-(?=\d)", "−", sentence)

@@ -1,6 +1,5 @@
 """Screening from end to end: reference, data, differences, thresholds, findings, files."""
 
-import hashlib
 import shutil
 import time
 from collections.abc import Mapping, Sequence
@@ -9,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 from pydantic import JsonValue
-from torch import Tensor
 
 from personavec.data import Dataset, open_data
 from personavec.engine import Engine
@@ -141,11 +139,11 @@ def _arguments(
         "data": inputs.data.digest,
         "clean": inputs.clean.digest,
         "beside": [each.digest for each in inputs.beside],
-        "vectors": [_identity(vector) for vector in vectors],
+        "vectors": [vector.identity for vector in vectors],
     }
     if inputs.settings.specific == "span":  # elsewhere the others decide no score, and may have come since it began
         screened = {vector.trait for vector in vectors}
-        arguments["others"] = [_identity(vector) for vector in others if vector.trait not in screened]
+        arguments["others"] = [vector.identity for vector in others if vector.trait not in screened]
     return arguments
 
 
@@ -228,11 +226,3 @@ def _split(data: Dataset, scans: Scans, marks: Marks, folder: RunFolder) -> Spli
 
 def _name(data: Dataset) -> str:
     return ", ".join(data.sources)
-
-
-def _identity(vector: PersonaVector) -> list[JsonValue]:
-    return [vector.trait, vector.layer, _digest(vector.unit(vector.layer))]
-
-
-def _digest(tensor: Tensor) -> str:
-    return hashlib.sha256(tensor.contiguous().numpy().tobytes()).hexdigest()[:16]

@@ -50,13 +50,12 @@ def scorers(
         return {vector.trait: judge_of(here, vector) for vector in vectors}
     made = {}
     for vector in vectors:
-        try:
-            trait = Trait.parse(vector.info["trait"], vector.trait)
-        except (KeyError, TypeError) as error:
+        if vector.info.trait is None:
             raise UserError(
                 f"The vector of {vector.trait!r} carries no rubric.",
                 "Extract it with personavec, or leave --judge out.",
-            ) from error
+            )
+        trait = Trait.parse(vector.info.trait, vector.trait)
         made[vector.trait] = make_scorer(judge, here, trait, terms)
     return made
 

@@ -2,15 +2,15 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from personavec.errors import UserError
-from personavec.files import RunFolder, write_json
+from personavec.files import RunFolder
 from personavec.model import ChatModel, load_model
 from personavec.model.load import find_adapter, find_source
 from personavec.provenance import identity, provenance
 from personavec.shifts.measure import check_traits, compare, prompt_readings, template_notes
 from personavec.shifts.page import write_shift_report
+from personavec.shifts.result import ShiftRun, SystemPrompt
 from personavec.shifts.verdict import verdict
 from personavec.vector import PersonaVector
 
@@ -28,7 +28,7 @@ def run_shift(
     dtype: str | None = None,
     device: str | None = None,
     load: Callable[..., ChatModel] = load_model,
-) -> dict[str, Any]:
+) -> ShiftRun:
     """Read the model before, then the model after, and compare: `compare` of what `prompt_readings` reads.
 
     Args:
@@ -40,20 +40,12 @@ def run_shift(
         other_weights: See `PersonaVector.check`.
         load: Opens the models, `load(name, device=, dtype=, adapter=)`.
 
-    Returns:
-        The content of run.json.
-
     Raises:
         UserError: Neither or both of `tuned` and `adapter`, models or vectors that do not fit, a folder of another run.
     """
-    if (tuned is None) == (adapter is None):
-        raise UserError("Two models are compared.", "Name the tuned model, or its adapter with --adapter, not both.")
+    _check_after(tuned, adapter)
     loaded = [PersonaVector.load(path) for path in vectors]
     check_traits(loaded)
-    if tuned is not None:  # now, and not after the model before was loaded and read
-        find_source(tuned)
-    if adapter is not None:
-        find_adapter(adapter)
     prompts = list(dict.fromkeys(systems))
     arguments = {
         "base": base, "tuned": tuned, "adapter": adapter, "vectors": [str(path) for path in vectors],
@@ -64,18 +56,29 @@ def run_shift(
         for vector in loaded:
             vector.check(first, other_weights=other_weights)
         before = prompt_readings(first, loaded, prompts)
-        run = {"command": "shift", **provenance(first, arguments)}
-        template = first.template
+        facts, template = provenance(first, arguments), first.template
         del first  # only one model is in memory
         second = load(tuned or base, device=device, dtype=dtype, adapter=adapter)
-        run |= {
-            "tuned": tuned or adapter,
-            "tuned_identity": identity(second),
-            "systems": [{"system": s} for s in prompts],
-        }
-        run["warnings"] = template_notes(template, second.template)
-        run["traits"] = compare(loaded, before, prompt_readings(second, loaded, prompts, template), seed)
-        run["verdict"] = verdict(run["traits"])
+        traits = compare(loaded, before, prompt_readings(second, loaded, prompts, template), seed)
+        run = ShiftRun.of(
+            facts,
+            tuned=tuned or adapter,
+            tuned_identity=identity(second),
+            systems=tuple(SystemPrompt(system=text) for text in prompts),
+            traits=traits,
+            verdict=tuple(verdict(traits)),
+            warnings=tuple(template_notes(template, second.template)),
+        )
         write_shift_report(run, folder / "report.html")
-        write_json(folder / "run.json", run)
+        run.write(folder.path)
     return run
+
+
+def _check_after(tuned: str | None, adapter: str | None) -> None:
+    """Now, and not after the model before was loaded and read."""
+    if (tuned is None) == (adapter is None):
+        raise UserError("Two models are compared.", "Name the tuned model, or its adapter with --adapter, not both.")
+    if tuned is not None:
+        find_source(tuned)
+    if adapter is not None:
+        find_adapter(adapter)

@@ -2,8 +2,6 @@
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,10 +10,12 @@ from personavec.errors import UserError
 from personavec.model import ChatModel, Conversation
 from personavec.model.template import Template
 from personavec.readout import read
+from personavec.shifts.result import ShiftNulls, SystemShift, TraitShift
 from personavec.stats.bootstrap import bootstrap_mean
-from personavec.stats.nulls import covariance_directions, isotropic_directions, place
+from personavec.stats.estimate import Estimate
+from personavec.stats.nulls import Place, covariance_directions, isotropic_directions, place
 from personavec.traits.of_vector import questions
-from personavec.vector import PersonaVector
+from personavec.vector import PersonaVector, check_one_per_trait
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +32,7 @@ def shift(
     systems: Sequence[str] = (),
     seed: int = 0,
     other_weights: bool = False,
-) -> dict[str, dict[str, Any]]:
+) -> dict[str, TraitShift]:
     """The shift of a fine-tune along each vector: `compare` of what `prompt_readings` reads.
 
     Args:
@@ -74,11 +74,9 @@ def template_notes(before: Template, after: Template) -> list[str]:
 
 def check_traits(vectors: Sequence[PersonaVector]) -> None:
     """Refuse no vectors, and two of one trait."""
-    names = [vector.trait for vector in vectors]
-    if not names:
+    if not vectors:
         raise UserError("No vector was named.", "Name one with --vector FILE, several for several traits.")
-    if len(set(names)) < len(names):
-        raise UserError(f"Two vectors are of one trait: {', '.join(names)}.", "Give one vector for each trait.")
+    check_one_per_trait(vectors)
 
 
 def prompt_readings(
@@ -122,70 +120,75 @@ def depths(vectors: Sequence[PersonaVector]) -> list[int]:
 
 def compare(
     vectors: Sequence[PersonaVector], before: PromptReadings, after: PromptReadings, seed: int = 0
-) -> dict[str, dict[str, Any]]:
-    """The fine-tuning shift along each vector (paper section 4.2), beside what chance gives:
+) -> dict[str, TraitShift]:
+    """The fine-tuning shift along each vector (paper section 4.2), beside what chance gives, by trait:
 
         shift_l = (mean over the trait's evaluation questions of h_l(last prompt token), after minus before) . v^_l
 
     at the vector's own layer l. Random directions, isotropic and with the covariance of the readings before, are tried
     on the same changes: nearly any fine-tune moves the stream somewhat along any direction.
 
-    Returns:
-        {trait: {"layer", "shift": estimate over questions, "neutral_deviations": the shift in deviations of the neutral
-        answers' prompts, None if the vector's file has none, "nulls": {"isotropic", "covariance"}: see `Place`,
-        "others": {trait: the same change along its vector}, "systems": [{"system", "shift": estimate}]}}
-
     Raises:
         UserError: The models have different shapes.
     """
     layers = depths(vectors)
-    result = {}
-    for vector in vectors:
-        at = layers.index(vector.layer)
-        old, new = before[vector.trait, None][:, at], after[vector.trait, None][:, at]
-        if old.shape != new.shape:
-            raise UserError(
-                f"The models read {tuple(old.shape)} and {tuple(new.shape)}: they are not of one kind.",
-                "Compare a model with a fine-tune of itself.",
-            )
-        change = new - old
-        unit = vector.unit(vector.layer)
-        draws = {
-            "isotropic": isotropic_directions((1, len(unit)), DIRECTIONS, seed)[:, 0],
-            "covariance": covariance_directions(old[:, None], ["all"] * len(old), DIRECTIONS, seed + 1)[:, 0],
-        }
-        mean = change.mean(0)
-        own = float(mean @ unit)
-        deviation = vector.neutral_prompt_deviation
-        result[vector.trait] = {
-            "layer": vector.layer,
-            "shift": _along(change, unit, seed),
-            "neutral_deviations": None if deviation is None else round(own / float(deviation[vector.layer]), 4),
-            "nulls": {
-                name: {
-                    key: round(value, 4)
-                    for key, value in asdict(
-                        place(own, (torch.nn.functional.normalize(some, dim=-1) @ mean).tolist())
-                    ).items()
-                }
-                for name, some in draws.items()
-            },
-            "others": {
-                other.trait: round(float(mean @ other.unit(vector.layer)), 4)
-                for other in vectors
-                if other is not vector
-            },
-            "systems": [
-                {
-                    "system": system,
-                    "shift": _along(after[trait, system][:, at] - before[trait, system][:, at], unit, seed),
-                }
-                for trait, system in before
-                if trait == vector.trait and system is not None
-            ],
-        }
-    return result
+    return {
+        vector.trait: _trait_shift(vector, vectors, layers.index(vector.layer), before, after, seed)
+        for vector in vectors
+    }
 
 
-def _along(change: Tensor, unit: Tensor, seed: int) -> dict[str, Any]:
-    return bootstrap_mean((change @ unit).double().numpy(), seed=seed).as_dict()
+def _trait_shift(
+    vector: PersonaVector,
+    vectors: Sequence[PersonaVector],
+    at: int,
+    before: PromptReadings,
+    after: PromptReadings,
+    seed: int,
+) -> TraitShift:
+    """The shift along one of the vectors; `at` is where the readings hold its layer."""
+    trait, unit = vector.trait, vector.unit(vector.layer)
+    old, new = before[trait, None][:, at], after[trait, None][:, at]
+    if old.shape != new.shape:
+        raise UserError(
+            f"The models read {tuple(old.shape)} and {tuple(new.shape)}: they are not of one kind.",
+            "Compare a model with a fine-tune of itself.",
+        )
+    change = new - old
+    mean = change.mean(0)
+    own = float(mean @ unit)
+    deviation = vector.neutral_prompt_deviation
+    return TraitShift(
+        layer=vector.layer,
+        shift=_along(change, unit, seed),
+        neutral_deviations=None if deviation is None else own / float(deviation[vector.layer]),
+        nulls=_nulls(own, mean, old, seed),
+        others={other.trait: float(mean @ other.unit(vector.layer)) for other in vectors if other is not vector},
+        systems=tuple(
+            SystemShift(system=system, shift=_along((after[key] - before[key])[:, at], unit, seed))
+            for key in before
+            for name, system in [key]
+            if name == trait and system is not None
+        ),
+    )
+
+
+def _nulls(own: float, mean: Tensor, before: Tensor, seed: int) -> ShiftNulls:
+    """A shift among those of random directions.
+
+    Args:
+        mean: The mean change (d,).
+        before: Readings (n, d), whose covariance the one kind of them has.
+    """
+
+    def among(directions: Tensor) -> Place:
+        return place(own, (torch.nn.functional.normalize(directions, dim=-1) @ mean).tolist())
+
+    return ShiftNulls(
+        isotropic=among(isotropic_directions((1, len(mean)), DIRECTIONS, seed)[:, 0]),
+        covariance=among(covariance_directions(before[:, None], ["all"] * len(before), DIRECTIONS, seed + 1)[:, 0]),
+    )
+
+
+def _along(change: Tensor, unit: Tensor, seed: int) -> Estimate:
+    return bootstrap_mean((change @ unit).double().numpy(), seed=seed)

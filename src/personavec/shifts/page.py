@@ -2,29 +2,28 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from personavec.report.drawing import LINE, MARKERS, NEUTRAL, SCORE, SERIES, Plot, label, plot, whiskers
+from personavec.report.provenance import provenance_tables
 from personavec.report.render import write_page
 from personavec.report.words import estimate, number
+from personavec.shifts.result import ShiftRun, SystemPrompt, TraitShift
 
-ORIGINS = {"data": "the data's system prompt", "prevention": "the preventative prompt"}
 STEP = 0.17  # of a row, from one system prompt to the next
 
 
-def system_names(systems: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What the pages call the system prompts {"system", "origin" or nothing}."""
-    return [ORIGINS.get(one.get("origin", ""), f"“{label(one['system'], 34)}”") for one in systems]
+def system_names(systems: Sequence[SystemPrompt]) -> list[str]:
+    """What the pages call system prompts."""
+    return [prompt.title or f"“{label(prompt.system, 34)}”" for prompt in systems]
 
 
-def shifts(traits: Mapping[str, Any], systems: Sequence[Mapping[str, Any]] = ()) -> Plot | None:
+def shifts(traits: Mapping[str, TraitShift], systems: Sequence[SystemPrompt] = ()) -> Plot | None:
     """The shift along every trait with its interval, in front of what random directions reach.
 
     Args:
-        traits: See `shift.compare`.
         systems: The system prompts that it was measured under too, in the order of each trait's "systems".
     """
     if not traits:
@@ -38,16 +37,15 @@ def shifts(traits: Mapping[str, Any], systems: Sequence[Mapping[str, Any]] = ())
         axes = figure.subplots()
         axes.axvline(0, color=LINE)
         for row, name in enumerate(names):
-            found = traits[name]
-            for kind in ("isotropic", "covariance"):
-                p95 = found["nulls"][kind]["p95"]
-                text = "95 in 100 random directions" if row == 0 and kind == "isotropic" else None
+            trait = traits[name]
+            for null in (trait.nulls.isotropic, trait.nulls.covariance):
+                text = "95 in 100 random directions" if row == 0 and null is trait.nulls.isotropic else None
                 axes.add_patch(
-                    Rectangle((-p95, row - reach), 2 * p95, 2 * reach, color=NEUTRAL, alpha=0.22, label=text)
+                    Rectangle((-null.p95, row - reach), 2 * null.p95, 2 * reach, color=NEUTRAL, alpha=0.22, label=text)
                 )
-            for at, e in enumerate([found["shift"], *(one["shift"] for one in found["systems"])]):
+            for at, e in enumerate([trait.shift, *(under.shift for under in trait.systems)]):
                 axes.errorbar(
-                    e["mean"], row + STEP * (at - (len(series) - 1) / 2), xerr=whiskers(e),
+                    e.mean, row + STEP * (at - (len(series) - 1) / 2), xerr=whiskers(e),
                     fmt=list(MARKERS)[at % len(MARKERS)], color=colours[at % len(colours)], capsize=3, markersize=7,
                     label=series[at] if row == 0 and (systems or at) else None,
                 )  # fmt: skip
@@ -66,30 +64,21 @@ def shifts(traits: Mapping[str, Any], systems: Sequence[Mapping[str, Any]] = ())
         "evaluation questions; grey bands are what random directions reach (the wider one leans the way the model's "
         "own activity varies). Only a mark clear of both bands says something about the trait.",
         "; ".join(
-            f"{name}: {estimate(found['shift'], 2)}, random directions up to "
-            f"{number(max(null['p95'] for null in found['nulls'].values()), 2)}"
-            for name, found in traits.items()
+            f"{name}: {estimate(trait.shift, 2)}, random directions up to {number(trait.nulls.reach, 2)}"
+            for name, trait in traits.items()
         ),
         paint,
         height=110 + 18 * len(series) + (24 + 14 * len(series)) * len(names),
     )
 
 
-def write_shift_report(run: Mapping[str, Any], path: Path | str) -> None:
-    """Write the character sheet of a fine-tune.
-
-    Args:
-        run: {"command": "shift", "tuned": what was compared with the model, "traits": see `shift.compare`, "systems":
-            [{"system"}], "verdict" and "warnings": sentences, and the provenance}.
-        path: Of the page.
-    """
-    from personavec.report.provenance import provenance_tables
-
+def write_shift_report(run: ShiftRun, path: Path | str) -> None:
+    """Write the character sheet of a fine-tune."""
     write_page(
         path,
         "shifts/page.html",
         run=run,
-        plots={"shifts": shifts(run["traits"], run["systems"])},
-        names=system_names(run["systems"]),
-        provenance=provenance_tables(dict(run)),
+        plots={"shifts": shifts(run.traits, run.systems)},
+        names=system_names(run.systems),
+        provenance=provenance_tables(run),
     )

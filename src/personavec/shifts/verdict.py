@@ -1,52 +1,49 @@
 """What a shift says, in plain words, beside what chance gives."""
 
 from collections.abc import Mapping
-from typing import Any
+
+from personavec.report.words import span
+from personavec.shifts.result import TraitShift
 
 
-def verdict(found: Mapping[str, Mapping[str, Any]]) -> list[str]:
+def verdict(traits: Mapping[str, TraitShift]) -> list[str]:
     """A sentence or two per trait, the surest first."""
-    return [sentence(name, found[name]) for name in ranked(found)]
+    return [sentence(name, traits[name]) for name in ranking(traits)]
 
 
-def ranked(found: Mapping[str, Mapping[str, Any]]) -> list[str]:
+def ranking(traits: Mapping[str, TraitShift]) -> list[str]:
     """Names of the traits, those first whose shift the fewest random directions reach."""
-    return sorted(found, key=lambda name: _p(found[name]))
+    return sorted(traits, key=lambda name: traits[name].nulls.closer.p_value)
 
 
-def _p(found: Mapping[str, Any]) -> float:
-    return max(float(null["p_value"]) for null in found["nulls"].values())
+def sentence(name: str, trait: TraitShift) -> str:
+    """What was found along a trait, beside its nulls, and where a system prompt brings out more of it."""
+    return " ".join([_plain(name, trait), *_under_prompts(trait)])
 
 
-def sentence(name: str, found: Mapping[str, Any]) -> str:
-    """What `compare` found along a trait, beside its nulls, and where a system prompt brings out more of it."""
-    return " ".join([_plain(name, found), *_hidden(found)])
-
-
-def _plain(name: str, found: Mapping[str, Any]) -> str:
-    e = found["shift"]
-    size = f"{e['mean']:+.2f}, 95 % interval {e['low']:+.2f} to {e['high']:+.2f}, n = {e['n']} questions"
-    if e["low"] <= 0 <= e["high"]:
+def _plain(name: str, trait: TraitShift) -> str:
+    e = trait.shift
+    size = f"{e.mean:+.2f}, {span(e, '+.2f', 'questions')}"
+    if e.low <= 0 <= e.high:
         return f"No move along {name} can be told from none ({size})."
-    way = "more" if e["mean"] > 0 else "less"
-    if _p(found) > 0.05:
+    way = "more" if e.mean > 0 else "less"
+    if trait.nulls.closer.p_value > 0.05:
         return f"The model moved toward {way} {name} ({size}), but no farther than along random directions."
-    larger = [other for other, value in found["others"].items() if abs(value) >= abs(e["mean"])]
+    larger = [other for other, value in trait.others.items() if abs(value) >= abs(e.mean)]
     if larger:
         return f"The model moved toward {way} {name} ({size}); along {', '.join(larger)} it moved as far or farther."
     return f"The model moved toward {way} {name} ({size}), farther than along random directions and other traits."
 
 
-def _hidden(found: Mapping[str, Any]) -> list[str]:
+def _under_prompts(trait: TraitShift) -> list[str]:
     """Sentences about system prompts under which the shift is clearly larger."""
-    plain, sentences = found["shift"], []
-    for row in found["systems"]:
-        e = row["shift"]
-        apart = e["low"] > plain["high"] or e["high"] < plain["low"]
-        if apart and abs(e["mean"]) > abs(plain["mean"]):
+    plain, sentences = trait.shift, []
+    for row in trait.systems:
+        e = row.shift
+        apart = e.low > plain.high or e.high < plain.low
+        if apart and abs(e.mean) > abs(plain.mean):
             sentences.append(
-                f"Under the system prompt {shortened(row['system'])} it moved farther: {e['mean']:+.2f}, 95 % interval "
-                f"{e['low']:+.2f} to {e['high']:+.2f}."
+                f"Under the system prompt {shortened(row.system)} it moved farther: {e.mean:+.2f}, {span(e, '+.2f')}."
             )
     return sentences
 

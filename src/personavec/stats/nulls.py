@@ -31,8 +31,12 @@ def null_summary(values: ArrayLike) -> Null:
         ValueError: No values, or values that are not finite.
     """
     array = finite(values, 1)
-    figures = (array.mean(), np.percentile(array, 95), array.max())
-    return Null(*(round(float(figure), 4) for figure in figures), len(array))
+    return Null(
+        mean=round(float(array.mean()), 4),
+        p95=round(float(np.percentile(array, 95)), 4),
+        max=round(float(array.max()), 4),
+        n=len(array),
+    )
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from personavec.extraction.specificity import judge_of
 from personavec.files import JsonLines
@@ -13,6 +12,7 @@ from personavec.model.edits import Intervention
 from personavec.progress import progress
 from personavec.rollouts import Rollout, generate, plan
 from personavec.stats.bootstrap import bootstrap_mean
+from personavec.study.result import AnswerScores
 from personavec.traits.of_vector import trait_of
 from personavec.vector import PersonaVector
 
@@ -128,15 +128,15 @@ class Answers:
                         scores = {key: [rollout.score, rollout.coherence] for key, rollout in new.items()}
                         log.append({"question": question, "scores": scores})
 
-    def found(self, name: str, trait: str, *, instructed: bool = False) -> dict[str, Any]:
+    def scores(self, name: str, trait: str, *, instructed: bool = False) -> AnswerScores:
         """Trait score and coherence of a model's answers with intervals, and the score of each."""
         answers = self.asked[name, trait, instructed].rollouts
         known = [r.score for r in answers if r.score is not None]
-        return {
-            "score": bootstrap_mean(known, seed=self.seed).as_dict() if known else None,
-            "coherence": bootstrap_mean([r.coherence or 0.0 for r in answers], seed=self.seed).as_dict(),
-            "by_question": [r.score for r in answers],
-        }
+        return AnswerScores(
+            score=bootstrap_mean(known, seed=self.seed) if known else None,
+            coherence=bootstrap_mean([r.coherence or 0.0 for r in answers], seed=self.seed),
+            by_question=tuple(r.score for r in answers),
+        )
 
     def _log(self, name: str) -> JsonLines:
         return JsonLines(self.folder / name / "answers.jsonl")

@@ -1,22 +1,21 @@
 """The fine-tuning study: many small fine-tunes, what each did to the character, and what prevention saves."""
 
-import hashlib
-import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from personavec.data import Dataset, open_data
 from personavec.errors import UserError
-from personavec.files import RunFolder, check_utf8, write_atomic, write_json
+from personavec.files import RunFolder, check_utf8, write_atomic
 from personavec.model import ChatModel
 from personavec.provenance import identity, provenance
+from personavec.results import SUMMARY
 from personavec.study.families import DataSet, check_names, flawed_sets, given_set, trait_sets
 from personavec.study.laboratory import Laboratory
 from personavec.study.page import write_study_report
-from personavec.study.prevention import Prevention
+from personavec.study.prevention import PreventionTrial
+from personavec.study.result import StudyRun
 from personavec.study.settings import Settings
 from personavec.study.suite import Suite
 from personavec.study.tables import page
@@ -32,7 +31,7 @@ def study_finetune(
     *,
     data: Mapping[str, Path | str] | None = None,
     prevent: Sequence[str] | None = None,
-) -> dict[str, Any]:
+) -> StudyRun:
     """Fine-tune on families of data at three levels, and again with every way of prevention (paper sections 4 and 5).
 
     Families: each vector's trait in the model's own words, five flawed domains made by program; three levels each
@@ -45,9 +44,6 @@ def study_finetune(
         out: Run folder; an interrupted study goes on.
         data: Further data sets by name; as many samples are drawn of each as the others have.
         prevent: Names of traits; None: the first vector's.
-
-    Returns:
-        The content of run.json.
 
     Raises:
         UserError: Vectors of another model, a trait that the model does not show, two data sets of one name, or what
@@ -68,16 +64,15 @@ def study_finetune(
     arguments = {
         **asdict(settings),
         **identity(model),
-        "vectors": {v.trait: hashlib.sha256(v.directions.numpy().tobytes()).hexdigest()[:16] for v in vectors},
+        "vectors": [v.identity for v in vectors],
         "data": {name: one.digest for name, one in given.items()},
         "prevent": list(prevent) if prevent is not None else names[:1],
     }
     with RunFolder(out, arguments) as folder:
-        if not (folder / "run.json").exists():
+        if not (folder / SUMMARY).exists():
             laboratory = Laboratory(model, vectors, folder, settings)
-            _study(laboratory, given, arguments["prevent"])
-        run: dict[str, Any] = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-    return run
+            _study(laboratory, given, list(prevent) if prevent is not None else names[:1])
+        return StudyRun.read(folder.path)
 
 
 def _study(lab: Laboratory, data: Mapping[str, Dataset], prevent: Sequence[str]) -> None:
@@ -87,24 +82,23 @@ def _study(lab: Laboratory, data: Mapping[str, Dataset], prevent: Sequence[str])
     lab.answers.ask(lab.model, "base", [sheet for trait in lab.traits for sheet in lab.both_sheets(trait, questions)])
     suite = Suite(lab, _sets(lab, data))
     suite.train()
-    preventions = [Prevention(lab, vector) for vector in lab.vectors if vector.trait in prevent]
+    preventions = [PreventionTrial(lab, vector) for vector in lab.vectors if vector.trait in prevent]
     for one in preventions:
         one.train()
     lab.answers.judge()
-    run = {
-        "command": "study finetune",
-        **provenance(lab.model, lab.folder.arguments),
-        "layers": {vector.trait: vector.layer for vector in lab.vectors},
-        "base": {name: lab.base(name) for name in lab.traits},
-        "suite": suite.found(),
-        "correlations": suite.correlations(),
-        "prevention": {one.trait: one.found() for one in preventions},
-        "seconds": round(time.monotonic() - start, 1),
-    }
-    run["verdict"] = verdict(run)
+    run = StudyRun.of(
+        provenance(lab.model, lab.folder.arguments),
+        layers={vector.trait: vector.layer for vector in lab.vectors},
+        base={name: lab.base(name) for name in lab.traits},
+        suite=suite.rows(),
+        correlations=suite.correlations(),
+        prevention={trial.trait: trial.outcome() for trial in preventions},
+        seconds=round(time.monotonic() - start, 1),
+    )
+    run = run.with_(verdict=verdict(run))
     write_atomic(lab.folder / "study.md", page(run))
     write_study_report(run, lab.folder / "report.html")
-    write_json(lab.folder / "run.json", run)
+    run.write(lab.folder.path)
 
 
 def _sets(lab: Laboratory, given: Mapping[str, Dataset]) -> list[DataSet]:

@@ -10,12 +10,14 @@ from torch import Tensor
 
 from personavec.files import RunFolder, write_atomic
 from personavec.finetune import Training, Tuned, fine_tune
-from personavec.finetune.adapter import wearing
+from personavec.finetune.adapter import saved_adapter
 from personavec.model import ChatModel
 from personavec.shifts.measure import depths, prompt_readings
 from personavec.stats.bootstrap import bootstrap_mean
+from personavec.stats.estimate import Estimate
 from personavec.study.answers import Answers, Sheet
 from personavec.study.families import DataSet
+from personavec.study.result import BaseScores
 from personavec.study.settings import Settings
 from personavec.vector import PersonaVector
 
@@ -39,26 +41,26 @@ class Laboratory:
         sheet = self.answers.sheet
         return [sheet(trait, questions), sheet(trait, self.settings.questions, instructed=True)]
 
-    def base(self, trait: str) -> dict[str, Any]:
+    def base(self, trait: str) -> BaseScores:
         """Scores of the model as it came."""
-        found = self.answers.found
-        return {"plain": found("base", trait), "instructed": found("base", trait, instructed=True)}
+        scores = self.answers.scores
+        return BaseScores(plain=scores("base", trait), instructed=scores("base", trait, instructed=True))
 
     def tuned(self, one: DataSet, name: str, training: Training, **choices: Any) -> Tuned:
         """Train on a data set; what was trained is not trained again. `choices`: of `fine_tune`."""
         return fine_tune(self.model, one.path, self.folder / name / "tuned", training, measure=False, **choices)
 
-    def shift(self, vector: PersonaVector, name: str) -> dict[str, Any]:
+    def shift(self, vector: PersonaVector, name: str) -> Estimate:
         """Mean of the change along a vector at its layer, over its questions."""
         along = self.change(name)[vector.trait][:, self.depths.index(vector.layer)] @ vector.unit(vector.layer)
-        return bootstrap_mean(along.double().numpy(), seed=self.settings.seed).as_dict()
+        return bootstrap_mean(along.double().numpy(), seed=self.settings.seed)
 
-    def dressed(
+    def adapted_model(
         self, adapter: Path, name: str, sheets: Sequence[Sheet], *files: str
     ) -> AbstractContextManager[ChatModel]:
         """The model with an adapter on; without, if nothing is wanted of it any more."""
         done = all((self.folder / name / file).exists() for file in files) and self.answers.complete(name, sheets)
-        return nullcontext(self.model) if done else wearing(self.model, adapter)
+        return nullcontext(self.model) if done else saved_adapter(self.model, adapter)
 
     def keep_change(self, model: ChatModel, name: str) -> None:
         """Measure how far a fine-tune moved every question's last prompt token."""

@@ -1,10 +1,9 @@
 """The suite: fine-tunes without prevention, what their data promised and what came of them (paper sections 4 and 5)."""
 
-import json
 from collections.abc import Sequence
-from typing import Any
 
 import torch
+from pydantic import TypeAdapter
 from safetensors.torch import load_file, save
 from torch import Tensor
 
@@ -12,17 +11,20 @@ from personavec.data import Sample, open_data
 from personavec.engine.transformers import TransformersEngine
 from personavec.errors import UserError
 from personavec.files import write_atomic, write_json
-from personavec.finetune import Tuned
+from personavec.finetune import FinetuneRun, Tuned
 from personavec.finetune.automatic import beside_own
 from personavec.projection.measure import readings
 from personavec.projection.own_answers import OwnAnswers
 from personavec.stats.bootstrap import bootstrap_mean
+from personavec.stats.estimate import Estimate
 from personavec.study.families import DataSet
-from personavec.study.figures import Answered, Fine, changed, correlations
+from personavec.study.figures import FineTune, MeanAnswers, correlations, score_change
 from personavec.study.laboratory import CHANGE, Laboratory
+from personavec.study.result import Correlation, LossEnds, SuiteRow, SuiteScores
 
 PULLED = 16  # samples of a data set that the model answers itself, for its projection difference
 PULL = "pull.safetensors"
+PULLS = TypeAdapter(dict[str, Estimate])  # by trait, to and from JSON
 
 
 def place(one: DataSet) -> str:
@@ -46,17 +48,16 @@ class Suite:
             self.pull(one)
             # Filled in once, so made anew for each.
             sheets = [sheet for trait in lab.traits for sheet in lab.both_sheets(trait, lab.settings.questions)]
-            with lab.dressed(tuned.adapter, place(one), sheets, CHANGE) as model:
+            with lab.adapted_model(tuned.adapter, place(one), sheets, CHANGE) as model:
                 lab.keep_change(model, place(one))
                 lab.answers.ask(model, place(one), sheets)
 
-    def pull(self, one: DataSet) -> dict[str, Any]:
+    def pull(self, one: DataSet) -> dict[str, Estimate]:
         """The exact projection difference of a data set, by trait; its mean reading is kept in a file."""
         folder = self.lab.folder / place(one)
         path, figures = folder / PULL, folder / "pull.json"
         if figures.exists():
-            kept: dict[str, Any] = json.loads(figures.read_text(encoding="utf-8"))
-            return kept
+            return PULLS.validate_json(figures.read_bytes())
         engine = TransformersEngine(self.lab.model)
         own = OwnAnswers(engine, self.lab.settings.max_new_tokens)
         samples = [record for record in open_data(one.path) if isinstance(record, Sample)][:PULLED]
@@ -77,56 +78,52 @@ class Suite:
             v.trait: bootstrap_mean(
                 (table[:, self.lab.depths.index(v.layer)] @ v.unit(v.layer)).double().numpy(),
                 seed=self.lab.settings.seed,
-            ).as_dict()
+            ).rounded()
             for v in self.lab.vectors
         }
-        write_json(figures, found)
+        write_json(figures, PULLS.dump_python(found, mode="json"))
         return found
 
-    def found(self) -> list[dict[str, Any]]:
+    def rows(self) -> tuple[SuiteRow, ...]:
         """What came of every fine-tune, once its answers are judged."""
-        return [self.row(one, self.tuned[one.name]) for one in self.sets]
+        return tuple(self.row(one, self.tuned[one.name].run) for one in self.sets)
 
-    def row(self, one: DataSet, tuned: Tuned) -> dict[str, Any]:
+    def row(self, one: DataSet, run: FinetuneRun) -> SuiteRow:
         """Of one fine-tune."""
-        return {
-            "name": one.name,
-            "family": one.family,
-            "level": one.level,
-            "trained": tuned.run["trained"],
-            "steps": tuned.steps,
-            "loss": {"first": tuned.run["loss"]["first"], "last": tuned.run["loss"]["last"]},
-            "held_out_loss": tuned.run["held_out_loss"],
-            "difference": self.pull(one),
-            "shift": {v.trait: self.lab.shift(v, place(one)) for v in self.lab.vectors},
-            "scores": {trait: self.scores(trait, place(one)) for trait in self.lab.traits},
-        }
+        return SuiteRow(
+            name=one.name,
+            family=one.family,
+            level=one.level,
+            trained=run.trained,
+            steps=run.steps,
+            loss=LossEnds(first=run.loss.first, last=run.loss.last),
+            held_out_loss=run.held_out_loss,
+            difference=self.pull(one),
+            shift={v.trait: self.lab.shift(v, place(one)) for v in self.lab.vectors},
+            scores={trait: self.scores(trait, place(one)) for trait in self.lab.traits},
+        )
 
-    def scores(self, trait: str, name: str) -> dict[str, Any]:
+    def scores(self, trait: str, name: str) -> SuiteScores:
         """Of one fine-tune, without and with the instruction to show the trait, and what it changed of both."""
-        before, found = self.lab.base(trait), self.lab.answers.found
-        after = {"plain": found(name, trait), "instructed": found(name, trait, instructed=True)}
-        changes = {
-            key: changed(before[key]["by_question"], one["by_question"], self.lab.settings.seed)
-            for key, one in after.items()
-        }
-        return {
-            **after["plain"],
-            "change": changes["plain"],
-            "instructed": after["instructed"]["score"],
-            "instructed_change": changes["instructed"],
-        }
+        before, scores, seed = self.lab.base(trait), self.lab.answers.scores, self.lab.settings.seed
+        plain, instructed = scores(name, trait), scores(name, trait, instructed=True)
+        return SuiteScores(
+            **dict(plain),
+            change=score_change(before.plain.by_question, plain.by_question, seed),
+            instructed=instructed.score,
+            instructed_change=score_change(before.instructed.by_question, instructed.by_question, seed),
+        )
 
-    def correlations(self) -> dict[str, Any]:
+    def correlations(self) -> dict[str, dict[str, Correlation]]:
         """See `figures.correlations`."""
         lab, runs = self.lab, []
         for one in self.sets:
             plain, instructed = (
-                {trait: Answered.of(lab.answers.found(place(one), trait, instructed=told)) for trait in lab.traits}
-                for told in (False, True)
+                {trait: MeanAnswers.of(lab.answers.scores(place(one), trait, instructed=asked)) for trait in lab.traits}
+                for asked in (False, True)
             )
             runs.append(
-                Fine(
+                FineTune(
                     one.family,
                     plain,
                     instructed,

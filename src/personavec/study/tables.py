@@ -1,7 +1,9 @@
 """The study as a page of Markdown tables, to be kept and compared."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
+
+from personavec.stats.estimate import Estimate
+from personavec.study.result import Arm, Correlation, Half, StudyRun, TraitPrevention
 
 TITLES = {
     "shift, score": "Shift against the trait score after training",
@@ -11,27 +13,52 @@ TITLES = {
 }
 
 
-def page(run: Mapping[str, Any]) -> str:
-    """The content of run.json as Markdown."""
-    traits = list(run["layers"])
-    settings = run["arguments"]
+def page(run: StudyRun) -> str:
+    """A study as Markdown."""
     lines = [
-        f"# Fine-tuning study on {run['model']['id']}",
+        f"# Fine-tuning study on {run.model.id}",
         "",
-        f"Written by `personavec study finetune`; {run['machine']['cpu']}, {run['machine']['device']}, "
-        f"{run['model']['dtype']}, {run['written'][:10]}, personavec {run['personavec']}, transformers "
-        f"{run['versions']['transformers']}, seed {settings['seed']}. Vectors: "
-        + ", ".join(f"{name} at layer {layer}" for name, layer in run["layers"].items())
-        + f". {len(run['suite'])} fine-tunes without prevention: {settings['samples']} samples a set, of which a "
-        f"quarter is held out, {settings['epochs']:g} epochs, learning rate {settings['learning_rate']:g}, batch "
-        f"{settings['batch']}, rsLoRA of rank {settings['rank']}. Scores: contrast judge, 0..100, "
-        f"at most {settings['questions']} questions a trait in the suite, {settings['prevention_questions']} under "
-        "prevention. Brackets: 95 % intervals.",
+        _head(run),
         "",
         "## In short",
         "",
-        *(f"- {sentence}" for sentence in run["verdict"]),
+        *(f"- {sentence}" for sentence in run.verdict),
         "",
+        *_correlations(run),
+        "",
+        "## Every fine-tune",
+        "",
+        *_suite(run),
+        "",
+        "## What every fine-tune changed",
+        "",
+        "Of the score, against the model before training on the same questions, without a system prompt and when asked "
+        "for the trait: under its first positive instruction, behind which a trait may hide.",
+        "",
+        *_changes(run),
+    ]
+    for name, prevention in run.prevention.items():
+        lines += ["", f"## Prevention, {name}", "", *_prevention(name, prevention)]
+    return "\n".join(lines) + "\n"
+
+
+def _head(run: StudyRun) -> str:
+    settings = run.arguments
+    return (
+        f"Written by `personavec study finetune`; {run.machine.cpu}, {run.machine.device}, {run.model.dtype}, "
+        f"{run.written[:10]}, personavec {run.personavec}, transformers {run.versions['transformers']}, seed "
+        f"{settings['seed']}. Vectors: "
+        + ", ".join(f"{name} at layer {layer}" for name, layer in run.layers.items())
+        + f". {len(run.suite)} fine-tunes without prevention: {settings['samples']} samples a set, of which a "
+        f"quarter is held out, {settings['epochs']:g} epochs, learning rate {settings['learning_rate']:g}, batch "
+        f"{settings['batch']}, rsLoRA of rank {settings['rank']}. Scores: contrast judge, 0..100, "
+        f"at most {settings['questions']} questions a trait in the suite, {settings['prevention_questions']} under "
+        "prevention. Brackets: 95 % intervals."
+    )
+
+
+def _correlations(run: StudyRun) -> list[str]:
+    lines = [
         "## What goes with what",
         "",
         "Pearson's r over the fine-tunes; intervals draw whole families of data. Random: |r| that 95 in 100 random "
@@ -39,125 +66,115 @@ def page(run: Mapping[str, Any]) -> str:
         "vector's p among them. Others: the other traits' vectors in its place. Length: the mere length of the change. "
         "Coherence: r of the answers' mean coherence with the score; answers that fall apart have a score too.",
     ]
+    head = ["trait", "r", "fine-tunes", "families", "random: p95 (p)", "others", "length", "coherence"]
     for pair, title in TITLES.items():
-        rows = []
-        for name in traits:
-            found = run["correlations"][name][pair]
-            r, random = found["r"], found["random"]
-            others = ", ".join(f"{other} {value:+.2f}" for other, value in found["others"].items())
-            rows.append(
-                [
-                    name,
-                    interval(r, 2),
-                    str(r["runs"]),
-                    str(r["n"]),
-                    f"{random['p95']:.2f} ({random['p_value']:.2f})",
-                    others,
-                    "" if found["length"] is None else f"{found['length']:+.2f}",
-                    interval(found["coherence"], 2),
-                ]
-            )
-        head = ["trait", "r", "fine-tunes", "families", "random: p95 (p)", "others", "length", "coherence"]
+        rows = [_correlation(name, run.correlations[name][pair]) for name in run.layers]
         lines += ["", f"### {title}", "", *table(head, rows)]
-    base = run["base"]
-    lines += ["", "## Every fine-tune", ""]
-    head = [
-        "data",
-        "held-out loss",
-        *(f"{name}: {what}" for name in traits for what in ("difference", "shift", "score", "coherence")),
+    return lines
+
+
+def _correlation(name: str, pair: Correlation) -> list[str]:
+    return [
+        name,
+        cell(pair.r, 2),
+        str(pair.r.runs),
+        str(pair.r.n),
+        f"{pair.random.p95:.2f} ({pair.random.p_value:.2f})",
+        ", ".join(f"{other} {value:+.2f}" for other, value in pair.others.items()),
+        "" if pair.length is None else f"{pair.length:+.2f}",
+        cell(pair.coherence, 2),
     ]
-    rows = [["before training", ""]]
+
+
+def _suite(run: StudyRun) -> list[str]:
+    traits = list(run.layers)
+    columns = (f"{name}: {what}" for name in traits for what in ("difference", "shift", "score", "coherence"))
+    before = ["before training", ""]
     for name in traits:
-        rows[0] += ["", "", *(interval(base[name]["plain"][what]) for what in ("score", "coherence"))]
-    for one in run["suite"]:
-        loss = one["held_out_loss"]
-        cells = [one["name"], f"{loss['before']['mean']:.2f} to {loss['after']['mean']:.2f}" if loss else ""]
+        plain = run.base[name].plain
+        before += ["", "", cell(plain.score), cell(plain.coherence)]
+    rows = [before]
+    for one in run.suite:
+        loss = one.held_out_loss
+        cells = [one.name, "" if loss is None else f"{loss.before.mean:.2f} to {loss.after.mean:.2f}"]
         for name in traits:
-            cells += [interval(one[what][name], 2) for what in ("difference", "shift")]
-            cells += [interval(one["scores"][name][what]) for what in ("score", "coherence")]
+            scores = one.scores[name]
+            cells += [cell(one.difference[name], 2), cell(one.shift[name], 2)]
+            cells += [cell(scores.score), cell(scores.coherence)]
         rows.append(cells)
-    lines += table(head, rows)
-    lines += [
-        "",
-        "## What every fine-tune changed",
-        "",
-        "Of the score, against the model before training on the same questions, without a system prompt and when asked "
-        "for the trait: under its first positive instruction, behind which a trait may hide.",
-        "",
-    ]
-    head = ["data", *(f"{name}: {what}" for name in traits for what in ("change", "when asked", "change when asked"))]
-    rows = [["before training", *(cell for n in traits for cell in ("", interval(base[n]["instructed"]["score"]), ""))]]
-    for one in run["suite"]:
-        cells = [one["name"]]
-        for name in traits:
-            cells += [interval(one["scores"][name][what]) for what in ("change", "instructed", "instructed_change")]
-        rows.append(cells)
-    lines += table(head, rows)
-    for name, found in run["prevention"].items():
-        lines += ["", f"## Prevention, {name}", "", *_prevention(name, found)]
-    return "\n".join(lines) + "\n"
+    return table(["data", "held-out loss", *columns], rows)
 
 
-def _prevention(name: str, found: Mapping[str, Any]) -> list[str]:
-    base = {"arm": "before training", "kind": "base", "coefficient": None, **found["base"]["plain"], **found["base"]}
-    base["instructed"] = base["instructed"]["score"]
-    rows = []
-    for arm in [base, *found["arms"]]:
-        reference = arm["kind"] == "none"
-        rows.append(
-            [
-                arm["arm"],
-                "" if arm["coefficient"] is None else f"{arm['coefficient']:g}",
-                interval(arm["score"]),
-                "" if reference else interval(arm.get("prevented")),
-                interval(arm["coherence"]),
-                interval(arm.get("shift"), 2),
-                interval(arm["task_loss"], 3),
-                "" if reference else interval(arm["task_change"], 1),
-                "" if reference else interval(arm["task_learned"]),
-                "" if reference else interval(arm["perplexity_change"], 1),
-                interval(arm.get("held_out_loss"), 2),
-                interval(arm.get("instructed")),
-                *("" if reference else _half(half) for half in arm.get("halves", ({}, {}))),
-            ]
-        )
+def _changes(run: StudyRun) -> list[str]:
+    traits = list(run.layers)
+    columns = (f"{name}: {what}" for name in traits for what in ("change", "when asked", "change when asked"))
+    rows = [["before training", *(text for n in traits for text in ("", cell(run.base[n].instructed.score), ""))]]
+    for one in run.suite:
+        cells = [one.name]
+        for scores in (one.scores[name] for name in traits):
+            cells += [cell(scores.change), cell(scores.instructed), cell(scores.instructed_change)]
+        rows.append(cells)
+    return table(["data", *columns], rows)
+
+
+def _prevention(name: str, prevention: TraitPrevention) -> list[str]:
+    base = prevention.base
+    before = [
+        "before training", "", cell(base.plain.score), "", cell(base.plain.coherence), "", cell(base.task_loss, 3),
+        cell(base.task_change, 1), cell(base.task_learned), cell(base.perplexity_change, 1), "",
+        cell(base.instructed.score), "", "",
+    ]  # fmt: skip
     head = [
         "training", "coefficient", f"{name} score", "% of the rise prevented", "coherence", "shift", "loss on the task",
         "% more than without prevention", "% learned of it", "% more perplexity of general text", "held-out loss",
         "score when asked for it", "first half", "second half",
     ]  # fmt: skip
     return [
-        f"On {found['data']} data, as many samples of the one as of the other; the vector's length is "
-        f"{found['vector_norm']:g}. The loss on the task is that of {base['task_loss']['n']} unseen samples of it "
+        f"On {prevention.data} data, as many samples of the one as of the other; the vector's length is "
+        f"{prevention.vector_norm:g}. The loss on the task is that of {base.task_loss.n} unseen samples of it "
         "alone; learned of it is how far that fell from the loss before training, in % of how far it fell without "
         "prevention. The held-out loss is that of both kinds of samples, and rises where no trait is learned. Nothing "
         "is steered when it is measured, but in the last rows, where the fine-tune without prevention is steered at "
         "inference: answers and task on the response, general text on every token. When asked for it: under the "
         "trait's first positive instruction, behind which a trait may hide. Halves: of every other question and "
         "sample, what was prevented and the change of the loss; the best steering "
-        f"is chosen by the first half and judged by the second. Shares are over {_questions(found['arms'])} questions, "
-        f"perplexity over {base['perplexity_change']['n']} passages.",
+        f"is chosen by the first half and judged by the second. Shares are over {_questions(prevention.arms)} "
+        f"questions, perplexity over {base.perplexity_change.n} passages.",
         "",
-        *table(head, rows),
+        *table(head, [before, *(_arm(arm) for arm in prevention.arms)]),
     ]
 
 
-def _half(found: Mapping[str, Any]) -> str:
+def _arm(arm: Arm) -> list[str]:
+    """A row; of the fine-tune without prevention nothing is compared with itself."""
+    compared = [
+        cell(arm.prevented), cell(arm.task_change, 1), cell(arm.task_learned), cell(arm.perplexity_change, 1),
+        *(_half(half) for half in arm.halves),
+    ]  # fmt: skip
+    if arm.kind == "none":
+        compared = [""] * len(compared)
+    prevented, task_change, task_learned, perplexity_change, first, second = compared
+    return [
+        arm.arm, "" if arm.coefficient is None else f"{arm.coefficient:g}", cell(arm.score), prevented,
+        cell(arm.coherence), cell(arm.shift, 2), cell(arm.task_loss, 3), task_change, task_learned, perplexity_change,
+        cell(arm.held_out_loss, 2), cell(arm.instructed), first, second,
+    ]  # fmt: skip
+
+
+def _half(half: Half) -> str:
     """What was prevented and the change of the loss on one half."""
-    return "; ".join(filter(None, [interval(found.get("prevented")), interval(found.get("task_change"), 1)]))
+    return "; ".join(filter(None, [cell(half.prevented), cell(half.task_change, 1)]))
 
 
-def _questions(arms: Iterable[Mapping[str, Any]]) -> str:
+def _questions(arms: Iterable[Arm]) -> str:
     """Over how many questions the shares prevented are."""
-    counts = {arm["prevented"]["n"] for arm in arms if arm["kind"] != "none" and arm["prevented"]}
+    counts = {arm.prevented.n for arm in arms if arm.kind != "none" and arm.prevented is not None}
     return " or ".join(map(str, sorted(counts))) or "no"
 
 
-def interval(found: Mapping[str, Any] | None, digits: int = 0) -> str:
+def cell(given: Estimate | None, digits: int = 0) -> str:
     """An estimate with its interval; empty where there is none."""
-    if found is None:
-        return ""
-    return f"{found['mean']:.{digits}f} [{found['low']:.{digits}f}, {found['high']:.{digits}f}]"
+    return "" if given is None else f"{given:.{digits}f}"
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:

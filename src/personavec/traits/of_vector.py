@@ -11,9 +11,8 @@ def trait_of(vector: PersonaVector) -> Trait:
     Raises:
         UserError: It is in neither.
     """
-    stored = vector.info.get("trait")
-    if isinstance(stored, dict) and "instructions" in stored:
-        return Trait.parse(stored, f"The vector of {vector.trait!r}")
+    if vector.info.trait is not None and "instructions" in vector.info.trait:
+        return Trait.parse(vector.info.trait, f"The vector of {vector.trait!r}")
     try:
         return load_library(vector.trait)
     except UserError as error:

@@ -13,15 +13,15 @@ def instruction(sample: Sample, traits: Sequence[Trait], seed: int) -> str:
 
     The draw depends on the sample and the seed alone.
     """
-    return asking(traits, priority(sample.id, 0, seed))
+    return trait_prompt(traits, priority(sample.id, 0, seed))
 
 
-def asking(traits: Sequence[Trait], drawn: float = 0.0) -> str:
+def trait_prompt(traits: Sequence[Trait], drawn: float = 0.0) -> str:
     """A positive system prompt of every trait; `drawn` in [0, 1) chooses among each trait's instructions."""
     return "\n\n".join(trait.system_prompts(int(drawn * len(trait.instructions)))[0] for trait in traits)
 
 
-def instructed(messages: Sequence[Message], text: str) -> list[Message]:
+def with_system(messages: Sequence[Message], text: str) -> list[Message]:
     """The messages with a system prompt; one that is there already follows it."""
     if messages[0]["role"] == "system":
         return [{**messages[0], "content": f"{text}\n\n{messages[0]['content']}"}, *messages[1:]]

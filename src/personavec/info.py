@@ -1,0 +1,187 @@
+"""What is known of a vector: what its extraction measured, as run.json and the vector's file hold it."""
+
+import json
+from collections.abc import Mapping
+
+from pydantic import JsonValue
+
+from personavec.results import Figure, Machine, Number, Result
+from personavec.stats.nulls import Null
+
+
+class RolloutCounts(Result):
+    """What became of the rollouts.
+
+    Attributes:
+        generated: Of all stages.
+        extraction: For the direction.
+        kept, kept_pairs: Of those, what passed the filter and made the direction: rollouts, and pairs of them.
+        reasons: How many pairs were left out, by reason.
+    """
+
+    generated: int
+    extraction: int
+    kept: int
+    kept_pairs: int
+    reasons: dict[str, int]
+
+
+class JudgeFacts(Result):
+    """The judge of an extraction.
+
+    Attributes:
+        name: As the user named it.
+        auc: How well it tells the sides apart on unseen questions and an unseen instruction, over questions.
+        threshold: Points; positives above and negatives below it were kept.
+        state: What it was calibrated to, so that later scores are on the same scale; empty for a judge without.
+    """
+
+    name: str
+    auc: Figure
+    threshold: float
+    state: dict[str, dict[str, float]]
+
+
+class SteeredPoint(Result):
+    """Answers under one steering.
+
+    Attributes:
+        coefficient: Multiples of the vector.
+        score, coherence: Points, over questions. Coherence counts every answer, the score those that have one.
+    """
+
+    coefficient: float
+    score: Figure
+    coherence: Figure
+
+
+class SweepPoint(SteeredPoint):
+    """Answers under steering at one of the candidate layers.
+
+    Attributes:
+        layer: Which, 1..n_layers.
+    """
+
+    layer: int
+
+
+class DosePoint(SteeredPoint):
+    """Answers under steering at the vector's layer.
+
+    Attributes:
+        share: The push as a share of the mean norm of what it is added to.
+    """
+
+    share: Number
+
+
+class SteeringNull(Result):
+    """Effects of random directions of the vector's norm, each at the layer it chose, on a few evaluation questions.
+
+    Attributes:
+        effects: Points, of each direction that left a question to score.
+        layers: Of each direction.
+        p: (1 + how many are as strong as the vector on the same questions) / (1 + how many there are).
+        mean, p95, max, n: Of the effects' absolute values.
+    """
+
+    effects: tuple[float, ...]
+    layers: tuple[int, ...]
+    p: Number
+    mean: float
+    p95: float
+    max: float
+    n: int
+
+
+class Steering(Result):
+    """What steering does to the score, and what chance does.
+
+    Attributes:
+        effect: Points: score at plus `coefficient` minus score at minus `coefficient`, by question.
+        effect_on_null_questions: Its mean on the questions that random directions were tried on.
+        coefficient: Multiples of the vector.
+        null: Of random directions.
+    """
+
+    effect: Figure
+    effect_on_null_questions: float
+    coefficient: float
+    null: SteeringNull
+
+
+class SeparationNull(Result):
+    """AUCs of random directions with their own choice of layer.
+
+    Attributes:
+        isotropic: Drawn any way.
+        covariance: Drawn with the covariance of the readings.
+    """
+
+    isotropic: Null
+    covariance: Null
+
+
+class Separation(Result):
+    """How well projections tell unseen answers of the two sides apart.
+
+    Attributes:
+        auc: At the vector's layer, over questions.
+        by_layer: AUC at layers 1, 2, ...
+        null: Of random directions.
+    """
+
+    auc: Figure
+    by_layer: tuple[Number, ...]
+    null: SeparationNull
+
+
+class VectorInfo(Result):
+    """What the file of a vector knows of it. None: not measured, or written in a form that this version does not read.
+
+    Attributes:
+        personavec, arguments, versions, machine, written: Of the extraction, as in `Provenance`.
+        trait: The texts it was extracted with, as JSON; `traits.of_vector.trait_of` reads them.
+        rollouts, judge, dose_response, layer_sweep, steering, separation: See their classes.
+        coherent_range: The smallest and the largest coefficient at which answers stay coherent.
+        recommended_coefficient: The strongest that can be recommended; None also where none can.
+        spearman: Rank correlation of coefficient and score, by question.
+        cross_effects: As `steering.effect`, on the scores of other traits by their names.
+        seconds: The extraction took.
+    """
+
+    personavec: str | None = None
+    arguments: dict[str, JsonValue] | None = None
+    versions: dict[str, str] | None = None
+    machine: Machine | None = None
+    written: str | None = None
+    trait: dict[str, JsonValue] | None = None
+    rollouts: RolloutCounts | None = None
+    judge: JudgeFacts | None = None
+    dose_response: tuple[DosePoint, ...] | None = None
+    layer_sweep: tuple[SweepPoint, ...] | None = None
+    coherent_range: tuple[float, float] | None = None
+    recommended_coefficient: float | None = None
+    spearman: Figure | None = None
+    steering: Steering | None = None
+    separation: Separation | None = None
+    cross_effects: dict[str, Figure] | None = None
+    seconds: float | None = None
+
+    def as_stored(self) -> dict[str, JsonValue]:
+        """As JSON values, without what is not known."""
+        stored: dict[str, JsonValue] = self.model_dump(mode="json", exclude_unset=True)
+        return stored
+
+    @classmethod
+    def parse(cls, stored: Mapping[str, JsonValue]) -> "VectorInfo":
+        """From the header of a vector's file, whoever wrote it: a part that cannot be read counts as absent."""
+        parts: dict[str, object] = {}
+        for name in cls.model_fields.keys() & stored.keys():
+            try:
+                part = cls.model_validate({name: stored[name]})
+                json.dumps(part.as_stored(), allow_nan=False)
+            except ValueError:  # another form, or a figure that is no number
+                continue
+            parts[name] = getattr(part, name)
+        return cls.model_validate(parts)
