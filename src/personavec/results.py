@@ -197,8 +197,8 @@ def schema(run: type[Run]) -> dict[str, JsonValue]:
         if where is None:
             continue
         where["description"] = (part.__doc__ or "").partition("\n")[0]
-        for name, text in descriptions(part).items():
-            where["properties"][part.model_fields[name].serialization_alias or name]["description"] = text
+        for field, text in descriptions(part).items():
+            where["properties"][part.model_fields[field].serialization_alias or field]["description"] = text
     return made
 
 
