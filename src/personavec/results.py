@@ -198,8 +198,7 @@ def schema(run: type[Run]) -> dict[str, JsonValue]:
             continue
         where["description"] = (part.__doc__ or "").partition("\n")[0]
         for field, text in descriptions(part).items():
-            written = part.model_fields[field].serialization_alias or field
-            where["properties"][written]["description"] = text
+            where["properties"][part.model_fields[field].serialization_alias or field]["description"] = text
     return made
 
 

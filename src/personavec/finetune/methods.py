@@ -122,9 +122,7 @@ class StreamMethod(Method):
         self, vectors: Sequence[PersonaVector], weights: Sequence[float], layers: Layers
     ) -> dict[int, Tensor]:
         """What acts at each layer, (k, d) in float32."""
-        rows: dict[int, list[Tensor]] = {}
-        for item in self.interventions(vectors, weights, layers):
-            rows.setdefault(item.layer, []).append(_plain(item))
+        rows = _by_layer(self.interventions(vectors, weights, layers))
         return {layer: torch.stack(some) for layer, some in rows.items()}
 
 
@@ -162,11 +160,8 @@ class OperationMethod(StreamMethod):
             items += interventions(self.operation, vector, number, layers=layers, positions="all")
         if not self.operation.sums:
             return items
-        sums: dict[int, Tensor] = {}
-        for item in items:
-            before = sums.get(item.layer)
-            sums[item.layer] = _plain(item) if before is None else before + _plain(item)
-        return [Intervention(self.operation, layer, direction, "all") for layer, direction in sums.items()]
+        rows = _by_layer(items)
+        return [Intervention(self.operation, layer, torch.stack(some).sum(0), "all") for layer, some in rows.items()]
 
 
 class Steer(OperationMethod):
@@ -192,9 +187,7 @@ class Ablate(OperationMethod):
         self, vectors: Sequence[PersonaVector], weights: Sequence[float], layers: Layers
     ) -> list[Intervention]:
         """Of several vectors the span is projected out."""
-        rows: dict[int, list[Tensor]] = {}
-        for item in super().interventions(vectors, weights, layers):
-            rows.setdefault(item.layer, []).append(_plain(item))
+        rows = _by_layer(super().interventions(vectors, weights, layers))
         bases = {layer: torch.linalg.qr(torch.stack(some).T)[0].T.contiguous() for layer, some in rows.items()}
         return [Intervention(self.operation, layer, row, "all") for layer, basis in bases.items() for row in basis]
 
@@ -223,9 +216,16 @@ class Regularise(StreamMethod):
         for vector, weight in zip(vectors, weights, strict=True):
             items = ablation(vector, layers=layers, positions="all")
             for item in items:
-                scale = math.sqrt(weight / len(items)) / vector.at(item.layer).norm()
-                rows.setdefault(item.layer, []).append(_plain(item) * scale)
+                per_vector = _plain(item) / vector.at(item.layer).norm()
+                rows.setdefault(item.layer, []).append(per_vector * math.sqrt(weight / len(items)))
         return {layer: torch.stack(some) for layer, some in rows.items()}
+
+
+def _by_layer(items: Sequence[Intervention]) -> dict[int, list[Tensor]]:
+    rows: dict[int, list[Tensor]] = {}
+    for item in items:
+        rows.setdefault(item.layer, []).append(_plain(item))
+    return rows
 
 
 def _plain(item: Intervention) -> Tensor:
