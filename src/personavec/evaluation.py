@@ -11,7 +11,8 @@ from personavec.capability.tasks import Results, compared, fingerprint
 from personavec.effects import estimate
 from personavec.errors import UserError
 from personavec.files import JsonLines, RunFolder, write_json
-from personavec.judges.scorer import ApiTerms, Scorer, make_scorer
+from personavec.judges.api.terms import ApiTerms
+from personavec.judges.scorer import Scorer, make_scorer
 from personavec.model import ChatModel
 from personavec.model.intervene import Intervention
 from personavec.progress import progress

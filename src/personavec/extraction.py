@@ -24,7 +24,8 @@ from personavec.findings import (
     steering_figures,
 )
 from personavec.interventions import steering
-from personavec.judges.scorer import ApiTerms, Scorer, make_scorer
+from personavec.judges.api.terms import ApiTerms
+from personavec.judges.scorer import Scorer, make_scorer
 from personavec.model import ChatModel, Conversation
 from personavec.model.intervene import Intervention, Positions
 from personavec.progress import progress

@@ -47,7 +47,7 @@ def compare(
             from personavec.judges.local import local_judges
 
             return RubricScorer(*local_judges(which, trait, lambda name: o.open_model(name, device, dtype)))
-        from personavec.judges.api import ApiScorer, api_judges
+        from personavec.judges.api.client import ApiScorer, api_judges
 
         return ApiScorer(*api_judges(which, trait, **vars(terms)))
 

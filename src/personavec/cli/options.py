@@ -14,7 +14,7 @@ from personavec.errors import UserError
 
 if TYPE_CHECKING:
     from personavec.interventions import Layers
-    from personavec.judges.scorer import ApiTerms
+    from personavec.judges.api.terms import ApiTerms
     from personavec.model import ChatModel
     from personavec.model.intervene import Intervention
     from personavec.traits import Trait
@@ -135,7 +135,7 @@ def read_terms(judge: str, price: str | None, rpm: float | None) -> "ApiTerms":
     Raises:
         UserError: They are not understood, or the judge is not behind an endpoint.
     """
-    from personavec.judges.scorer import ApiTerms
+    from personavec.judges.api.terms import ApiTerms
 
     if (price is not None or rpm is not None) and not judge.startswith("api:"):
         raise UserError(

@@ -1,30 +1,17 @@
 """Who scores a run's rollouts: the contrast judge, or a rubric judge for the trait and one for coherence."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 from personavec.errors import UserError
 from personavec.judges import Answered, Judge
+from personavec.judges.api.terms import ApiTerms
 from personavec.judges.contrast import ContrastJudge
 from personavec.model import ChatModel
 from personavec.rollouts import Rollout
 from personavec.traits import Trait
 
 Advance = Callable[[int], None]
-
-
-@dataclass(frozen=True)
-class ApiTerms:
-    """What a judge behind an endpoint costs and how fast it may be asked. Neither changes a score.
-
-    Attributes:
-        price: US$ of a million prompt tokens and of a million answer tokens; None: not known.
-        requests_per_minute: Upper limit; None: none but the endpoint's own.
-    """
-
-    price: tuple[float, float] | None = None
-    requests_per_minute: float | None = None
 
 
 class Scorer(Protocol):
@@ -113,7 +100,7 @@ def make_scorer(name: str, model: ChatModel | None, trait: Trait, terms: ApiTerm
 
         return RubricScorer(*local_judges(which, trait))
     if kind == "api" and which:
-        from personavec.judges.api import ApiScorer, api_judges
+        from personavec.judges.api.client import ApiScorer, api_judges
 
         return ApiScorer(*api_judges(which, trait, **vars(terms or ApiTerms())))
     raise UserError(f"Unknown judge {name!r}.", "Choose contrast, local:MODEL or api:MODEL.")

@@ -7,7 +7,7 @@ from typing import Any
 from personavec.data import Dataset, open_data
 from personavec.engine import Engine
 from personavec.engine.transformers import TransformersEngine
-from personavec.judges.scorer import ApiTerms
+from personavec.judges.api.terms import ApiTerms
 from personavec.model import ChatModel
 from personavec.provenance import provenance
 from personavec.screening.compare import compare as compare_screenings

@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 from personavec.data import Dataset, Sample
 from personavec.engine import Engine
 from personavec.errors import UserError
-from personavec.judges.scorer import ApiTerms, Scorer, make_scorer
+from personavec.judges.api.terms import ApiTerms
+from personavec.judges.scorer import Scorer, make_scorer
 from personavec.model import ChatModel
 from personavec.model.checkpoint import Checkpoint
 from personavec.progress import progress

@@ -18,9 +18,10 @@ from endpoint import Response, Serve, Server, Trickle, fails, prompt_of, says
 
 from personavec.errors import UserError
 from personavec.judges import Answered
-from personavec.judges.api import ApiJudge, Endpoint, api_judges
-from personavec.judges.cache import Reply, ReplyCache
-from personavec.judges.scorer import ApiTerms, make_scorer
+from personavec.judges.api.cache import Reply, ReplyCache
+from personavec.judges.api.client import ApiJudge, Endpoint, api_judges
+from personavec.judges.api.terms import ApiTerms
+from personavec.judges.scorer import make_scorer
 from personavec.model import ChatModel
 from personavec.rollouts import Rollout
 from personavec.traits import load_library
@@ -57,7 +58,6 @@ def test_the_score_is_the_expected_value_over_the_likeliest_tokens(serve: Serve)
         (says({"0": 0.9, "8": 0.1}), 0),
         (says({"REF": 0.9, "8": 0.1}, "USAL"), None),
         (says({"8": 0.2, "The": 0.19}, "5"), None),  # hardly any mass on numbers
-        (says(), None),
         (fails(400, "Filtered.", "content_filter"), None),
     ],
 )
@@ -178,9 +178,12 @@ def test_a_prompt_that_is_refused_does_not_cost_the_others_their_probabilities(s
     [
         (fails(401, "Wrong key."), r"refused the key \(status 401: Wrong key\.\).*OPENAI_API_KEY", 1),
         (fails(403), r"refused the key \(status 403.*OPENAI_API_KEY", 1),
-        (fails(404), r"knows no model 'judge-1' \(status 404\).*OPENAI_BASE_URL", 1),
+        (fails(402, "Pay."), r"quota is used up \(status 402: Pay\.\)\. Top it up.*kept", 1),
+        (fails(404), r"knows no model 'judge-1' \(status 404: Sorry\.\).*OPENAI_BASE_URL", 1),
+        (fails(413), r"too long for judge-1 at .*\(status 413: Sorry\.\)\. Judge shorter answers", 1),
+        (fails(400, "The maximum context length is 512."), r"too long for judge-1.*Judge shorter answers", 1),
         (fails(400, "No max_tokens."), r"rejected the request \(status 400: No max_tokens\.\).*choose another", 2),
-        (fails(429), r"still at its rate limit \(status 429\).*kept", 4),
+        (fails(429), r"still at its rate limit \(status 429: Sorry\.\).*kept", 4),
         (fails(429, retry_after="0.02"), r"still at its rate limit", 4),
         (fails(429, retry_after="3600"), r"still at its rate limit", 1),
         (fails(429, "Pay!", "insufficient_quota"), r"quota is used up.*Pay!", 1),
@@ -355,7 +358,7 @@ def test_a_cache_that_cannot_be_written(monkeypatch: pytest.MonkeyPatch, tmp_pat
 
 PROGRAM = """
 import sys
-from personavec.judges.api import Endpoint
+from personavec.judges.api.client import Endpoint
 print("scores", Endpoint("m", sys.argv[1], timeout=200, concurrency=4).scores([str(n) for n in range(40)]), flush=True)
 """
 

@@ -8,16 +8,14 @@ import random
 import threading
 import time
 from collections.abc import Sequence
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
-
-from pydantic import BaseModel, Field, FiniteFloat, ValidationError
 
 from personavec.errors import UserError
 from personavec.judges import Answered
-from personavec.judges.cache import Reply, ReplyCache
+from personavec.judges.api.cache import Reply, ReplyCache
+from personavec.judges.api.failures import Again, Rejected, Trouble, Unanswered, explain, nonsense
+from personavec.judges.api.reply import Answer, NoReply, read_reply
 from personavec.judges.rubric import Prompt, coherence_prompt, trait_prompt
 from personavec.judges.scorer import RubricScorer
 from personavec.progress import progress
@@ -36,59 +34,6 @@ CHARACTERS_PER_TOKEN = 4  # roughly, for the estimate
 GRACE = 1.0  # seconds in which answers that are paid and on their way may still come in when all is over
 PATIENCE = 4  # timeouts (one for each step of a request) until a reply that only trickles in is given up
 FEW_ATTEMPTS = 3  # for failures that waiting seldom mends: silence, no connection, nonsense
-
-
-class _Token(BaseModel):
-    token: str
-    logprob: FiniteFloat
-
-
-class _Position(_Token):
-    top_logprobs: list[_Token] = []
-
-
-class _Logprobs(BaseModel):
-    content: list[_Position] | None = None
-
-
-class _Message(BaseModel):
-    content: str | None = None
-
-
-class _Choice(BaseModel):
-    message: _Message
-    logprobs: _Logprobs | None = None
-
-
-class _Completion(BaseModel):
-    choices: Annotated[list[_Choice], Field(min_length=1)]
-
-
-class _Again(Exception):
-    """A failure that may pass.
-
-    Attributes:
-        error: What to say if it does not.
-        busy: The endpoint is there, but has too much to do.
-        wait: Seconds after which the endpoint wants to be asked again, if it says so.
-    """
-
-    def __init__(self, error: UserError, busy: bool = False, wait: float | None = None) -> None:
-        super().__init__(str(error))
-        self.error, self.busy, self.wait = error, busy, wait
-
-
-class _Rejected(Exception):
-    """The endpoint does not accept the request as it is.
-
-    Attributes:
-        error: What to say if it accepts no other either.
-        logprobs: It speaks of the token probabilities that were asked for.
-    """
-
-    def __init__(self, error: UserError, logprobs: bool) -> None:
-        super().__init__(str(error))
-        self.error, self.logprobs = error, logprobs
 
 
 class _Stopped(Exception):
@@ -172,6 +117,8 @@ class Endpoint:
     def scores(self, prompts: Sequence[str]) -> list[float | None]:
         """The score that the model gives in answer to each prompt; what is not in the cache is asked, once.
 
+        None where it gives no number, or the endpoint no answer (filtered, empty).
+
         Raises:
             UserError: The endpoint refuses, fails, is silent or makes no sense, after a bounded number of attempts.
                 What was answered until then is kept.
@@ -180,7 +127,14 @@ class Endpoint:
         missing = [prompt for prompt in distinct if prompt not in self.cache]
         if missing:
             self._ask_all(missing)
-        return [self.cache.score(prompt) for prompt in prompts]
+        unanswered = sum(prompt not in self.cache for prompt in missing)
+        if unanswered:
+            log.warning(
+                "%s filtered %d of %d prompts or left them without an answer: they have no score, and are asked again "
+                "another time.",
+                self.where, unanswered, len(missing),
+            )  # fmt: skip
+        return [self.cache.score(prompt) if prompt in self.cache else None for prompt in prompts]
 
     def estimate(self, prompts: Sequence[str], more: int = 0) -> str:
         """What asking so many prompts will take at most, in two sentences.
@@ -216,7 +170,9 @@ class Endpoint:
                 except queue.Empty:
                     return
                 try:
-                    self.cache.add(prompt, self._answer(client, prompt, stop))
+                    reply = self._answer(client, prompt, stop)
+                    if reply is not None:
+                        self.cache.add(prompt, reply)
                     outcomes.put(None)
                 except BaseException as error:  # whatever it is, it is raised again in the caller's thread
                     outcomes.put(error)
@@ -262,17 +218,26 @@ class Endpoint:
                         "Check that the endpoint is up and try again; answers so far are kept.",
                     )
 
-    def _answer(self, client: "openai.OpenAI", prompt: str, stop: threading.Event) -> Reply:
+    def _answer(self, client: "openai.OpenAI", prompt: str, stop: threading.Event) -> Reply | None:
+        """The reply, asked for until it comes; None where the endpoint has none to give.
+
+        The client could try again by itself, but knows neither the pace of all requests together, nor that others have
+        failed for good, nor the errors that come with status 200.
+        """
         attempt = 0
         while True:
             attempt += 1
             try:
                 return self._ask(client, prompt, stop)
-            except _Rejected as rejected:
+            except Rejected as rejected:
                 raise rejected.error from rejected
-            except _Again as failure:
+            except Unanswered:
+                return None
+            except Again as failure:
                 most = self.attempts if failure.busy else min(self.attempts, FEW_ATTEMPTS)
                 if attempt >= most or (failure.wait or 0) > self.longest_wait:
+                    if failure.error is None:
+                        return None
                     raise failure.error from failure
                 delay = self.backoff * 2 ** (attempt - 1) * random.uniform(0.75, 1.25)
                 delay = min(max(delay, failure.wait or 0.0), self.longest_wait)
@@ -286,36 +251,42 @@ class Endpoint:
 
         The first answer shows how many the endpoint gives; from then on that is what it is asked for.
         """
+        gives_some = False
         for likeliest in list(self._likeliest):
             try:
-                choice = self._post(
+                answer = self._post(
                     client, prompt, stop, max_tokens=NUMBER_TOKENS, logprobs=True, top_logprobs=likeliest, temperature=0
                 )
-            except _Rejected as rejected:
+            except Rejected as rejected:
                 if rejected.logprobs and not self._settled:
                     continue
                 break  # for another reason, which the request without them will tell
-            first = _first_token(choice)
-            if first is None:
+            if answer.first is None:
+                gives_some = answer.likelihoods  # but not of the token that counts
                 break
-            if first and not self._settled:
+            if not self._settled:
                 self._settled, self._likeliest = True, [likeliest]
                 if likeliest < LIKELIEST[0]:
                     log.warning(
                         "%s gives the probabilities of no more than %d tokens for %s: scores are coarser.",
                         self.where, likeliest, self.model,
                     )  # fmt: skip
-            return Reply(text=choice.message.content or "", first=first)
-        choice = self._post(client, prompt, stop, max_tokens=TEXT_TOKENS, temperature=0)
-        if not self._settled:
+            return Reply(text=answer.text, first=answer.first)
+        answer = self._post(client, prompt, stop, max_tokens=TEXT_TOKENS, temperature=0)
+        if not self._settled and not gives_some:
             self._settled, self._likeliest = True, []
             log.warning(
                 "%s gives no token probabilities for %s: scores are the numbers in its text.", self.where, self.model
             )
-        return Reply(text=choice.message.content or "")
+        return Reply(text=answer.text)
 
-    def _post(self, client: "openai.OpenAI", prompt: str, stop: threading.Event, **options: Any) -> _Choice:
-        """One request. Raises UserError for what will not pass, _Again for what may, _Rejected for what it dislikes."""
+    def _post(self, client: "openai.OpenAI", prompt: str, stop: threading.Event, **options: Any) -> Answer:
+        """One request.
+
+        Raises:
+            UserError: For what will not pass; `Again` for what may, `Rejected` for what the endpoint dislikes,
+                `Unanswered` for what it never answers.
+        """
         import openai
 
         self._pace.wait(stop)
@@ -323,66 +294,30 @@ class Endpoint:
         try:
             response = client.chat.completions.with_raw_response.create(
                 model=self.model, messages=[{"role": "user", "content": prompt}], **options
-            )
-            return _Completion.model_validate_json(response.http_response.content).choices[0]
-        except ValidationError as error:
-            raise _Again(
-                UserError(
-                    f"{self.where} does not answer as an OpenAI-compatible endpoint does.",
-                    "Check OPENAI_BASE_URL; most endpoints end in /v1.",
-                )
-            ) from error
+            ).http_response
+            return read_reply(response.text)
+        except NoReply as error:
+            if error.kind in ("filtered", "empty"):  # may pass; if not, the other answers have scores all the same
+                raise Again(None) from error
+            if error.kind == "nonsense" or error.trouble is None:
+                raise nonsense(error.trouble, self.where) from error
+            raise explain(error.trouble, self.where, self.model, response.headers, self._key) from error
         except openai.APITimeoutError as error:
-            raise _Again(
+            raise Again(
                 UserError(
                     f"{self.where} gave no answer within {self.timeout:g} s, several times.",
                     "Check that the endpoint is up and try again; answers so far are kept.",
                 )
             ) from error
         except openai.APIConnectionError as error:
-            raise _Again(
+            raise Again(
                 UserError(f"Cannot reach {self.where}.", "Check OPENAI_BASE_URL and the network, then try again.")
             ) from error
         except openai.APIStatusError as error:
-            if error.code == "content_filter":  # the endpoint will not look at this answer: no score
-                return _Choice(message=_Message(), logprobs=_Logprobs(content=[]))
-            raise self._failure(error) from error
+            trouble = Trouble.of(error.response.text, error.status_code)
+            raise explain(trouble, self.where, self.model, error.response.headers, self._key) from error
         finally:
             del self._under_way[threading.get_ident()]
-
-    def _failure(self, error: "openai.APIStatusError") -> Exception:
-        status = error.status_code
-        message = error.body.get("message") if isinstance(error.body, dict) else None
-        said = f"status {status}" + (f": {message[:200]}" if isinstance(message, str) else "")
-        if status in (401, 403):
-            return UserError(
-                f"{self.where} refused the key ({said}).", "Check the environment variable OPENAI_API_KEY."
-            )
-        if status == 404:
-            return UserError(
-                f"{self.where} knows no model {self.model!r} (status 404).",
-                "Check the model's name, and the address in OPENAI_BASE_URL.",
-            )
-        if status == 429 and error.code == "insufficient_quota":
-            return UserError(
-                f"{self.where} says that your quota is used up ({said}).", "Top it up; answers so far are kept."
-            )
-        if status == 429:
-            limit = UserError(
-                f"{self.where} is still at its rate limit (status 429).",
-                "Wait a while and try again; answers so far are kept.",
-            )
-            return _Again(limit, busy=True, wait=_retry_after(error.response.headers))
-        if status >= 500 or status in (408, 409):
-            broken = UserError(f"{self.where} keeps failing ({said}).", "Try again later; answers so far are kept.")
-            return _Again(broken, busy=True, wait=_retry_after(error.response.headers))
-        return _Rejected(
-            UserError(
-                f"{self.where} rejected the request ({said}).",
-                f"Check that {self.model} is a chat model that takes max_tokens and temperature, or choose another.",
-            ),
-            logprobs="logprobs" in error.response.text,
-        )
 
 
 class ApiJudge:
@@ -444,36 +379,3 @@ def _address(url: str) -> str:
     if not usable:
         raise UserError(f"{url!r} is not the address of an endpoint.", "Write it like http://127.0.0.1:8000/v1.")
     return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl().rstrip("/")
-
-
-def _first_token(choice: _Choice) -> dict[str, float] | None:
-    """Probabilities of the first token that is not white space, by text; None where the endpoint gives none."""
-    positions = choice.logprobs.content if choice.logprobs is not None else None
-    if positions is None or (not positions and choice.message.content):
-        return None
-    for position in positions:
-        if position.token.strip():
-            if not position.top_logprobs:
-                return None
-            first: dict[str, float] = {}
-            for token in position.top_logprobs:
-                first[token.token] = first.get(token.token, 0.0) + round(math.exp(min(token.logprob, 0.0)), 7)
-            return first
-    return {}
-
-
-def _retry_after(headers: Any) -> float | None:
-    """Seconds that an answer asks to wait: in milliseconds, in seconds or as a date."""
-    for name, unit in (("retry-after-ms", 1000.0), ("retry-after", 1.0)):
-        try:
-            seconds = float(headers.get(name, "")) / unit
-        except ValueError:
-            continue
-        if math.isfinite(seconds):
-            return max(0.0, seconds)
-    try:
-        date = parsedate_to_datetime(headers.get("retry-after", ""))
-    except ValueError:
-        return None
-    date = date if date.tzinfo else date.replace(tzinfo=UTC)
-    return max(0.0, (date - datetime.now(UTC)).total_seconds())

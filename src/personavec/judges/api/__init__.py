@@ -1,0 +1,1 @@
+"""Judges behind OpenAI-compatible endpoints: what they are asked, what they reply, what goes wrong, what is kept."""
