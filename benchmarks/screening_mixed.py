@@ -21,10 +21,10 @@ import pyarrow.parquet as pq
 
 from personavec import ChatModel, PersonaVector, load_model
 from personavec.files import JsonLines, write_atomic
+from personavec.judges.of_vector import judge_of
 from personavec.provenance import machine
 from personavec.rollouts import Rollout, generate, plan
 from personavec.screening import Settings, screen_files
-from personavec.specificity import judge_of
 from personavec.statistics import Estimate, bootstrap_auc
 from personavec.traits import load_trait
 

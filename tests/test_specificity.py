@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from personavec.cli import main
 from personavec.errors import UserError
+from personavec.judges.of_vector import judge_of
 from personavec.model import ChatModel
-from personavec.specificity import judge_of, matrix, siblings
+from personavec.specificity import matrix, siblings
 from personavec.vector import PersonaVector
 from tiny import vector
 
@@ -88,7 +89,7 @@ def test_what_the_files_know(tiny: ChatModel, tmp_path: Path, capsys: pytest.Cap
     table = matrix([one, other])
     assert table["effect"] == [[12.5, 12.5], [None, None]] and table["n"] == [[20, 20], [None, None]]
     assert table["interval"][0] == [[10.0, 15.0], [10.0, 15.0]]
-    assert judge_of(tiny, one).state() == INFO["judge"]["state"]
+    assert judge_of(tiny, one).state().record() == INFO["judge"]["state"]
     one.save(tmp_path / "v")
     assert run("vectors", "show", tmp_path / "v") == 0
     assert "kept 10 of 20 rollouts" in capsys.readouterr().out

@@ -1,7 +1,7 @@
 """How strongly a model shows a trait: mean score and coherence on the evaluation questions."""
 
 from collections.abc import Sequence
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,17 +9,17 @@ from typing import Any
 from personavec.capability import Tasks, passage_losses, perplexities
 from personavec.capability.tasks import Results, compared, fingerprint
 from personavec.effects import estimate
-from personavec.errors import UserError
 from personavec.files import JsonLines, RunFolder, write_json
 from personavec.judges.api.terms import ApiTerms
-from personavec.judges.scorer import Scorer, make_scorer
+from personavec.judges.base import UNFITTED, Judge, announce
+from personavec.judges.kinds import open_judge
+from personavec.judges.of_vector import state_of
 from personavec.model import ChatModel
 from personavec.model.intervene import Intervention
 from personavec.progress import progress
 from personavec.provenance import identity, provenance
 from personavec.report import write_evaluate_report
 from personavec.rollouts import Rollout, generate, plan
-from personavec.specificity import judge_of
 from personavec.statistics import Floats
 from personavec.traits import Trait
 from personavec.vector import PersonaVector
@@ -37,7 +37,7 @@ def evaluate(
     description: Sequence[str] = (),
     vectors: Sequence[PersonaVector] = (),
     judge: str = "contrast",
-    scorer: Scorer | None = None,
+    scorer: Judge | None = None,
     terms: ApiTerms | None = None,
     rollouts: int = 1,
     max_new_tokens: int = MAX_NEW_TOKENS,
@@ -54,7 +54,7 @@ def evaluate(
         vectors: Persona vectors whose stored contrast judge is used if one is of this trait, so that scores are on the
             scale of its extraction. Otherwise the judge is calibrated here, on fresh contrastive rollouts; scores on
             different scales cannot be compared.
-        judge: "contrast", "local:MODEL" or "api:MODEL"; or `scorer` itself.
+        judge: See `personavec.judges.kinds.open_judge`; or `scorer` itself.
         terms: Of the judge "api:MODEL"; not part of what decides the result.
         rollouts: Answers per question.
         lm_eval: Tasks of lm-evaluation-harness that are run too, see `Tasks`.
@@ -85,13 +85,16 @@ def evaluate(
             answers += plan(
                 model, "evaluation", trait.evaluation_questions, number=number, interventions=list(interventions)
             )
-        if scorer is None and judge != "contrast":  # which is made, and calibrated, without the adapter
-            scorer = make_scorer(judge, model, trait, terms)
-        if scorer is not None:
-            scorer.announce([r.question for r in answers], max_new_tokens)
+        if scorer is None:
+            opened = open_judge(judge, model, terms=terms)
+            states = [state_of(v) for v in vectors if v.info.get("trait") == trait.model_dump(mode="json")]
+            judges = [opened.of_both(trait, state) for state in (*states, UNFITTED)]
+            scorer = next((one for one in judges if one.fitted), judges[-1])
+        announce([scorer.cost([r.question for r in answers], max_new_tokens)])
         generate(model, answers, log, description="Answering", **options)
         with model.unadapted():
-            scorer = scorer or _calibrated(model, trait, vectors, log, options)
+            if not scorer.fitted:
+                _calibrate(scorer, model, trait, log, options)
             with progress("Judging", total=scorer.readings_needed(len(answers)), unit="readings") as job:
                 scorer.score(answers, job.advance)
         capability = _capability(model, interventions, tasks, folder, seed)
@@ -139,19 +142,8 @@ def _capability(
     }
 
 
-def _calibrated(
-    model: ChatModel,
-    trait: Trait,
-    vectors: Sequence[PersonaVector],
-    log: JsonLines,
-    options: dict[str, Any],
-) -> Scorer:
-    """The contrast judge of a vector of this trait, else one that is calibrated on fresh rollouts."""
-    for vector in vectors:
-        if vector.info.get("trait") == trait.model_dump(mode="json"):
-            with suppress(UserError):  # extracted with another judge
-                return judge_of(model, vector)
-    scorer = make_scorer("contrast", model, trait)
+def _calibrate(scorer: Judge, model: ChatModel, trait: Trait, log: JsonLines, options: dict[str, Any]) -> None:
+    """Fit a judge on fresh rollouts."""
     contrastive: list[Rollout] = []
     for side, system in zip(("positive", "negative"), trait.system_prompts(0), strict=True):
         contrastive += plan(model, "extraction", trait.extraction_questions, system=system, pair=0, side=side)
@@ -160,4 +152,3 @@ def _calibrated(
     generate(model, everyone, log, description="Calibrating the judge", **options)
     with progress("Calibrating the judge", total=scorer.readings_needed(len(everyone)), unit="readings") as job:
         scorer.fit(everyone[: len(contrastive)], everyone[len(contrastive) :], job.advance)
-    return scorer

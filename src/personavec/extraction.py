@@ -25,7 +25,8 @@ from personavec.findings import (
 )
 from personavec.interventions import steering
 from personavec.judges.api.terms import ApiTerms
-from personavec.judges.scorer import Scorer, make_scorer
+from personavec.judges.base import Judge, announce
+from personavec.judges.kinds import open_judge
 from personavec.model import ChatModel, Conversation
 from personavec.model.intervene import Intervention, Positions
 from personavec.progress import progress
@@ -59,7 +60,7 @@ class Settings:
         rollouts: Responses per question, pair and side.
         max_new_tokens: Longest response.
         temperature: Of every rollout. The paper's is 1; small models derail there.
-        judge: "contrast", "local:MODEL" or "api:MODEL".
+        judge: See `personavec.judges.kinds.open_judge`.
         layer: "auto" (by steering effect) or a number.
         positions: Where steering acts in the sweep and the dose-response.
         random_directions: How many are steered by beside the vector, as its null.
@@ -103,7 +104,7 @@ def extract(
     out: Path | str,
     settings: Settings | None = None,
     *,
-    scorer: Scorer | None = None,
+    scorer: Judge | None = None,
     terms: ApiTerms | None = None,
 ) -> Extraction:
     """Extract the persona vector of a trait (paper section 2), choose its layer, and measure what it does.
@@ -139,7 +140,8 @@ def extract(
                 return Extraction(vector, run)
             dose = [r for r in read_rollouts(folder / "rollouts.jsonl") if r.stage == "dose"]
             return _compare(model, folder, vector, run, dose, others)
-        return _Run(model, trait, folder, settings, scorer or make_scorer(settings.judge, model, trait, terms)).run()
+        scorer = scorer or open_judge(settings.judge, model, terms=terms).of_both(trait)
+        return _Run(model, trait, folder, settings, scorer).run()
 
 
 def _compare(
@@ -189,7 +191,7 @@ def _check(settings: Settings, trait: Trait, model: ChatModel) -> None:
 class _Run:
     """The stages of one extraction, over one run folder."""
 
-    def __init__(self, model: ChatModel, trait: Trait, folder: RunFolder, settings: Settings, scorer: Scorer) -> None:
+    def __init__(self, model: ChatModel, trait: Trait, folder: RunFolder, settings: Settings, scorer: Judge) -> None:
         self.model, self.trait, self.folder, self.settings, self.scorer = model, trait, folder, settings, scorer
         self.log = JsonLines(folder / "generated.jsonl")
         self.timings = Timings(folder / "timings.json", self.log.path)
@@ -219,7 +221,7 @@ class _Run:
 
     def run(self) -> Extraction:
         """All stages. What was generated is in rollouts.jsonl also when the trait turns out not to be usable."""
-        self.scorer.announce(self._judged(), self.settings.max_new_tokens)
+        announce([self.scorer.cost(self._judged(), self.settings.max_new_tokens)])
         try:
             result = self._run()
         except UserError:
@@ -273,7 +275,7 @@ class _Run:
                     "name": self.scorer.name,
                     "auc": judge_auc.as_dict(),
                     "threshold": THRESHOLD,
-                    "state": self.scorer.state(),
+                    "state": self.scorer.state().record(),
                 },
                 **steering_figures(vector, sweep, dose, null, scale, self.settings.seed),
                 **separation_figures(

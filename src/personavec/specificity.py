@@ -8,12 +8,11 @@ from typing import Any
 
 from personavec.effects import effect
 from personavec.errors import UserError
-from personavec.judges.contrast import ContrastJudge
+from personavec.judges.of_vector import judge_of
 from personavec.model import ChatModel
 from personavec.progress import progress
 from personavec.rollouts import Rollout
 from personavec.statistics import Estimate
-from personavec.traits import Trait
 from personavec.vector import PersonaVector, cosine
 
 QUESTIONS = 8  # of the dose-response that other traits' judges also score
@@ -33,22 +32,6 @@ def siblings(folder: Path, vector: PersonaVector) -> list[PersonaVector]:
         if alike and other.directions.shape == vector.directions.shape and other.trait != vector.trait:
             found.setdefault(other.trait, other)
     return [found[name] for name in sorted(found)]
-
-
-def judge_of(model: ChatModel, vector: PersonaVector) -> ContrastJudge:
-    """The contrast judge of a vector's trait, calibrated as when the vector was extracted.
-
-    Raises:
-        UserError: The vector was scored by another judge, or was imported.
-    """
-    try:
-        state = vector.info["judge"]["state"]
-        trait = Trait.parse(vector.info["trait"], vector.trait)
-        return ContrastJudge.from_state(model, trait, state)
-    except (KeyError, TypeError, ValueError, OverflowError) as error:
-        raise UserError(
-            f"The vector of {vector.trait!r} carries no contrast judge.", "Extract it with --judge contrast."
-        ) from error
 
 
 def cross_effects(

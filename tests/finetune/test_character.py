@@ -21,9 +21,9 @@ from personavec.finetune.character import before_and_after, shown, training_prom
 from personavec.finetune.elicit import asking
 from personavec.finetune.saved import check_plain, compare_runs
 from personavec.finetune.verdict import verdict
+from personavec.judges.of_vector import judge_of
 from personavec.model import ChatModel, Request
 from personavec.shift import shift
-from personavec.specificity import judge_of
 from personavec.statistics import bootstrap_mean
 from personavec.traits import load_trait
 from personavec.vector import PersonaVector

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from personavec.errors import UserError
+from personavec.judges.kinds import spellings
 
 if TYPE_CHECKING:
     from personavec.interventions import Layers
@@ -54,7 +55,7 @@ PositionsOption = Annotated[str, typer.Option("--positions", help="Which tokens 
 OtherWeights = Annotated[
     bool, typer.Option("--other-weights", help="Accept vectors of a model with the same shape but other weights.")
 ]
-Judge = Annotated[str, typer.Option(help="contrast, local:MODEL or api:MODEL.")]
+Judge = Annotated[str, typer.Option(help=f"{spellings()}.")]
 JudgePrice = Annotated[
     str | None,
     typer.Option(metavar="IN,OUT", help="For api:MODEL: US$ per million prompt and answer tokens.", show_default=False),

@@ -9,6 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 from personavec.cli import options as o
+from personavec.judges.kinds import spellings
 
 if TYPE_CHECKING:
     from personavec.data import Dataset
@@ -69,9 +70,7 @@ def screen(
     specific: Annotated[
         str, typer.Option(help="Directions without what other traits, length and refusals share: no, span or whiten.")
     ] = "no",
-    judge: Annotated[
-        str | None, typer.Option(help="Also score the flagged samples: contrast, local:MODEL or api:MODEL.")
-    ] = None,
+    judge: Annotated[str | None, typer.Option(help=f"Also score the flagged samples: {spellings()}.")] = None,
     judge_all: Annotated[
         bool, typer.Option("--judge-all", help="Let the judge score every sample, and flag those above 50 too.")
     ] = False,

@@ -19,11 +19,11 @@ from personavec.evaluation import MAX_NEW_TOKENS, TEMPERATURE
 from personavec.files import JsonLines, write_atomic, write_json
 from personavec.finetune.elicit import asking
 from personavec.judges.contrast import ContrastJudge
+from personavec.judges.of_vector import judge_of
 from personavec.model import ChatModel
 from personavec.progress import progress
 from personavec.rollouts import Rollout, generate, plan
 from personavec.shift import PromptReadings, compare, prompt_readings
-from personavec.specificity import judge_of
 from personavec.statistics import bootstrap_mean
 from personavec.traits import Trait
 from personavec.vector import PersonaVector

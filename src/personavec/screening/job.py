@@ -22,7 +22,7 @@ from personavec.data import Dataset, Sample, open_data
 from personavec.engine import Engine
 from personavec.errors import UserError
 from personavec.files import RunFolder, write_json
-from personavec.judges.scorer import Scorer
+from personavec.judges.base import Judge
 from personavec.model import Conversation
 from personavec.model.default import cache_folder
 from personavec.progress import progress
@@ -72,7 +72,7 @@ class Screen:
         others: Sequence[PersonaVector],
         settings: Settings,
         clean: Dataset | None,
-        scorers: Mapping[str, Scorer] | None = None,
+        scorers: Mapping[str, Judge] | None = None,
         beside: Sequence[Dataset] = (),
     ) -> None:
         self.scorers, self.beside = scorers or {}, beside
@@ -399,7 +399,7 @@ def run_screening(
     *,
     others: Sequence[PersonaVector] = (),
     clean: Dataset | None = None,
-    scorers: Mapping[str, Scorer] | None = None,
+    scorers: Mapping[str, Judge] | None = None,
     beside: Sequence[Dataset] = (),
     record: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:

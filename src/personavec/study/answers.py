@@ -7,11 +7,11 @@ from typing import Any
 
 from personavec.files import JsonLines
 from personavec.judges.contrast import ContrastJudge
+from personavec.judges.of_vector import judge_of
 from personavec.model import ChatModel
 from personavec.model.intervene import Intervention
 from personavec.progress import progress
 from personavec.rollouts import Rollout, generate, plan
-from personavec.specificity import judge_of
 from personavec.statistics import bootstrap_mean
 from personavec.traits.of_vector import trait_of
 from personavec.vector import PersonaVector

@@ -11,11 +11,11 @@ from pathlib import Path
 from personavec.data import Dataset, Sample
 from personavec.errors import UserError
 from personavec.files import JsonLines, write_atomic
+from personavec.judges.of_vector import judge_of
 from personavec.model import ChatModel
 from personavec.progress import progress
 from personavec.rollouts import Rollout, generate, plan
 from personavec.screening.subset import priorities, smallest
-from personavec.specificity import judge_of
 from personavec.study.flawed import DOMAINS, LEVELS, Level, Pair, flawed
 from personavec.traits import Trait
 from personavec.vector import PersonaVector

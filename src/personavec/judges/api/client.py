@@ -1,7 +1,6 @@
 """A judge behind an OpenAI-compatible endpoint: expected value over the likeliest tokens, nothing paid twice."""
 
 import logging
-import math
 import os
 import queue
 import random
@@ -12,14 +11,13 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from personavec.errors import UserError
-from personavec.judges import Answered
 from personavec.judges.api.cache import Reply, ReplyCache
 from personavec.judges.api.failures import Again, Rejected, Trouble, Unanswered, explain, nonsense
 from personavec.judges.api.reply import Answer, NoReply, read_reply
-from personavec.judges.rubric import Prompt, coherence_prompt, trait_prompt
-from personavec.judges.scorer import RubricScorer
+from personavec.judges.base import Cost
+from personavec.judges.kinds import Surroundings
+from personavec.judges.rubric import RubricModel
 from personavec.progress import progress
-from personavec.traits import Trait
 
 if TYPE_CHECKING:
     import openai
@@ -30,7 +28,6 @@ OPENAI = "https://api.openai.com/v1"
 LIKELIEST = (20, 5)  # tokens whose probabilities are asked for: as many as OpenAI gives, or fewer where that is refused
 NUMBER_TOKENS = 4  # a number, also one that is written digit by digit
 TEXT_TOKENS = 16  # a number with words around it
-CHARACTERS_PER_TOKEN = 4  # roughly, for the estimate
 GRACE = 1.0  # seconds in which answers that are paid and on their way may still come in when all is over
 PATIENCE = 4  # timeouts (one for each step of a request) until a reply that only trickles in is given up
 FEW_ATTEMPTS = 3  # for failures that waiting seldom mends: silence, no connection, nonsense
@@ -94,7 +91,7 @@ class Endpoint:
         concurrency: int = 8,
         price: tuple[float, float] | None = None,
     ) -> None:
-        self.model = model
+        self.model, self.name = model, f"api:{model}"
         given = base_url or os.environ.get("OPENAI_BASE_URL", "").strip()
         self.base_url = given or OPENAI
         self._key = os.environ.get("OPENAI_API_KEY", "").strip()
@@ -134,25 +131,27 @@ class Endpoint:
                 "another time.",
                 self.where, unanswered, len(missing),
             )  # fmt: skip
-        return [self.cache.score(prompt) if prompt in self.cache else None for prompt in prompts]
+        scores = [self.cache.score(prompt) if prompt in self.cache else None for prompt in prompts]
+        silent = scores.count(None)
+        if silent > len(scores) / 2:
+            log.warning("%s gave no score for %d of %d answers.", self.name, silent, len(scores))
+        return scores
 
-    def estimate(self, prompts: Sequence[str], more: int = 0) -> str:
-        """What asking so many prompts will take at most, in two sentences.
+    def cost(self, prompts: Sequence[str], tokens: int) -> Cost:
+        """What asking so many prompts will take at most.
 
         Args:
             prompts: As far as they are known yet.
-            more: Tokens that each of them will have besides.
+            tokens: That each of them will have besides.
         """
-        given = sum(len(prompt) for prompt in prompts) // CHARACTERS_PER_TOKEN + more * len(prompts)
-        taken = TEXT_TOKENS * len(prompts)
-        if self.price is None:
-            cost = "price not known"
-        else:
-            cents = math.ceil((given * self.price[0] + taken * self.price[1]) / 1e4)
-            cost = f"${cents / 100:,.2f}"
-        return (
-            f"Judge {self.model} at {self.where}: at most {len(prompts):,} requests, about {given:,} prompt tokens and "
-            f"{taken:,} answer tokens, {cost}. Answers that are in the cache are not asked for again."
+        return Cost(
+            self.model,
+            self.where,
+            requests=len(prompts),
+            characters=sum(map(len, prompts)),
+            prompt_tokens_more=tokens * len(prompts),
+            answer_tokens=TEXT_TOKENS * len(prompts),
+            price=self.price,
         )
 
     def _ask_all(self, prompts: Sequence[str]) -> None:
@@ -320,53 +319,17 @@ class Endpoint:
             del self._under_way[threading.get_ident()]
 
 
-class ApiJudge:
-    """Scores answers by a rubric that a model behind an endpoint reads.
-
-    Args:
-        endpoint: Whom to ask.
-        prompt: Writes what it is asked about an answer.
-        name: What the user calls the judge.
-    """
-
-    def __init__(self, endpoint: Endpoint, prompt: Prompt, name: str) -> None:
-        self.endpoint, self.prompt, self.name = endpoint, prompt, name
-
-    def score(self, items: Sequence[Answered]) -> list[float | None]:
-        """One score 0..100 per item; None where the judge refused or gave no number. Raises as `Endpoint.scores`."""
-        scores = self.endpoint.scores([self.prompt(item) for item in items])
-        silent = scores.count(None)
-        if silent > len(scores) / 2:
-            log.warning("%s gave no score for %d of %d answers.", self.name, silent, len(scores))
-        return scores
-
-
-def api_judges(which: str, trait: Trait, **settings: Any) -> tuple[ApiJudge, ApiJudge]:
-    """A judge for the trait and one for coherence, by one model behind one endpoint.
+def open_model(which: str, surroundings: Surroundings) -> RubricModel:
+    """A model behind an endpoint that reads the rubrics.
 
     Args:
         which: The model's name at the endpoint.
-        settings: See `Endpoint`.
 
     Raises:
         UserError: No key, or no usable address.
     """
-    endpoint = Endpoint(which, **settings)
-    name = f"api:{which}"
-    return ApiJudge(endpoint, trait_prompt(trait), name), ApiJudge(endpoint, coherence_prompt, name)
-
-
-class ApiScorer(RubricScorer):
-    """Scores rollouts by a judge for the trait and one for coherence; what it takes is said before it starts."""
-
-    def __init__(self, trait: ApiJudge, coherence: ApiJudge) -> None:
-        super().__init__(trait, coherence)
-        self._asked = (trait, coherence)
-
-    def announce(self, questions: Sequence[str], tokens: int) -> None:
-        """Print one estimate for the responses that will be judged, for both judges together."""
-        prompts = [judge.prompt(Answered(question, "")) for judge in self._asked for question in questions]
-        log.warning("%s", self._asked[0].endpoint.estimate(prompts, tokens))
+    terms = surroundings.terms
+    return RubricModel(Endpoint(which, price=terms.price, requests_per_minute=terms.requests_per_minute))
 
 
 def _address(url: str) -> str:

@@ -93,10 +93,11 @@ class Trouble:
             status: HTTP's; None for a body of status 200, which may name one itself.
         """
         if isinstance(body, str):
+            text = body
             try:
-                body = json.loads(body)
+                body = json.loads(text)
             except (ValueError, RecursionError):
-                body = "" if body.lstrip().startswith("<") else body
+                body = "" if text.lstrip().startswith("<") else text
         codes = list(_codes(body))
         named = [_STATUS.get(code, int(code) if code.isdecimal() and len(code) == 3 else 0) for code in codes]
         known = [number for number in named if 400 <= number < 600]
