@@ -19,6 +19,7 @@ LAYERS = [
         "controls",
         "data",
         "effects",
+        "endpoint",
         "engine",
         "findings",
         "interchange",

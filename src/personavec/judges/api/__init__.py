@@ -1,1 +1,1 @@
-"""Judges behind OpenAI-compatible endpoints: what they are asked, what they reply, what goes wrong, what is kept."""
+"""Judges behind OpenAI-compatible endpoints: how they are asked, what that costs, what is kept."""

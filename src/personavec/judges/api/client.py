@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from personavec.endpoint.failures import Again, Rejected, Trouble, Unanswered, explain, nonsense
+from personavec.endpoint.reply import Answer, NoReply, read_reply
 from personavec.errors import UserError
 from personavec.judges.api.cache import Reply, ReplyCache
-from personavec.judges.api.failures import Again, Rejected, Trouble, Unanswered, explain, nonsense
-from personavec.judges.api.reply import Answer, NoReply, read_reply
 from personavec.judges.base import Cost
 from personavec.judges.kinds import Surroundings
 from personavec.judges.rubric import RubricModel

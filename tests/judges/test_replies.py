@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from endpoint import Response, Serve, Server, fails, prompt_of, says
 
+from personavec.endpoint.failures import Trouble
 from personavec.errors import UserError
 from personavec.judges.api.cache import ReplyCache
 from personavec.judges.api.client import Endpoint
-from personavec.judges.api.failures import Trouble
 
 
 def endpoint(server: Server, **settings: Any) -> Endpoint:

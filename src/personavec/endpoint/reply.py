@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, FiniteFloat, ValidationError, ValidatorFunctionWrapHandler, WrapValidator
 
-from personavec.judges.api.failures import Trouble
+from personavec.endpoint.failures import Trouble
 
 
 @dataclass(frozen=True)
@@ -22,11 +22,13 @@ class Answer:
         text: Not blank.
         first: Probabilities (0..1) of its first token that is not white space, by text; None where they are not told.
         likelihoods: Whether the endpoint tells probabilities at all, be it of other tokens.
+        finished: Whether the model ended it itself; if not, it reached the length limit.
     """
 
     text: str
     first: dict[str, float] | None
     likelihoods: bool
+    finished: bool
 
 
 class NoReply(Exception):
@@ -133,6 +135,7 @@ def read_reply(text: str) -> Answer:
         choice.message.text,
         _first_token(positions or []),
         any(position is not None and position.probabilities for position in positions or ()),
+        choice.finish_reason != "length",
     )
 
 
