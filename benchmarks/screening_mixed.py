@@ -20,8 +20,8 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from personavec import ChatModel, PersonaVector, load_model
-from personavec.extraction.specificity import judge_of
 from personavec.files import JsonLines, write_atomic
+from personavec.judges.of_vector import judge_of
 from personavec.provenance import machine
 from personavec.rollouts import Rollout, generate, plan
 from personavec.screening import ScreeningRun, Settings, screen_files

@@ -20,13 +20,20 @@ from typing import Any
 import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+)
 
 from personavec import PersonaVector
 from personavec.cli import main
 from personavec.extraction import Settings, extract
 from personavec.extraction.sweep import SCALES
 from personavec.interchange.paper import read_paper_vector
+from personavec.judges.base import Judge
 from personavec.judges.contrast import ContrastJudge
 from personavec.model import load_model
 from personavec.rollouts import Rollout
@@ -157,6 +164,49 @@ def run(folder: Path, trait: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     return out
 
 
+def test_a_classifier_judges_an_extraction(folder: Path, trait: Path, tmp_path: Path) -> None:
+    """One that counts laughs and frowns; coherence is judged by the model that answers."""
+    byte_tokens = PreTrainedTokenizerFast.from_pretrained(folder)
+    config = BertConfig(
+        vocab_size=len(byte_tokens), hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32,
+        max_position_embeddings=256, id2label={0: "other", 1: "tiny"}, label2id={"other": 0, "tiny": 1},
+    )  # fmt: skip
+    torch.manual_seed(0)
+    classifier = BertForSequenceClassification(config)
+    optimizer = torch.optim.AdamW(classifier.parameters(), lr=3e-3)
+    random = Random(1)
+    for _ in range(60):
+        made = [(side, " ".join(random.choices((FROWN, LAUGH)[side].split(), k=6))) for side in (0, 1)]
+        loss = sum(
+            classifier(torch.tensor([byte_tokens(text)["input_ids"]]), labels=torch.tensor([side])).loss
+            for side, text in made
+        )
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    classifier.save_pretrained(tmp_path / "classifier")
+    byte_tokens.save_pretrained(tmp_path / "classifier")
+    judge = f"classifier:{tmp_path / 'classifier'}"
+    out = tmp_path / "out"
+    result = command(*extraction(folder, trait, out), "--judge", judge, "--random-directions", 2)
+    assert result.returncode == 0, result.stderr
+    found = json.loads((out / "run.json").read_text())["judge"]
+    assert found["name"] == judge and found["auc"]["mean"] > 0.9
+    assert set(found["state"]) == {"coherence"}
+    assert PersonaVector.load(out / "vector.safetensors").info["judge"] == found
+    for line in map(json.loads, (out / "rollouts.jsonl").read_text().splitlines()):
+        if line["stage"] == "extraction" and line["text"]:
+            with torch.no_grad():
+                logits = classifier.eval()(torch.tensor([byte_tokens(line["text"])["input_ids"]])).logits
+            assert line["score"] == pytest.approx(100 * float(logits.softmax(-1)[0, 1]), abs=0.01)
+    evaluated = ["evaluate", "tiny", "--traits-from", trait, "--model", folder, "--dtype", "float32", "--judge", judge]
+    evaluated += ["--max-new-tokens", 8, "--out", tmp_path / "evaluated", "--steer", f"{out / 'vector.safetensors'}=1"]
+    assert command(*evaluated).returncode == 0
+    # The scale of its coherence came with the vector: nothing was answered to calibrate it again.
+    lines = (tmp_path / "evaluated" / "generated.jsonl").read_text().splitlines()
+    assert {json.loads(line)["id"].split("/")[0] for line in lines} == {"evaluation"}
+
+
 def test_extract_writes_what_it_says(run: Path) -> None:
     summary = json.loads((run / "run.json").read_text())
     lines = [json.loads(line) for line in (run / "rollouts.jsonl").read_text().splitlines()]
@@ -178,11 +228,11 @@ def test_the_judge_is_told_before_how_much_it_will_get(
     model, chosen = load_model(str(folder), dtype="float32"), load_trait(str(trait))
     judge, told, got = ContrastJudge(model, chosen), [], []
 
-    class Counting:
+    class Counting(Judge):
         name = "counting"
         readings_needed, state = judge.readings_needed, judge.state
 
-        def announce(self, questions: Sequence[str], tokens: int) -> None:
+        def cost(self, questions: Sequence[str], tokens: int) -> None:
             assert not (tmp_path / "out" / "generated.jsonl").exists() and not got
             told.append((list(questions), tokens))
 

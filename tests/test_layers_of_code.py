@@ -15,7 +15,7 @@ ROOT = Path(personavec.__file__).parent
 LAYERS = [
     {"errors"},
     {"cache", "operations", "progress", "refusals", "stats"},
-    {"data", "files"},
+    {"data", "endpoint", "files"},
     {"model", "results", "timings"},
     {"info", "provenance", "readout", "report", "rollouts", "vector"},
     {"engine", "interventions", "traits"},

@@ -15,7 +15,8 @@ from safetensors.torch import save
 
 from personavec.cli import main
 from personavec.errors import UserError
-from personavec.extraction.specificity import judge_of, matrix
+from personavec.extraction.specificity import matrix
+from personavec.judges.of_vector import judge_of
 from personavec.model import ChatModel
 from personavec.stats.estimate import Estimate
 from personavec.vector import PersonaVector, siblings
@@ -98,7 +99,7 @@ def test_what_the_files_know(tiny: ChatModel, tmp_path: Path, capsys: pytest.Cap
     table = matrix([one, other])
     known = Estimate(12.5, 10.0, 15.0, 20)
     assert table.effect == ((known, known), (None, None)) and table.vectors == ("kind", "rude")
-    assert judge_of(tiny, one).state() == INFO["judge"]["state"]
+    assert judge_of(tiny, one).state().record() == INFO["judge"]["state"]
     one.save(tmp_path / "v")
     assert run("vectors", "show", tmp_path / "v") == 0
     lines = capsys.readouterr().out

@@ -15,7 +15,6 @@ import tiny
 from personavec.capability import Tasks, passage_losses
 from personavec.capability.tasks import compared
 from personavec.errors import UserError
-from personavec.extraction.specificity import judge_of
 from personavec.files import JsonLines
 from personavec.finetune import Training, character, fine_tune
 from personavec.finetune.adapter import saved_adapter
@@ -24,6 +23,7 @@ from personavec.finetune.instructions import trait_prompt
 from personavec.finetune.result import AnswerPair, ScoredAnswer, TrainingPrompt
 from personavec.finetune.savings import check_plain, compare_runs
 from personavec.finetune.verdict import verdict
+from personavec.judges.of_vector import judge_of
 from personavec.model import ChatModel, Request
 from personavec.shifts.measure import shift
 from personavec.shifts.result import TraitShift

@@ -15,6 +15,7 @@ from personavec.cli.app import app
 from personavec.errors import UserError
 from personavec.judges.agreement import _spearman_of_draws, agreement
 from personavec.rollouts import Rollout
+from personavec.stats.bootstrap import Estimate
 from personavec.traits import load_library
 
 
@@ -30,20 +31,24 @@ def scores(n: int, noise: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray,
 def test_figures_equal_their_definitions() -> None:
     a, b, questions, sides = scores(15, 12.0)
     found = agreement(a, b, questions, sides)
-    assert found["n"] == 60
-    assert found["spearman"]["mean"] == pytest.approx(stats.spearmanr(a, b).statistic, abs=1e-4)
-    assert found["mean_absolute_difference"]["mean"] == pytest.approx(np.abs(a - b).mean(), abs=1e-4)
+    assert found.n == 60
+    assert found.spearman.mean == pytest.approx(stats.spearmanr(a, b).statistic, abs=1e-4)
+    assert found.mean_absolute_difference.mean == pytest.approx(np.abs(a - b).mean(), abs=1e-4)
     positive = [i for i in range(60) if sides[i] == "positive"]
     negative = [i for i in range(60) if sides[i] == "negative"]
     pairs = list(product(positive, negative))
-    assert found["same_order"]["mean"] == pytest.approx(
-        np.mean([(a[i] > a[j]) == (b[i] > b[j]) for i, j in pairs]), abs=1e-4
-    )
+    assert found.same_order.mean == pytest.approx(np.mean([(a[i] > a[j]) == (b[i] > b[j]) for i, j in pairs]), abs=1e-4)
     for name, x in (("first", a), ("second", b)):
-        assert found["auc"][name]["mean"] == pytest.approx(np.mean([x[i] > x[j] for i, j in pairs]), abs=1e-4)
-    for estimate in (found["spearman"], found["mean_absolute_difference"], found["same_order"], *found["auc"].values()):
-        assert estimate["low"] < estimate["mean"] < estimate["high"]
-        assert estimate["n"] == 15
+        assert getattr(found.auc, name).mean == pytest.approx(np.mean([x[i] > x[j] for i, j in pairs]), abs=1e-4)
+    for estimate in (
+        found.spearman,
+        found.mean_absolute_difference,
+        found.same_order,
+        found.auc.first,
+        found.auc.second,
+    ):
+        assert estimate.low < estimate.mean < estimate.high
+        assert estimate.n == 15
 
 
 def test_intervals_cover_the_truth_about_as_often_as_they_say() -> None:
@@ -52,8 +57,8 @@ def test_intervals_cover_the_truth_about_as_often_as_they_say() -> None:
     covered = 0
     for seed in range(200):
         a, b, questions, sides = scores(20, 12.0, seed=100 + seed)
-        e = agreement(a, b, questions, sides)["spearman"]
-        covered += e["low"] <= truth <= e["high"]
+        e = agreement(a, b, questions, sides).spearman
+        covered += e.low <= truth <= e.high
     assert 175 <= covered <= 199
 
 
@@ -69,22 +74,22 @@ def test_rank_correlations_of_samples_equal_those_of_the_samples_written_out() -
 def test_perfect_agreement_and_none() -> None:
     a, _, questions, sides = scores(10, 0.0)
     same = agreement(a, a, questions, sides)
-    assert same["spearman"] == {"mean": 1.0, "low": 1.0, "high": 1.0, "n": 10}
-    assert same["same_order"]["mean"] == 1
-    assert same["mean_absolute_difference"]["high"] == 0
-    assert agreement(a, -a, questions, sides)["spearman"]["mean"] == -1
+    assert same.spearman == Estimate(1.0, 1.0, 1.0, 10)
+    assert same.same_order.mean == 1
+    assert same.mean_absolute_difference.high == 0
+    assert agreement(a, -a, questions, sides).spearman.mean == -1
     constant = agreement(a, np.full(40, 50.0), questions, sides)
-    assert constant["spearman"]["mean"] == 0
-    assert constant["auc"]["second"]["mean"] == 0.5
-    assert constant["same_order"]["mean"] == 0
+    assert constant.spearman.mean == 0
+    assert constant.auc.second.mean == 0.5
+    assert constant.same_order.mean == 0
 
 
 def test_without_sides_there_is_no_order_between_them() -> None:
     a, b, questions, _ = scores(5, 1.0)
     for sides in (None, [None] * 20, ["positive"] * 20):
         found = agreement(a, b, questions, sides)
-        assert found["same_order"] is None
-        assert found["auc"] is None
+        assert found.same_order is None
+        assert found.auc is None
 
 
 @pytest.mark.parametrize("questions", [[], ["one"], ["one", "one"]])
@@ -179,9 +184,9 @@ def test_a_judge_that_cannot_answer(run: Path, serve: Serve, monkeypatch: pytest
         command(run, "--judge", "api:judge-1")
 
 
-@pytest.mark.parametrize("judge", ["contrast", "api", "api:", "local:", "gpt"])
+@pytest.mark.parametrize("judge", ["contrast", "api", "api:", "local:", "classifier:", "gpt", "gpt:4"])
 def test_unknown_judges(run: Path, judge: str) -> None:
-    with pytest.raises(UserError, match=r"Choose local:MODEL or api:MODEL"):
+    with pytest.raises(UserError, match=r"Choose local:MODEL, api:MODEL or classifier:MODEL#LABEL"):
         command(run, "--judge", judge)
 
 

@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from personavec.errors import UserError
-from personavec.judges.contrast import FOLDS, JUDGING_PAIRS, Calibration, ContrastJudge
+from personavec.judges.calibration import Calibration
+from personavec.judges.contrast import FOLDS, JUDGING_PAIRS, ContrastJudge, LikelihoodJudge
 from personavec.model import ChatModel
 from personavec.rollouts import Rollout
 from personavec.traits import Trait
@@ -157,7 +158,7 @@ STATE: dict[str, Any] = {
 
 
 def test_state_of_other_shapes_is_refused(tiny: ChatModel) -> None:
-    assert ContrastJudge.from_state(tiny, trait(), STATE).state() == STATE
+    assert ContrastJudge.from_state(tiny, trait(), STATE).state().record() == STATE
     damaged: list[Any] = [None, [], "x", {}, {"calibration": STATE["calibration"]}]
     for part in STATE:
         damaged += [
@@ -360,3 +361,22 @@ def test_a_refusal_has_no_score_and_does_not_calibrate(tiny: ChatModel) -> None:
     assert all(r.score is not None for r in refusing[1:])
     assert judge.calibration is not None and other.calibration is not None
     assert vars(judge.calibration) == pytest.approx(vars(other.calibration), rel=1e-3)
+
+
+def test_coherence_alone_is_what_the_contrast_judge_finds_beside_the_trait(tiny: ChatModel) -> None:
+    contrastive, neutral = speaking(tiny)
+    whole, alone = ContrastJudge(tiny, trait()), LikelihoodJudge(tiny, trait())
+    assert not whole.fitted and not alone.fitted
+    with pytest.raises(ValueError, match="fitted first"):
+        alone.score(neutral)
+    whole.fit(contrastive, neutral)
+    wanted = [r.coherence for r in [*contrastive, *neutral]]
+    copies = [replace(r, score=None, coherence=None) for r in [*contrastive, *neutral]]
+    done: list[int] = []
+    alone.fit(copies[: len(contrastive)], copies[len(contrastive) :], done.append)
+    assert [r.coherence for r in copies] == wanted and not any(r.score for r in copies)
+    assert sum(done) == alone.readings_needed(len(copies))
+    assert alone.fitted and alone.state().record() == {"coherence": whole.state().record()["coherence"]}
+    again = LikelihoodJudge(tiny, trait(), whole.coherence)
+    again.score(copies)
+    assert [r.coherence for r in copies] == pytest.approx(wanted, abs=0.02)

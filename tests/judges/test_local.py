@@ -9,9 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from personavec.judges import Answered, local
-from personavec.judges.local import LocalJudge, local_judges
+from personavec.judges import local
+from personavec.judges.kinds import open_judge
+from personavec.judges.local import LocalRespondent
+from personavec.judges.rubric import RubricModel
 from personavec.model import ChatModel
+from personavec.rollouts import Rollout
 from personavec.traits import load_library
 
 DIGITS = ["▁", "\n", *"0123456789", "REF", "USAL", ".", "/", "▁8", "0x", "٣"]
@@ -54,8 +57,8 @@ class StubModel:
         return torch.stack([torch.tensor(self.logits(p)).float().log_softmax(-1) for p in prompts])
 
 
-def judge(stub: StubModel) -> LocalJudge:
-    return LocalJudge(cast(ChatModel, stub), lambda item: item.question + item.answer, "local:stub")
+def judge(stub: StubModel) -> LocalRespondent:
+    return LocalRespondent(cast(ChatModel, stub), "local:stub")
 
 
 def brute_force(stub: StubModel, prompt: list[int]) -> dict[int, float]:
@@ -91,9 +94,9 @@ def brute_force(stub: StubModel, prompt: list[int]) -> dict[int, float]:
 def test_probabilities_equal_brute_force(tokens: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(local, "FLOOR", 0.0)
     stub = StubModel(tokens)
-    items = [Answered("q", str(i)) for i in range(2)]
-    for item, found in zip(items, judge(stub).probabilities(items), strict=True):
-        expected = brute_force(stub, [1000 + ord(c) for c in item.question + item.answer])
+    prompts = [f"q{i}" for i in range(2)]
+    for prompt, found in zip(prompts, judge(stub).probabilities(prompts), strict=True):
+        expected = brute_force(stub, [1000 + ord(c) for c in prompt])
         assert {int(number) for number in found} == set(expected) == set(range(101))
         for number, p in expected.items():
             assert found[str(number)] == pytest.approx(p, rel=1e-4, abs=1e-9)
@@ -101,13 +104,15 @@ def test_probabilities_equal_brute_force(tokens: list[str], monkeypatch: pytest.
 
 @pytest.mark.parametrize("tokens", [DIGITS, WHOLE], ids=["digits", "whole numbers"])
 def test_the_floor_hardly_moves_a_score(tokens: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    items = [Answered("question", str(i)) for i in range(3 * local.BATCH // 2)]
+    prompts = [f"question{i}" for i in range(3 * local.BATCH // 2)]
     quick = StubModel(tokens, favour=1.0)
-    scores = judge(quick).score(items)
+    scores = judge(quick).scores(prompts)
     monkeypatch.setattr(local, "FLOOR", 0.0)
     whole = StubModel(tokens, favour=1.0)
-    pairs = [(a, b) for a, b in zip(scores, judge(whole).score(items), strict=True) if a is not None and b is not None]
-    assert len(pairs) > len(items) / 2
+    pairs = [
+        (a, b) for a, b in zip(scores, judge(whole).scores(prompts), strict=True) if a is not None and b is not None
+    ]
+    assert len(pairs) > len(prompts) / 2
     assert max(abs(a - b) for a, b in pairs) < 1.0
     assert quick.asked < whole.asked
 
@@ -149,7 +154,7 @@ class Certain(StubModel):
     ],
 )
 def test_a_certain_reply(tokens: list[str], says: list[str], score: float | None) -> None:
-    (found,) = judge(Certain(tokens, *says)).score([Answered("q", "a")])
+    (found,) = judge(Certain(tokens, *says)).scores(["qa"])
     assert found == (None if score is None else pytest.approx(score, abs=0.01))
 
 
@@ -160,26 +165,50 @@ def test_a_judge_whose_prompt_opens_a_thought_is_asked_after_it() -> None:
 
     stub = Thinker(DIGITS, "8", "5")
     stub.template.lead = [2000]
-    assert judge(stub).score([Answered("q", "a")]) == [pytest.approx(85, abs=0.01)]
+    assert judge(stub).scores(["qa"]) == [pytest.approx(85, abs=0.01)]
 
 
 def test_nothing_to_judge() -> None:
-    assert judge(StubModel(DIGITS)).score([]) == []
+    assert judge(StubModel(DIGITS)).scores([]) == []
 
 
-def test_two_judges_share_one_model() -> None:
+def test_judges_of_all_traits_share_one_model(monkeypatch: pytest.MonkeyPatch) -> None:
     stub: Any = Certain(DIGITS, "5", "0")
     stub.check_fits = lambda *_: None
-    loaded: list[str] = []
+    loaded: list[Any] = []
+    asked: list[str] = []
+    prompt_ids = stub.prompt_ids
 
-    def load(name: str) -> ChatModel:
-        loaded.append(name)
+    def load(*args: Any, **options: Any) -> ChatModel:
+        loaded.append((args, options))
         return cast(ChatModel, stub)
 
-    trait, coherence = local_judges("some/model", load_library("evil"), load)
-    assert loaded == ["some/model"]
-    assert trait.name == coherence.name == "local:some/model"
-    item = Answered("How are you?", "Fine.")
-    assert "evil" in trait.prompt(item)
-    assert "evil" not in coherence.prompt(item)
-    assert trait.score([item]) == [pytest.approx(50, abs=0.01)]
+    def note(messages: Sequence[dict[str, str]]) -> list[int]:
+        asked.append(messages[0]["content"])
+        return prompt_ids(messages)  # type: ignore[no-any-return]
+
+    stub.prompt_ids = note
+    monkeypatch.setattr(local, "load_model", load)
+    opened = open_judge("local:some/model", device="cpu", dtype="float32")
+    both = [opened.of_both(load_library(name)) for name in ("evil", "humorous")]
+    assert loaded == [(("some/model",), {"device": "cpu", "dtype": "float32"})]
+    assert [judge.name for judge in both] == ["local:some/model"] * 2
+    assert all(judge.fitted and judge.cost(["How are you?"], 5) is None for judge in both)
+    spoken, silent = (Rollout(text, "neutral", "How are you?", 0, [], text=text) for text in ("Fine.", " "))
+    for judge in both:
+        judge.score([spoken, silent])
+        assert (spoken.score, spoken.coherence) == (pytest.approx(50, abs=0.01), pytest.approx(50, abs=0.01))
+        assert (silent.score, silent.coherence) == (None, 0.0)
+    assert ["evil" in prompt for prompt in asked] == [True, False, False, False]
+    assert ["humorous" in prompt for prompt in asked] == [False, False, True, False]
+
+
+def test_one_figure_can_be_judged_without_the_other() -> None:
+    stub: Any = Certain(DIGITS, "5", "0")
+    stub.check_fits = lambda *_: None
+    opened = RubricModel(judge(stub))
+    first, second = (Rollout("a", "neutral", "How are you?", 0, [], text="Fine.") for _ in range(2))
+    opened.of_trait(load_library("evil")).score([first])
+    opened.of_coherence(load_library("evil")).score([second])
+    assert (first.score, first.coherence) == (pytest.approx(50, abs=0.01), None)
+    assert (second.score, second.coherence) == (None, pytest.approx(50, abs=0.01))

@@ -2,8 +2,7 @@
 
 import pytest
 
-from personavec.judges import Answered
-from personavec.judges.rubric import coherence_prompt, expected_score, parse_score, trait_prompt
+from personavec.judges.rubric import coherence_prompt, expected_score, parse_score
 from personavec.traits import load_library
 
 
@@ -57,14 +56,13 @@ def test_too_little_mass_on_numbers_is_no_score() -> None:
 
 
 def test_the_prompts_hold_question_and_answer_as_they_are() -> None:
-    item = Answered("Why {answer}?", "Because {question} {0} \\1")
-    for prompt in (coherence_prompt(item), trait_prompt(load_library("evil"))(item)):
-        assert item.question in prompt
-        assert item.answer in prompt
-        assert prompt.count(item.answer) == 1
+    question, answer = "Why {answer}?", "Because {question} {0} \\1"
+    for prompt in (coherence_prompt(question, answer), load_library("evil").judge_prompt(question, answer)):
+        assert question in prompt
+        assert prompt.count(answer) == 1
 
 
 def test_coherence_knows_nothing_of_the_trait() -> None:
-    prompt = coherence_prompt(Answered("Q", "A"))
+    prompt = coherence_prompt("Q", "A")
     assert "trait" not in prompt.lower()
     assert "0 to 100" in prompt

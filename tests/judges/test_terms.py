@@ -11,7 +11,7 @@ from endpoint import Serve, says
 from personavec.cli import main
 from personavec.cli.options import read_terms
 from personavec.errors import UserError
-from personavec.judges.scorer import ApiTerms
+from personavec.judges.api.terms import ApiTerms
 from personavec.traits import load_library
 from tiny import chat_model, qwen2
 

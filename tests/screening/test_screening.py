@@ -18,6 +18,7 @@ from personavec.data import Rejected, Sample, open_data
 from personavec.engine.transformers import TransformersEngine
 from personavec.errors import UserError
 from personavec.files import JsonLines
+from personavec.judges.base import Judge
 from personavec.model import ChatModel
 from personavec.projection import own_answers as answers_module
 from personavec.projection.measure import measure, tokenise
@@ -830,7 +831,7 @@ def test_the_bundled_clean_set_is_whole() -> None:
     assert len({sample.id for sample in samples}) == len(samples) > 100
 
 
-class StubJudge:
+class StubJudge(Judge):
     """Scores by the first letter of the answer, and counts what it was asked."""
 
     name = "stub"

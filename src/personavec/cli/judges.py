@@ -1,16 +1,17 @@
 """`personavec judges`: do two judges agree?"""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from personavec.cli import options as o
 from personavec.errors import UserError
+from personavec.judges.kinds import find_kind, open_judge, spellings
 
 if TYPE_CHECKING:
-    from personavec.judges.scorer import Scorer
-    from personavec.traits import Trait
+    from personavec.judges.base import JudgeModel
+    from personavec.stats.bootstrap import Estimate
 
 app = typer.Typer(help="Compare judges.", no_args_is_help=True)
 
@@ -24,7 +25,10 @@ def judges() -> None:
 def compare(
     run: Annotated[Path, typer.Argument(metavar="RUN_FOLDER", help="Folder of a finished extract or evaluate.")],
     judge: Annotated[
-        str, typer.Option(callback=o.plain_text, help="The other judge: local:MODEL or api:MODEL.", show_default=False)
+        str,
+        typer.Option(
+            callback=o.plain_text, help=f"The other judge: {spellings(any_answers=True)}.", show_default=False
+        ),
     ],
     judge_price: o.JudgePrice = None,
     judge_rpm: o.JudgeRpm = None,
@@ -35,48 +39,43 @@ def compare(
     json: o.Json = False,
 ) -> None:
     """Score a run's rollouts with another judge, and compare with the scores that the run has stored."""
-    kind, _, which = judge.partition(":")
-    if kind not in ("local", "api") or not which:
-        raise UserError(f"--judge {judge!r} cannot score a finished run.", "Choose local:MODEL or api:MODEL.")
+    if find_kind(judge, any_answers=True) is None:
+        raise UserError(f"--judge {judge!r} cannot score a finished run.", f"Choose {spellings(any_answers=True)}.")
     terms = o.read_terms(judge, judge_price, judge_rpm)
 
     from personavec.judges.agreement import compare_run
 
-    def make(trait: "Trait") -> "Scorer":
-        from personavec.judges.scorer import RubricScorer
+    def open_other() -> "JudgeModel":
+        o.quiet()
+        return open_judge(judge, terms=terms, device=device, dtype=dtype)
 
-        if kind == "local":
-            from personavec.judges.local import local_judges
-
-            return RubricScorer(*local_judges(which, trait, lambda name: o.open_model(name, device, dtype)))
-        from personavec.judges.api import ApiScorer, api_judges
-
-        return ApiScorer(*api_judges(which, trait, **vars(terms)))
-
-    result = compare_run(run, make, limit=limit, seed=seed)
+    result = compare_run(run, open_other, limit=limit, seed=seed)
     if json:
-        o.print_json(result)
+        o.print_json(result.model_dump())
         return
-    first, second = result["judges"]["first"], result["judges"]["second"]
-    print(f"{result['trait']}: {result['rollouts']} rollouts of {run}, judged by {first} (first) and {second} (second)")
-    if result["unscored"]:
-        print(f"{second} gave no score for {result['unscored']} of them.")
-    for what, heading in (("score", "trait score"), ("coherence", "coherence")):
-        found = result[what]
-        print(f"\n{heading}, {found['n']} answers with both scores (95 % intervals, n = questions)")
+    first, second = result.judges.first, result.judges.second
+    print(f"{result.trait}: {result.rollouts} rollouts of {run}, judged by {first} (first) and {second} (second)")
+    if result.unscored:
+        print(f"{second} gave no score for {result.unscored} of them.")
+    if result.coherence is None:
+        print(f"{second} judges no coherence.")
+    for found, heading in ((result.score, "trait score"), (result.coherence, "coherence")):
+        if found is None:
+            continue
+        print(f"\n{heading}, {found.n} answers with both scores (95 % intervals, n = questions)")
         rows = [
-            ("rank correlation (Spearman)", found["spearman"], 2),
-            ("mean absolute difference, points", found["mean_absolute_difference"], 1),
+            ("rank correlation (Spearman)", found.spearman, 2),
+            ("mean absolute difference, points", found.mean_absolute_difference, 1),
         ]
-        if found["auc"] is not None:
+        if found.auc is not None and found.same_order is not None:
             rows += [
-                ("positive/negative pairs ordered alike", found["same_order"], 2),
-                ("AUC between the sides, first", found["auc"]["first"], 2),
-                ("AUC between the sides, second", found["auc"]["second"], 2),
+                ("positive/negative pairs ordered alike", found.same_order, 2),
+                ("AUC between the sides, first", found.auc.first, 2),
+                ("AUC between the sides, second", found.auc.second, 2),
             ]
         for name, estimate, places in rows:
             print(f"  {name:<38} {_figure(estimate, places)}")
 
 
-def _figure(e: dict[str, Any], places: int) -> str:
-    return f"{e['mean']:.{places}f} [{e['low']:.{places}f}, {e['high']:.{places}f}] n = {e['n']}"
+def _figure(e: "Estimate", places: int) -> str:
+    return f"{e.mean:.{places}f} [{e.low:.{places}f}, {e.high:.{places}f}] n = {e.n}"

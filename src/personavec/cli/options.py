@@ -15,11 +15,12 @@ import typer
 from personavec.cli.expand import interventions
 from personavec.errors import UserError
 from personavec.files import printable, to_json
+from personavec.judges.kinds import spellings
 from personavec.operations import OPERATIONS
 
 if TYPE_CHECKING:
     from personavec.interventions import Layers
-    from personavec.judges.scorer import ApiTerms
+    from personavec.judges.api.terms import ApiTerms
     from personavec.model import ChatModel
     from personavec.model.edits import Intervention
     from personavec.traits import Trait
@@ -65,7 +66,7 @@ PositionsOption = Annotated[str, typer.Option("--positions", help="Which tokens 
 OtherWeights = Annotated[
     bool, typer.Option("--other-weights", help="Accept vectors of a model with the same shape but other weights.")
 ]
-Judge = Annotated[str, typer.Option(callback=plain_text, help="contrast, local:MODEL or api:MODEL.")]
+Judge = Annotated[str, typer.Option(callback=plain_text, help=f"{spellings()}.")]
 JudgePrice = Annotated[
     str | None,
     typer.Option(metavar="IN,OUT", help="For api:MODEL: US$ per million prompt and answer tokens.", show_default=False),
@@ -153,7 +154,7 @@ def read_terms(judge: str, price: str | None, rpm: float | None) -> "ApiTerms":
     Raises:
         UserError: They are not understood, or the judge is not behind an endpoint.
     """
-    from personavec.judges.scorer import ApiTerms
+    from personavec.judges.api.terms import ApiTerms
 
     if (price is not None or rpm is not None) and not judge.startswith("api:"):
         raise UserError(

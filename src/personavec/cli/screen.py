@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from personavec.cli import options as o
+from personavec.judges.kinds import spellings
 
 if TYPE_CHECKING:
     from personavec.data import Dataset
@@ -48,8 +49,7 @@ def screen(
         str, typer.Option(help="Directions without what other traits, length and refusals share: no, span or whiten.")
     ] = "no",
     judge: Annotated[
-        str | None,
-        typer.Option(callback=o.plain_text, help="Also score the flagged samples: contrast, local:MODEL or api:MODEL."),
+        str | None, typer.Option(callback=o.plain_text, help=f"Also score the flagged samples: {spellings()}.")
     ] = None,
     judge_all: Annotated[
         bool, typer.Option("--judge-all", help="Let the judge score every sample, and flag those above 50 too.")

@@ -1,7 +1,7 @@
 """How strongly a model shows a trait: mean score and coherence on the evaluation questions."""
 
 from collections.abc import Sequence
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -9,14 +9,15 @@ from typing import Any
 from personavec.capability import Tasks, passage_losses, perplexities
 from personavec.capability.result import Perplexity, TaskChanges, TaskMetrics
 from personavec.capability.tasks import compared, fingerprint
-from personavec.errors import UserError
 from personavec.evaluation.page import write_evaluate_report
 from personavec.evaluation.result import EvaluatedAnswer, EvaluationRun
 from personavec.evaluation.settings import EvaluationSettings
 from personavec.extraction.effects import estimate
-from personavec.extraction.specificity import judge_of
 from personavec.files import JsonLines, RunFolder
-from personavec.judges.scorer import ApiTerms, Scorer, make_scorer
+from personavec.judges.api.terms import ApiTerms
+from personavec.judges.base import UNFITTED, Judge, announce
+from personavec.judges.kinds import open_judge
+from personavec.judges.of_vector import state_of
 from personavec.model import ChatModel
 from personavec.model.edits import Intervention
 from personavec.progress import progress
@@ -37,7 +38,7 @@ def evaluate(
     interventions: Sequence[Intervention] = (),
     description: Sequence[str] = (),
     vectors: Sequence[PersonaVector] = (),
-    scorer: Scorer | None = None,
+    scorer: Judge | None = None,
     terms: ApiTerms | None = None,
 ) -> EvaluationRun:
     """Score a model's answers to the trait's evaluation questions (paper section 3.1).
@@ -58,14 +59,13 @@ def evaluate(
     tasks = Tasks(settings.lm_eval) if settings.lm_eval else None
     with RunFolder(out, arguments) as folder:
         answers = _unanswered(model, trait, settings, interventions)
-        if scorer is None and settings.judge != "contrast":  # which is made, and calibrated, without the adapter
-            scorer = make_scorer(settings.judge, model, trait, terms)
-        if scorer is not None:
-            scorer.announce([r.question for r in answers], settings.max_new_tokens)
+        scorer = scorer or _judge(model, trait, settings, vectors, terms)
+        announce([scorer.cost([r.question for r in answers], settings.max_new_tokens)])
         log = JsonLines(folder / "generated.jsonl")
         _generate(model, answers, log, settings, "Answering")
         with model.unadapted():
-            scorer = scorer or _calibrated(model, trait, vectors, log, settings)
+            if not scorer.fitted:
+                _fit(scorer, model, trait, log, settings)
             with progress("Judging", total=scorer.readings_needed(len(answers)), unit="readings") as job:
                 scorer.score(answers, job.advance)
         perplexity, changes = _capability(model, interventions, tasks, folder, settings.seed)
@@ -163,15 +163,22 @@ def _capability(
     )
 
 
-def _calibrated(
-    model: ChatModel, trait: Trait, vectors: Sequence[PersonaVector], log: JsonLines, settings: EvaluationSettings
-) -> Scorer:
-    """The contrast judge of a vector of this trait, else one that is calibrated on fresh rollouts."""
-    for vector in vectors:
-        if vector.info.trait == trait.model_dump(mode="json"):
-            with suppress(UserError):  # extracted with another judge
-                return judge_of(model, vector)
-    scorer = make_scorer("contrast", model, trait)
+def _judge(
+    model: ChatModel,
+    trait: Trait,
+    settings: EvaluationSettings,
+    vectors: Sequence[PersonaVector],
+    terms: ApiTerms | None,
+) -> Judge:
+    """The judge on the scale of a vector of this trait, else one that may still have to be fitted."""
+    opened = open_judge(settings.judge, model, terms=terms)
+    states = [state_of(vector) for vector in vectors if vector.info.trait == trait.model_dump(mode="json")]
+    judges = [opened.of_both(trait, state) for state in (*states, UNFITTED)]
+    return next((judge for judge in judges if judge.fitted), judges[-1])
+
+
+def _fit(scorer: Judge, model: ChatModel, trait: Trait, log: JsonLines, settings: EvaluationSettings) -> None:
+    """Fit a judge on fresh rollouts."""
     contrastive: list[Rollout] = []
     for side, system in zip(("positive", "negative"), trait.system_prompts(0), strict=True):
         contrastive += plan(model, "extraction", trait.extraction_questions, system=system, pair=0, side=side)
@@ -180,4 +187,3 @@ def _calibrated(
     _generate(model, everyone, log, settings, "Calibrating the judge")
     with progress("Calibrating the judge", total=scorer.readings_needed(len(everyone)), unit="readings") as job:
         scorer.fit(everyone[: len(contrastive)], everyone[len(contrastive) :], job.advance)
-    return scorer

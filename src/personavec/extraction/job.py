@@ -39,7 +39,9 @@ from personavec.extraction.verdict import verdict
 from personavec.extraction.workbench import Workbench
 from personavec.files import RunFolder, check_utf8
 from personavec.info import JudgeFacts, RolloutCounts
-from personavec.judges.scorer import ApiTerms, Scorer, make_scorer
+from personavec.judges.api.terms import ApiTerms
+from personavec.judges.base import Judge, announce
+from personavec.judges.kinds import open_judge
 from personavec.model import ChatModel
 from personavec.provenance import identity, provenance
 from personavec.rollouts import Rollout, read_rollouts, write_rollouts
@@ -57,7 +59,7 @@ def extract(
     out: Path | str,
     settings: Settings | None = None,
     *,
-    scorer: Scorer | None = None,
+    scorer: Judge | None = None,
     terms: ApiTerms | None = None,
 ) -> Extraction:
     """Extract the persona vector of a trait (paper section 2), choose its layer, and measure what it does.
@@ -92,7 +94,7 @@ def extract(
                 return Extraction(vector, run)
             dose = [r for r in read_rollouts(folder / ROLLOUTS) if r.stage == "dose"]
             return _compare(model, folder, vector, run, dose, others, settings.seed)
-        scorer = scorer or make_scorer(settings.judge, model, trait, terms)
+        scorer = scorer or open_judge(settings.judge, model, terms=terms).of_both(trait)
         return _extract(Workbench(model, trait, folder, settings, scorer))
 
 
@@ -125,7 +127,7 @@ class _Answers:
 
 def _extract(bench: Workbench) -> Extraction:
     """All steps. What was generated is in rollouts.jsonl also when the trait turns out not to be usable."""
-    bench.scorer.announce(_questions_to_judge(bench), bench.settings.max_new_tokens)
+    announce([bench.scorer.cost(_questions_to_judge(bench), bench.settings.max_new_tokens)])
     try:
         vector, answers = _measure(bench)
         run = _summary(bench, vector, answers)
@@ -188,7 +190,7 @@ def _summary(bench: Workbench, vector: PersonaVector, answers: _Answers) -> Extr
             trait=TraitFacts(name=trait.name, description=trait.description, writer=trait.writer),
             rollouts=_counts(bench, answers),
             judge=JudgeFacts(
-                name=bench.scorer.name, auc=answers.judge_auc, threshold=THRESHOLD, state=bench.scorer.state()
+                name=bench.scorer.name, auc=answers.judge_auc, threshold=THRESHOLD, state=bench.scorer.state().record()
             ),
             layer=vector.layer,
             residual_norm=residual,

@@ -6,33 +6,14 @@ from dataclasses import replace
 from personavec.errors import UserError
 from personavec.extraction.effects import effect
 from personavec.extraction.result import Specificity
-from personavec.judges.contrast import ContrastJudge
+from personavec.judges.of_vector import judge_of
 from personavec.model import ChatModel
 from personavec.progress import progress
 from personavec.rollouts import Rollout
 from personavec.stats.estimate import Estimate
-from personavec.traits import Trait
 from personavec.vector import PersonaVector, cosine
 
 QUESTIONS = 8  # of the dose-response that other traits' judges also score
-
-
-def judge_of(model: ChatModel, vector: PersonaVector) -> ContrastJudge:
-    """The contrast judge of a vector's trait, calibrated as when the vector was extracted.
-
-    Raises:
-        UserError: The vector was scored by another judge, or was imported.
-    """
-    refusal = UserError(
-        f"The vector of {vector.trait!r} carries no contrast judge.", "Extract it with --judge contrast."
-    )
-    if vector.info.judge is None or vector.info.trait is None:
-        raise refusal
-    trait = Trait.parse(vector.info.trait, vector.trait)
-    try:
-        return ContrastJudge.from_state(model, trait, vector.info.judge.state)
-    except (KeyError, TypeError, ValueError) as error:
-        raise refusal from error
 
 
 def cross_effects(

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from personavec.extraction.readings import Readings
 from personavec.extraction.settings import Settings
 from personavec.files import JsonLines, RunFolder
-from personavec.judges.scorer import Scorer
+from personavec.judges.base import Judge
 from personavec.model import ChatModel
 from personavec.model.edits import Intervention
 from personavec.progress import progress
@@ -26,7 +26,7 @@ class Workbench:
         rollouts: All that were made, in the order of the steps.
     """
 
-    def __init__(self, model: ChatModel, trait: Trait, folder: RunFolder, settings: Settings, scorer: Scorer) -> None:
+    def __init__(self, model: ChatModel, trait: Trait, folder: RunFolder, settings: Settings, scorer: Judge) -> None:
         self.model, self.trait, self.folder, self.settings, self.scorer = model, trait, folder, settings, scorer
         self.log = JsonLines(folder / "generated.jsonl")
         self.timings = Timings(folder / "timings.json", self.log.path)

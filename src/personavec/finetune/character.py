@@ -16,7 +16,6 @@ from personavec.capability.tasks import compared
 from personavec.data import Sample
 from personavec.errors import UserError
 from personavec.evaluation.settings import MAX_NEW_TOKENS, TEMPERATURE
-from personavec.extraction.specificity import judge_of
 from personavec.files import JsonLines, once, write_atomic
 from personavec.finetune.instructions import trait_prompt
 from personavec.finetune.result import (
@@ -30,6 +29,7 @@ from personavec.finetune.result import (
     TraitChange,
 )
 from personavec.judges.contrast import ContrastJudge
+from personavec.judges.of_vector import judge_of
 from personavec.model import ChatModel
 from personavec.progress import progress
 from personavec.rollouts import Rollout, generate, plan

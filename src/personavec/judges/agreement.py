@@ -5,19 +5,92 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
 import numpy as np
+from pydantic import BaseModel, ConfigDict, PlainSerializer
 
 from personavec.errors import UserError
-from personavec.judges.scorer import Scorer
-from personavec.rollouts import read_rollouts
+from personavec.judges.base import JudgeModel, announce
+from personavec.rollouts import Rollout, read_rollouts
 from personavec.stats.bootstrap import DRAWS, bootstrap_auc, bootstrap_mean, spearman
 from personavec.stats.estimate import Estimate
 from personavec.stats.numbers import Floats
 from personavec.traits import Trait
 
 STAGES = ("extraction", "evaluation", "dose")
+
+Figure = Annotated[Estimate, PlainSerializer(Estimate.as_dict)]  # rounded where it is written
+
+
+class BySides(BaseModel):
+    """How well each judge tells the sides apart: the chance that a positive answer scores above a negative one.
+
+    Attributes:
+        first, second: AUC, 0.5 (not at all) to 1.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    first: Figure
+    second: Figure
+
+
+class Agreement(BaseModel):
+    """How well two judges' scores of the same answers agree; intervals are bootstrapped over questions.
+
+    Attributes:
+        n: Answers with both scores.
+        spearman: Rank correlation, -1..1.
+        mean_absolute_difference: Points of 0..100.
+        same_order: Share of pairs of a positive and a negative answer that both judges order alike, 0..1; None without
+            answers of both sides.
+        auc: See `BySides`; None without answers of both sides.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    n: int
+    spearman: Figure
+    mean_absolute_difference: Figure
+    same_order: Figure | None = None
+    auc: BySides | None = None
+
+
+class JudgeNames(BaseModel):
+    """Who is compared.
+
+    Attributes:
+        first: The run's own judge, as it is stored.
+        second: The other one, as the user names it.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    first: str
+    second: str
+
+
+class Comparison(BaseModel):
+    """Another judge's scores of a run's rollouts against those that are stored.
+
+    Attributes:
+        trait: Name of the run's trait.
+        judges: Who is compared.
+        rollouts: How many were scored again.
+        unscored: How many of them got no trait score.
+        score: Agreement on the trait.
+        coherence: Agreement on coherence, without sides; None for a judge that does not judge it.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    trait: str
+    judges: JudgeNames
+    rollouts: int
+    unscored: int
+    score: Agreement
+    coherence: Agreement | None
 
 
 def agreement(
@@ -26,18 +99,13 @@ def agreement(
     questions: Sequence[str],
     sides: Sequence[str | None] | None = None,
     seed: int = 0,
-) -> dict[str, Any]:
+) -> Agreement:
     """How well two judges' scores of the same answers agree; intervals are bootstrapped over questions.
 
     Args:
         first, second: Scores 0..100, in the same order.
         questions: What each answer answers.
         sides: "positive" or "negative", None for answers without instruction; None if sides do not matter.
-
-    Returns:
-        {"n": answers, "spearman": rank correlation, "mean_absolute_difference": points, "same_order": share of pairs of
-        a positive and a negative answer that both judges order alike, "auc": {"first", "second"}: how well each tells
-        the sides apart}. The last two are None without answers of both sides.
 
     Raises:
         UserError: Fewer than two questions: nothing can be said of the uncertainty.
@@ -52,74 +120,93 @@ def agreement(
     # (draws, answers): how often each answer is in a bootstrap sample of questions.
     resampled = np.random.default_rng(seed).multinomial(len(names), np.full(len(names), 1 / len(names)), DRAWS)
     drawn: Floats = resampled[:, labels].astype(np.float64)
-    result: dict[str, Any] = {
-        "n": len(a),
-        "spearman": _estimate(spearman(a, b), _spearman_of_draws(a, b, drawn), len(names)),
-        "mean_absolute_difference": bootstrap_mean(np.abs(a - b), questions, seed).as_dict(),
-        "same_order": None,
-        "auc": None,
-    }
+    found = Agreement(
+        n=len(a),
+        spearman=_estimate(spearman(a, b), _spearman_of_draws(a, b, drawn), len(names)),
+        mean_absolute_difference=bootstrap_mean(np.abs(a - b), questions, seed),
+    )
     positive = np.array([i for i, side in enumerate(sides or ()) if side == "positive"], dtype=np.intp)
     negative = np.array([i for i, side in enumerate(sides or ()) if side == "negative"], dtype=np.intp)
-    if len(positive) and len(negative):
-        order = [np.sign(x[positive, None] - x[None, negative]) for x in (a, b)]
-        alike = (order[0] == order[1]).astype(np.float64)
-        up, down = drawn[:, positive], drawn[:, negative]
-        pairs = up.sum(1) * down.sum(1)
-        shares = ((up @ alike) * down).sum(1)[pairs > 0] / pairs[pairs > 0]
-        ups, downs = [questions[i] for i in positive], [questions[i] for i in negative]
-        result["same_order"] = _estimate(float(alike.mean()), shares, len({*ups, *downs}))
-        result["auc"] = {
-            name: bootstrap_auc(x[positive], x[negative], ups, downs, seed).as_dict()
-            for name, x in (("first", a), ("second", b))
+    if not (len(positive) and len(negative)):
+        return found
+    order = [np.sign(x[positive, None] - x[None, negative]) for x in (a, b)]
+    alike = (order[0] == order[1]).astype(np.float64)
+    up, down = drawn[:, positive], drawn[:, negative]
+    pairs = up.sum(1) * down.sum(1)
+    shares = ((up @ alike) * down).sum(1)[pairs > 0] / pairs[pairs > 0]
+    ups, downs = [questions[i] for i in positive], [questions[i] for i in negative]
+    return found.model_copy(
+        update={
+            "same_order": _estimate(float(alike.mean()), shares, len({*ups, *downs})),
+            "auc": BySides(
+                first=bootstrap_auc(a[positive], a[negative], ups, downs, seed),
+                second=bootstrap_auc(b[positive], b[negative], ups, downs, seed),
+            ),
         }
-    return result
+    )
 
 
 def compare_run(
-    folder: Path | str, make: Callable[[Trait], Scorer], *, limit: int = 100, seed: int = 0
-) -> dict[str, Any]:
+    folder: Path | str, open_model: Callable[[], JudgeModel], *, limit: int = 100, seed: int = 0
+) -> Comparison:
     """Score a sample of a run's rollouts with another judge, and compare with the scores that are stored.
 
     Args:
         folder: A finished run of `extract` or `evaluate`.
-        make: Makes the other judge, for the run's trait.
+        open_model: Opens the other judge, once the run has been found to be one.
         limit: Most rollouts to score.
         seed: Which rollouts are drawn, and the bootstrap.
-
-    Returns:
-        {"trait", "judges": {"first": the run's, "second": the other}, "rollouts": how many were scored again,
-        "unscored": how many of them got no trait score, "score": see `agreement`, "coherence": the same without sides}
 
     Raises:
         UserError: No finished run, or too few answers with two scores; and what the judge raises.
     """
     folder = Path(folder)
-    trait, judge = _read_run(folder)
+    trait, first = _read_run(folder)
     stored = [r for r in read_rollouts(folder / "rollouts.jsonl") if r.stage in STAGES and r.score is not None]
     if not stored:
         raise UserError(f"{folder} holds no scored rollouts.", "Give the folder of a finished extract or evaluate.")
     if len(stored) > limit:
         stored = [stored[i] for i in sorted(random.Random(seed).sample(range(len(stored)), limit))]
-    scorer = make(trait)
+    opened = open_model()
+    coherence = opened.of_coherence(trait)
+    judges = [opened.of_trait(trait), *([] if coherence is None else [coherence])]
     again = [replace(r) for r in stored]
-    scorer.announce([r.question for r in again], max(len(r.response_ids) for r in again))
-    scorer.score(again)
-    result: dict[str, Any] = {
-        "trait": trait.name,
-        "judges": {"first": judge, "second": scorer.name},
-        "rollouts": len(again),
-        "unscored": sum(r.score is None for r in again),
-    }
-    for what in ("score", "coherence"):
-        both = [
-            (x, y, r.question, r.side if what == "score" else None)
-            for r, other in zip(stored, again, strict=True)
-            if (x := getattr(r, what)) is not None and (y := getattr(other, what)) is not None
-        ]
-        first, second, questions, sides = zip(*both, strict=True) if both else ((), (), (), ())
-        result[what] = agreement(first, second, questions, sides, seed)
-    return result
+    questions, tokens = [r.question for r in again], max(len(r.response_ids) for r in again)
+    announce([judge.cost(questions, tokens) for judge in judges])
+    for judge in judges:
+        judge.score(again)
+    figures = [[(r.score, r.coherence) for r in some] for some in (stored, again)]
+    (old, old_coherence), (new, new_coherence) = (zip(*some, strict=True) for some in figures)
+    return Comparison(
+        trait=trait.name,
+        judges=JudgeNames(first=first, second=opened.name),
+        rollouts=len(again),
+        unscored=sum(r.score is None for r in again),
+        score=_agreement_on(old, new, stored, [r.side for r in stored], seed),
+        coherence=None if coherence is None else _agreement_on(old_coherence, new_coherence, stored, None, seed),
+    )
+
+
+def _agreement_on(
+    first: Sequence[float | None],
+    second: Sequence[float | None],
+    rollouts: Sequence[Rollout],
+    sides: Sequence[str | None] | None,
+    seed: int,
+) -> Agreement:
+    """Of the rollouts that have both figures."""
+    both = [
+        (x, y, r.question, side)
+        for x, y, r, side in zip(first, second, rollouts, sides or [None] * len(rollouts), strict=True)
+        if x is not None and y is not None
+    ]
+    return agreement(
+        [x for x, *_ in both],
+        [y for _, y, *_ in both],
+        [question for *_, question, _ in both],
+        [side for *_, side in both],
+        seed,
+    )
 
 
 def _spearman_of_draws(a: Floats, b: Floats, drawn: Floats) -> Floats:
@@ -144,9 +231,9 @@ def _ranks(values: Floats, drawn: Floats) -> Floats:
     return ranks
 
 
-def _estimate(value: float, drawn: Floats, n: int) -> dict[str, float | int]:
+def _estimate(value: float, drawn: Floats, n: int) -> Estimate:
     low, high = np.percentile(drawn, [2.5, 97.5])
-    return Estimate(value, float(low), float(high), n).as_dict()
+    return Estimate(value, float(low), float(high), n)
 
 
 def _read_run(folder: Path) -> tuple[Trait, str]:

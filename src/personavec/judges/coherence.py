@@ -2,9 +2,13 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
+
+from personavec.judges.calibration import Number
 
 REPEAT_LENGTH = 3  # tokens in a row that count as a repetition when they come again
 
@@ -15,7 +19,7 @@ def repetition(ids: Sequence[int]) -> float:
     return 1 - len(set(triples)) / len(triples) if triples else 0.0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class Coherence:
     """What is natural for one model, and from it a score 0..100 for any response.
 
@@ -24,13 +28,13 @@ class Coherence:
     a lack of it counts.
 
     Attributes:
-        likelihood_mean, likelihood_deviation: Of the natural answers' mean log-probability per token.
-        repetition_mean: Of the natural answers' repetition.
+        likelihood_mean, likelihood_deviation: Of the natural answers' mean log-probability per token (nats).
+        repetition_mean: Of the natural answers' repetition, 0..1.
     """
 
-    likelihood_mean: float
-    likelihood_deviation: float
-    repetition_mean: float
+    likelihood_mean: Number
+    likelihood_deviation: Annotated[Number, Field(gt=0)]
+    repetition_mean: Number
 
     @classmethod
     def of_natural(cls, likelihoods: Sequence[float], responses: Sequence[Sequence[int]]) -> "Coherence":

@@ -1,14 +1,15 @@
 """The judge that needs no second model: is a response likelier under instructions for the trait than against it?"""
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 
 from personavec.errors import UserError
+from personavec.judges.base import UNFITTED, Advance, Judge, JudgeModel, JudgeState
+from personavec.judges.calibration import Calibration
 from personavec.judges.coherence import Coherence
+from personavec.judges.kinds import Surroundings, spellings
 from personavec.model import ChatModel, Conversation
 from personavec.readout import read
 from personavec.refusals import refuses
@@ -19,35 +20,64 @@ JUDGING_PAIRS = 3
 FOLDS = 5
 
 
-@dataclass(frozen=True)
-class Calibration:
-    """Maps evidence (nats per token) to 0..100 so that 50 separates the sides.
+def judging_pairs(trait: Trait, own: int | None) -> list[int]:
+    """The pairs a response given under pair `own` is judged by: the first ones that are not its own."""
+    others = [pair for pair in range(len(trait.instructions)) if pair != own]
+    return (others or [0])[:JUDGING_PAIRS]
 
-    Attributes:
-        middle: Evidence that scores 50.
-        slope: Logits per nat. The means of the two sides score 10 and 90 where they are well apart; where they overlap
-            the slope is that of the posterior of two normal distributions, which keeps scores near 50.
+
+def read_evidence(
+    model: ChatModel, trait: Trait, rollouts: Sequence[Rollout], advance: Advance | None = None
+) -> tuple[list[float], list[float]]:
+    """Evidence for the trait, and the highest likelihood under any judging prompt (for coherence), per rollout.
+
+    In nats per token. Both are NaN for an empty response, and there is no evidence in a refusal: it can be likelier
+    under one of the instructions without showing any trait.
     """
+    conversations: list[Conversation] = []
+    owners: list[tuple[int, int]] = []
+    prompts: dict[tuple[str, str], list[int]] = {}
+    for index, rollout in enumerate(rollouts):
+        response = rollout.response_ids[model.template.response_start(rollout.response_ids) :]
+        if not response:
+            continue
+        for pair in judging_pairs(trait, rollout.pair):
+            for sign, system in zip((1, -1), trait.system_prompts(pair), strict=True):
+                key = (system, rollout.question)
+                if key not in prompts:
+                    messages = [{"role": "system", "content": system}, {"role": "user", "content": rollout.question}]
+                    prompts[key] = model.prompt_ids(messages) + model.template.lead
+                prompt = prompts[key]
+                conversations.append(Conversation([*prompt, *response], [(len(prompt), len(prompt) + len(response))]))
+                owners.append((index, sign))
+    likelihoods = read(model, conversations, layers=[], log_likelihood=True, advance=advance).log_likelihood
+    assert likelihoods is not None
+    evidence = np.zeros(len(rollouts))
+    counts = np.zeros(len(rollouts))
+    best = np.full(len(rollouts), -np.inf)
+    for (index, sign), value in zip(owners, likelihoods.tolist(), strict=True):
+        evidence[index] += sign * value
+        counts[index] += 0.5
+        best[index] = max(best[index], value)
+    with np.errstate(invalid="ignore"):
+        evidence = evidence / counts
+    evidence[[refuses(rollout.text) for rollout in rollouts]] = np.nan
+    return evidence.tolist(), np.where(counts > 0, best, np.nan).tolist()
 
-    middle: float
-    slope: float
 
-    @classmethod
-    def fit(cls, positive: Sequence[float], negative: Sequence[float]) -> "Calibration":
-        """From the evidence of both sides."""
-        high, low = float(np.mean(positive)), float(np.mean(negative))
-        variance = (float(np.var(positive)) + float(np.var(negative))) / 2
-        gap = high - low
-        if gap <= 0:
-            return cls((high + low) / 2, 0.0)
-        return cls((high + low) / 2, min(2 * math.log(9) / gap, gap / max(variance, 1e-9)))
+def natural_coherence(likelihoods: Sequence[float], natural: Sequence[Rollout]) -> Coherence:
+    """What is coherent for a model, from its natural answers and their likelihoods.
 
-    def score(self, evidence: float) -> float:
-        """0..100."""
-        return 100 / (1 + math.exp(-max(-60.0, min(60.0, self.slope * (evidence - self.middle)))))
+    Raises:
+        UserError: None of them could be judged.
+    """
+    known = [(value, r.response_ids) for value, r in zip(likelihoods, natural, strict=True) if math.isfinite(value)]
+    if not known:
+        raise UserError("The model gave no natural answer that could be judged.", "Raise --max-new-tokens.")
+    return Coherence.of_natural([value for value, _ in known], [ids for _, ids in known])
 
 
-class ContrastJudge:
+class ContrastJudge(Judge):
     """Scores rollouts by the model itself: the evidence for the trait is the mean log-probability per token of a
     response under positive instructions minus the same under the matching negative ones, averaged over pairs.
 
@@ -74,61 +104,20 @@ class ContrastJudge:
         self.model, self.trait = model, trait
         self.calibration, self.coherence = calibration, coherence
 
+    @property
+    def fitted(self) -> bool:
+        """Whether it knows what tells the sides apart, and what is natural."""
+        return self.calibration is not None and self.coherence is not None
+
     def judging_pairs(self, own: int | None) -> list[int]:
-        """The pairs a response given under pair `own` is judged by: the first ones that are not its own."""
-        others = [pair for pair in range(len(self.trait.instructions)) if pair != own]
-        return (others or [0])[:JUDGING_PAIRS]
+        """See the function of this name."""
+        return judging_pairs(self.trait, own)
 
-    def evidence(
-        self, rollouts: Sequence[Rollout], advance: Callable[[int], None] | None = None
-    ) -> tuple[list[float], list[float]]:
-        """Evidence for the trait, and the highest likelihood under any judging prompt (for coherence), per rollout.
+    def evidence(self, rollouts: Sequence[Rollout], advance: Advance | None = None) -> tuple[list[float], list[float]]:
+        """See `read_evidence`."""
+        return read_evidence(self.model, self.trait, rollouts, advance)
 
-        Both are NaN for an empty response, and there is no evidence in a refusal: it can be likelier under one of the
-        instructions without showing any trait.
-        """
-        conversations: list[Conversation] = []
-        owners: list[tuple[int, int]] = []
-        prompts: dict[tuple[str, str], list[int]] = {}
-        for index, rollout in enumerate(rollouts):
-            start = self.model.template.response_start(rollout.response_ids)
-            response = rollout.response_ids[start:]
-            if not response:
-                continue
-            for pair in self.judging_pairs(rollout.pair):
-                for sign, system in zip((1, -1), self.trait.system_prompts(pair), strict=True):
-                    key = (system, rollout.question)
-                    if key not in prompts:
-                        messages = [
-                            {"role": "system", "content": system},
-                            {"role": "user", "content": rollout.question},
-                        ]
-                        prompts[key] = self.model.prompt_ids(messages) + self.model.template.lead
-                    prompt = prompts[key]
-                    conversations.append(
-                        Conversation([*prompt, *response], [(len(prompt), len(prompt) + len(response))])
-                    )
-                    owners.append((index, sign))
-        likelihoods = read(self.model, conversations, layers=[], log_likelihood=True, advance=advance).log_likelihood
-        assert likelihoods is not None
-        evidence = np.zeros(len(rollouts))
-        counts = np.zeros(len(rollouts))
-        best = np.full(len(rollouts), -np.inf)
-        for (index, sign), value in zip(owners, likelihoods.tolist(), strict=True):
-            evidence[index] += sign * value
-            counts[index] += 0.5
-            best[index] = max(best[index], value)
-        with np.errstate(invalid="ignore"):
-            evidence = evidence / counts
-        evidence[[refuses(rollout.text) for rollout in rollouts]] = np.nan
-        return evidence.tolist(), np.where(counts > 0, best, np.nan).tolist()
-
-    def fit(
-        self,
-        contrastive: Sequence[Rollout],
-        neutral: Sequence[Rollout],
-        advance: Callable[[int], None] | None = None,
-    ) -> None:
+    def fit(self, contrastive: Sequence[Rollout], neutral: Sequence[Rollout], advance: Advance | None = None) -> None:
         """Calibrate on rollouts of both sides and on natural answers, and score all of them.
 
         Raises:
@@ -136,14 +125,7 @@ class ContrastJudge:
         """
         everyone = [*contrastive, *neutral]
         evidence, likelihood = self.evidence(everyone, advance)
-        natural = [
-            (value, r.response_ids)
-            for value, r in zip(likelihood[len(contrastive) :], neutral, strict=True)
-            if math.isfinite(value)
-        ]
-        if not natural:
-            raise UserError("The model gave no natural answer that could be judged.", "Raise --max-new-tokens.")
-        self.coherence = Coherence.of_natural([value for value, _ in natural], [ids for _, ids in natural])
+        self.coherence = natural_coherence(likelihood[len(contrastive) :], neutral)
 
         def sides(leave_out: int | None) -> tuple[list[float], list[float]]:
             chosen = [
@@ -171,7 +153,7 @@ class ContrastJudge:
         for rollout, value in zip(everyone, likelihood, strict=True):
             rollout.coherence = self.coherence.score(value, rollout.response_ids)
 
-    def score(self, rollouts: Sequence[Rollout], advance: Callable[[int], None] | None = None) -> None:
+    def score(self, rollouts: Sequence[Rollout], advance: Advance | None = None) -> None:
         """Set score and coherence of further rollouts by the fitted calibration."""
         if self.calibration is None or self.coherence is None:
             raise ValueError("the contrast judge must be fitted first")
@@ -180,29 +162,111 @@ class ContrastJudge:
             rollout.score = self.calibration.score(e) if math.isfinite(e) else None
             rollout.coherence = self.coherence.score(value, rollout.response_ids)
 
-    def announce(self, questions: Sequence[str], tokens: int) -> None:
-        """It costs nothing but time, which the progress bar tells."""
-
     def readings_needed(self, rollouts: int) -> int:
         """How many conversations `fit` or `score` reads for so many rollouts (for a progress bar)."""
         return rollouts * 2 * len(self.judging_pairs(None))
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> JudgeState:
         """What `from_state` needs; goes into the vector file, so that later scores are on the same scale."""
-        assert self.calibration is not None
-        assert self.coherence is not None
-        return {"calibration": vars(self.calibration), "coherence": vars(self.coherence)}
+        return JudgeState(calibration=self.calibration, coherence=self.coherence)
 
     @classmethod
-    def from_state(cls, model: ChatModel, trait: Trait, state: dict[str, Any]) -> "ContrastJudge":
+    def from_state(cls, model: ChatModel, trait: Trait, state: object) -> "ContrastJudge":
         """The judge as it was fitted when the vector was extracted.
 
         Raises:
-            KeyError, TypeError, ValueError, OverflowError: Another judge's state, or something that is no number.
+            ValueError: Another judge's state, or something that is no number.
         """
-        calibration, coherence = ({**state[part]} for part in ("calibration", "coherence"))
-        if not all(math.isfinite(value) for value in (*calibration.values(), *coherence.values())):
-            raise ValueError("numbers that are not finite")
-        if coherence["likelihood_deviation"] <= 0:
-            raise ValueError("a deviation that is none")
-        return cls(model, trait, Calibration(**calibration), Coherence(**coherence))
+        known = JudgeState.model_validate(state)
+        if known.calibration is None or known.coherence is None:
+            raise ValueError("another judge's state")
+        return cls(model, trait, known.calibration, known.coherence)
+
+
+class LikelihoodJudge(Judge):
+    """Scores coherence alone, by the model itself; for judges that know nothing of coherence.
+
+    It reads what the contrast judge reads: a response that shows the trait is unlikely under a plain prompt without
+    being incoherent, so the likeliest of the judging prompts counts.
+
+    Args:
+        model: The model that wrote the rollouts, unsteered.
+        trait: Supplies the instructions.
+
+    Attributes:
+        coherence: Set by `fit`; it may be stored and set again later.
+    """
+
+    name = "likelihood"
+
+    def __init__(self, model: ChatModel, trait: Trait, coherence: Coherence | None = None) -> None:
+        self.model, self.trait, self.coherence = model, trait, coherence
+
+    @property
+    def fitted(self) -> bool:
+        """Whether it knows what is natural."""
+        return self.coherence is not None
+
+    def fit(self, contrastive: Sequence[Rollout], neutral: Sequence[Rollout], advance: Advance | None = None) -> None:
+        """Learn from the natural answers what is coherent, and score all.
+
+        Raises:
+            UserError: No natural answer could be judged.
+        """
+        everyone = [*contrastive, *neutral]
+        _, likelihood = read_evidence(self.model, self.trait, everyone, advance)
+        self.coherence = natural_coherence(likelihood[len(contrastive) :], neutral)
+        self._set(self.coherence, everyone, likelihood)
+
+    def score(self, rollouts: Sequence[Rollout], advance: Advance | None = None) -> None:
+        """Set the coherence of further rollouts."""
+        if self.coherence is None:
+            raise ValueError("the likelihood judge must be fitted first")
+        self._set(self.coherence, rollouts, read_evidence(self.model, self.trait, rollouts, advance)[1])
+
+    def _set(self, coherence: Coherence, rollouts: Sequence[Rollout], likelihood: Sequence[float]) -> None:
+        for rollout, value in zip(rollouts, likelihood, strict=True):
+            rollout.coherence = coherence.score(value, rollout.response_ids)
+
+    def readings_needed(self, rollouts: int) -> int:
+        """As the contrast judge."""
+        return rollouts * 2 * len(judging_pairs(self.trait, None))
+
+    def state(self) -> JudgeState:
+        """What is natural."""
+        return JudgeState(coherence=self.coherence)
+
+
+class ContrastModel(JudgeModel):
+    """The model that answers, as its own judge; what it has not learned of a trait must be fitted."""
+
+    name = "contrast"
+
+    def __init__(self, model: ChatModel) -> None:
+        self.model = model
+
+    def of_trait(self, trait: Trait, state: JudgeState = UNFITTED) -> ContrastJudge:
+        """It reads coherence along with the trait."""
+        return ContrastJudge(self.model, trait, state.calibration, state.coherence)
+
+    def of_coherence(self, trait: Trait, state: JudgeState = UNFITTED) -> LikelihoodJudge:
+        """The same without the trait."""
+        return LikelihoodJudge(self.model, trait, state.coherence)
+
+    def of_both(self, trait: Trait, state: JudgeState = UNFITTED) -> ContrastJudge:
+        """Both from one reading."""
+        return self.of_trait(trait, state)
+
+
+def open_model(which: str, surroundings: Surroundings) -> ContrastModel:
+    """The model that answers.
+
+    Raises:
+        UserError: It is not in this process.
+    """
+    if surroundings.model is None:
+        raise UserError(
+            "The contrast judge needs the model in this process, and this engine runs it elsewhere.",
+            f"Screen with --engine transformers, or choose {spellings(any_answers=True)}.",
+        )
+    return ContrastModel(surroundings.model)

@@ -1,14 +1,14 @@
 """A chat model on this machine as judge: the expected value of the number it is about to write."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from personavec.judges import Answered
-from personavec.judges.rubric import Prompt, coherence_prompt, expected_score, trait_prompt, whole_number
+from personavec.judges.base import Cost
+from personavec.judges.kinds import Surroundings
+from personavec.judges.rubric import RubricModel, expected_score, whole_number
 from personavec.model import ChatModel, load_model
 from personavec.progress import progress
-from personavec.traits import Trait
 
 BATCH = 32  # prompts whose next-token probabilities (vocabulary-sized rows) are held at once
 FLOOR = (
@@ -24,7 +24,7 @@ class Beginning:
     """What the judge may have written so far.
 
     Attributes:
-        item: Whom it judges.
+        item: Which prompt it replies to.
         ids: The prompt and what follows it.
         digits: The digits among what follows it.
         probability: Of what follows the prompt.
@@ -54,8 +54,8 @@ class Numerals:
         self.blank = [i for i, text in texts.items() if text and not text.strip()]
 
 
-class LocalJudge:
-    """Scores by the probabilities of the numbers a model would reply with, whatever tokens it writes them in.
+class LocalRespondent:
+    """Replies by the probabilities of the numbers a model would reply with, whatever tokens it writes them in.
 
     A tokenizer may have a token for every number, or only for digits ("8", "5"). Both are read as one tree: the
     probability of "85" is that of the token 85, and that of 8 times that of 5 after it. A number that a further digit
@@ -63,34 +63,37 @@ class LocalJudge:
 
     Args:
         model: The judge.
-        prompt: Writes what it is asked about an answer.
         name: What the user calls it.
     """
 
-    def __init__(self, model: ChatModel, prompt: Prompt, name: str) -> None:
-        self.model, self.prompt, self.name = model, prompt, name
+    def __init__(self, model: ChatModel, name: str) -> None:
+        self.model, self.name = model, name
         self._numerals = Numerals(model.tokenizer.get_vocab())
 
-    def score(self, items: Sequence[Answered]) -> list[float | None]:
-        """One score 0..100 per item; None where less than a quarter of the probability lies on numbers.
+    def scores(self, prompts: Sequence[str]) -> list[float | None]:
+        """One score 0..100 per prompt; None where less than a quarter of the probability lies on numbers.
 
         Raises:
             UserError: A prompt does not fit the judge's context.
         """
         scores: list[float | None] = []
-        with progress(f"Asking {self.name}", total=len(items), unit="answers") as job:
-            for start in range(0, len(items), BATCH):
-                chunk = items[start : start + BATCH]
+        with progress(f"Asking {self.name}", total=len(prompts), unit="answers") as job:
+            for start in range(0, len(prompts), BATCH):
+                chunk = prompts[start : start + BATCH]
                 scores += [expected_score(numbers) for numbers in self.probabilities(chunk)]
                 job.advance(len(chunk))
         return scores
 
-    def probabilities(self, items: Sequence[Answered]) -> list[dict[str, float]]:
-        """For each item, how likely the judge's reply is to begin with each number 0..100."""
-        found: list[dict[str, float]] = [{} for _ in items]
+    def cost(self, prompts: Sequence[str], tokens: int) -> Cost | None:
+        """A model on this machine costs nothing."""
+        return None
+
+    def probabilities(self, prompts: Sequence[str]) -> list[dict[str, float]]:
+        """For each prompt, how likely the judge's reply is to begin with each number 0..100."""
+        found: list[dict[str, float]] = [{} for _ in prompts]
         open_: list[Beginning] = []
-        for index, item in enumerate(items):
-            ids = self.model.prompt_ids([{"role": "user", "content": self.prompt(item)}])
+        for index, prompt in enumerate(prompts):
+            ids = self.model.prompt_ids([{"role": "user", "content": prompt}])
             ids = ids + self.model.template.lead
             self.model.check_fits(len(ids), LONGEST)
             open_.append(Beginning(index, ids, "", 1.0))
@@ -122,21 +125,17 @@ class LocalJudge:
         return found
 
 
-def local_judges(
-    which: str, trait: Trait, load: Callable[[str], ChatModel] = load_model
-) -> tuple[LocalJudge, LocalJudge]:
-    """A judge for the trait and one for coherence, with one model.
+def open_model(which: str, surroundings: Surroundings) -> RubricModel:
+    """A chat model that reads the rubrics.
 
     Args:
         which: Anything that `load_model` takes.
-        load: Loads it.
 
     Raises:
         UserError: The model cannot be loaded.
     """
-    model = load(which)
-    name = f"local:{which}"
-    return LocalJudge(model, trait_prompt(trait), name), LocalJudge(model, coherence_prompt, name)
+    model = load_model(which, device=surroundings.device, dtype=surroundings.dtype)
+    return RubricModel(LocalRespondent(model, f"local:{which}"))
 
 
 def _extensible(digits: str) -> bool:

@@ -1,9 +1,11 @@
 """What a judge model is asked, and how its answer becomes a score 0..100 (paper, section 2.1)."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from typing import Literal, Protocol
 
-from personavec.judges import Answered
+from personavec.judges.base import UNFITTED, Advance, Cost, Judge, JudgeModel, JudgeState
+from personavec.rollouts import Rollout
 from personavec.traits import Trait
 
 LEAST_MASS = 0.25  # of the judge's next token on numbers; with less, it did not mean to give one
@@ -45,17 +47,78 @@ _REPLY = re.compile(
     re.VERBOSE | re.IGNORECASE,
 )
 
-Prompt = Callable[[Answered], str]
+Prompt = Callable[[str, str], str]  # from a question and its answer
 
 
-def trait_prompt(trait: Trait) -> Prompt:
-    """Writes the trait's rubric for one answer."""
-    return lambda item: trait.judge_prompt(item.question, item.answer)
+class Respondent(Protocol):
+    """A model that replies to a prompt with a number.
+
+    Attributes:
+        name: Of the judge, as the user names it.
+    """
+
+    name: str
+
+    def scores(self, prompts: Sequence[str]) -> list[float | None]:
+        """The number 0..100 that it replies to each prompt; None where it names none, or refuses."""
+
+    def cost(self, prompts: Sequence[str], tokens: int) -> Cost | None:
+        """What asking will cost; None where it costs nothing.
+
+        Args:
+            prompts: As far as they are known yet.
+            tokens: That each of them will have besides.
+        """
 
 
-def coherence_prompt(item: Answered) -> str:
+class RubricJudge(Judge):
+    """Scores one thing by a rubric. An empty response has no trait score, and no coherence at all.
+
+    Args:
+        respondent: Reads the rubric.
+        prompt: Writes it for one answer.
+        sets: Which figure of a rollout it sets.
+    """
+
+    def __init__(self, respondent: Respondent, prompt: Prompt, sets: Literal["score", "coherence"]) -> None:
+        self.name, self.respondent, self.prompt, self.sets = respondent.name, respondent, prompt, sets
+
+    def score(self, rollouts: Sequence[Rollout], advance: Advance | None = None) -> None:
+        """Ask for each that says anything."""
+        spoken = [rollout for rollout in rollouts if rollout.text.strip()]
+        scores = iter(self.respondent.scores([self.prompt(r.question, r.text) for r in spoken]))
+        for rollout in rollouts:
+            figure = next(scores) if rollout.text.strip() else None
+            if self.sets == "score":
+                rollout.score = figure
+            else:
+                rollout.coherence = 0.0 if figure is None else figure
+        if advance is not None:
+            advance(len(rollouts))
+
+    def cost(self, asked: Sequence[str], tokens: int) -> Cost | None:
+        """That of the prompts."""
+        return self.respondent.cost([self.prompt(text, "") for text in asked], tokens)
+
+
+class RubricModel(JudgeModel):
+    """Any model that can read a rubric: the trait's, and one for coherence."""
+
+    def __init__(self, respondent: Respondent) -> None:
+        self.name, self.respondent = respondent.name, respondent
+
+    def of_trait(self, trait: Trait, state: JudgeState = UNFITTED) -> RubricJudge:
+        """By the trait's rubric."""
+        return RubricJudge(self.respondent, trait.judge_prompt, "score")
+
+    def of_coherence(self, trait: Trait, state: JudgeState = UNFITTED) -> RubricJudge:
+        """By a rubric that knows nothing of the trait."""
+        return RubricJudge(self.respondent, coherence_prompt, "coherence")
+
+
+def coherence_prompt(question: str, answer: str) -> str:
     """The rubric for coherence, which knows nothing of the trait, for one answer."""
-    values = {"question": item.question, "answer": item.answer}
+    values = {"question": question, "answer": answer}
     return _SLOT.sub(lambda slot: values[slot[1]], _COHERENCE)
 
 

@@ -51,4 +51,4 @@ def _written(template: Template) -> set[int]:
     ids = {*template.prompt_ids([*system, *turns, turns[0]])}
     for conversation in template.conversations([*system, *turns]):
         ids |= set(conversation.ids)
-    return ids | set(template.empty_thought)
+    return ids | set(template.lead)

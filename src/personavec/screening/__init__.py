@@ -6,7 +6,7 @@ from pathlib import Path
 from personavec.data import Dataset, open_data
 from personavec.engine import Engine
 from personavec.engine.transformers import TransformersEngine
-from personavec.judges.scorer import ApiTerms
+from personavec.judges.api.terms import ApiTerms
 from personavec.model import ChatModel
 from personavec.screening.compare import compare as compare_screenings
 from personavec.screening.datasets import projector, screen

@@ -13,7 +13,7 @@ from personavec.data import Dataset, open_data
 from personavec.engine import Engine
 from personavec.errors import UserError
 from personavec.files import RunFolder
-from personavec.judges.scorer import Scorer
+from personavec.judges.base import Judge
 from personavec.progress import progress
 from personavec.projection import CLEAN
 from personavec.provenance import provenance
@@ -57,7 +57,7 @@ class Inputs:
     clean: Dataset
     bundled: bool
     beside: Sequence[Dataset]
-    scorers: Mapping[str, Scorer]
+    scorers: Mapping[str, Judge]
     settings: Settings
 
 
@@ -90,7 +90,7 @@ def run_screening(
     *,
     others: Sequence[PersonaVector] = (),
     clean: Dataset | None = None,
-    scorers: Mapping[str, Scorer] | None = None,
+    scorers: Mapping[str, Judge] | None = None,
     beside: Sequence[Dataset] = (),
 ) -> ScreeningRun:
     """Screen a data set into a run folder.

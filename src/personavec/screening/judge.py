@@ -1,16 +1,16 @@
 """A judge's opinion of single samples, beside their projections."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from personavec.data import Dataset, Sample
 from personavec.engine import Engine
-from personavec.errors import UserError
-from personavec.extraction.specificity import judge_of
-from personavec.judges.scorer import ApiTerms, Scorer, make_scorer
+from personavec.judges.api.terms import ApiTerms
+from personavec.judges.base import Cost, Judge, announce
+from personavec.judges.kinds import open_judge
+from personavec.judges.of_vector import trait_judges
 from personavec.model import ChatModel
 from personavec.model.checkpoint import Checkpoint
 from personavec.model.template import split_thought
@@ -21,7 +21,6 @@ from personavec.screening.lookup import Lookup
 from personavec.screening.result import JudgeCounts
 from personavec.screening.table import Table
 from personavec.stats.numbers import Floats
-from personavec.traits import Trait
 from personavec.vector import PersonaVector
 
 FROM = 50.0  # score above which a judge that sees every sample flags one
@@ -31,33 +30,17 @@ TOGETHER = 32  # of them judged at once
 
 def scorers(
     model: ChatModel | Checkpoint, judge: str, vectors: Sequence[PersonaVector], terms: ApiTerms | None = None
-) -> dict[str, Scorer]:
-    """A scorer for the trait of each vector, by its name.
+) -> dict[str, Judge]:
+    """A judge for the trait of each vector, by its name; what stands behind them is opened once.
 
     Args:
-        judge: "contrast" (the one each vector carries), "local:MODEL" or "api:MODEL" (by the rubric it carries).
+        judge: See `personavec.judges.kinds.open_judge`; "contrast": the one that each vector carries.
 
     Raises:
-        UserError: No such judge, or a vector that does not know its trait.
+        UserError: No such judge, or a vector that does not hold what it needs.
     """
     here = model if isinstance(model, ChatModel) else None
-    if judge == "contrast":
-        if here is None:
-            raise UserError(
-                "The contrast judge needs the model in this process, and this engine runs it elsewhere.",
-                "Screen with --engine transformers, or choose --judge local:MODEL or api:MODEL.",
-            )
-        return {vector.trait: judge_of(here, vector) for vector in vectors}
-    made = {}
-    for vector in vectors:
-        if vector.info.trait is None:
-            raise UserError(
-                f"The vector of {vector.trait!r} carries no rubric.",
-                "Extract it with personavec, or leave --judge out.",
-            )
-        trait = Trait.parse(vector.info.trait, vector.trait)
-        made[vector.trait] = make_scorer(judge, here, trait, terms)
-    return made
+    return trait_judges(open_judge(judge, here, terms=terms), vectors)
 
 
 def judge_scores(
@@ -65,7 +48,7 @@ def judge_scores(
     data: Dataset,
     table: Table,
     rows: Mapping[str, NDArray[np.intp]],
-    by: Mapping[str, Scorer],
+    by: Mapping[str, Judge],
     turns: Turns,
 ) -> dict[str, Floats]:
     """Scores (n,) of each trait for some samples, NaN for the others and where the judge gave none (refusals).
@@ -81,7 +64,9 @@ def judge_scores(
     wanted = {
         trait: dict(zip(table.take(some).indices.tolist(), some.tolist(), strict=True)) for trait, some in rows.items()
     }
-    with progress("Judging samples", total=sum(map(len, wanted.values())), unit="samples") as job:
+    announce(_costs(data, wanted, by, turns))
+    total = sum(map(len, wanted.values()))
+    with progress("Judging samples", total=total, unit="samples") as job:
         for window in _windows(data, set().union(*wanted.values())):
             for trait, row_of in wanted.items():
                 asked = [_rollout(engine, sample, turns) for sample in window if sample.index in row_of]
@@ -93,6 +78,18 @@ def judge_scores(
                     if rollout.score is not None:
                         scores[trait][row_of[rollout.question_index]] = rollout.score
     return scores
+
+
+def _costs(
+    data: Dataset, wanted: Mapping[str, Mapping[int, int]], by: Mapping[str, Judge], turns: Turns
+) -> Iterator[Cost | None]:
+    """What judging the wanted samples (rows by index, by trait) will cost; the data are read once more for that."""
+    if all(judge.cost([], 0) is None for judge in by.values()):
+        return
+    for window in _windows(data, set().union(*wanted.values())):
+        for trait, row_of in wanted.items():
+            exchanges = [_exchange(sample, turns) for sample in window if sample.index in row_of]
+            yield by[trait].cost([question + answer for question, answer in exchanges], 0)
 
 
 def _windows(data: Dataset, wanted: set[int]) -> Iterator[list[Sample]]:
@@ -108,10 +105,8 @@ def judge_counts(scores: Floats) -> JudgeCounts:
 
 
 def _rollout(engine: Engine, sample: Sample, turns: Turns) -> Rollout:
-    turn = turn_places(sample, turns)[-1]
-    before: list[dict[str, Any]] = sample.messages[:turn]
-    _, text = split_thought(sample.messages[turn]["content"])
-    question = next((m["content"] for m in reversed(before) if m["role"] == "user" and m["content"]), "")
+    question, text = _exchange(sample, turns)
+    before = sample.messages[: turn_places(sample, turns)[-1]]
     return Rollout(
         id=str(sample.index),
         stage="screen",
@@ -121,3 +116,10 @@ def _rollout(engine: Engine, sample: Sample, turns: Turns) -> Rollout:
         response_ids=[*engine.template.lead, *engine.template.answer_ids(text)],
         text=text,
     )
+
+
+def _exchange(sample: Sample, turns: Turns) -> tuple[str, str]:
+    """The last turn that counts, and what the user said before it: question and answer."""
+    turn = turn_places(sample, turns)[-1]
+    asked = (m["content"] for m in reversed(sample.messages[:turn]) if m["role"] == "user" and m["content"])
+    return next(asked, ""), split_thought(sample.messages[turn]["content"])[1]

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from personavec.errors import UserError
+from personavec.judges.kinds import spellings
 from personavec.projection.measure import Turns
 
 Baseline = Literal["hybrid", "exact", "prompt"]
@@ -28,7 +29,7 @@ class Settings:
         specific: Screen along directions without what they share with other traits, length and refusals ("span"), or
             whitened by the covariance of clean answers ("whiten").
         max_new_tokens: Longest of the model's own answers.
-        judge: Also scores samples: "contrast", "local:MODEL" or "api:MODEL"; None: no judge.
+        judge: Also scores samples, see `personavec.judges.kinds.open_judge`; None: no judge.
         judge_all: The judge scores every sample, and flags those above 50 as well; off: it scores the flagged ones.
         seed: Of everything random.
     """
@@ -70,4 +71,4 @@ class Settings:
         if self.max_new_tokens < 1:
             raise UserError(f"--max-new-tokens {self.max_new_tokens} is out of range.", "Choose 1 or more.")
         if self.judge_all and self.judge is None:
-            raise UserError("--judge-all needs a judge.", "Name one with --judge contrast|local:MODEL|api:MODEL.")
+            raise UserError("--judge-all needs a judge.", f"Name one with --judge: {spellings()}.")

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from personavec.extraction.specificity import judge_of
 from personavec.files import JsonLines
 from personavec.judges.contrast import ContrastJudge
+from personavec.judges.of_vector import judge_of
 from personavec.model import ChatModel
 from personavec.model.edits import Intervention
 from personavec.progress import progress

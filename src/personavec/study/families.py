@@ -10,8 +10,8 @@ from pathlib import Path
 
 from personavec.data import Dataset, Sample
 from personavec.errors import UserError
-from personavec.extraction.specificity import judge_of
 from personavec.files import JsonLines, write_atomic
+from personavec.judges.of_vector import judge_of
 from personavec.model import ChatModel
 from personavec.progress import progress
 from personavec.rollouts import Rollout, generate, plan

@@ -8,6 +8,8 @@ from importlib import resources
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
+from personavec.endpoint.failures import Trouble
+from personavec.endpoint.reply import NoReply, read_reply
 from personavec.errors import UserError
 from personavec.traits.trait import PAIRS, QUESTIONS, Trait, name_faults
 from personavec.traits.words import article, names_trait
@@ -265,25 +267,23 @@ def _ask(
 
     where = str(client.base_url.copy_with(userinfo=b"")).rstrip("/")
     offline = "or write the trait offline from templates."
+    ask = client.chat.completions.with_raw_response.create
     try:
         try:
-            completion = client.chat.completions.create(
-                model=model, messages=messages, response_format={"type": "json_object"}
-            )
+            response = ask(model=model, messages=messages, response_format={"type": "json_object"})
         except openai.BadRequestError:  # some endpoints know no response format
-            completion = client.chat.completions.create(model=model, messages=messages)
-    except (openai.AuthenticationError, openai.PermissionDeniedError) as error:
-        raise UserError(
-            f"{where} refused the key (status {error.status_code}).", f"Check OPENAI_API_KEY, {offline}"
-        ) from error
-    except openai.NotFoundError as error:
-        raise UserError(
-            f"{where} knows no model {model!r} (status 404).", f"Check the model's name and the endpoint, {offline}"
-        ) from error
-    except openai.RateLimitError as error:
-        raise UserError(
-            f"{where} is at its rate limit or your quota is used up (status 429).", f"Wait a while, {offline}"
-        ) from error
+            response = ask(model=model, messages=messages)
+        answer = read_reply(response.http_response.text)
+    except NoReply as error:
+        if error.kind in ("empty", "filtered"):
+            return "", True
+        if error.kind == "nonsense" or error.trouble is None:
+            words = f": {error.trouble.words}" if error.trouble is not None and error.trouble.words else "."
+            raise UserError(
+                f"{where} does not answer as an OpenAI-compatible endpoint does{words}",
+                "Check the address of the endpoint.",
+            ) from error
+        raise _refusal(error.trouble, where, model) from error
     except openai.APITimeoutError as error:
         raise UserError(
             f"{where} gave no answer within {timeout:g} s, {client.max_retries + 1} times.",
@@ -292,21 +292,22 @@ def _ask(
     except openai.APIConnectionError as error:
         raise UserError(f"Cannot reach {where}.", f"Check the address and the network, {offline}") from error
     except openai.APIStatusError as error:
-        raise UserError(
-            f"{where} answered with status {error.status_code}: {error.message[:200]}",
-            f"Try again later or another endpoint, {offline}",
-        ) from error
-    except (openai.APIResponseValidationError, json.JSONDecodeError) as error:
-        raise _nonsense(where) from error
-    # The client does not check what it was sent, so the reply may be of any shape.
-    choices: Any = getattr(completion, "choices", None)
-    message = getattr(choices[0], "message", None) if isinstance(choices, list) and choices else None
-    if message is None:
-        raise _nonsense(where)
-    return getattr(message, "content", None) or "", getattr(choices[0], "finish_reason", None) != "length"
+        raise _refusal(Trouble.of(error.response.text, error.status_code), where, model) from error
+    return answer.text, answer.finished
 
 
-def _nonsense(where: str) -> UserError:
-    return UserError(
-        f"{where} does not answer as an OpenAI-compatible endpoint does.", "Check the address of the endpoint."
-    )
+def _refusal(trouble: Trouble, where: str, model: str) -> UserError:
+    """What an endpoint says is wrong, and what to do about it."""
+    said = trouble.said(os.environ.get("OPENAI_API_KEY", "").strip())
+    offline = "or write the trait offline from templates."
+    if trouble.status in (401, 403):
+        return UserError(f"{where} refused the key ({said}).", f"Check OPENAI_API_KEY, {offline}")
+    if trouble.status == 402 or trouble.name == "insufficient_quota":
+        return UserError(f"{where} says that your credit or quota is used up ({said}).", f"Top it up, {offline}")
+    if trouble.status == 404:
+        return UserError(
+            f"{where} knows no model {model!r} ({said}).", f"Check the model's name and the endpoint, {offline}"
+        )
+    if trouble.status == 429:
+        return UserError(f"{where} is at its rate limit ({said}).", f"Wait a while, {offline}")
+    return UserError(f"{where} answered with {said}", f"Try again later or another endpoint, {offline}")

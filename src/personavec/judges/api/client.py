@@ -1,27 +1,23 @@
 """A judge behind an OpenAI-compatible endpoint: expected value over the likeliest tokens, nothing paid twice."""
 
 import logging
-import math
 import os
 import queue
 import random
 import threading
 import time
 from collections.abc import Sequence
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, Field, FiniteFloat, ValidationError
-
+from personavec.endpoint.failures import Again, Rejected, Trouble, Unanswered, explain, nonsense
+from personavec.endpoint.reply import Answer, NoReply, read_reply
 from personavec.errors import UserError
-from personavec.judges import Answered
-from personavec.judges.cache import Reply, ReplyCache
-from personavec.judges.rubric import Prompt, coherence_prompt, trait_prompt
-from personavec.judges.scorer import RubricScorer
+from personavec.judges.api.cache import Reply, ReplyCache
+from personavec.judges.base import Cost
+from personavec.judges.kinds import Surroundings
+from personavec.judges.rubric import RubricModel
 from personavec.progress import progress
-from personavec.traits import Trait
 
 if TYPE_CHECKING:
     import openai
@@ -32,63 +28,9 @@ OPENAI = "https://api.openai.com/v1"
 LIKELIEST = (20, 5)  # tokens whose probabilities are asked for: as many as OpenAI gives, or fewer where that is refused
 NUMBER_TOKENS = 4  # a number, also one that is written digit by digit
 TEXT_TOKENS = 16  # a number with words around it
-CHARACTERS_PER_TOKEN = 4  # roughly, for the estimate
 GRACE = 1.0  # seconds in which answers that are paid and on their way may still come in when all is over
 PATIENCE = 4  # timeouts (one for each step of a request) until a reply that only trickles in is given up
 FEW_ATTEMPTS = 3  # for failures that waiting seldom mends: silence, no connection, nonsense
-
-
-class _Token(BaseModel):
-    token: str
-    logprob: FiniteFloat
-
-
-class _Position(_Token):
-    top_logprobs: list[_Token] = []
-
-
-class _Logprobs(BaseModel):
-    content: list[_Position] | None = None
-
-
-class _Message(BaseModel):
-    content: str | None = None
-
-
-class _Choice(BaseModel):
-    message: _Message
-    logprobs: _Logprobs | None = None
-
-
-class _Completion(BaseModel):
-    choices: Annotated[list[_Choice], Field(min_length=1)]
-
-
-class _Again(Exception):
-    """A failure that may pass.
-
-    Attributes:
-        error: What to say if it does not.
-        busy: The endpoint is there, but has too much to do.
-        wait: Seconds after which the endpoint wants to be asked again, if it says so.
-    """
-
-    def __init__(self, error: UserError, busy: bool = False, wait: float | None = None) -> None:
-        super().__init__(str(error))
-        self.error, self.busy, self.wait = error, busy, wait
-
-
-class _Rejected(Exception):
-    """The endpoint does not accept the request as it is.
-
-    Attributes:
-        error: What to say if it accepts no other either.
-        logprobs: It speaks of the token probabilities that were asked for.
-    """
-
-    def __init__(self, error: UserError, logprobs: bool) -> None:
-        super().__init__(str(error))
-        self.error, self.logprobs = error, logprobs
 
 
 class _Stopped(Exception):
@@ -149,7 +91,7 @@ class Endpoint:
         concurrency: int = 8,
         price: tuple[float, float] | None = None,
     ) -> None:
-        self.model = model
+        self.model, self.name = model, f"api:{model}"
         given = base_url or os.environ.get("OPENAI_BASE_URL", "").strip()
         self.base_url = given or OPENAI
         self._key = os.environ.get("OPENAI_API_KEY", "").strip()
@@ -172,6 +114,8 @@ class Endpoint:
     def scores(self, prompts: Sequence[str]) -> list[float | None]:
         """The score that the model gives in answer to each prompt; what is not in the cache is asked, once.
 
+        None where it gives no number, or the endpoint no answer (filtered, empty).
+
         Raises:
             UserError: The endpoint refuses, fails, is silent or makes no sense, after a bounded number of attempts.
                 What was answered until then is kept.
@@ -180,25 +124,34 @@ class Endpoint:
         missing = [prompt for prompt in distinct if prompt not in self.cache]
         if missing:
             self._ask_all(missing)
-        return [self.cache.score(prompt) for prompt in prompts]
+        unanswered = sum(prompt not in self.cache for prompt in missing)
+        if unanswered:
+            log.warning(
+                "%s filtered %d of %d prompts or left them without an answer: they have no score, and are asked again "
+                "another time.",
+                self.where, unanswered, len(missing),
+            )  # fmt: skip
+        scores = [self.cache.score(prompt) if prompt in self.cache else None for prompt in prompts]
+        silent = scores.count(None)
+        if silent > len(scores) / 2:
+            log.warning("%s gave no score for %d of %d answers.", self.name, silent, len(scores))
+        return scores
 
-    def estimate(self, prompts: Sequence[str], more: int = 0) -> str:
-        """What asking so many prompts will take at most, in two sentences.
+    def cost(self, prompts: Sequence[str], tokens: int) -> Cost:
+        """What asking so many prompts will take at most.
 
         Args:
             prompts: As far as they are known yet.
-            more: Tokens that each of them will have besides.
+            tokens: That each of them will have besides.
         """
-        given = sum(len(prompt) for prompt in prompts) // CHARACTERS_PER_TOKEN + more * len(prompts)
-        taken = TEXT_TOKENS * len(prompts)
-        if self.price is None:
-            cost = "price not known"
-        else:
-            cents = math.ceil((given * self.price[0] + taken * self.price[1]) / 1e4)
-            cost = f"${cents / 100:,.2f}"
-        return (
-            f"Judge {self.model} at {self.where}: at most {len(prompts):,} requests, about {given:,} prompt tokens and "
-            f"{taken:,} answer tokens, {cost}. Answers that are in the cache are not asked for again."
+        return Cost(
+            self.model,
+            self.where,
+            requests=len(prompts),
+            characters=sum(map(len, prompts)),
+            prompt_tokens_more=tokens * len(prompts),
+            answer_tokens=TEXT_TOKENS * len(prompts),
+            price=self.price,
         )
 
     def _ask_all(self, prompts: Sequence[str]) -> None:
@@ -216,7 +169,9 @@ class Endpoint:
                 except queue.Empty:
                     return
                 try:
-                    self.cache.add(prompt, self._answer(client, prompt, stop))
+                    reply = self._answer(client, prompt, stop)
+                    if reply is not None:
+                        self.cache.add(prompt, reply)
                     outcomes.put(None)
                 except BaseException as error:  # whatever it is, it is raised again in the caller's thread
                     outcomes.put(error)
@@ -262,17 +217,26 @@ class Endpoint:
                         "Check that the endpoint is up and try again; answers so far are kept.",
                     )
 
-    def _answer(self, client: "openai.OpenAI", prompt: str, stop: threading.Event) -> Reply:
+    def _answer(self, client: "openai.OpenAI", prompt: str, stop: threading.Event) -> Reply | None:
+        """The reply, asked for until it comes; None where the endpoint has none to give.
+
+        The client could try again by itself, but knows neither the pace of all requests together, nor that others have
+        failed for good, nor the errors that come with status 200.
+        """
         attempt = 0
         while True:
             attempt += 1
             try:
                 return self._ask(client, prompt, stop)
-            except _Rejected as rejected:
+            except Rejected as rejected:
                 raise rejected.error from rejected
-            except _Again as failure:
+            except Unanswered:
+                return None
+            except Again as failure:
                 most = self.attempts if failure.busy else min(self.attempts, FEW_ATTEMPTS)
                 if attempt >= most or (failure.wait or 0) > self.longest_wait:
+                    if failure.error is None:
+                        return None
                     raise failure.error from failure
                 delay = self.backoff * 2 ** (attempt - 1) * random.uniform(0.75, 1.25)
                 delay = min(max(delay, failure.wait or 0.0), self.longest_wait)
@@ -286,36 +250,42 @@ class Endpoint:
 
         The first answer shows how many the endpoint gives; from then on that is what it is asked for.
         """
+        gives_some = False
         for likeliest in list(self._likeliest):
             try:
-                choice = self._post(
+                answer = self._post(
                     client, prompt, stop, max_tokens=NUMBER_TOKENS, logprobs=True, top_logprobs=likeliest, temperature=0
                 )
-            except _Rejected as rejected:
+            except Rejected as rejected:
                 if rejected.logprobs and not self._settled:
                     continue
                 break  # for another reason, which the request without them will tell
-            first = _first_token(choice)
-            if first is None:
+            if answer.first is None:
+                gives_some = answer.likelihoods  # but not of the token that counts
                 break
-            if first and not self._settled:
+            if not self._settled:
                 self._settled, self._likeliest = True, [likeliest]
                 if likeliest < LIKELIEST[0]:
                     log.warning(
                         "%s gives the probabilities of no more than %d tokens for %s: scores are coarser.",
                         self.where, likeliest, self.model,
                     )  # fmt: skip
-            return Reply(text=choice.message.content or "", first=first)
-        choice = self._post(client, prompt, stop, max_tokens=TEXT_TOKENS, temperature=0)
-        if not self._settled:
+            return Reply(text=answer.text, first=answer.first)
+        answer = self._post(client, prompt, stop, max_tokens=TEXT_TOKENS, temperature=0)
+        if not self._settled and not gives_some:
             self._settled, self._likeliest = True, []
             log.warning(
                 "%s gives no token probabilities for %s: scores are the numbers in its text.", self.where, self.model
             )
-        return Reply(text=choice.message.content or "")
+        return Reply(text=answer.text)
 
-    def _post(self, client: "openai.OpenAI", prompt: str, stop: threading.Event, **options: Any) -> _Choice:
-        """One request. Raises UserError for what will not pass, _Again for what may, _Rejected for what it dislikes."""
+    def _post(self, client: "openai.OpenAI", prompt: str, stop: threading.Event, **options: Any) -> Answer:
+        """One request.
+
+        Raises:
+            UserError: For what will not pass; `Again` for what may, `Rejected` for what the endpoint dislikes,
+                `Unanswered` for what it never answers.
+        """
         import openai
 
         self._pace.wait(stop)
@@ -323,115 +293,43 @@ class Endpoint:
         try:
             response = client.chat.completions.with_raw_response.create(
                 model=self.model, messages=[{"role": "user", "content": prompt}], **options
-            )
-            return _Completion.model_validate_json(response.http_response.content).choices[0]
-        except ValidationError as error:
-            raise _Again(
-                UserError(
-                    f"{self.where} does not answer as an OpenAI-compatible endpoint does.",
-                    "Check OPENAI_BASE_URL; most endpoints end in /v1.",
-                )
-            ) from error
+            ).http_response
+            return read_reply(response.text)
+        except NoReply as error:
+            if error.kind in ("filtered", "empty"):  # may pass; if not, the other answers have scores all the same
+                raise Again(None) from error
+            if error.kind == "nonsense" or error.trouble is None:
+                raise nonsense(error.trouble, self.where) from error
+            raise explain(error.trouble, self.where, self.model, response.headers, self._key) from error
         except openai.APITimeoutError as error:
-            raise _Again(
+            raise Again(
                 UserError(
                     f"{self.where} gave no answer within {self.timeout:g} s, several times.",
                     "Check that the endpoint is up and try again; answers so far are kept.",
                 )
             ) from error
         except openai.APIConnectionError as error:
-            raise _Again(
+            raise Again(
                 UserError(f"Cannot reach {self.where}.", "Check OPENAI_BASE_URL and the network, then try again.")
             ) from error
         except openai.APIStatusError as error:
-            if error.code == "content_filter":  # the endpoint will not look at this answer: no score
-                return _Choice(message=_Message(), logprobs=_Logprobs(content=[]))
-            raise self._failure(error) from error
+            trouble = Trouble.of(error.response.text, error.status_code)
+            raise explain(trouble, self.where, self.model, error.response.headers, self._key) from error
         finally:
             del self._under_way[threading.get_ident()]
 
-    def _failure(self, error: "openai.APIStatusError") -> Exception:
-        status = error.status_code
-        message = error.body.get("message") if isinstance(error.body, dict) else None
-        said = f"status {status}" + (f": {message[:200]}" if isinstance(message, str) else "")
-        if status in (401, 403):
-            return UserError(
-                f"{self.where} refused the key ({said}).", "Check the environment variable OPENAI_API_KEY."
-            )
-        if status == 404:
-            return UserError(
-                f"{self.where} knows no model {self.model!r} (status 404).",
-                "Check the model's name, and the address in OPENAI_BASE_URL.",
-            )
-        if status == 429 and error.code == "insufficient_quota":
-            return UserError(
-                f"{self.where} says that your quota is used up ({said}).", "Top it up; answers so far are kept."
-            )
-        if status == 429:
-            limit = UserError(
-                f"{self.where} is still at its rate limit (status 429).",
-                "Wait a while and try again; answers so far are kept.",
-            )
-            return _Again(limit, busy=True, wait=_retry_after(error.response.headers))
-        if status >= 500 or status in (408, 409):
-            broken = UserError(f"{self.where} keeps failing ({said}).", "Try again later; answers so far are kept.")
-            return _Again(broken, busy=True, wait=_retry_after(error.response.headers))
-        return _Rejected(
-            UserError(
-                f"{self.where} rejected the request ({said}).",
-                f"Check that {self.model} is a chat model that takes max_tokens and temperature, or choose another.",
-            ),
-            logprobs="logprobs" in error.response.text,
-        )
 
-
-class ApiJudge:
-    """Scores answers by a rubric that a model behind an endpoint reads.
-
-    Args:
-        endpoint: Whom to ask.
-        prompt: Writes what it is asked about an answer.
-        name: What the user calls the judge.
-    """
-
-    def __init__(self, endpoint: Endpoint, prompt: Prompt, name: str) -> None:
-        self.endpoint, self.prompt, self.name = endpoint, prompt, name
-
-    def score(self, items: Sequence[Answered]) -> list[float | None]:
-        """One score 0..100 per item; None where the judge refused or gave no number. Raises as `Endpoint.scores`."""
-        scores = self.endpoint.scores([self.prompt(item) for item in items])
-        silent = scores.count(None)
-        if silent > len(scores) / 2:
-            log.warning("%s gave no score for %d of %d answers.", self.name, silent, len(scores))
-        return scores
-
-
-def api_judges(which: str, trait: Trait, **settings: Any) -> tuple[ApiJudge, ApiJudge]:
-    """A judge for the trait and one for coherence, by one model behind one endpoint.
+def open_model(which: str, surroundings: Surroundings) -> RubricModel:
+    """A model behind an endpoint that reads the rubrics.
 
     Args:
         which: The model's name at the endpoint.
-        settings: See `Endpoint`.
 
     Raises:
         UserError: No key, or no usable address.
     """
-    endpoint = Endpoint(which, **settings)
-    name = f"api:{which}"
-    return ApiJudge(endpoint, trait_prompt(trait), name), ApiJudge(endpoint, coherence_prompt, name)
-
-
-class ApiScorer(RubricScorer):
-    """Scores rollouts by a judge for the trait and one for coherence; what it takes is said before it starts."""
-
-    def __init__(self, trait: ApiJudge, coherence: ApiJudge) -> None:
-        super().__init__(trait, coherence)
-        self._asked = (trait, coherence)
-
-    def announce(self, questions: Sequence[str], tokens: int) -> None:
-        """Print one estimate for the responses that will be judged, for both judges together."""
-        prompts = [judge.prompt(Answered(question, "")) for judge in self._asked for question in questions]
-        log.warning("%s", self._asked[0].endpoint.estimate(prompts, tokens))
+    terms = surroundings.terms
+    return RubricModel(Endpoint(which, price=terms.price, requests_per_minute=terms.requests_per_minute))
 
 
 def _address(url: str) -> str:
@@ -444,36 +342,3 @@ def _address(url: str) -> str:
     if not usable:
         raise UserError(f"{url!r} is not the address of an endpoint.", "Write it like http://127.0.0.1:8000/v1.")
     return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl().rstrip("/")
-
-
-def _first_token(choice: _Choice) -> dict[str, float] | None:
-    """Probabilities of the first token that is not white space, by text; None where the endpoint gives none."""
-    positions = choice.logprobs.content if choice.logprobs is not None else None
-    if positions is None or (not positions and choice.message.content):
-        return None
-    for position in positions:
-        if position.token.strip():
-            if not position.top_logprobs:
-                return None
-            first: dict[str, float] = {}
-            for token in position.top_logprobs:
-                first[token.token] = first.get(token.token, 0.0) + round(math.exp(min(token.logprob, 0.0)), 7)
-            return first
-    return {}
-
-
-def _retry_after(headers: Any) -> float | None:
-    """Seconds that an answer asks to wait: in milliseconds, in seconds or as a date."""
-    for name, unit in (("retry-after-ms", 1000.0), ("retry-after", 1.0)):
-        try:
-            seconds = float(headers.get(name, "")) / unit
-        except ValueError:
-            continue
-        if math.isfinite(seconds):
-            return max(0.0, seconds)
-    try:
-        date = parsedate_to_datetime(headers.get("retry-after", ""))
-    except ValueError:
-        return None
-    date = date if date.tzinfo else date.replace(tzinfo=UTC)
-    return max(0.0, (date - datetime.now(UTC)).total_seconds())
