@@ -147,7 +147,7 @@ def publish(
             if timed
             else []
         ),
-        f"- {time.strftime('%Y-%m-%d')}; {here['device'] + ', ' if gpu else ''}{here['cpu']}, {here['cores']} cores, {torch.get_num_threads()} PyTorch threads; "
+        f"- {time.strftime('%Y-%m-%d')}; {here.device + ', ' if gpu else ''}{here.cpu}, {here.cores} cores, {torch.get_num_threads()} PyTorch threads; "
         f"{f'load average at the end {load} (1, 5, 15 minutes); {clock}; ' if timed else ''}"
         + ", ".join(f"{package} {version(package)}" for package in ("personavec", *PACKAGES[:2]))
         + ".",
