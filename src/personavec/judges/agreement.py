@@ -5,13 +5,12 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, PlainSerializer
 
 from personavec.errors import UserError
 from personavec.judges.base import JudgeModel, announce
+from personavec.results import Figure, Result
 from personavec.rollouts import Rollout, read_rollouts
 from personavec.stats.bootstrap import DRAWS, bootstrap_auc, bootstrap_mean, spearman
 from personavec.stats.estimate import Estimate
@@ -20,23 +19,19 @@ from personavec.traits import Trait
 
 STAGES = ("extraction", "evaluation", "dose")
 
-Figure = Annotated[Estimate, PlainSerializer(Estimate.as_dict)]  # rounded where it is written
 
-
-class BySides(BaseModel):
+class BySides(Result):
     """How well each judge tells the sides apart: the chance that a positive answer scores above a negative one.
 
     Attributes:
         first, second: AUC, 0.5 (not at all) to 1.
     """
 
-    model_config = ConfigDict(frozen=True)
-
     first: Figure
     second: Figure
 
 
-class Agreement(BaseModel):
+class Agreement(Result):
     """How well two judges' scores of the same answers agree; intervals are bootstrapped over questions.
 
     Attributes:
@@ -48,8 +43,6 @@ class Agreement(BaseModel):
         auc: See `BySides`; None without answers of both sides.
     """
 
-    model_config = ConfigDict(frozen=True)
-
     n: int
     spearman: Figure
     mean_absolute_difference: Figure
@@ -57,7 +50,7 @@ class Agreement(BaseModel):
     auc: BySides | None = None
 
 
-class JudgeNames(BaseModel):
+class JudgeNames(Result):
     """Who is compared.
 
     Attributes:
@@ -65,13 +58,11 @@ class JudgeNames(BaseModel):
         second: The other one, as the user names it.
     """
 
-    model_config = ConfigDict(frozen=True)
-
     first: str
     second: str
 
 
-class Comparison(BaseModel):
+class Comparison(Result):
     """Another judge's scores of a run's rollouts against those that are stored.
 
     Attributes:
@@ -82,8 +73,6 @@ class Comparison(BaseModel):
         score: Agreement on the trait.
         coherence: Agreement on coherence, without sides; None for a judge that does not judge it.
     """
-
-    model_config = ConfigDict(frozen=True)
 
     trait: str
     judges: JudgeNames
