@@ -95,5 +95,5 @@ def expanded(command: Callable[..., None]) -> Callable[..., None]:
 
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     run.__annotations__ = {one.name: one.annotation for one in parameters}
-    del run.__wrapped__  # type: ignore[attr-defined]  # else the plain signature would be read
+    del run.__wrapped__  # else the plain signature would be read
     return run

@@ -11,7 +11,7 @@ from personavec.judges.kinds import find_kind, open_judge, spellings
 
 if TYPE_CHECKING:
     from personavec.judges.base import JudgeModel
-    from personavec.stats.bootstrap import Estimate
+    from personavec.stats.estimate import Estimate
 
 app = typer.Typer(help="Compare judges.", no_args_is_help=True)
 

@@ -242,6 +242,7 @@ def read_interventions(
     from personavec.vector import PersonaVector
 
     check_positions(positions)
+    where: Any = positions
     chosen = read_layers(layers)
     edits: list[Intervention] = []
     words: list[str] = []
@@ -257,7 +258,7 @@ def read_interventions(
             vector = PersonaVector.load(path)
             vector.check(model, other_weights=other_weights)
             vectors.append(vector)
-            edits += interventions(operation, vector, number, layers=chosen, positions=positions)
+            edits += interventions(operation, vector, number, layers=chosen, positions=where)
             doubt = beyond_coherence(operation, vector, number, chosen)
             if doubt is not None:
                 print(f"Warning: {doubt}", file=sys.stderr)

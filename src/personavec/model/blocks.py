@@ -128,7 +128,9 @@ def find_blocks(model: nn.Module, *, prove: bool = True) -> Blocks:
             f"Found {len(found)} lists of {count} decoder blocks in {type(model).__name__}; expected exactly one.",
             "This architecture is not supported yet; please report the model's name.",
         )
-    if states is not None and not torch.allclose(*states[:, :2], rtol=0.05, atol=0.05 * float(states.std())):
+    if states is not None and not torch.allclose(
+        states[0, :2], states[1, :2], rtol=0.05, atol=0.05 * float(states.std())
+    ):
         raise UserError(
             f"{type(model).__name__} reads text in both directions: what comes later changes what came before.",
             "personavec works with decoder-only chat models.",

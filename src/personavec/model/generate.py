@@ -268,7 +268,7 @@ class Generator:
         width, cache = max(map(len, prompts)), DynamicCache()
         if len(prompts) == 1:
             ids = torch.tensor([list(prompts[0])], device=self.device)
-            pieces = ids.split(self.prompt_tokens, 1)
+            pieces = torch.split(ids, self.prompt_tokens, 1)
             shown = progress("Reading the prompt", width, "tokens") if len(pieces) >= LONG else nullcontext()
             with shown as job:
                 for piece in pieces:
