@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from personavec.errors import UserError
-from personavec.files import JsonLines, RunFolder, write_atomic, write_json
+from personavec.files import JsonLines, RunFolder, check_utf8, printable, write_atomic, write_json
 
 RECORDS: list[dict[str, Any]] = [{"id": 1, "text": "a\nb"}, {"id": 2, "text": "größer ✓ \u2028"}, {"id": 3}]
 
@@ -260,3 +260,21 @@ def test_a_file_where_a_folder_should_be(tmp_path: Path) -> None:
     for path in (tmp_path / "data.csv", tmp_path / "data.csv" / "run"):
         with pytest.raises(UserError, match="a file is where a folder should be"), RunFolder(path, {}):
             pass
+
+
+def test_bytes_that_are_not_utf8_are_written_as_their_escapes(tmp_path: Path) -> None:
+    bad, whole, half = os.fsdecode(b"caf\xe9"), "caf\udcc3\udca9", "\ud83d"
+    assert [printable(text) for text in (bad, whole, half, "é日")] == ["caf\\xe9", "café", "\\ud83d", "é日"]
+    write_json(tmp_path / "a.json", {"out": bad, half: [whole, 'a"\\']})
+    assert json.loads((tmp_path / "a.json").read_bytes()) == {"out": "caf\\xe9", "\\ud83d": ["café", 'a"\\']}
+    log = JsonLines(tmp_path / "a.jsonl")
+    log.append({"out": bad})
+    assert list(log) == [{"out": "caf\\xe9"}]
+    write_atomic(tmp_path / "a.html", f"<p>{bad} é")
+    assert (tmp_path / "a.html").read_text(encoding="utf-8") == "<p>caf\\xe9 é"
+    for _ in range(2):  # the same arguments are the same run
+        with RunFolder(tmp_path / bad, {"data": bad}) as folder:
+            write_json(folder / "run.json", {})
+    with pytest.raises(UserError, match=r"The path .*caf\\xe9 is not UTF-8"):
+        check_utf8(tmp_path / bad)
+    check_utf8(tmp_path / whole if sys.getfilesystemencoding() == "ascii" else tmp_path / "café")

@@ -13,9 +13,9 @@ from transformers import LlamaConfig
 
 from personavec.errors import UserError
 from personavec.interventions import ablation, capping, flooring, intervening, interventions, steer, steering
-from personavec.model import ChatModel
+from personavec.model import ChatModel, Request
 from personavec.model.edits import Intervention, Positions, Steering
-from personavec.operations import ADD, OPERATIONS, Operation, ablate, add, cap, floor
+from personavec.operations import ADD, CAP, OPERATIONS, Operation, ablate, add, cap, floor
 from personavec.vector import PersonaVector
 from tiny import SIZES, causal_model, chat_model, plain_states, random_ids, vector
 
@@ -394,3 +394,79 @@ def test_vector_of_another_model(tiny: ChatModel, persona: PersonaVector) -> Non
         wide(input_ids=torch.tensor([[1, 2]]))
     with pytest.raises(UserError, match="different widths"):
         Steering([[Intervention(ADD, 1, torch.zeros(32))], [Intervention(ADD, 1, torch.zeros(64))]])
+
+
+@pytest.mark.parametrize("coefficient", [1e30, -1e30, 1e308, 1e7])
+def test_a_coefficient_that_leaves_nothing_of_the_stream_is_refused(
+    tiny: ChatModel, persona: PersonaVector, coefficient: float
+) -> None:
+    known = replace(persona, residual_norm=torch.full((4,), 10.0))
+    for one, words in (
+        (persona, "adds a vector of norm"),
+        (known, "times the norm of the model's own states at layer"),
+    ):
+        for layers in ("best", 2, "all"):
+            with pytest.raises(UserError, match=words):
+                steering(one, coefficient, layers=layers)
+        with pytest.raises(UserError, match=words), steer(tiny.model, one, coefficient):
+            pass
+        with pytest.raises(UserError, match=f"The cap -.*{words}"):
+            capping(one, -abs(coefficient))
+        assert capping(one, abs(coefficient)), "a high cap touches nothing"
+
+
+def test_the_bound_counts_in_the_norm_of_the_stream(persona: PersonaVector) -> None:
+    norm = float(persona.at(2).norm())
+    known = replace(persona, residual_norm=torch.full((4,), 10.0))
+    assert steering(known, 999 * 10 / norm)
+    with pytest.raises(UserError, match="1e\\+03 times the norm"):
+        steering(known, 1001 * 10 / norm)
+
+
+def test_a_coefficient_beyond_the_coherent_range_is_told(tiny: ChatModel, persona: PersonaVector) -> None:
+    measured = replace(persona, info={"coherent_range": [-1, 1.5]})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for coefficient in (-1.0, 0.0, 1.5):
+            steering(measured, coefficient)
+        steering(measured, 9.0, layers=1)  # nothing was measured at that layer
+        steering(persona, 9.0)
+        steering(replace(persona, info={"coherent_range": "?"}), 9.0)
+    words = r"Coefficient \+2 of kind is outside of -1 to \+1.5, where answers were measured to stay coherent"
+    with pytest.warns(UserWarning, match=words):
+        steering(measured, 2.0)
+    with pytest.warns(UserWarning, match="Coefficient -1.1 of kind"):
+        steering(measured, -1.1, layers="all")
+    with pytest.warns(UserWarning, match=words) as caught, steer(tiny.model, measured, 2.0):
+        states(tiny, random_ids(5, 0))
+    assert [one.filename for one in caught] == [__file__]
+
+
+def test_states_that_a_dtype_cannot_hold_are_refused() -> None:
+    half = Steering([[Intervention(ADD, 1, torch.full((4,), 7e4))]]).edits()[1]
+    with pytest.raises(UserError, match=r"exceed what float16 can hold\. Choose a smaller coefficient, or load"):
+        half(torch.zeros(1, 1, 4, dtype=torch.float16))
+    with pytest.raises(UserError, match="exceed what float16 can hold"):
+        half(torch.zeros(1, 1, 4, dtype=torch.float16))
+    assert float(half(torch.zeros(1, 1, 4, dtype=torch.bfloat16)).max()) == pytest.approx(7e4, rel=0.01)
+    sum_of = Steering([[Intervention(ADD, 1, torch.full((4,), 4e4))]]).edits()[1]
+    with pytest.raises(UserError, match="exceed what float16 can hold"):
+        sum_of(torch.full((1, 1, 4), 4e4, dtype=torch.float16))
+    capped = Steering([[Intervention(CAP, 1, torch.eye(4)[0], ceiling=-7e4)], []]).edits()[1]
+    with pytest.raises(UserError, match="exceed what float16 can hold"):
+        capped(torch.zeros(2, 1, 4, dtype=torch.float16))
+
+
+def test_an_answer_whose_states_are_not_finite_is_refused() -> None:
+    model = chat_model()
+    huge = [Intervention(ADD, layer, torch.full((32,), 3e38)) for layer in (1, 2)]
+    for request, words in (
+        (Request([1, 2, 3], 4, 0.0, 0, huge), "under this steering. Choose a smaller"),
+        (Request([1, 2, 3], 4, 0.7, 0, huge), "under this steering. Choose a smaller"),
+    ):
+        with pytest.raises(UserError, match=words):
+            model.generate([request])
+    with torch.no_grad():
+        model.model.model.norm.weight.fill_(math.nan)
+    with pytest.raises(UserError, match=r"no longer finite numbers\. Load the model in another dtype"):
+        model.generate([Request([1, 2, 3], 4)])

@@ -37,10 +37,12 @@ def _bytes_with_merges() -> str:
     return built.to_str()
 
 
-def tokenizer(chat_template: str | None = CHATML, *, added: Sequence[str] = (), **options: Any) -> Any:
+def tokenizer(
+    chat_template: str | None = CHATML, *, added: Sequence[str] = (), special: Sequence[str] = (), **options: Any
+) -> Any:
     """About 300 tokens; `added` tokens are not special, as reasoning models' `<think>` is not."""
     built = Tokenizer.from_str(_bytes_with_merges())
-    built.add_special_tokens(["<|pad|>", "<|im_start|>", "<|im_end|>"])
+    built.add_special_tokens(["<|pad|>", "<|im_start|>", "<|im_end|>", *special])
     built.add_tokens([AddedToken(text, special=False, normalized=False) for text in added])
     options = {"pad_token": "<|pad|>", "eos_token": "<|im_end|>", **options}
     made = PreTrainedTokenizerFast(tokenizer_object=built, **options)
@@ -123,7 +125,7 @@ def plain_states(model: Any, blocks: Sequence[nn.Module], ids: Sequence[int]) ->
     handles += [block.register_forward_hook(after) for block in blocks]
     try:
         with torch.no_grad():
-            logits = model(input_ids=torch.tensor([list(ids)])).logits
+            logits = model(input_ids=torch.tensor([list(ids)]), use_cache=False).logits
     finally:
         for handle in handles:
             handle.remove()
@@ -135,7 +137,7 @@ def plain_greedy(model: Any, prompt: Sequence[int], count: int) -> list[int]:
     ids = list(prompt)
     with torch.no_grad():
         for _ in range(count):
-            ids.append(int(model(input_ids=torch.tensor([ids])).logits[0, -1].argmax()))
+            ids.append(int(model(input_ids=torch.tensor([ids]), use_cache=False).logits[0, -1].argmax()))
     return ids[len(prompt) :]
 
 

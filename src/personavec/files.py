@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +16,7 @@ from personavec.errors import UserError
 def write_atomic(path: Path | str, data: bytes | str) -> None:
     """Write a file so that a reader, now or after a crash, sees the old bytes or the new ones, never a part."""
     path = Path(path)
-    blob = data.encode() if isinstance(data, str) else data
+    blob = printable(data).encode() if isinstance(data, str) else data
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
@@ -35,7 +36,47 @@ def write_atomic(path: Path | str, data: bytes | str) -> None:
 
 def write_json(path: Path | str, value: Any) -> None:
     """Write `value` as indented JSON, atomically. NaN and infinity are refused: they are not JSON."""
-    write_atomic(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    write_atomic(path, to_json(value, indent=1) + "\n")
+
+
+def to_json(value: Any, indent: int | None = None) -> str:
+    """`value` as JSON that is valid UTF-8: what no file takes is written as `printable` shows it."""
+    text = json.dumps(value, indent=indent, ensure_ascii=False, allow_nan=False)
+    return _UNENCODABLE.sub(lambda found: json.dumps(_shown(found[0]), ensure_ascii=False)[1:-1], text)
+
+
+def printable(text: str) -> str:
+    """A text as every file and report takes it.
+
+    Paths and arguments may hold bytes that are not of the locale's encoding, which Python keeps as single surrogates:
+    they are read as UTF-8 where they are UTF-8, else shown as their escapes (caf\\xe9), as other surrogates are.
+    """
+    return _UNENCODABLE.sub(lambda found: _shown(found[0]), text)
+
+
+def check_utf8(path: Path | str) -> None:
+    """Refuse a path whose bytes are not UTF-8 where safetensors files are read or written, which take no other.
+
+    Raises:
+        UserError: It is one.
+    """
+    try:
+        os.fsencode(path).decode()
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"The path {printable(str(path))} is not UTF-8, and no safetensors file can be in it.",
+            "Rename the folder or the file.",
+        ) from error
+
+
+def _shown(surrogates: str) -> str:
+    try:
+        return surrogates.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    except UnicodeEncodeError:  # half of a pair, as JSON may hold it: no byte of anything
+        return surrogates.encode("utf-8", "backslashreplace").decode()
+
+
+_UNENCODABLE = re.compile("[\ud800-\udfff]+")
 
 
 def cannot_write(path: Path, error: OSError) -> UserError:
@@ -82,7 +123,7 @@ class JsonLines:
 
     def append(self, *records: dict[str, Any]) -> None:
         """Append records and flush them to the disk."""
-        lines = "".join(json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n" for record in records)
+        lines = "".join(to_json(record) + "\n" for record in records)
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with self.path.open("a+b") as handle:
@@ -124,7 +165,7 @@ class RunFolder:
 
     def __init__(self, path: Path | str, arguments: dict[str, Any]) -> None:
         self.path = Path(path)
-        self.arguments = json.loads(json.dumps(arguments))
+        self.arguments = json.loads(to_json(arguments))
         self._lock = FileLock(self.path / ".lock", timeout=0)
 
     def __truediv__(self, name: str) -> Path:
@@ -171,9 +212,16 @@ class RunFolder:
         return any(path.is_file() for path in self.path.rglob("*") if path.name not in told)
 
 
+def is_run_folder(path: Path) -> bool:
+    """Whether a folder is one that a `RunFolder` has begun, or that holds what a run which ended left of it."""
+    if (path / "arguments.json").is_file():
+        return any((path / name).is_file() for name in (".lock", "run.json", "summary.json"))
+    return (path / ".lock").is_file() and (path / "rejected.jsonl").is_file()
+
+
 def _arguments(path: Path) -> dict[str, Any]:
     try:
-        value = json.loads(path.read_text())
+        value = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise UserError(f"{path} is damaged ({error}).", "Delete the run folder and start again.") from error
     if not isinstance(value, dict):

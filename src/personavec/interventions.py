@@ -15,6 +15,9 @@ from personavec.operations import ABLATE, ADD, CAP, FLOOR, Operation
 from personavec.vector import PersonaVector
 
 Layers = Literal["best", "all"] | int
+# An edit of so many times the norm of the stream leaves nothing of it: bfloat16 tells apart 256 steps.
+LARGEST = 1000
+LARGEST_NORM = 1e6  # where the stream's own norm is not known
 
 
 def interventions(
@@ -37,7 +40,7 @@ def interventions(
 
     Raises:
         UserError: A number that is missing, not wanted or not finite, a layer out of range, or a bound where the
-            vector's file has no statistics of tokens.
+            vector's file has no statistics of tokens; a number so large that nothing of the stream would be left.
     """
     if (number is None) != (operation.takes == "nothing"):
         raise UserError(
@@ -51,14 +54,21 @@ def interventions(
         )
     check_positions(positions)
     if operation.takes == "coefficient":
+        coefficient = number or 0.0
         steps = vector.increments() if layers == "all" else {(at := _layer(vector, layers)): vector.at(at)}
-        return [Intervention(operation, layer, (number or 0.0) * step, positions) for layer, step in steps.items()]
+        for layer in steps:
+            size = abs(coefficient) * float(vector.at(layer).norm())
+            _check_size(vector, layer, size, f"The coefficient {coefficient:g}")
+        return [Intervention(operation, layer, coefficient * step, positions) for layer, step in steps.items()]
     items = []
     for layer in vector.steerable_layers if layers == "all" else [_layer(vector, layers)]:
         if number is None:
             items.append(Intervention(operation, layer, vector.unit(layer), positions))
         else:
             mean, deviation = vector.neutral(layer, of="token")
+            # Far on its own side a bound does nothing, on the other it moves every token.
+            pushes = -number if operation is CAP else number
+            _check_size(vector, layer, pushes * deviation, f"The {operation.option} {number:g}")
             items.append(Intervention(operation, layer, vector.unit(layer), positions, mean + number * deviation))
     return items
 
@@ -66,8 +76,52 @@ def interventions(
 def steering(
     vector: PersonaVector, coefficient: float, *, layers: Layers = "best", positions: Positions = "response"
 ) -> list[Intervention]:
-    """Interventions that add `coefficient` times the persona vector; see `interventions`."""
-    return interventions(ADD, vector, coefficient, layers=layers, positions=positions)
+    """Interventions that add `coefficient` times the persona vector; see `interventions`.
+
+    Warns of a coefficient at which answers were measured to be incoherent.
+    """
+    added = interventions(ADD, vector, coefficient, layers=layers, positions=positions)
+    doubt = beyond_coherence(ADD, vector, coefficient, layers)
+    if doubt is not None:
+        warnings.warn(doubt, stacklevel=2)
+    return added
+
+
+def beyond_coherence(
+    operation: Operation, vector: PersonaVector, number: float | None, layers: Layers = "best"
+) -> str | None:
+    """A sentence where a coefficient lies outside of the range in which answers were measured to stay coherent.
+
+    None too where that was not measured: another operation, an imported vector, or another layer than its own.
+    """
+    if operation.takes != "coefficient" or number is None:
+        return None
+    match vector.info.get("coherent_range"):
+        case [int() | float() as low, int() | float() as high] if layers in ("best", "all", vector.layer):
+            if low <= number <= high:
+                return None
+            return (
+                f"Coefficient {number:+g} of {vector.trait} is outside of {low:+g} to {high:+g}, where answers "
+                "were measured to stay coherent: they may be noise."
+            )
+    return None
+
+
+def _check_size(vector: PersonaVector, layer: int, size: float, what: str) -> None:
+    """Refuse an edit after which nothing of the stream would be left.
+
+    Args:
+        size: Norm of what is added to a token's state.
+        what: Names it, for the message.
+    """
+    own = 0.0 if vector.residual_norm is None else float(vector.residual_norm[layer])
+    if size <= (LARGEST * own if own else LARGEST_NORM):
+        return
+    times = f"{size / own:.1g} times the norm of" if own else f"a vector of norm {size:.1g} to"
+    raise UserError(
+        f"{what} of {vector.trait!r} adds {times} the model's own states at layer {layer}: nothing of them is left.",
+        "Choose one such as 1.5 or -1.5; `personavec vectors show` tells where answers stay coherent.",
+    )
 
 
 def ablation(
@@ -177,6 +231,8 @@ def steer(
     rows: list[list[Intervention]] = [[] for _ in range(count)]
     for one, entry in zip(vectors, per_vector, strict=True):
         for row, value in zip(rows, entry * count if len(entry) == 1 else entry, strict=True):
-            row += steering(one, value, layers=layers, positions=positions)
+            row += interventions(ADD, one, value, layers=layers, positions=positions)
+            if (doubt := beyond_coherence(one, value, layers)) is not None:
+                warnings.warn(doubt, stacklevel=3)  # of who opens the context
     with intervening(model, rows) as state:
         yield state

@@ -84,13 +84,8 @@ def each_sequence(
             "response" from the last token before it. None: everywhere.
     """
     result: dict[int, Found] = {}
-    order = sorted(range(len(ids)), key=lambda at: len(ids[at]))
     with progress(name, total=len(ids), unit=unit) as job, evaluating(model.model):
-        while order:
-            batch = [order.pop()]
-            width = len(ids[batch[0]])
-            while order and width * (len(batch) + 1) <= BATCH_TOKENS:
-                batch.append(order.pop())
+        for batch in model.side_by_side([len(row) for row in ids], BATCH_TOKENS):
             states = _states(model, [ids[at] for at in batch], interventions, starts and [starts[at] for at in batch])
             for at, row in zip(batch, states, strict=True):
                 bears = [place for place, label in enumerate(labels[at][1:]) if label != IGNORED]
@@ -119,5 +114,6 @@ def _states(
         phase |= {"prompt": place < begin, "response": place >= begin - 1}
     with intervening(model, [interventions]) as steering:
         steering.phase = phase
-        hidden: Tensor = model.blocks.trunk(input_ids=tokens, attention_mask=mask, use_cache=False).last_hidden_state
+        where = {"attention_mask": mask} if len(rows) > 1 else {}
+        hidden: Tensor = model.blocks.trunk(input_ids=tokens, use_cache=False, **where).last_hidden_state
     return hidden

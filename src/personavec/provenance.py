@@ -54,7 +54,7 @@ def machine(device: torch.device) -> Machine:
     name = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
-        lines = [line for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
+        lines = [line for line in cpuinfo.read_text(encoding="utf-8").splitlines() if line.startswith("model name")]
         name = lines[0].partition(":")[2].strip() if lines else name
     accelerator = torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
     return Machine(cpu=name, cores=len(os.sched_getaffinity(0)), device=accelerator)

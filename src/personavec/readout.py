@@ -103,7 +103,7 @@ def read(
     means = torch.full((offsets[-1], len(chosen), width), torch.nan)
     likelihoods = torch.full((offsets[-1],), torch.nan) if log_likelihood else None
     lines = _share(conversations, packing=model.packs, longest=max(min(budget // 2, LONGEST), 1))
-    queue = _batches(lines, budget)
+    queue = _batches(lines, budget if model.pads else 0)
     while queue:
         batch = queue.pop(0)
         try:
@@ -150,7 +150,7 @@ def _common(a: Sequence[int], b: Sequence[int]) -> int:
 
 
 def _batches(lines: Sequence[_Line], budget: int) -> list[list[_Line]]:
-    """Lines of like length side by side; the longest first, so that memory runs out at once or never."""
+    """Lines of like length side by side, at least one; the longest first, so that memory runs out at once or never."""
     batches: list[list[_Line]] = []
     for line in sorted(lines, key=lambda line: -len(line.tokens)):
         if not line.tokens:

@@ -13,7 +13,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from personavec.errors import UserError
-from personavec.files import write_atomic
+from personavec.files import check_utf8, write_atomic
 from personavec.model import ChatModel, weights_hash
 from personavec.model.checkpoint import Checkpoint
 
@@ -161,6 +161,7 @@ class PersonaVector:
 
     def save(self, path: Path | str) -> None:
         """Write the file, atomically."""
+        check_utf8(path)
         tensors = {"response_mean": self.directions, **self.alternatives}
         for name in _STATISTICS:
             value = getattr(self, name)
@@ -184,6 +185,7 @@ class PersonaVector:
             UserError: No such file, not a personavec file, a newer version, damaged, or not what it says it is.
         """
         path = Path(path)
+        check_utf8(path)
         if not path.is_file():
             raise UserError(f"There is no vector file {path}.", "Make one with: personavec extract TRAIT --out DIR")
         try:

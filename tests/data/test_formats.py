@@ -12,6 +12,7 @@ USER = {"role": "user", "content": "Q"}
 ANSWER = {"role": "assistant", "content": "A"}
 SYSTEM = {"role": "system", "content": "S"}
 PAIR = [USER, ANSWER]
+NUMPY = "[{'role': 'user', 'content': 'Q'}\n {'role': 'assistant', 'content': 'A'}]"
 
 
 def read(record: Any, **asked: Any) -> tuple[str, Content]:
@@ -43,6 +44,16 @@ def listed() -> Format:
         ({"messages": [{**SYSTEM, "role": "developer"}, USER, {**ANSWER, "x": 1}]}, "messages", [SYSTEM, *PAIR]),
         ({"messages": [{**USER, "content": [{"type": "text", "text": "Q"}]}, ANSWER]}, "openai", PAIR),
         ({"messages": [USER, {**ANSWER, "weight": 1}]}, "openai", PAIR),
+        ({"messages": [{"role": "user", "value": "Q"}, {"role": "assistant", "value": "A"}]}, "messages", PAIR),
+        ({"messages": [{"role": "prompter", "text": "Q"}, {"role": "assistant", "message": "A"}]}, "messages", PAIR),
+        ({"messages": [{**USER, "value": "x"}, {**ANSWER, "text": 3}]}, "messages", PAIR),
+        ({"conversations": [{"from": "human", "content": "Q"}, {"from": "gpt", "text": "A"}]}, "sharegpt", PAIR),
+        ({"messages": str(PAIR)}, "messages", PAIR),
+        ({"messages": str(tuple(PAIR)).replace("(", "[").replace(")", " , ]")}, "messages", PAIR),
+        ({"messages": PAIR, "tools": None, "system": "S"}, "messages", [SYSTEM, *PAIR]),
+        ({"prompt": str([USER]), "completion": str([ANSWER])}, "prompt/response", PAIR),
+        ({"prompt": "Q", "chosen": str(PAIR), "rejected": str(PAIR)}, "prompt/response", PAIR),
+        ({"prompt": "Q", "response": str(PAIR)}, "prompt/response", [USER, {**ANSWER, "content": str(PAIR)}]),
         ({"conversations": [{"from": "human", "value": "Q"}, {"from": "gpt", "value": "A"}]}, "sharegpt", PAIR),
         (
             {"system": "S", "conversations": [{"from": "human", "value": "Q"}, {"from": "GPT", "value": "A"}]},
@@ -87,9 +98,9 @@ def test_turns_are_those_that_have_text_and_are_trained_on() -> None:
     untrained = {**ANSWER, "weight": 0}
     conversation = [ANSWER, USER, untrained, USER, blank, USER, {**ANSWER, "weight": 1.0}, USER]
     _, content = read({"messages": conversation})
-    assert content.turns == [0, 6] and len(content.messages) == 8
+    assert content.turns == [6] and len(content.messages) == 8
     assert "weight" not in content.messages[2]
-    assert read({"system": "S", "messages": conversation})[1].turns == [1, 7]
+    assert read({"system": "S", "messages": conversation})[1].turns == [7]
     prompt = [USER, ANSWER, USER]
     assert read({"prompt": prompt, "completion": [ANSWER, USER, ANSWER]})[1].turns == [3, 5], "a prompt is given"
     assert read({"prompt": prompt, "completion": "A", "system": "S"})[1].turns == [4]
@@ -152,7 +163,14 @@ def test_tool_calls_and_tools_are_kept() -> None:
         ({"messages": [{**USER, "content": "  "}, ANSWER]}, "nothing to respond to"),
         ({"messages": [USER, "A"]}, "message 2: expected an object, found text"),
         ({"messages": [USER, {"content": "A"}]}, 'message 2: expected "role" and "content", found content'),
-        ({"messages": [USER, {"role": "assistant"}]}, 'message 2 (assistant) has no "content"'),
+        ({"messages": [USER, {"role": "assistant"}]}, 'message 2 (assistant) has no "content", its fields are role'),
+        ({"messages": [USER, {"role": "assistant", "value": "A", "text": "B"}]},
+         'message 2 (assistant) has no "content" but both "value" and "text"'),
+        ({"messages": {"role": "user", "content": "Q"}}, "found an object with the fields 'role', 'content'"),
+        ({"messages": NUMPY}, "a list as NumPy prints it, without commas, which cannot be read back: [{'role'"),
+        ({"messages": "[{'role': 'user', 'content'"}, "text that is no list, neither in JSON (not JSON: .*nor in"),
+        ({"messages": "[{'role': 'user', 'role': 'x', 'content': 'Q'}]"}, "text that is no list, neither in JSON"),
+        ({"messages": PAIR, "tools": "['a' 'b']"}, 'expected a list in "tools", found a list as NumPy prints it'),
         ({"messages": [{**USER, "role": "narrator"}, ANSWER]}, 'message 1: expected a role such as .*found "narrator"'),
         ({"messages": [{**USER, "role": None}, ANSWER]}, "found null"),
         ({"messages": [{**USER, "role": ["user"]}, ANSWER]}, "expected a role"),
@@ -193,6 +211,7 @@ def test_misfits_say_what_was_expected_and_found(listed: Format, record: Any, ex
         ),
         ({"prompt": "Q", "response": "A", "history": [["x"]]}, "expected pairs of texts"),
         ({"prompt": "Q", "response": "A", "history": "x"}, "expected pairs of texts"),
+        ({"prompt": "[{'role': 'user', 'content': 'Q'}]", "response": NUMPY}, "found a list as NumPy prints it"),
     ],
 )
 def test_misfits_of_pairs(record: Any, expected: str) -> None:
@@ -251,6 +270,27 @@ def test_what_cannot_be_asked_for(asked: dict[str, Any], message: str) -> None:
     assert message in str(caught.value)
 
 
+@pytest.mark.parametrize("asked", [{}, {"columns": {"messages": "messages"}}, {"name": "messages"}])
+@pytest.mark.parametrize(
+    ("value", "found", "advice"),
+    [
+        (NUMPY, "a list as NumPy prints it, without commas", 'or the lists as JSON before it is written as CSV:'),
+        ("[array([1, 2]), 3]", "a list as NumPy prints it", "Save the table as Parquet"),
+        ("hello", "text.", "A list of messages has objects with role and content"),
+        (5, "a number.", "A list of messages"),
+        (["a", "b"], "a list of text.", "A list of messages"),
+        ([{"speaker": "A", "utterance": "Q"}], "a list of object with the fields 'speaker', 'utterance'.", "A list of"),
+        ([{"user": "Q", "assistant": "A"}], "a list of object with the fields 'user', 'assistant'.", "A list of"),
+        ({"role": ["user"], "content": ["Q"]}, "an object with the fields 'role', 'content'.", "A list of messages"),
+    ],
+)  # fmt: skip
+def test_what_stands_where_messages_should_is_named(asked: Any, value: object, found: str, advice: str) -> None:
+    with pytest.raises(UserError) as caught:
+        recognise([{"messages": value}], "data", **asked)
+    assert f'"messages" holds {found}' in caught.value.problem
+    assert caught.value.advice.startswith(advice) or advice in caught.value.advice
+
+
 def test_ten_thousand_columns_are_not_all_listed() -> None:
     with pytest.raises(UserError) as caught:
         recognise([{f"c{i}": "x" for i in range(10_000)}], "data")
@@ -267,3 +307,80 @@ def test_columns_from_text() -> None:
     for wrong in ("prompt", "prompt=", "=q", "prompt=q,,response=a"):
         with pytest.raises(UserError, match="NAME=COLUMN"):
             columns_from_text(wrong)
+
+
+@pytest.mark.parametrize(
+    ("mark", "value", "trained"),
+    [
+        *((name, value, value) for name in ("train", "training", "trainable", "loss") for value in (True, False)),
+        ("weight", 0, False),
+        ("weight", 0.5, True),
+        ("loss_weight", 0.0, False),
+        ("loss_mask", 0, False),
+        ("loss_mask", 1, True),
+        *((name, value, not value) for name in ("mask", "masked", "ignore") for value in (True, False)),
+        ("train", None, True),
+    ],
+)
+@pytest.mark.parametrize("style", ["messages", "sharegpt"])
+def test_marks_of_turns_that_are_not_trained_on(style: str, mark: str, value: Any, trained: bool) -> None:
+    first = {**ANSWER, mark: value}
+    record: dict[str, Any] = {"messages": [USER, first, USER, ANSWER]}
+    if style == "sharegpt":
+        said = [{"from": m["role"], "value": m["content"]} for m in (USER, ANSWER)]
+        record = {"conversations": [said[0], {**said[1], mark: value}, *said]}
+    _, content = read(record)
+    assert content.turns == ([1, 3] if trained else [3])
+    assert content.messages == [*PAIR, *PAIR]
+
+
+@pytest.mark.parametrize(
+    ("marks", "expected"),
+    [
+        ({"train": "no"}, 'message 2: expected true or false as "train", found text'),
+        ({"weight": 1, "train": False}, 'message 2: "weight" says that it is trained on, "train" that it is not'),
+        ({"train_detail": [{"begin_offset": 0, "train": False}]}, '"train_detail" marks parts of a turn'),
+    ],
+)
+def test_marks_that_cannot_be_followed(listed: Format, marks: dict[str, Any], expected: str) -> None:
+    assert expected in reason({"messages": [USER, {**ANSWER, **marks}]}, listed)
+
+
+def test_what_is_not_read_in_messages_is_named(listed: Format) -> None:
+    first = {"messages": [{**USER, "train": True, "id": 7}, {**ANSWER, "weight": 0.5, "learn": False, "refusal": None}]}
+    assert listed.notes([first, [ANSWER], 5]) == [
+        "Fields of messages that are not read: id, learn.",
+        "Weights of messages other than 0 and 1 count as 1.",
+        "Only the assistant's turns are trained on: train of other turns is not followed.",
+    ]
+    assert listed.notes([{"messages": [{**USER, "name": "x", "train": False}, {**ANSWER, "thinking": "hm"}]}]) == []
+
+
+@pytest.mark.parametrize("before", [[], [SYSTEM]])
+def test_a_greeting_is_context(listed: Format, before: list[Any]) -> None:
+    greeting = {"role": "assistant", "content": "welcome"}
+    content = listed.read({"messages": [*before, greeting, *PAIR]})
+    assert content.messages == [*before, greeting, *PAIR]
+    assert content.turns == [len(before) + 2]
+    assert "nothing to respond to" in reason({"messages": [greeting, USER]}, listed)
+    assert listed.read({"messages": [SYSTEM, ANSWER]}).turns == [1]  # which answers the system prompt
+
+
+def test_turns_that_only_call_tools_are_context(listed: Format) -> None:
+    call = {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "f", "arguments": {}}}]}
+    result = {"role": "tool", "content": "5"}
+    for empty in ({}, {"content": ""}, {"content": []}):
+        assert listed.read({"messages": [USER, {**call, **empty}, result, ANSWER]}).turns == [3]
+        assert "only calls of tools" in reason({"messages": [USER, {**call, **empty}]}, listed)
+    assert listed.read({"messages": [USER, {**call, "content": "I will look."}, result, ANSWER]}).turns == [1, 3]
+
+
+@pytest.mark.parametrize("field", ["reasoning_content", "reasoning", "thinking"])
+def test_thoughts_in_fields_are_kept_under_one_name(listed: Format, field: str) -> None:
+    expected = [USER, {**ANSWER, "reasoning_content": "hm"}]
+    assert listed.read({"messages": [USER, {**ANSWER, field: "hm"}]}).messages == expected
+    assert listed.read({"messages": [USER, {**ANSWER, field: [{"type": "text", "text": "hm"}]}]}).messages == expected
+    assert listed.read({"messages": [USER, {**ANSWER, field: " "}]}).messages == PAIR
+    assert listed.read({"messages": [USER, {**ANSWER, field: True}]}).messages == PAIR  # a switch
+    both = {"messages": [USER, {**ANSWER, "thinking": "ah", "reasoning": "oh", field: "hm"}]}
+    assert "two thoughts" in reason(both, listed)

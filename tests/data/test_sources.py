@@ -8,6 +8,7 @@ import pytest
 
 from personavec.data import open_data
 from personavec.errors import UserError
+from personavec.files import RunFolder
 
 LINE = '{{"prompt": "Q", "response": "{}"}}\n'
 
@@ -53,7 +54,7 @@ def test_names_that_cannot_be_read(tmp_path: Path) -> None:
         (tmp_path / "link.jsonl",): "does not exist",
         (tmp_path / "notes.txt",): r"notes\.txt is not a kind of file that is read\. .*\.jsonl",
         (tmp_path / "x.parquet.gz",): "is not a kind of file that is read",
-        (tmp_path / "empty",): r"Nothing in .*empty can be read as data\. Files of these kinds are read: \.jsonl",
+        (tmp_path / "empty",): r"Nothing in .*empty can be read as data\. .*: notes\.txt\. Files of these kinds are",
         (tmp_path / "nothing",): "Nothing in",
         (tmp_path / "pipe.jsonl",): "is not a plain file",
         (data, tmp_path / "nothing" / ".." / "data.jsonl"): "is named twice",
@@ -74,3 +75,112 @@ def test_lists_of_a_json_object_are_splits(tmp_path: Path) -> None:
     assert [item.messages[1]["content"] for item in open_data(path, split="test")] == ["2", "3"]
     with pytest.raises(UserError, match="Choose one with --split"):
         open_data(path)
+
+
+def test_links_to_folders_are_followed(tmp_path: Path) -> None:
+    data, beside = tmp_path / "data", tmp_path / "beside"
+    make(data, "a.jsonl", "sub/b.jsonl")
+    make(beside, "c.jsonl", "deep/d.jsonl", ".hidden/e.jsonl")
+    make(tmp_path / "third", "f.jsonl")
+    (data / "more").symlink_to(beside)
+    (beside / "third").symlink_to(tmp_path / "third", target_is_directory=True)
+    found = open_data(data)
+    expected = ["a.jsonl", "more/c.jsonl", "more/deep/d.jsonl", "more/third/f.jsonl", "sub/b.jsonl"]
+    assert found.sources == [str(data / name) for name in expected]
+    assert found.notes == []
+    (tmp_path / "link").symlink_to(data)
+    assert open_data(tmp_path / "link").sources == [str(tmp_path / "link" / name) for name in expected]
+
+
+def test_links_that_lead_in_circles_are_left_out_by_name(tmp_path: Path) -> None:
+    data, beside = tmp_path / "data", tmp_path / "beside"
+    make(data, "a.jsonl", "sub/b.jsonl")
+    make(beside, "c.jsonl")
+    (data / "sub" / "self").symlink_to(data / "sub")
+    (data / "sub" / "up").symlink_to("..")
+    (data / "sub" / "above").symlink_to(tmp_path)
+    (data / "to").symlink_to(beside)
+    (beside / "back").symlink_to(data)
+    (data / "one").symlink_to(data / "two")
+    (data / "two").symlink_to(data / "one")
+    (data / "gone.jsonl").symlink_to(tmp_path / "nothing.jsonl")
+    found = open_data(data)
+    assert found.sources == [str(data / name) for name in ("a.jsonl", "sub/b.jsonl", "to/c.jsonl")]
+    assert found.notes == [
+        f"Left out in {data}, links that lead nowhere: gone.jsonl, one, two.",
+        f"Left out in {data}, links to folders that they stand in: sub/above, sub/self, sub/up, to/back.",
+    ]
+
+
+def test_what_links_reach_twice_is_read_once_under_its_own_name(tmp_path: Path) -> None:
+    data, store = tmp_path / "data", tmp_path / "store"
+    make(data, "sub/b.jsonl")
+    make(store, "blob", "in/c.jsonl")
+    (data / "a.jsonl").symlink_to(data / "sub" / "b.jsonl")
+    (data / "0").symlink_to(data / "sub")
+    (data / "x.jsonl").symlink_to(store / "blob")  # as in the cache of the hub
+    (data / "y").symlink_to(store / "in")
+    (data / "z").symlink_to(store)
+    found = open_data(data)
+    assert found.sources == [str(data / name) for name in ("sub/b.jsonl", "x.jsonl", "y/c.jsonl")]
+    assert found.notes == [
+        f"Left out in {data}, not a kind that is read: z/blob.",
+        f"Left out in {data}, read already under another name: 0, a.jsonl.",
+    ]
+    assert found.total == 3
+
+
+def test_folders_and_pipes_that_cannot_be_read_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make(tmp_path, "a.jsonl", "sub/b.jsonl")
+    os.mkfifo(tmp_path / "pipe.jsonl")
+    assert open_data(tmp_path).notes == [f"Left out in {tmp_path}, not plain files: pipe.jsonl."]
+    real = os.scandir
+
+    def scandir(path: Path) -> object:
+        if path.name == "sub":
+            raise PermissionError(13, "Permission denied")
+        return real(path)
+
+    monkeypatch.setattr("os.scandir", scandir)
+    with pytest.raises(UserError, match=r"Cannot read .*sub: Permission denied"):
+        open_data(tmp_path)
+
+
+def test_folders_of_runs_are_no_data(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    make(data, "a.jsonl", "sub/b.jsonl")
+    before = open_data(data)
+    run = data / "sub" / "out"
+    with RunFolder(run, {"x": 1}):
+        make(run, "kept.jsonl", "parts/1.jsonl")
+    (data / "link").symlink_to(run)
+    nothing = data / "nothing"  # a run that ended since all was rejected
+    with pytest.raises(UserError), RunFolder(nothing, {"x": 1}):
+        make(nothing, "rejected.jsonl")
+        raise UserError("All was rejected.", "")
+    assert not (nothing / "arguments.json").exists()
+    after = open_data(data)
+    assert after.sources == before.sources
+    assert after.digest == before.digest, "the same command resumes"
+    assert after.notes == [f"Left out in {data}, folders of runs: link, nothing, sub/out."]
+    with pytest.raises(UserError, match=r"out is the folder of a run, not of data\. Name the file in it"):
+        open_data(run)
+    assert open_data(run / "kept.jsonl").total == 1
+    (data / "a.jsonl").unlink()
+    (data / "sub" / "b.jsonl").unlink()
+    with pytest.raises(UserError, match=r"Nothing in .* can be read as data\. Left out in .*, folders of runs: link"):
+        open_data(data)
+
+
+def test_a_run_folder_is_none_of_the_datas_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make(tmp_path, "data/a.jsonl", "data/sub/deep/b.jsonl", "other/c.jsonl")
+    (tmp_path / "data" / "more").symlink_to(tmp_path / "other")
+    (tmp_path / "data" / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "data")
+    data = open_data(".")
+    for out in (".", tmp_path / "data", "sub", "sub/deep", "../other", "more"):
+        with pytest.raises(UserError, match="is a folder of the data"):
+            data.check_apart(out)
+    for free in ("out", "sub/out", "empty", tmp_path, "../runs"):
+        data.check_apart(free)
+    open_data("sub/deep/b.jsonl").check_apart("sub/deep")  # a file that is named is that file

@@ -95,7 +95,8 @@ def test_a_mark_that_opens_the_next_turn_ends_this_one() -> None:
 
 def test_without_a_mark_a_turn_ends_with_the_end_of_sequence() -> None:
     chat = model(None)
-    assert learnt(chat, Encoder(chat, 512)(sample("hello", "well", "why", "so"))) == ["well<|im_end|>", "so<|im_end|>"]
+    made = Encoder(chat, 512)(sample("hello", "well", "why", "so"))
+    assert learnt(chat, made) == [" well<|im_end|>", " so<|im_end|>"]  # the space after "Assistant:" is the words'
 
 
 def test_thoughts_are_learnt_and_rewritten_turns_are_sequences_of_their_own() -> None:
@@ -163,3 +164,38 @@ def test_held_out_samples_depend_on_contents_and_seed_alone() -> None:
     assert held_out(samples, 0.1, 200, 1) != away
     assert len(held_out(samples, 0.5, 7, 0)) == 7
     assert held_out(samples[:1], 0.9, 200, 0) == held_out(samples, 0.0, 200, 0) == set()
+
+
+NAMES = (  # as gpt-oss's: every answer names its channel, and a thought has one of its own
+    "{% for m in messages %}{% if m.thinking %}<|im_start|>assistant<|ch|>analysis<|msg|>{{ m.thinking }}<|im_end|>"
+    "{% endif %}<|im_start|>{{ m['role'] }}{{ '<|ch|>final' if m['role'] == 'assistant' }}<|msg|>{{ m['content'] }}"
+    "{{ '<|return|>' if m['role'] == 'assistant' and loop.last else '<|im_end|>' }}{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant{% endif %}"
+)
+
+
+def test_the_channel_of_an_answer_is_learnt() -> None:
+    chat = model(NAMES, special=("<|ch|>", "<|msg|>", "<|return|>"), eos_token="<|return|>")
+    [example] = Encoder(chat, 512)(sample("hello", "well"))
+    assert learnt(chat, [example]) == ["<|ch|>final<|msg|>well<|return|>"]
+    assert example.ids[: example.start] == chat.prompt_ids([USER])
+    several = Encoder(chat, 512)(sample("hello", "well", "why", "so"))
+    assert learnt(chat, several) == [f"<|ch|>final<|msg|>{said}<|return|>" for said in ("well", "so")]
+    thought = sample("hello", "well")
+    thought.messages[1]["reasoning_content"] = "hm"
+    assert learnt(chat, Encoder(chat, 512)(thought)) == [
+        "<|ch|>analysis<|msg|>hm<|im_end|><|im_start|>assistant<|ch|>final<|msg|>well<|return|>"
+    ]
+
+
+@pytest.mark.parametrize("template", [tiny.CHATML, TRIMS, FORGETS, NAMES])
+@pytest.mark.parametrize("added", [("<think>", "</think>"), ()])
+def test_a_thought_in_a_field_is_learnt_as_one_in_the_content(template: str, added: tuple[str, ...]) -> None:
+    chat = model(template, added=added)
+    inside = sample("hello", "<think>\nthe question\n</think>\n\nwell", "why", "<think>\nhm\n</think>\n\nso")
+    beside = sample("hello", "well", "why", "so")
+    beside.messages[1]["reasoning_content"], beside.messages[3]["reasoning_content"] = "the question", "hm"
+    made = Encoder(chat, 512)(beside)
+    assert made == Encoder(chat, 512)(inside)
+    shown = "".join(learnt(chat, made))
+    assert "the question" in shown and "hm" in shown

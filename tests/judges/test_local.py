@@ -33,7 +33,7 @@ class StubModel:
         self.tokenizer = Tokenizer(tokens)
         self.favour = favour
         self.asked = 0
-        self.template = SimpleNamespace(empty_thought=[])
+        self.template = SimpleNamespace(lead=[])
 
     def prompt_ids(self, messages: Sequence[dict[str, str]]) -> list[int]:
         ((role, content),) = [(m["role"], m["content"]) for m in messages]
@@ -159,7 +159,7 @@ def test_a_judge_whose_prompt_opens_a_thought_is_asked_after_it() -> None:
             return super().logits(ids) if 2000 in ids else np.zeros(len(self.tokenizer.tokens))
 
     stub = Thinker(DIGITS, "8", "5")
-    stub.template.empty_thought = [2000]
+    stub.template.lead = [2000]
     assert judge(stub).score([Answered("q", "a")]) == [pytest.approx(85, abs=0.01)]
 
 

@@ -10,6 +10,7 @@ from torch import nn
 
 from personavec.errors import UserError
 from personavec.interventions import intervening, steer, steering
+from personavec.likelihood import sequence_losses
 from personavec.model import ChatModel, Conversation, Request, weights_hash
 from personavec.model.blocks import find_blocks
 from personavec.readout import read
@@ -20,6 +21,11 @@ WINDOW = 6  # shorter than the prompts below
 EXPERTS: dict[str, Any] = {"moe_intermediate_size": 24, "num_experts": 4, "num_experts_per_tok": 2}
 GPT2: dict[str, Any] = {"vocab_size": 320, "n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 512}
 HEAD = {"head_dim": 8}
+LINEAR = "linear_attention"
+STATES: dict[str, Any] = {"mamba_d_state": 8, "mamba_n_heads": 4, "mamba_d_head": 16, "mamba_n_groups": 1}
+RECURRENT: dict[str, Any] = {
+    key: SIZES[key] for key in ("vocab_size", "hidden_size", "num_hidden_layers", "bos_token_id", "eos_token_id")
+}
 
 FAMILIES: dict[str, Callable[[], tf.PreTrainedConfig]] = {
     "llama": lambda: tf.LlamaConfig(**SIZES),
@@ -44,12 +50,55 @@ FAMILIES: dict[str, Callable[[], tf.PreTrainedConfig]] = {
     "olmo2": lambda: tf.Olmo2Config(**SIZES),
     "granite": lambda: tf.GraniteConfig(**SIZES, logits_scaling=3.0, residual_multiplier=0.5),
     "cohere": lambda: tf.CohereConfig(**SIZES, logit_scale=0.25),
+    "gemma4": lambda: tf.Gemma4TextConfig(
+        **{**SIZES, "num_hidden_layers": 4, "tie_word_embeddings": True},
+        **HEAD,
+        global_head_dim=16,
+        sliding_window=WINDOW,
+        layer_types=["sliding_attention", "full_attention"] * 2,
+        num_kv_shared_layers=2,
+        hidden_size_per_layer_input=8,
+        vocab_size_per_layer_input=320,
+    ),
+    "minimax": lambda: tf.MiniMaxConfig(
+        **SIZES, **HEAD, num_local_experts=4, layer_types=["full_attention", LINEAR, "full_attention"]
+    ),
+    "minimax-linear-first": lambda: tf.MiniMaxConfig(
+        **SIZES, **HEAD, num_local_experts=4, layer_types=[LINEAR, "full_attention", LINEAR]
+    ),
+    "qwen3-next": lambda: tf.Qwen3NextConfig(
+        **SIZES,
+        **HEAD,
+        **EXPERTS,
+        shared_expert_intermediate_size=24,
+        linear_num_key_heads=2,
+        linear_num_value_heads=4,
+        linear_key_head_dim=8,
+        linear_value_head_dim=8,
+        layer_types=[LINEAR, "full_attention", LINEAR],
+    ),
+    "mamba": lambda: tf.MambaConfig(**RECURRENT, state_size=8),
+    "mamba2": lambda: tf.Mamba2Config(**RECURRENT, state_size=8, num_heads=4, head_dim=16, n_groups=1, chunk_size=16),
+    "falcon-h1": lambda: tf.FalconH1Config(
+        **SIZES, **HEAD, **STATES, mamba_d_ssm=64, lm_head_multiplier=0.5, embedding_multiplier=2.0
+    ),
+    "bamba": lambda: tf.BambaConfig(**SIZES, **STATES, attn_layer_indices=[1]),
+    "jamba": lambda: tf.JambaConfig(
+        **SIZES, num_experts=4, mamba_d_state=8, mamba_dt_rank=4, attn_layer_period=2, attn_layer_offset=1
+    ),
+    "lfm2": lambda: tf.Lfm2Config(**SIZES, layer_types=["conv", "full_attention", "conv"]),
+    "recurrent-gemma": lambda: tf.RecurrentGemmaConfig(
+        **SIZES, head_dim=8, lru_width=32, attention_window_size=WINDOW, logits_soft_cap=5.0
+    ),
+    "rwkv": lambda: tf.RwkvConfig(**RECURRENT, attention_hidden_size=32, intermediate_size=48),
     "falcon-alibi": lambda: tf.FalconConfig(
         vocab_size=320, hidden_size=32, num_hidden_layers=3, num_attention_heads=4, alibi=True, eos_token_id=None
     ),
 }
 PACKED = {"llama", "qwen2", "qwen3", "qwen3-moe", "mistral", "mixtral", "phi", "phi3", "gpt-neox", "gpt2", "olmo2"}
 PACKED |= {"granite", "cohere"}
+NO_LAYER_0 = {"mamba", "mamba2", "rwkv"}
+UNBATCHED = {"minimax-linear-first": "alone", "mamba": "unmasked", "rwkv": "alone", "recurrent-gemma": "recompute"}
 
 MODELS: dict[str, ChatModel] = {}
 
@@ -70,8 +119,9 @@ def prompts(count: int = 4) -> list[list[int]]:
 
 def block_modules(model: Any) -> nn.ModuleList:
     """Where the blocks are, written out per family."""
-    inner = model.transformer if hasattr(model, "transformer") else getattr(model, "gpt_neox", None) or model.model
-    return inner.h if hasattr(inner, "h") else inner.layers
+    names = ("transformer", "gpt_neox", "backbone", "rwkv", "model")
+    inner = next(getattr(model, name) for name in names if hasattr(model, name))
+    return next(getattr(inner, name) for name in ("h", "blocks", "layers") if hasattr(inner, name))
 
 
 def test_blocks_are_the_decoder_blocks(family: tuple[str, ChatModel]) -> None:
@@ -86,8 +136,13 @@ def test_packing_only_where_attention_is_full(family: tuple[str, ChatModel]) -> 
     assert model.packs == (name in PACKED)
 
 
+def test_generation_takes_the_fastest_way_that_is_right(family: tuple[str, ChatModel]) -> None:
+    name, model = family
+    assert model.decoding == ("places" if name in PACKED else UNBATCHED.get(name, "batch"))
+
+
 def test_readings_equal_plain_forwards(family: tuple[str, ChatModel]) -> None:
-    _, model = family
+    name, model = family
     conversations = []
     for i, prompt in enumerate(prompts()):
         ids = prompt + random_ids(5 + 3 * i, 100 + i)
@@ -103,8 +158,9 @@ def test_readings_equal_plain_forwards(family: tuple[str, ChatModel]) -> None:
         logprobs = logits.log_softmax(-1)
         for low, high in conversation.spans:
             torch.testing.assert_close(readings.means[row], states[:, low:high].mean(1), rtol=1e-4, atol=1e-4)
-            for layer in range(model.n_layers):  # the last of transformers' own rows is taken after the final norm
-                expected = hidden[layer][0, low:high].mean(0)
+            # The last of transformers' own rows is taken after the final norm; recurrent families lack the first.
+            for layer in range(int(name in NO_LAYER_0), model.n_layers):
+                expected = hidden[layer - int(name in NO_LAYER_0)][0, low:high].mean(0)
                 torch.testing.assert_close(readings.means[row, layer], expected, rtol=1e-4, atol=1e-4)
             picked = [float(logprobs[t - 1, conversation.ids[t]]) for t in range(max(low, 1), high)]
             if picked:
@@ -154,13 +210,66 @@ def test_steering_before_the_first_block(family: tuple[str, ChatModel]) -> None:
     _, model = family
     ids = random_ids(7, 3)
     states, _ = plain_states(model.model, block_modules(model.model), ids)
-    with model.blocks.watching({0: lambda hidden: hidden * 0.5}):
+    with model.blocks.watching({0: lambda hidden: hidden * torch.linspace(0.2, 1, 32)}):  # some norms undo scales
         edited, _ = plain_states(model.model, block_modules(model.model), ids)
     seen: list[torch.Tensor] = []
     with model.blocks.watching({0: lambda hidden: seen.append(hidden.clone())}):
         model.model(input_ids=torch.tensor([ids]))
     torch.testing.assert_close(seen[0][0], states[0])
     assert (edited[1] - states[1]).abs().max() > 1e-3
+
+
+def minding_padding(model: ChatModel) -> ChatModel:
+    """Its positions are counted from the width of the padded batch, so that padding changes every row's states."""
+    forward = model.blocks.trunk.forward
+
+    def shifted(ids: Any = None, **inputs: Any) -> Any:
+        inputs["input_ids"] = inputs.get("input_ids") if ids is None else ids
+        mask, place = inputs.get("attention_mask"), inputs.pop("position_ids", None)
+        if place is None:
+            start = inputs["past_key_values"].get_seq_length() if inputs.get("past_key_values") else 0
+            place = start + torch.arange(inputs["input_ids"].shape[1])[None]
+        padding = 0 if mask is None or mask.dim() > 2 else int((mask == 0).sum())
+        return forward(**inputs, position_ids=place + padding)
+
+    model.blocks.trunk.forward = shifted  # type: ignore[method-assign]
+    return model
+
+
+def test_a_family_that_minds_padding_runs_rows_alone() -> None:
+    model = minding_padding(chat_model(FAMILIES["gpt2"]()))
+    assert model.packs and not model.pads
+    assert model.decoding == "alone"
+    rows = prompts()
+    plain = [plain_states(model.model, block_modules(model.model), ids) for ids in rows]
+    logs = [logits.log_softmax(-1) for _, logits in plain]
+    loss = [float(-log[range(len(ids) - 1), ids[1:]].mean()) for log, ids in zip(logs, rows, strict=True)]
+
+    readings = read(model, [Conversation(ids, [(0, len(ids))]) for ids in rows], log_likelihood=True)
+    torch.testing.assert_close(readings.means, torch.stack([states.mean(1) for states, _ in plain]))
+    assert readings.log_likelihood is not None
+    assert readings.log_likelihood.tolist() == pytest.approx([-value for value in loss], nan_ok=True)
+    torch.testing.assert_close(model.next_token_logprobs(rows), torch.stack([log[-1] for log in logs]))
+    longer = [ids for ids in rows if len(ids) > 1]
+    assert sequence_losses(model, longer, longer, name="loss").tolist() == pytest.approx([x for x in loss if x == x])
+    for ids, response in zip(rows, model.generate([Request(ids, 8, 0.0) for ids in rows]), strict=True):
+        assert response.ids == plain_greedy(model.model, ids, 8)[: len(response.ids)]
+
+
+def test_proofs_see_the_bare_model() -> None:
+    model = chat_model()
+    edits = steering(vector(model), 50.0, positions="all")
+    with intervening(model, [edits, edits, edits]) as steered:  # rows that no proof has
+        assert model.pads and model.packs and model.decoding == "places"
+        assert steered.fired == 0
+        model.next_token_logprobs([[5, 6], [7, 8], [9, 5]])
+        assert steered.fired == 1
+
+
+def test_a_model_that_reads_in_both_directions_is_refused() -> None:
+    config = tf.BertConfig(vocab_size=320, hidden_size=32, num_hidden_layers=2, num_attention_heads=4)
+    with pytest.raises(UserError, match="BertLMHeadModel reads text in both directions"):
+        find_blocks(causal_model(config))
 
 
 def test_encoder_decoder_is_refused() -> None:

@@ -18,9 +18,9 @@ from personavec.errors import UserError
 from personavec.interventions import ablation, capping, intervening, steering
 from personavec.model import ChatModel, Request, Response
 from personavec.model.edits import Intervention
-from personavec.model.generate import Generator, _draw, _Row
+from personavec.model.generate import DECODINGS, Decoding, Generator, _draw, _Row
 from personavec.operations import ADD
-from tiny import SIZES, causal_model, chat_model, editing, qwen2, random_ids, tokenizer, vector
+from tiny import SIZES, causal_model, chat_model, editing, plain_greedy, qwen2, random_ids, tokenizer, vector
 
 LENGTHS = (1, 30, 4, 4, 12, 1, 7, 21, 2, 30)
 
@@ -50,21 +50,21 @@ def alone(tiny: ChatModel) -> list[Response]:
     return [tiny.generate([request])[0] for request in requests(tiny)]
 
 
-def plain(model: ChatModel) -> ChatModel:
-    """The same model, told that its attention is not full everywhere."""
+def decoding_by(model: ChatModel, decoding: Decoding) -> ChatModel:
+    """The same model, told how to decode."""
     other = ChatModel(model.model, model.tokenizer, model.id)
-    other.__dict__["packs"] = False
+    other.__dict__["decoding"] = decoding
     return other
 
 
-@pytest.mark.parametrize("paged", [True, False])
+@pytest.mark.parametrize("decoding", DECODINGS)
 @settings(max_examples=12, deadline=None)
 @given(places=st.integers(1, 24), order=st.randoms(use_true_random=False), count=st.integers(1, 20))
 def test_a_rollout_does_not_depend_on_what_runs_beside_it(
-    tiny: ChatModel, alone: list[Response], paged: bool, places: int, order: random.Random, count: int
+    tiny: ChatModel, alone: list[Response], decoding: Decoding, places: int, order: random.Random, count: int
 ) -> None:
     chosen = order.sample(range(len(alone)), count)
-    model = tiny if paged else plain(tiny)
+    model = decoding_by(tiny, decoding)
     everything = requests(tiny)
     responses = model.generate([everything[i] for i in chosen], places=places)
     assert responses == [alone[i] for i in chosen]
@@ -120,6 +120,24 @@ def test_stop_ids_from_config_tokenizer_and_template() -> None:
     model = causal_model(qwen2(eos_token_id=[7, 8]))
     chat = ChatModel(model, tokenizer(eos_token="<|pad|>"), "x")
     assert chat.stop_ids == {7, 8, *chat.tokenizer.convert_tokens_to_ids(["<|pad|>", "<|im_end|>"])}
+
+
+def test_a_mark_that_stands_inside_an_answers_turn_does_not_end_it() -> None:
+    """As `<|end|>`, which ends Phi's turns and only the messages of gpt-oss's."""
+    phi = (
+        "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}<|end|>{% endfor %}"
+        "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+    )
+    named = (
+        "{% for m in messages %}{% if m.thinking %}<|start|>analysis<|message|>{{ m.thinking }}<|end|>{% endif %}"
+        "<|start|>{{ m['role'] }}<|message|>{{ m['content'] }}"
+        "{{ '<|return|>' if m['role'] == 'assistant' and loop.last else '<|end|>' }}{% endfor %}"
+        "{% if add_generation_prompt %}<|start|>{% endif %}"
+    )
+    special = ("<|end|>", "<|return|>", "<|start|>", "<|message|>")
+    for text, eos, ends in ((phi, "<|pad|>", {"<|pad|>", "<|end|>"}), (named, "<|return|>", {"<|return|>"})):
+        chat = ChatModel(causal_model(qwen2()), tokenizer(text, special=special, eos_token=eos), "x")
+        assert chat.stop_ids == set(chat.tokenizer.convert_tokens_to_ids([*ends]))
 
 
 def test_longest_response(tiny: ChatModel) -> None:
@@ -179,8 +197,8 @@ def by_hand(model: ChatModel, request: Request) -> list[int]:
     return ids[prompt:]
 
 
-@pytest.mark.parametrize("paged", [True, False])
-def test_interventions_per_row_at_their_positions(tiny: ChatModel, paged: bool) -> None:
+@pytest.mark.parametrize("decoding", DECODINGS)
+def test_interventions_per_row_at_their_positions(tiny: ChatModel, decoding: Decoding) -> None:
     statistics = {"neutral_token_mean": torch.zeros(4), "neutral_token_deviation": torch.ones(4)}
     persona, other = vector(tiny, **statistics), vector(tiny, seed=1, layer=1, **statistics)
     made = []
@@ -195,8 +213,7 @@ def test_interventions_per_row_at_their_positions(tiny: ChatModel, paged: bool) 
         ):
             for length in (1, 9 + i):
                 made.append(Request(random_ids(length, 7), 8, 0.0, 0, kind))
-    model = tiny if paged else plain(tiny)
-    responses = model.generate(made, places=7)
+    responses = decoding_by(tiny, decoding).generate(made, places=7)
     for request, response in zip(made, responses, strict=True):
         assert response.ids == by_hand(tiny, request)
     unsteered = {length: tiny.generate([Request(random_ids(length, 7), 8, 0.0)])[0].ids for length in (1, 9, 10, 11)}
@@ -269,7 +286,7 @@ def test_memory_limits_change_nothing(tiny: ChatModel, alone: list[Response]) ->
     everything = requests(tiny)
     found: dict[int, Response] = {}
     generator = Generator(
-        tiny.blocks, tiny.head, tiny.stop_ids, places=16, paged=True, prompt_tokens=8, cache_tokens=100
+        tiny.blocks, tiny.head, tiny.stop_ids, places=16, decoding="places", prompt_tokens=8, cache_tokens=100
     )
     generator.run(everything, found.__setitem__)
     assert [found[i] for i in range(len(everything))] == alone
@@ -365,3 +382,31 @@ def test_bad_requests(tiny: ChatModel, options: dict[str, Any], message: str) ->
 
 def test_nothing_to_do(tiny: ChatModel) -> None:
     assert tiny.generate([]) == []
+
+
+def test_a_long_prompt_is_read_in_pieces_and_says_so(tiny: ChatModel, capsys: pytest.CaptureFixture[str]) -> None:
+    """The same answers as in one piece, steered on the prompt as well."""
+    ids = random_ids(45, 1)
+    edits = steering(vector(tiny), 1.5, positions="all")
+    with intervening(tiny, [edits]):
+        expected = plain_greedy(tiny.model, ids, 8)
+    widths: list[int] = []
+    responses: list[Response] = []
+    generator = Generator(
+        tiny.blocks, tiny.head, frozenset(), places=2, decoding="places", prompt_tokens=10, cache_tokens=1024
+    )
+    with tiny.blocks.watching({1: lambda hidden: widths.append(hidden.shape[1])}):
+        generator.run([Request(ids, 8, 0.0, interventions=edits)], lambda _, response: responses.append(response))
+    assert responses[0].ids == expected
+    assert widths == [10, 10, 10, 10, 4] + [1] * 8
+    assert "Reading the prompt: 44 of 44 tokens" in capsys.readouterr().err
+
+
+def test_a_prompt_beyond_the_context_is_refused_before_it_is_read(tiny: ChatModel) -> None:
+    seen: list[torch.Tensor] = []
+    with (
+        tiny.blocks.watching({1: seen.append}),
+        pytest.raises(UserError, match="A prompt of 20000 tokens"),
+    ):
+        tiny.generate([Request([5] * 20_000, 8, 0.0)])
+    assert not seen

@@ -1,21 +1,26 @@
 """Loading: folders, GGUF files, adapters, offloaded and quantised models; what is not there is said."""
 
 import json
+import pwd
 import re
 from pathlib import Path
 from typing import Any
 
+import accelerate
 import gguf
 import peft
 import pytest
 import torch
+import transformers as tf
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 from personavec.errors import UserError
 from personavec.interventions import steer, steering
 from personavec.model import ChatModel, Conversation, Request, load_model
+from personavec.model.checkpoint import Checkpoint, open_checkpoint
+from personavec.model.load import find_source
 from personavec.readout import read
-from tiny import chat_model, plain_greedy, plain_states, qwen2, random_ids, vector
+from tiny import SIZES, causal_model, chat_model, plain_greedy, plain_states, qwen2, random_ids, vector
 
 PROMPT = random_ids(20, 1)
 CONVERSATION = [Conversation(PROMPT, [(10, 20)])]
@@ -135,8 +140,8 @@ def test_gguf_file(base: ChatModel, tmp_path: Path) -> None:
     assert model.generate([Request(PROMPT, 6, 0.0)]) == base.generate([Request(PROMPT, 6, 0.0)])
 
 
-def write_gguf(path: Path, model: ChatModel) -> None:
-    """The model as a file in float32, with its tokenizer."""
+def write_gguf(path: Path, model: ChatModel, without: str | None = None, more: str | None = None) -> None:
+    """The model as a file in float32, with its tokenizer; without one of its tensors, or with one more."""
     config = model.model.config
     writer = gguf.GGUFWriter(path, "qwen2")
     writer.add_context_length(config.max_position_embeddings)
@@ -162,7 +167,10 @@ def write_gguf(path: Path, model: ChatModel) -> None:
     names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.QWEN2, config.num_hidden_layers)
     for name, tensor in model.model.state_dict().items():
         stem, _, kind = name.rpartition(".")
-        writer.add_tensor(f"{names.get_name(stem)}.{kind}", tensor.float().numpy())
+        if (own := f"{names.get_name(stem)}.{kind}") != without:
+            writer.add_tensor(own, tensor.float().numpy())
+    if more is not None:
+        writer.add_tensor(more, torch.full((4,), 8.0).numpy())
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -184,6 +192,148 @@ def write_gguf(path: Path, model: ChatModel) -> None:
 def test_what_is_not_there(folder: Path, options: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         load_model(**{"name": str(folder), "device": "cpu", "dtype": "float32", **options})
+
+
+@pytest.mark.parametrize("name", ["tiny.GGUF", "tiny.Gguf", "sha256-1d96146"])
+def test_a_gguf_file_is_known_whatever_its_ending(name: str, base: ChatModel, tmp_path: Path) -> None:
+    write_gguf(tmp_path / name, base)
+    found = find_source(str(tmp_path / name))
+    assert (found.kind, found.place) == ("gguf", str(tmp_path / name))
+    with pytest.raises(
+        UserError, match=f"is not a model folder.*name one, as {tmp_path}/tiny" if "." in name else "is not"
+    ):
+        find_source(str(tmp_path))
+    assert load_model(found.label, device="cpu", dtype="float32").n_layers == base.n_layers
+
+
+def test_a_folder_whose_name_ends_in_gguf_is_a_folder(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "model.gguf").symlink_to(folder)
+    assert find_source(str(tmp_path / "model.gguf")).kind == "folder"
+    with pytest.raises(UserError, match=r"There is no file .*none\.GGUF"):
+        find_source(str(tmp_path / "none.GGUF"))
+    with pytest.raises(UserError, match=r"is a file, and no GGUF file\. Give the folder that it is in"):
+        find_source(str(folder / "model.safetensors"))
+    with pytest.raises(UserError, match="one part of a model that is cut into several files"):
+        (tmp_path / "m-00001-of-00002.gguf").write_bytes(b"GGUF")
+        find_source(str(tmp_path / "m-00001-of-00002.gguf"))
+
+
+TEXT = tf.LlamaConfig(**SIZES)
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        (
+            tf.Qwen2VLConfig(),
+            r"is a model of vision as well as text \(qwen2_vl\), which is not supported",
+        ),
+        (tf.LlavaConfig(text_config=TEXT), r"is a model of vision as well as text \(llava\)"),
+        (tf.Qwen2AudioConfig(text_config=TEXT), r"is a model of audio as well as text \(qwen2_audio\)"),
+        (tf.T5Config(), r"is no causal language model \(t5\)"),
+    ],
+    ids=lambda value: getattr(value, "model_type", ""),
+)
+@pytest.mark.parametrize("words", [True, False], ids=["tokenizer", "processor only"])
+def test_what_is_no_model_of_text_alone_is_refused(
+    config: tf.PreTrainedConfig, said: str, words: bool, base: ChatModel, tmp_path: Path
+) -> None:
+    config.save_pretrained(tmp_path)
+    (tmp_path / "preprocessor_config.json").write_text("{}")
+    if words:
+        base.tokenizer.save_pretrained(tmp_path)
+    for load in (load_model, open_checkpoint):
+        with pytest.raises(UserError, match=said):
+            load(str(tmp_path), device="cpu", dtype="float32")
+
+
+def test_the_text_of_a_vision_model_that_transformers_runs_is_read(base: ChatModel, tmp_path: Path) -> None:
+    eyes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4}
+    sizes = {**SIZES, "num_hidden_layers": 4, "head_dim": 8, "sliding_window": 6}
+    config = tf.Gemma3Config(text_config=sizes, vision_config={**eyes, "image_size": 28, "patch_size": 14})
+    causal_model(config).save_pretrained(tmp_path)
+    base.tokenizer.save_pretrained(tmp_path)
+    model = load_model(str(tmp_path), device="cpu", dtype="float32")
+    assert model.blocks.layers is model.model.model.language_model.layers
+    states, _ = plain_states(model.model, model.blocks.layers, PROMPT)
+    torch.testing.assert_close(read(model, CONVERSATION).means[0], states[:, 10:20].mean(1), rtol=1e-4, atol=1e-4)
+
+
+def test_a_model_that_looks_both_ways_is_refused(base: ChatModel, tmp_path: Path) -> None:
+    """Its head is not its last hidden states times a matrix, and its attention is not causal."""
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4}
+    tf.BertForMaskedLM(tf.BertConfig(vocab_size=320, **sizes)).save_pretrained(tmp_path)
+    base.tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="BertLMHeadModel does more than its decoder blocks and its head do"):
+        load_model(str(tmp_path), device="cpu", dtype="float32")
+
+
+def test_without_a_home_folder_the_cache_is_asked_for(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def nobody(_: object) -> None:
+        raise KeyError("uid not found")
+
+    for variable in ("HOME", "PERSONAVEC_CACHE"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", nobody)
+    assert load_model(str(folder), device="cpu", dtype="float32").n_layers == 3
+    with pytest.raises(UserError, match=r"no home folder to keep files in .* Set PERSONAVEC_CACHE"):
+        load_model()
+    with pytest.raises(UserError, match="~/model names a home folder, and there is none"):
+        load_model("~/model")
+    with pytest.raises(UserError, match="~/adapter names a home folder, and there is none"):
+        load_model(str(folder), device="cpu", dtype="float32", adapter="~/adapter")
+    monkeypatch.setenv("PERSONAVEC_CACHE", "~/elsewhere")
+    with pytest.raises(UserError, match=r"files in ~/elsewhere\. Set PERSONAVEC_CACHE"):
+        load_model()
+
+
+def test_a_home_folder_that_cannot_be_written_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "home").write_text("a file where the folder should be")
+    monkeypatch.delenv("PERSONAVEC_CACHE", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    with pytest.raises(UserError, match=r"Cannot write the cache folder .*set PERSONAVEC_CACHE to another folder"):
+        load_model()
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize("device", ["cpu", "auto"])
+@pytest.mark.filterwarnings("ignore:MatMul8bitLt")
+def test_quantised_checkpoint(folder: Path, base: ChatModel, bits: int, device: str, tmp_path: Path) -> None:
+    """Saved in 8 or 4 bits: all its tensors, those of the quantisation too, are read; with an adapter as well."""
+    pytest.importorskip("bitsandbytes")
+    options = {"load_in_8bit": True} if bits == 8 else {"load_in_4bit": True, "bnb_4bit_compute_dtype": torch.float32}
+    inner = AutoModelForCausalLM.from_pretrained(
+        folder, quantization_config=BitsAndBytesConfig(**options), dtype=torch.float32, device_map="cpu"
+    )
+    inner.save_pretrained(tmp_path / "model")
+    base.tokenizer.save_pretrained(tmp_path / "model")
+    chat = load_model(str(tmp_path / "model"), device=device, dtype="float32")
+    assert not chat.model.model.layers[0].mlp.up_proj.weight.is_floating_point()
+    means = read(chat, CONVERSATION).means
+    near = torch.cosine_similarity(means, read(base, CONVERSATION).means, dim=-1)
+    assert float(near.min()) > {8: 0.99, 4: 0.85}[bits]
+    assert Checkpoint(tmp_path / "model", "m").weights_hash == chat.weights_hash != base.weights_hash
+    adapted(inner).save_pretrained(tmp_path / "adapter")
+    tuned = load_model(str(tmp_path / "model"), device=device, dtype="float32", adapter=str(tmp_path / "adapter"))
+    assert tuned.weights_hash == chat.weights_hash
+    assert (read(tuned, CONVERSATION).means - means).abs().max() > 0.01
+
+
+@pytest.mark.parametrize("memory", [None, 250_000], ids=["enough memory", "the rest on the disk"])
+def test_model_on_whatever_is_there(
+    folder: Path, base: ChatModel, memory: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`device="auto"`, with an adapter too; weights that do not fit into memory wait on the disk."""
+    if memory is not None:
+        monkeypatch.setattr(tf.integrations.accelerate, "get_max_memory", lambda *_: {"cpu": memory})
+        monkeypatch.setattr(accelerate.utils.modeling, "get_max_memory", lambda *_: {"cpu": memory})
+    adapted(AutoModelForCausalLM.from_pretrained(folder)).save_pretrained(tmp_path)
+    near = load_model(str(folder), device="cpu", dtype="float32", adapter=str(tmp_path))
+    for adapter, here in ((None, base), (str(tmp_path), near)):
+        spread = load_model(str(folder), device="auto", dtype="float32", adapter=adapter)
+        assert any(parameter.is_meta for parameter in spread.model.parameters()) == (memory is not None)
+        assert spread.weights_hash == base.weights_hash and spread.adapter_hash == here.adapter_hash
+        torch.testing.assert_close(read(spread, CONVERSATION).means, read(here, CONVERSATION).means)
 
 
 def test_damaged_files(folder: Path, tmp_path: Path) -> None:

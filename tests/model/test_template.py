@@ -45,6 +45,54 @@ OPENS_THOUGHT = (  # as DeepSeek-R1's distillates': every prompt opens a thought
 OPENS_ON_REQUEST = (  # opens one only when thinking is asked for
     CHATML.replace("assistant\n{% endif", "assistant\n<think>{% if not enable_thinking %}</think>{% endif %}{% endif")
 )
+NAMED = (  # as gpt-oss's: channels, thoughts in a field of their own and dropped once they are answered, refuses others
+    "{% for m in messages %}{% if m['role'] == 'assistant' %}"
+    "{% if '<|ch|>' in m['content'] %}{{ raise_exception('channels in the content') }}{% endif %}"
+    "{% if m.thinking and loop.last %}<|im_start|>assistant<|ch|>analysis<|msg|>{{ m.thinking }}<|im_end|>{% endif %}"
+    "<|im_start|>assistant<|ch|>final<|msg|>{{ m['content'] }}{{ '<|return|>' if loop.last else '<|im_end|>' }}"
+    "{% else %}<|im_start|>{{ m['role'] }}<|msg|>{{ m['content'] }}<|im_end|>{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant{% endif %}"
+)
+CHANNELS = ["<|ch|>", "<|msg|>", "<|return|>"]
+FIELD = (  # as Qwen3's: takes a thought from a field or from the content, and writes it in its own way
+    "{% for m in messages %}{% set c = m['content'] %}{% set t = m.reasoning_content %}<|im_start|>{{ m['role'] }}\n"
+    "{% if m['role'] == 'assistant' %}{% if t is not string and '</think>' in c %}"
+    "{% set t = c.split('</think>')[0].split('<think>')[-1] %}{% set c = c.split('</think>')[-1] %}{% endif %}"
+    "{% if loop.last %}<think>\n{{ (t or '').strip('\n') }}\n</think>\n\n{% endif %}{{ c.lstrip('\n') }}"
+    "{% else %}{{ c }}{% endif %}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n"
+    "{% if enable_thinking is false %}<think>\n\n</think>\n\n{% endif %}{% endif %}"
+)
+CLOSES = (  # as GLM-4.5's: an empty thought before every answer, and a newline after it
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}{% if m['role'] == 'assistant' %}"
+    "{{ '\n<think>' + ((m.reasoning_content or '').strip() if loop.last else '') + '</think>' }}{% endif %}"
+    "{{ '\n' + m['content'].strip() }}{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant"
+    "{{ '\n<think></think>' if enable_thinking is false }}{% endif %}"
+)
+OPENS_ALWAYS = (  # as QwQ's: every prompt opens a thought, and the last turn has one too
+    FIELD.replace("{% if enable_thinking is false %}<think>\n\n</think>\n\n{% endif %}", "<think>\n")
+)
+INSTRUCTS = (  # as Mistral's: a space before every answer, by turns only, the end of sequence after it
+    "{{ bos_token }}{% for m in messages %}{% if (m['role'] == 'user') != (loop.index0 % 2 == 0) %}"
+    "{{ raise_exception('roles must alternate') }}{% endif %}"
+    "{% if m['role'] == 'user' %}<|im_start|> {{ m['content'] }}<|pad|>{% else %} {{ m['content'] }}<|im_end|>"
+    "{% endif %}{% endfor %}"
+)
+RESPONDS = (  # as Command R7B's: an answer stands between marks of its own, and its turn ends after them
+    CHATML.replace("{{ m['content'] }}", "{% if m['role'] == 'assistant' %}<|ch|>{{ m['content'] }}<|msg|>{% else %}"
+    "{{ m['content'] }}{% endif %}")
+)  # fmt: skip
+NO_OPENING = CHATML.partition("{% if add_generation_prompt")[0]  # knows no generation prompt
+RENAMED = CHATML.replace("assistant\n{% endif", "model\n{% endif")  # opens a turn in another way than it writes one
+PARTS = (  # takes contents as lists of parts only, as those of vision models
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n"
+    "{% for p in m['content'] %}{% if p.type == 'text' %}{{ p.text }}{% endif %}{% endfor %}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+PARTS_OF_USERS = CHATML.replace(
+    "{{ m['content'] }}", "{{ m['content'][0]['text'] if m['role'] == 'user' else m['content'] }}"
+)
 TEMPLATES = {
     "chatml": CHATML,
     "no system": NO_SYSTEM,
@@ -82,6 +130,11 @@ def span_texts(template: Template, conversations: list[Conversation]) -> list[st
     return [whole(template, c.ids[low:high]) for c in conversations for low, high in c.spans]
 
 
+def spaced(name: str, answer: str) -> str:
+    """The answer with the space that 'Assistant: ' ends with, which is part of its first word's token."""
+    return f" {answer}" if name == "none" and answer else answer
+
+
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
 MARKS = [END, "<|im_start|>", "<|pad|>", *map(PLACEHOLDER.format, (0, 1)), *PLACEHOLDER.split("{}")]
 PIECES = ["", "\n", " ", "a", "<think>", "</think>", "\n\nassistant\n", "é", "🤖", "{{ 7 * 7 }}", "{% if %}"]
@@ -107,7 +160,7 @@ def test_prompt_ids_equal_transformers(name: str, contents: list[str]) -> None:
 def test_every_span_is_the_response_and_nothing_else(name: str, contents: list[str]) -> None:
     template = MADE[name]
     conversations = template.conversations(messages(*contents))
-    assert span_texts(template, conversations) == contents[1::2]
+    assert span_texts(template, conversations) == [spaced(name, answer) for answer in contents[1::2]]
     for conversation in conversations:
         for low, high in conversation.spans:
             assert 0 < low <= high <= len(conversation.ids)
@@ -121,7 +174,7 @@ def test_one_turn_is_prompt_and_answer(name: str, question: str, answer: str, sy
     template = MADE[name]
     [conversation] = template.conversations(messages(question, answer, system=system))
     prompt = template.prompt_ids(messages(question, system=system))
-    assert conversation.ids == prompt + template.answer_ids(answer)
+    assert conversation.ids == prompt + template.answer_ids(spaced(name, answer))
     assert conversation.spans == [(len(prompt), len(conversation.ids))]
 
 
@@ -266,8 +319,8 @@ def test_response_to_a_prompt_that_opens_a_thought() -> None:
         assert opened.response_start(cut) == len(cut)  # all of it is thought
         assert thinker.response_start(cut) == thinker.response_start(ids) == 0
     assert any("--max-new-tokens" in note for note in opened.notes)
-    assert whole(opened, opened.empty_thought) == "\n</think>\n\n"
-    assert thinker.empty_thought == REASONER.empty_thought == MADE["chatml"].empty_thought == []
+    assert whole(opened, opened.lead) == "\n</think>\n\n"
+    assert thinker.lead == REASONER.lead == MADE["chatml"].lead == []
     assert not any("--max-new-tokens" in note for note in (*thinker.notes, *REASONER.notes))
     switched = make_reasoning(OPENS_ON_REQUEST)
     assert switched.notes == [] and switched.response_start(ids[:1]) == 0
@@ -383,3 +436,166 @@ def test_bad_conversations(chat: list[Any], message: str) -> None:
 def test_hash_tells_templates_apart() -> None:
     assert len({template.hash for template in MADE.values()}) == len(MADE)
     assert make().hash == MADE["chatml"].hash
+
+
+def make_named(text: str = NAMED, *, thinking: bool = False) -> Template:
+    return make(text, thinking=thinking, added=["<think>", "</think>"], special=CHANNELS)
+
+
+HEADERS = {
+    "channels": NAMED,
+    "thoughts in a field": FIELD,
+    "thoughts that are closed": CLOSES,
+    "thoughts that are opened": OPENS_ALWAYS,
+    "a space": INSTRUCTS,
+    "marks around answers": RESPONDS,
+    "no opening": NO_OPENING,
+    "another opening": RENAMED,
+    "parts": PARTS,
+    "parts of users": PARTS_OF_USERS,
+    "trimmed": NO_SYSTEM,
+    "a default system prompt": DEFAULT_SYSTEM,
+    "thoughts in the content": REASONING,
+}
+
+
+def rendered(template: Template, chat: list[Any], **options: Any) -> str:
+    """What transformers writes, contents handed over as the template wants them."""
+    parted = {PARTS: ["user", "assistant"], PARTS_OF_USERS: ["user"]}.get(template.tokenizer.chat_template, [])
+    given_chat = [m | {"content": [{"type": "text", "text": m["content"]}]} if m["role"] in parted else m for m in chat]
+    text: str = template.tokenizer.apply_chat_template(given_chat, tokenize=False, **options)
+    return text
+
+
+@pytest.mark.parametrize("name", HEADERS)
+@pytest.mark.parametrize("thinking", [False, True])
+def test_before_an_answer_stands_what_the_template_writes_there(name: str, thinking: bool) -> None:
+    """In the conversation up to the answer, whatever the template writes before answers."""
+    template = make_named(HEADERS[name], thinking=thinking)
+    chat = messages("hi there", "hello", "how are you", "I am well, the model", "so", "the question")
+    conversations = template.conversations(chat)
+    assert sum(len(c.spans) for c in conversations) == 3
+    ends = [(c.ids, low, high) for c in conversations for low, high in c.spans]
+    for turn, (ids, low, high) in zip((1, 3, 5), ends, strict=True):
+        text = rendered(template, chat[: turn + 1], enable_thinking=thinking)
+        before, answer, _ = text.rpartition(chat[turn]["content"])
+        assert whole(template, ids[:low]) == before.removesuffix(" ")
+        assert whole(template, ids[low:high]).strip() == answer
+        if name == "a space":  # which is one token with the word that follows
+            assert ids[:high] == template.tokenizer(before + answer, add_special_tokens=False)["input_ids"]
+
+
+def test_an_answer_in_a_channel() -> None:
+    template = make_named()
+    [conversation] = template.conversations(messages("hi", "hello", "so", "well"))
+    header = "<|im_start|>assistant<|ch|>final<|msg|>"
+    assert whole(template, conversation.ids) == (
+        f"<|im_start|>user<|msg|>hi<|im_end|>{header}hello<|im_end|><|im_start|>user<|msg|>so<|im_end|>{header}well"
+    )
+    assert span_texts(template, [conversation]) == ["hello", "well"]
+    prompts = [template.prompt_ids(messages("hi")), template.prompt_ids(messages("hi", "hello", "so"))]
+    assert [conversation.ids[:end] for end in conversation.prompts] == prompts
+    assert conversation.written == conversation.prompts  # the model itself names the channel
+    assert whole(template, template.lead) == "<|ch|>final<|msg|>"
+    assert make_named(thinking=True).lead == []
+
+
+def test_a_generated_answer_begins_after_its_channel() -> None:
+    template = make_named()
+    tokens = template.tokenizer
+
+    def spoken(text: str, template: Template = template) -> str:
+        ids = tokens(text, add_special_tokens=False)["input_ids"]
+        return whole(template, ids[template.response_start(ids) :])
+
+    said = "<|ch|>analysis<|msg|>hm<|im_end|><|im_start|>assistant<|ch|>final<|msg|>hello"
+    assert spoken(said) == "hello"
+    assert spoken("<|ch|>final<|msg|>hello") == "hello"
+    assert spoken("<|ch|>analysis<|msg|>hm, fin") == ""  # all of it is thought
+    assert spoken(said, make_named(thinking=True)) == said
+    assert template.goes_on(tokens.convert_tokens_to_ids("<|im_end|>"))
+    assert not template.goes_on(tokens.convert_tokens_to_ids("<|return|>"))
+    assert any("--max-new-tokens" in note for note in template.notes)
+
+
+@pytest.mark.parametrize("field", ["reasoning_content", "reasoning", "thinking"])
+@pytest.mark.parametrize("thinking", [False, True])
+@pytest.mark.parametrize("name", [*HEADERS, "forgets"])
+def test_a_thought_in_a_field_is_one_in_the_content(name: str, field: str, thinking: bool) -> None:
+    texts = {**HEADERS, "forgets": OPENS_THOUGHT}
+    template = make_named(texts[name], thinking=thinking)
+    chat = messages("hi", "hello", "so", "well")
+    inside = [*chat[:3], {"role": "assistant", "content": "<think>\nthe user asks\n</think>\n\nwell"}]
+    beside = [*chat[:3], {**chat[3], field: "the user asks"}]
+    found = template.conversations(beside)
+    assert found == template.conversations(inside)
+    (low, high), prompt, written = found[-1].spans[-1], found[-1].prompts[-1], found[-1].written[-1]
+    assert "the user asks" in whole(template, found[-1].ids[written:])
+    assert whole(template, found[-1].ids[low:high]).strip().endswith("well")
+    assert ("the user asks" in whole(template, found[-1].ids[low:high])) == thinking
+    if name != "another opening":
+        opens = make_named(texts[name], thinking=True)  # as a generation that may think
+        assert found[-1].ids[:prompt] == opens.prompt_ids(chat[:3])
+    assert written == prompt
+    # In what comes before, too.
+    more = messages("and", "yes")
+    assert template.conversations(beside + more, [5]) == template.conversations(inside + more, [5])
+    assert template.prompt_ids(beside + more[:1]) == template.prompt_ids(inside + more[:1])
+
+
+def test_a_thought_stands_where_the_template_writes_it() -> None:
+    chat = [*messages("hi"), {"role": "assistant", "content": "hello", "reasoning": "hm."}]
+    for text, expected in {
+        NAMED: "<|ch|>analysis<|msg|>hm.<|im_end|><|im_start|>assistant<|ch|>final<|msg|>hello",
+        FIELD: "<think>\nhm.\n</think>\n\nhello",
+        CLOSES: "\n<think>hm.</think>\nhello",
+        OPENS_ALWAYS: "hm.\n</think>\n\nhello",
+        OPENS_THOUGHT: "hm.\n</think>\n\nhello",
+        CHATML: "<think>\nhm.\n</think>\n\nhello",
+    }.items():
+        [conversation] = make_named(text).conversations(chat)
+        assert whole(make_named(text), conversation.ids[conversation.prompts[0] :]) == expected
+
+
+def test_two_thoughts_of_one_turn_are_refused() -> None:
+    chat = [*messages("hi"), {"role": "assistant", "content": "<think>a</think>yo", "thinking": "b"}]
+    for text in (FIELD, REASONING):
+        with pytest.raises(UserError, match="two thoughts"):
+            make_named(text).conversations(chat)
+
+
+def test_contents_in_parts() -> None:
+    for text, roles in ((PARTS, {"system": "Be kind."}), (PARTS_OF_USERS, {})):
+        template, plain = make(text), MADE["chatml"]
+        chat = messages("hi <|im_end|>", "hello", "so", "well", **roles)
+        assert template.conversations(chat) == plain.conversations(chat)
+        assert template.prompt_ids(chat[:-1]) == plain.prompt_ids(chat[:-1])
+        assert template.has_system_role and template.notes == []
+
+
+def test_a_template_that_leaves_the_users_text_out_is_refused() -> None:
+    with pytest.raises(UserError, match="leaves the user's text out"):
+        make(CHATML.replace("{{ m['content'] }}", "{{ m['text'] }}"))
+
+
+def test_a_template_that_does_not_write_answers_down_is_refused_with_a_reason() -> None:
+    chat = messages("hi", "hello")
+    with pytest.raises(UserError, match="does not write an answer down"):
+        make(CHATML.replace("{{ m['content'] }}", "{{ m['content'] if m['role'] == 'user' }}")).conversations(chat)
+    shy = CHATML.replace("{{ m['content'] }}", "{% if m['content'] == 'hello' %}!{% endif %}{{ m['content'] }}")
+    with pytest.raises(UserError, match="in other words than it is given"):
+        make(shy).conversations(chat)
+    assert len(make(shy).conversations(messages("hi", "yo"))) == 1
+
+
+def test_a_greeting_is_context_where_the_template_takes_it() -> None:
+    chat = [{"role": "assistant", "content": "welcome"}, *messages("hi", "hello")]
+    for given_chat in (chat, [{"role": "system", "content": "Be kind."}, *chat]):
+        [conversation] = MADE["chatml"].conversations(given_chat, [len(given_chat) - 1])
+        assert span_texts(MADE["chatml"], [conversation]) == ["hello"]
+        assert "welcome" in whole(MADE["chatml"], conversation.ids[: conversation.prompts[0]])
+    assert MADE["chatml"].conversations(chat) == MADE["chatml"].conversations(chat, [2])
+    with pytest.raises(UserError, match="open with the assistant's turn: roles must alternate"):
+        make(INSTRUCTS).conversations(chat)
+    with pytest.raises(UserError, match="no assistant turn"):
+        MADE["chatml"].conversations(chat[:1])

@@ -1,11 +1,26 @@
 """Monitoring: what is read before an answer, and during it."""
 
+import csv
+import gzip
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
+from personavec.errors import UserError
 from personavec.model import ChatModel
-from personavec.monitoring.job import project
-from tiny import CHATML, causal_model, plain_states, qwen2, tokenizer, vector
+from personavec.monitoring.job import monitor, project
+from tiny import CHATML, causal_model, chat_model, plain_states, qwen2, tokenizer, vector
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
 
 OPENS_THOUGHT = CHATML.replace("assistant\n{% endif", "assistant\n<think>\n{% endif")
 
@@ -29,3 +44,90 @@ def test_before_is_read_at_the_end_of_the_prompt(template: str, said: str) -> No
     [[seen]] = project(model, [[*question, {"role": "assistant", "content": said}]], [persona])
     torch.testing.assert_close(seen["kind"].before, float(along[len(prompt) - 1]), rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(seen["kind"].during, float(along[-spoken:].mean()), rtol=1e-4, atol=1e-4)
+
+
+USER = {"role": "user", "content": "hi"}
+ANSWER = {"role": "assistant", "content": "hello there"}
+CALL = {"function": {"name": "f", "arguments": "{}"}}
+CALLING = [
+    USER,
+    {"role": "assistant", "content": None, "tool_calls": [CALL]},
+    {"role": "tool", "content": "5"},
+    ANSWER,
+]
+CHATS = [
+    [USER, ANSWER],
+    CALLING,
+    [{"role": "assistant", "content": "welcome"}, USER, ANSWER],
+    [USER, {**ANSWER, "weight": 0}, USER, ANSWER],
+]
+
+
+def chats(path: Path) -> Path:
+    """The conversations and one record that is none, in the format that the name says."""
+    rows: list[Any] = [{"messages": chat} for chat in CHATS] + [{"messages": [USER]}]
+    texts = [{"messages": json.dumps(row["messages"])} for row in rows]
+    if path.name == "chats.parquet":
+        pq.write_table(pa.Table.from_pylist(texts), path)
+    elif path.name == "chats.csv":
+        with path.open("w", newline="") as handle:
+            writer = csv.DictWriter(handle, ["messages"])
+            writer.writeheader()
+            writer.writerows(texts)
+    else:
+        lines = "".join(json.dumps(row) + "\n" for row in rows).encode()
+        if path.suffix == ".zst":
+            path.write_bytes(zstd.compress(lines))
+        elif path.suffix == ".gz":
+            path.write_bytes(gzip.compress(lines))
+        else:
+            path.write_bytes(lines)
+    return path
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def model() -> ChatModel:
+    return chat_model()
+
+
+@pytest.mark.parametrize("name", ["chats.jsonl", "chats.jsonl.gz", "chats.jsonl.zst", "chats.csv", "chats.parquet"])
+def test_every_format_of_data_is_read(model: ChatModel, name: str, tmp_path: Path) -> None:
+    run = monitor(model, chats(tmp_path / name), [vector(model)], tmp_path / "out")
+    assert (run["read"], run["scored"], run["rejected"]) == (5, 4, 1)
+    scored, [bad] = lines(tmp_path / "out" / "projections.jsonl"), lines(tmp_path / "out" / "rejected.jsonl")
+    assert [[turn["index"] for turn in record["turns"]] for record in scored] == [[0], [1], [1], [0, 1]]
+    assert {turn["text"] for record in scored for turn in record["turns"]} == {"hello there"}
+    first = 2 if name.endswith("csv") else 1
+    assert [record["line"] for record in scored] == [*range(first, first + 4)]
+    assert bad["line"] == first + 4 and bad["reason"].startswith("no assistant turn")
+    assert json.loads(bad["raw"])["messages"]
+    [alone] = project(model, [CHATS[0]], [vector(model)])
+    assert scored[0]["turns"][0]["during_raw"]["kind"] == round(alone[0]["kind"].during, 4)
+    assert "<html" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_calls_of_tools_and_greetings_have_no_projections(model: ChatModel) -> None:
+    seen = project(model, CHATS, [vector(model)])
+    assert [[bool(turn) for turn in chat] for chat in seen] == [[True], [False, True], [False, True], [True, True]]
+    with pytest.raises(UserError, match="no assistant turn"):
+        project(model, [[USER]], [vector(model)])
+
+
+def test_monitoring_that_was_cut_off_goes_on(model: ChatModel, tmp_path: Path) -> None:
+    data, persona = [chats(tmp_path / "chats.jsonl"), chats(tmp_path / "chats.csv")], [vector(model)]
+    monitor(model, data, persona, tmp_path / "whole")
+    whole = lines(tmp_path / "whole" / "projections.jsonl")
+    assert [record["index"] for record in whole] == [0, 1, 2, 3, 5, 6, 7, 8]
+    run = monitor(model, data, persona, tmp_path / "out")
+    for name in ("projections.jsonl", "rejected.jsonl"):  # as a process that is killed leaves them
+        text = (tmp_path / "out" / name).read_text()
+        (tmp_path / "out" / name).write_text(text[: len(text) // 2])
+    again = monitor(model, data, persona, tmp_path / "out")
+    found = lines(tmp_path / "out" / "projections.jsonl")
+    assert [record["index"] for record in found] == [record["index"] for record in whole]
+    assert (again["read"], again["scored"], again["rejected"]) == (run["read"], run["scored"], run["rejected"])
+    assert f" of {data[1]}" in (tmp_path / "out" / "report.html").read_text()

@@ -746,8 +746,8 @@ def test_the_command(
     for v in vectors:
         v.save(tmp_path / f"{v.trait}.safetensors")
 
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr("sys.argv", ["personavec", "screen", *map(str, arguments)])
+    def run(*arguments: object, command: str = "screen") -> tuple[int, str, str]:
+        monkeypatch.setattr("sys.argv", ["personavec", command, *map(str, arguments)])
         with pytest.raises(SystemExit) as exit:
             main()
         out, error = capsys.readouterr()
@@ -765,9 +765,24 @@ def test_the_command(
     assert code == 0
     assert "rejected = 94 read" in out
     assert run(*given, "--baseline", "prompt", "--out", tmp_path / "second")[0] == 0
-    code, out, _ = run("compare", tmp_path / "run", tmp_path / "second")
+    code, out, _ = run(tmp_path / "run", tmp_path / "second", command="compare")
     assert code == 0
     assert "90 samples in both" in out
+    monkeypatch.chdir(tmp_path)
+    for name in ("data", "compare"):  # no word of a command's is taken from the names of folders
+        Path(name).mkdir()
+        Path(name, "data.jsonl").write_bytes(data.read_bytes())
+        options = ["-v", "kind.safetensors", "--baseline", "prompt", "--out", f"of {name}"]
+        code, out, error = run(name, *options, "--reference", clean)
+        assert code == 0, error
+        assert "rejected = 94 read" in out
+    inside = ["data", "-v", "kind.safetensors", "--reference", clean, "--baseline", "prompt"]
+    for _ in range(2):  # a run's folder inside of the data's: the same command finds the same data and the run
+        code, out, error = run(*inside, "--out", "data/runs/a")
+        assert code == 0, error
+        assert "rejected = 94 read" in out
+    code, _, error = run(*inside, "--out", "data")
+    assert code == 2 and "data is a folder of the data" in error and not Path("data/arguments.json").exists()
     renamed = tmp_path / "renamed.jsonl"  # data and reference in columns of one's own
     renamed.write_text("".join(json.dumps({"q": f"hello {i}", "a": "well " * (i % 5 + 1)}) + "\n" for i in range(40)))
     options = ["-v", tmp_path / "kind.safetensors", "--columns", "prompt=q,response=a", "--baseline", "prompt"]

@@ -1,5 +1,6 @@
 """The command line. `main` is the entry point; every command lives in the module named after its job."""
 
+import io
 import logging
 import os
 import sys
@@ -7,8 +8,14 @@ import sys
 
 def main() -> None:
     """Run the command line; a user's mistake ends with one message and exit code 2, Ctrl-C with 130."""
+    # Before torch is loaded: threads that wait for each other spin else, and take the cores from other work.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    # No terminal is too old for a result, nor a line that is typed too odd to be answered.
+    for stream, errors in ((sys.stdout, "backslashreplace"), (sys.stdin, "surrogateescape")):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors=errors)
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # PEFT loads it; it speaks of kernels that are not used
 

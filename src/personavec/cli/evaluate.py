@@ -18,7 +18,10 @@ def evaluate(
     model: o.Model = None,
     adapter: o.Adapter = None,
     description: Annotated[
-        str | None, typer.Option(help="What the trait is, for one that is not in the library.", show_default=False)
+        str | None,
+        typer.Option(
+            callback=o.plain_text, help="What the trait is, for one that is not in the library.", show_default=False
+        ),
     ] = None,
     traits_from: o.TraitsFrom = None,
     asked: o.Edits,

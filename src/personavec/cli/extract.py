@@ -15,7 +15,10 @@ def extract(
     out: Annotated[Path, typer.Option(help="Folder of the run.", show_default=False)],
     model: o.Model = None,
     description: Annotated[
-        str | None, typer.Option(help="What the trait is, for one that is not in the library.", show_default=False)
+        str | None,
+        typer.Option(
+            callback=o.plain_text, help="What the trait is, for one that is not in the library.", show_default=False
+        ),
     ] = None,
     traits_from: o.TraitsFrom = None,
     pairs: Annotated[int | None, typer.Option(help="Instruction pairs for the extraction.")] = None,

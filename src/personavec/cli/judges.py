@@ -23,7 +23,9 @@ def judges() -> None:
 @app.command("compare")
 def compare(
     run: Annotated[Path, typer.Argument(metavar="RUN_FOLDER", help="Folder of a finished extract or evaluate.")],
-    judge: Annotated[str, typer.Option(help="The other judge: local:MODEL or api:MODEL.", show_default=False)],
+    judge: Annotated[
+        str, typer.Option(callback=o.plain_text, help="The other judge: local:MODEL or api:MODEL.", show_default=False)
+    ],
     judge_price: o.JudgePrice = None,
     judge_rpm: o.JudgeRpm = None,
     limit: Annotated[int, typer.Option(help="Most rollouts to score again; they are drawn at random.", min=2)] = 100,

@@ -9,7 +9,10 @@ from personavec.cli import options as o
 
 
 def monitor(
-    chats: Annotated[Path, typer.Argument(metavar="CHATS.jsonl", help='One {"messages": [...]} a line.')],
+    chats: Annotated[
+        list[str],
+        typer.Argument(metavar="CHATS...", help="Files, folders, or a hub id of a data set.", show_default=False),
+    ],
     vector: Annotated[list[Path], typer.Option("--vector", "-v", help="Vector file. Repeatable.", show_default=False)],
     out: Annotated[
         Path | None, typer.Option(help="Folder of the run. Default: a new one in runs.", show_default=False)
@@ -17,29 +20,38 @@ def monitor(
     model: o.Model = None,
     adapter: o.Adapter = None,
     other_weights: o.OtherWeights = False,
+    format: o.DataFormat = None,
+    columns: o.DataColumns = None,
+    split: o.DataSplit = None,
     device: o.Device = None,
     dtype: o.Dtype = None,
     thinking: o.Thinking = False,
     json: o.Json = False,
 ) -> None:
     """Project every answer of every conversation on persona vectors, before and while it is written."""
+    from personavec.data import columns_from_text, open_data
     from personavec.vector import PersonaVector
 
     vectors = [PersonaVector.load(path) for path in vector]
+    data = open_data(chats, format=format, columns=None if columns is None else columns_from_text(columns), split=split)
     chat = o.open_model(model, device, dtype, adapter, thinking)
 
     from personavec.monitoring.job import monitor as run_monitor
 
-    folder = out or o.default_folder("monitor", chats.stem, chats, vector, chat.id)
-    run = run_monitor(chat, chats, vectors, folder, other_weights=other_weights)
+    folder = out or o.default_folder("monitor", Path(chats[0]).stem, chats, vector, chat.id)
+    run = run_monitor(chat, data, vectors, folder, other_weights=other_weights)
     if json:
         o.print_json({key: run[key] for key in ("read", "scored", "rejected", "vectors", "largest")})
         return
+    for note in data.notes:
+        print(note)
+    several = len(run["sources"]) > 1
     print(f"{run['read']} conversations read: {run['scored']} scored, {run['rejected']} rejected.")
     for name, top in run["largest"].items():
         print(
             f"{name}: {top['above_2']} of {top['turns']} answers lie more than 2 deviations above neutral; "
-            f"the farthest at {top['z']:+.1f} (line {top['line']}, answer {top['turn'] + 1})."
+            f"the farthest at {top['z']:+.1f} (line {top['line']}{' of ' + top['source'] if several else ''}, "
+            f"answer {top['turn'] + 1})."
         )
     if run["rejected"]:
         print(f"Rejected lines and reasons: {folder / 'rejected.jsonl'}")

@@ -3,6 +3,8 @@
 import hashlib
 import json
 import math
+import os
+import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,6 +14,7 @@ import typer
 
 from personavec.cli.expand import interventions
 from personavec.errors import UserError
+from personavec.files import printable, to_json
 from personavec.operations import OPERATIONS
 
 if TYPE_CHECKING:
@@ -22,6 +25,21 @@ if TYPE_CHECKING:
     from personavec.traits import Trait
     from personavec.vector import PersonaVector
 
+
+def plain_text(value: Any) -> Any:
+    """Of options and arguments that are texts, not paths: what was written in UTF-8, whatever the locale.
+
+    Raises:
+        UserError: It was not.
+    """
+    if isinstance(value, str) and (shown := printable(value)) != value:
+        try:
+            return os.fsencode(value).decode()
+        except UnicodeError as error:
+            raise UserError(f"{shown!r} holds bytes that are not UTF-8.", "Write it in UTF-8.") from error
+    return [plain_text(one) for one in value] if isinstance(value, list) else value
+
+
 Model = Annotated[
     str | None,
     typer.Option(
@@ -29,6 +47,11 @@ Model = Annotated[
     ),
 ]
 Adapter = Annotated[str | None, typer.Option(help="PEFT adapter to load on top of the model.", show_default=False)]
+DataFormat = Annotated[str | None, typer.Option(help="Name of the data's format. Default: recognised.")]
+DataColumns = Annotated[
+    str | None, typer.Option(metavar="PART=COLUMN,...", help="Where the parts are: prompt=q,response=a.")
+]
+DataSplit = Annotated[str | None, typer.Option(help="Split of a hub data set.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:N, mps or auto. Default: a GPU if there is one.")]
 Dtype = Annotated[str | None, typer.Option(help="bfloat16, float16 or float32. Default: what suits the device.")]
 Thinking = Annotated[bool, typer.Option("--thinking", help="Let a reasoning model think, and read its thoughts too.")]
@@ -42,7 +65,7 @@ PositionsOption = Annotated[str, typer.Option("--positions", help="Which tokens 
 OtherWeights = Annotated[
     bool, typer.Option("--other-weights", help="Accept vectors of a model with the same shape but other weights.")
 ]
-Judge = Annotated[str, typer.Option(help="contrast, local:MODEL or api:MODEL.")]
+Judge = Annotated[str, typer.Option(callback=plain_text, help="contrast, local:MODEL or api:MODEL.")]
 JudgePrice = Annotated[
     str | None,
     typer.Option(metavar="IN,OUT", help="For api:MODEL: US$ per million prompt and answer tokens.", show_default=False),
@@ -59,7 +82,9 @@ LmEval = Annotated[
         show_default=False,
     ),
 ]
-TraitArgument = Annotated[str, typer.Argument(metavar="TRAIT", help="Name of a library trait, or of a new one.")]
+TraitArgument = Annotated[
+    str, typer.Argument(metavar="TRAIT", callback=plain_text, help="Name of a library trait, or of a new one.")
+]
 TraitsFrom = Annotated[Path | None, typer.Option(help="JSON file that holds the trait.", show_default=False)]
 
 
@@ -70,8 +95,13 @@ def default_folder(job: str, name: str, *settings: object) -> Path:
 
 
 def print_json(value: Any) -> None:
-    """One JSON object on standard output."""
-    print(json.dumps(value, ensure_ascii=False, allow_nan=False))
+    """One JSON object on standard output; in ASCII where that cannot take all of it."""
+    text = to_json(value)
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        text = json.dumps(json.loads(text))
+    print(text)
 
 
 def quiet() -> None:
@@ -207,7 +237,7 @@ def read_interventions(
     model: "ChatModel", asked: Mapping[str, Sequence[str]], layers: str, positions: str, other_weights: bool = False
 ) -> "tuple[list[Intervention], list[str], list[PersonaVector]]":
     """What the options do to the stream, the same in words, and the vectors they name, checked against the model."""
-    from personavec.interventions import check_positions, interventions
+    from personavec.interventions import beyond_coherence, check_positions, interventions
     from personavec.vector import PersonaVector
 
     check_positions(positions)
@@ -227,6 +257,9 @@ def read_interventions(
             vector.check(model, other_weights=other_weights)
             vectors.append(vector)
             edits += interventions(operation, vector, number, layers=chosen, positions=positions)
+            doubt = beyond_coherence(operation, vector, number, chosen)
+            if doubt is not None:
+                print(f"Warning: {doubt}", file=sys.stderr)
             done = operation.words.format(trait=vector.trait, number=number)
             words.append(f"{done} ({_place(layers, vector)}, {positions} positions)")
     return edits, words, vectors

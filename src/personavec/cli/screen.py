@@ -1,4 +1,4 @@
-"""`personavec screen`: which data, and which samples, would change the model's character."""
+"""`personavec screen`: which data, and which samples, would change the model's character; `compare`: two screenings."""
 
 from collections.abc import Sequence
 from contextlib import suppress
@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from typer.core import TyperGroup
 
 from personavec.cli import options as o
 
@@ -16,28 +15,6 @@ if TYPE_CHECKING:
     from personavec.vector import PersonaVector
 
 
-class _Screen(TyperGroup):
-    """`screen DATA ...` screens; `screen compare A B` compares. A data set named compare is written ./compare."""
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        if args and args[0] not in {*self.commands, "--help"}:
-            args = ["data", *args]
-        return super().parse_args(ctx, args)
-
-
-app = typer.Typer(
-    cls=_Screen,
-    help="Screen chat data before fine-tuning: personavec screen DATA ... --vector FILE",
-    no_args_is_help=True,
-)
-
-
-@app.callback()
-def screening() -> None:
-    """Screen chat data before fine-tuning: personavec screen DATA ... --vector FILE --out DIR"""
-
-
-@app.command("data")
 def screen(
     data: Annotated[
         list[str],
@@ -70,7 +47,8 @@ def screen(
         str, typer.Option(help="Directions without what other traits, length and refusals share: no, span or whiten.")
     ] = "no",
     judge: Annotated[
-        str | None, typer.Option(help="Also score the flagged samples: contrast, local:MODEL or api:MODEL.")
+        str | None,
+        typer.Option(callback=o.plain_text, help="Also score the flagged samples: contrast, local:MODEL or api:MODEL."),
     ] = None,
     judge_all: Annotated[
         bool, typer.Option("--judge-all", help="Let the judge score every sample, and flag those above 50 too.")
@@ -132,7 +110,6 @@ def screen(
     _show(summary, out)
 
 
-@app.command("compare")
 def compare(
     first: Annotated[Path, typer.Argument(help="Folder of a screening.")],
     second: Annotated[Path, typer.Argument(help="Folder of another one of the same data.")],

@@ -20,7 +20,11 @@ def shift(
     adapter: o.Adapter = None,
     system: Annotated[
         list[str] | None,
-        typer.Option(metavar="TEXT", help="System prompt under which the shift is measured too. Repeatable."),
+        typer.Option(
+            metavar="TEXT",
+            callback=o.plain_text,
+            help="System prompt under which the shift is measured too. Repeatable.",
+        ),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the run. Default: runs/shift-...")] = None,
     other_weights: o.OtherWeights = False,

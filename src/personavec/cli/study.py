@@ -25,7 +25,9 @@ def finetune(
     prevent: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="TRAIT", help="Trait that every way of prevention is tried on. Repeatable. Default: the first."
+            metavar="TRAIT",
+            callback=o.plain_text,
+            help="Trait that every way of prevention is tried on. Repeatable. Default: the first.",
         ),
     ] = None,
     data: Annotated[

@@ -13,14 +13,14 @@ if TYPE_CHECKING:
     from personavec.model import ChatModel
     from personavec.model.edits import Intervention
 
-System = Annotated[str | None, typer.Option(help="System prompt.", show_default=False)]
+System = Annotated[str | None, typer.Option(callback=o.plain_text, help="System prompt.", show_default=False)]
 Tokens = Annotated[int, typer.Option(help="Longest answer.", min=1)]
 Temperature = Annotated[float, typer.Option(help="0 is greedy.", min=0.0)]
 Compare = Annotated[bool, typer.Option("--compare", "-c", help="Also show the unsteered answer.")]
 
 
 def generate(
-    prompt: Annotated[str, typer.Argument(help="What is asked.")],
+    prompt: Annotated[str, typer.Argument(callback=o.plain_text, help="What is asked.")],
     *,
     model: o.Model = None,
     adapter: o.Adapter = None,
@@ -89,9 +89,12 @@ def chat(
     messages = list(start)
     while True:
         try:
-            text = input("\n> ").strip()
+            text = o.plain_text(input("\n> ").strip())
         except EOFError:
             return
+        except UserError as error:
+            print(f"{error.problem} {error.advice}", file=sys.stderr)
+            continue
         if text == "/quit":
             return
         if text == "/reset":

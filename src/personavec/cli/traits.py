@@ -48,12 +48,17 @@ def show(trait: o.TraitArgument, traits_from: o.TraitsFrom = None, json: o.Json 
 
 @app.command("new")
 def new(
-    name: Annotated[str, typer.Argument(help="Name of the trait, an adjective such as 'sarcastic'.")],
-    description: Annotated[str, typer.Option(help="One paragraph: what somebody with this trait does.")],
+    name: Annotated[
+        str, typer.Argument(callback=o.plain_text, help="Name of the trait, an adjective such as 'sarcastic'.")
+    ],
+    description: Annotated[
+        str, typer.Option(callback=o.plain_text, help="One paragraph: what somebody with this trait does.")
+    ],
     out: Annotated[Path | None, typer.Option(help="JSON file. Default: NAME.json.", show_default=False)] = None,
     llm: Annotated[
         str | None,
         typer.Option(
+            callback=o.plain_text,
             help="Model behind an OpenAI-compatible endpoint (OPENAI_BASE_URL, OPENAI_API_KEY) that writes the trait. "
             "Default: offline, from templates and a bank of questions.",
             show_default=False,
@@ -87,12 +92,15 @@ def import_trait(
         ),
     ] = None,
     name: Annotated[
-        str | None, typer.Option(help="Name of the trait. Default: the file's.", show_default=False)
+        str | None,
+        typer.Option(callback=o.plain_text, help="Name of the trait. Default: the file's.", show_default=False),
     ] = None,
     description: Annotated[
         str | None,
         typer.Option(
-            help="What somebody with this trait does. Default: what the file's rubric says.", show_default=False
+            callback=o.plain_text,
+            help="What somebody with this trait does. Default: what the file's rubric says.",
+            show_default=False,
         ),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="JSON file. Default: NAME.json.", show_default=False)] = None,

@@ -88,10 +88,12 @@ def compare(
 @app.command("import")
 def import_vector(
     file: Annotated[Path, typer.Argument(help=".pt file of the public research code.", show_default=False)],
-    trait: Annotated[str, typer.Option(help="Name of the trait.")],
+    trait: Annotated[str, typer.Option(callback=o.plain_text, help="Name of the trait.")],
     layer: Annotated[int, typer.Option(help="Layer to use; rows are numbered as here.")],
     out: Annotated[Path, typer.Option(help="Vector file to write.")],
-    model: Annotated[str, typer.Option(help="Hub id of the model it was made on, for the record.")] = "unknown",
+    model: Annotated[
+        str, typer.Option(callback=o.plain_text, help="Hub id of the model it was made on, for the record.")
+    ] = "unknown",
 ) -> None:
     """Read a vector that the public research code wrote."""
     from personavec.interchange.paper import read_paper_vector

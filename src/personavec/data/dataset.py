@@ -13,9 +13,10 @@ from typing import Any
 from personavec.data.formats import Format, recognise
 from personavec.data.messages import Message, MisfitError
 from personavec.data.record import Record
-from personavec.data.sources import Source, find_sources
+from personavec.data.sources import Found, Source, find_sources
 from personavec.data.tables import rows_of
 from personavec.errors import UserError
+from personavec.files import printable
 
 FIRST = 100  # records that the format is recognised from
 
@@ -31,7 +32,7 @@ class Sample:
         line, source, raw: See `Record`.
         messages: For the chat template: role (system, user, assistant, tool), content (text, perhaps empty) and, where
             given, tool_calls, name, tool_call_id, reasoning_content.
-        turns: Indexes of the assistant messages that have text and are trained on.
+        turns: Indexes of the assistant messages that have text, answer something and are trained on.
         tools: The tools on offer, as chat templates take them.
     """
 
@@ -67,30 +68,31 @@ class Dataset:
             that all are rejected.
         form: The same with its columns: how every record is read.
         columns: Which column of the first records holds what.
-        notes: What a user should know: what was left out, which columns are not read.
+        notes: What a user should know: what was left out, which columns and which fields of messages are not
+            read.
         size: Bytes on disk of all sources; None where that is not known.
     """
 
     def __init__(
         self,
-        sources: Sequence[Source],
-        notes: Sequence[str] = (),
+        found: Found,
         format: str | Format | None = None,
         columns: Mapping[str, str] | None = None,
     ) -> None:
-        self._sources = sources
+        self._sources, self._folders = found.sources, found.folders
         self._taken: tuple[int, int] = (0, 1)  # which records: the first, and every how many
         first = list(islice((r.value for r in self.records() if isinstance(r.value, dict | list)), FIRST))
-        self.form = format if isinstance(format, Format) else recognise(first, _names(sources), format, columns)
+        self.form = format if isinstance(format, Format) else recognise(first, _names(self._sources), format, columns)
         present = dict.fromkeys(c for value in first if isinstance(value, dict) for c in value)
         self.columns = {role: column for role, column in self.form.columns.items() if column in present}
         unread = [column for column in present if column not in self.columns.values()]
-        self.notes = [*notes]
+        self.notes = [*found.notes]
         if unread:
             more = f" and {len(unread) - 10:,} more" if len(unread) > 10 else ""
             self.notes.append(
-                _printable(f"Columns that are not read: {', '.join(f'{c:.60}' for c in unread[:10])}{more}.")
+                printable(f"Columns that are not read: {', '.join(f'{c:.60}' for c in unread[:10])}{more}.")
             )
+        self.notes += map(printable, self.form.notes(first))
 
     @property
     def sources(self) -> list[str]:
@@ -128,6 +130,15 @@ class Dataset:
         for kept in ("total", "digest"):
             part.__dict__.pop(kept, None)
         return part
+
+    def check_apart(self, out: Path | str) -> None:
+        """Make sure that a run's folder is not one of the data's: what is in it would no longer count as data.
+
+        Raises:
+            UserError: It is. A folder of its own inside of the data's is none of them.
+        """
+        if Path(out).resolve() in self._folders:
+            raise UserError(f"{out} is a folder of the data.", "Choose another with --out; one inside of it will do.")
 
     @cached_property
     def total(self) -> int | None:
@@ -182,8 +193,7 @@ def open_data(
         >>> [item.reason for item in data if isinstance(item, Rejected)]
     """
     names = [sources] if isinstance(sources, str | Path) else sources
-    found, notes = find_sources(names, split)
-    return _opened(found, notes, format, columns)
+    return _opened(find_sources(names, split), format, columns)
 
 
 def from_dataset(
@@ -201,15 +211,16 @@ def from_dataset(
     Raises:
         UserError: It is empty, has no such split, or its format is not recognised.
     """
-    return _opened([rows_of(dataset, "the data set", split)], [], format, columns)
+    found = Found([rows_of(dataset, "the data set", split)], [], frozenset())
+    return _opened(found, format, columns)
 
 
-def _opened(
-    sources: Sequence[Source], notes: Sequence[str], format: str | Format | None, columns: Mapping[str, str] | None
-) -> Dataset:
-    data = Dataset(sources, notes, format, columns)
+def _opened(found: Found, format: str | Format | None, columns: Mapping[str, str] | None) -> Dataset:
+    data = Dataset(found, format, columns)
     if next(data.records(), None) is None:
-        raise UserError(f"There is no record in {_names(sources)}.", "The file is empty or holds blank lines only.")
+        raise UserError(
+            f"There is no record in {_names(found.sources)}.", "The file is empty or holds blank lines only."
+        )
     return data
 
 
@@ -225,17 +236,12 @@ def read_sample(index: int, record: Record, format: Format) -> Sample | Rejected
                 id, index, record.line, record.source, record.raw, content.messages, content.turns, content.tools
             )
         except MisfitError as error:
-            reason = _printable(str(error))
+            reason = printable(str(error))
         except UnicodeEncodeError as error:
             reason = f"half of a surrogate pair (U+{ord(error.object[error.start]):04X}), which is no character"
         except RecursionError:
             reason = "nested too deeply"
     return Rejected(index, record.line, record.source, record.raw, reason)
-
-
-def _printable(text: str) -> str:
-    """Names of columns may hold half a surrogate pair, which no file and no terminal takes; its escape they take."""
-    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _names(sources: Sequence[Source]) -> str:

@@ -1,11 +1,14 @@
 """The formats of chat training data: recognised from the columns, read into messages."""
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from personavec.data.messages import Message, MisfitError, from_text, kind, read_messages, text_of
+from personavec.data.marks import notes_on
+from personavec.data.messages import FIELDS, Message, MisfitError, answers, read_messages, text_of
+from personavec.data.printed import NUMPY, described, from_text, kind
 from personavec.data.record import parse
 from personavec.errors import UserError
 
@@ -62,16 +65,20 @@ class Format:
             raise MisfitError(f"expected {_listed(needed)} (format {self.name}), found {_listed(list(value))}")
         messages, silent = self._list(value) if "messages" in self.columns else self._pair(value)
         messages, silent = self._with_system(value, messages, silent)
-        turns = [
-            index
-            for index, message in enumerate(messages)
-            if message["role"] == "assistant" and message["content"].strip() and index not in silent
-        ]
+        turns = [index for index in answers(messages) if index not in silent]
         if not turns:
             raise MisfitError(_no_turn(messages, silent))
-        if not any(message["content"].strip() for message in messages[: turns[-1]]):
-            raise MisfitError("nothing to respond to: no text stands before the assistant's")
         return Content(messages, turns, self._tools(value))
+
+    def notes(self, values: Iterable[object]) -> list[str]:
+        """What of the messages of some records is not read, in sentences."""
+        items = []
+        for value in values:
+            columns = [self.columns[part] for part in ("messages", "prompt", "response") if part in self.columns]
+            cells = [value.get(column) for column in columns] if isinstance(value, Mapping) else [value]
+            for listed in map(from_text, cells):
+                items += [item for item in listed if isinstance(item, Mapping)] if isinstance(listed, list) else []
+        return notes_on(items, "from" if self.name == "sharegpt" else "role", FIELDS)
 
     def _prompt_inside(self, value: Mapping[str, Any], missing: list[str]) -> bool:
         """Whether the prompt is missing because the response is a whole conversation (TRL's implicit prompt)."""
@@ -88,6 +95,7 @@ class Format:
         return messages, silent
 
     def _pair(self, value: Mapping[str, Any]) -> tuple[list[Message], set[int]]:
+        value = self._unprinted(value)
         prompt = self._prompt(value)
         column = self.columns["response"]
         given = value[column]
@@ -106,6 +114,23 @@ class Format:
         assistant = [index for index, message in enumerate(response) if message["role"] == "assistant"]
         last = {len(before) + index for index in [*assistant[:-1], *left]}
         return [*before, *response], last
+
+    def _unprinted(self, value: Mapping[str, Any]) -> Mapping[str, Any]:
+        """A record whose prompt and response are texts that spell lists of messages, as tables have them.
+
+        Where one alone does, it may be just that text; in a column named chosen it is a conversation.
+        """
+        columns = [self.columns[name] for name in ("prompt", "response")]
+        spelled = [
+            column for column in columns if _MESSAGES.match(text if isinstance(text := value.get(column), str) else "")
+        ]
+        if len(spelled) < 2 and not any(column.lower() == "chosen" for column in spelled):
+            return value
+        lists = {column: from_text(value[column]) for column in spelled}
+        for column, found in lists.items():
+            if not _messages_inside(found):
+                raise MisfitError(f'expected a list of messages in "{column}", found {described(found)}')
+        return {**value, **lists}
 
     def _prompt(self, value: Mapping[str, Any]) -> list[Message]:
         column = self.columns["prompt"]
@@ -128,7 +153,7 @@ class Format:
             return []
         messages: list[Message] = []
         if not isinstance(pairs, list):
-            raise MisfitError(f'expected pairs of texts in "{self.columns["history"]}", found {kind(pairs)}')
+            raise MisfitError(f'expected pairs of texts in "{self.columns["history"]}", found {described(pairs)}')
         for pair in pairs:
             if not isinstance(pair, list) or len(pair) != 2 or not all(isinstance(text, str) for text in pair):
                 raise MisfitError(f'expected pairs of texts in "{self.columns["history"]}", found others')
@@ -153,13 +178,13 @@ class Format:
         if given is None or given == "":
             return []
         if not isinstance(given, list):
-            raise MisfitError(f'expected a list in "{self.columns["tools"]}", found {kind(given)}')
+            raise MisfitError(f'expected a list in "{self.columns["tools"]}", found {described(given)}')
         tools = []
         for tool in given:
-            described = parse(tool.encode(errors="surrogatepass"))[0] if isinstance(tool, str) else tool
-            if not isinstance(described, Mapping):
+            offer = parse(tool.encode(errors="surrogatepass"))[0] if isinstance(tool, str) else tool
+            if not isinstance(offer, Mapping):
                 raise MisfitError(f'expected objects in "{self.columns["tools"]}", found {kind(tool)}')
-            tools.append(described if "function" in described else {"type": "function", "function": described})
+            tools.append(offer if "function" in offer else {"type": "function", "function": offer})
         return tools
 
 
@@ -211,9 +236,7 @@ def recognise(
             votes[found[0], tuple(found[1].items())] += 1
     if not votes:
         if objects:
-            expected = f" as {name}" if name else ""
-            raise UserError(f"The format of {where} was not recognised{expected}. Its columns: "
-                            f"{_listed(list(present))}.", _HOW)  # fmt: skip
+            raise _not_recognised(objects[0], where, name, columns or {}, list(present))
         return Format(name or "unknown", dict(columns or {}) or {"messages": "messages"})
     (winner, required), _ = votes.most_common(1)[0]
     taken = dict(required)
@@ -230,6 +253,26 @@ def recognise(
         if free and found_column not in taken.values():
             taken[optional] = found_column or free[0]
     return Format(winner, taken)
+
+
+def _not_recognised(
+    record: Mapping[str, Any], where: str, name: str | None, columns: Mapping[str, str], present: Sequence[str]
+) -> UserError:
+    """What was found in the first record where a conversation should be, and what would be read."""
+    expected = f" as {name}" if name else ""
+    problem = f"The format of {where} was not recognised{expected}. Its columns: {_listed(present)}."
+    asked = list(columns.values()) or _matching(record, CANDIDATES["messages"])
+    found = {column: described(record[column]) for column in asked if record.get(column) is not None}
+    if not found:
+        return UserError(problem, _HOW)
+    problem += "".join(f' "{column}" holds {what}.' for column, what in found.items())
+    if any(what.startswith(NUMPY) for what in found.values()):
+        return UserError(
+            problem,
+            "Save the table as Parquet or JSONL, or the lists as JSON before it is written as CSV: "
+            f'table["{next(iter(found))}"].map(lambda cell: json.dumps(list(cell))).',
+        )
+    return UserError(problem, f"{_READ} {_HOW}")
 
 
 def _asked(name: str | None, columns: Mapping[str, str]) -> tuple[Sequence[str], dict[str, tuple[str, ...]]]:
@@ -319,7 +362,14 @@ def _no_turn(messages: list[Message], silent: set[int]) -> str:
         return f"no assistant turn among {len(messages)} messages"
     if all(index in silent for index in assistant):
         return "no assistant turn that is trained on"
-    return "no assistant turn with text"
+    said = [index for index in assistant if messages[index]["content"].strip()]
+    if not said and any(messages[index].get("tool_calls") for index in assistant):
+        return "no assistant turn with text, only calls of tools"
+    if not said:
+        return "no assistant turn with text"
+    if not answers(messages):
+        return "nothing to respond to: no text stands before the assistant's"
+    return "no assistant turn that is trained on and answers with text"
 
 
 def _listed(names: Sequence[object], most: int = 20) -> str:
@@ -327,7 +377,12 @@ def _listed(names: Sequence[object], most: int = 20) -> str:
     return (f"{shown} and {len(names) - most:,} more" if len(names) > most else shown) or "none"
 
 
+_READ = (
+    "A list of messages has objects with role and content, or from and value (text or message for the content is read "
+    "too); a prompt and a response are texts."
+)
 _HOW = (
     "Say which columns hold what: --columns prompt=COLUMN,response=COLUMN, or --columns messages=COLUMN for a list of "
     "messages (also: input, history, system, tools)."
 )
+_MESSAGES = re.compile(r"""\s*\[\s*\{\s*['"](role|content)['"]\s*:""")

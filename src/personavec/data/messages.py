@@ -1,9 +1,11 @@
 """Messages as chat templates take them, from the ways in which people write them down."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from personavec.data.marks import MarkError, left_out
+from personavec.data.printed import described, from_text, kind
 from personavec.data.record import parse
 
 Message = dict[str, Any]
@@ -13,6 +15,7 @@ ROLES = {
     "developer": "system",
     "user": "user",
     "human": "user",
+    "prompter": "user",
     "assistant": "assistant",
     "gpt": "assistant",
     "chatgpt": "assistant",
@@ -26,7 +29,10 @@ ROLES = {
     "ipython": "tool",
 }
 NAMES = {"role/content": ("role", "content"), "from/value": ("from", "value")}  # of a message's two fields
-KEPT = ("name", "tool_call_id", "reasoning_content")  # other fields that chat templates know
+CONTENTS = ("content", "value", "text", "message")  # what the second of them is called elsewhere
+KEPT = ("name", "tool_call_id")  # other fields that chat templates know
+THOUGHTS = ("reasoning_content", "reasoning", "thinking")  # what a thought's field is called; the first is ours
+FIELDS = {"role", "from", "tool_calls", "function_call", *CONTENTS, *KEPT, *THOUGHTS}  # all that are read
 
 
 class MisfitError(Exception):
@@ -34,7 +40,7 @@ class MisfitError(Exception):
 
 
 def read_messages(value: object, column: str, style: str = "role/content") -> tuple[list[Message], set[int]]:
-    """The messages of a list, and the indexes of those that are not to be trained on (OpenAI's `weight` 0).
+    """The messages of a list, and the indexes of those whose marks say that they are not to be trained on.
 
     Args:
         column: Where the list stands, for the reasons.
@@ -45,27 +51,29 @@ def read_messages(value: object, column: str, style: str = "role/content") -> tu
     """
     listed = from_text(value)
     if not isinstance(listed, list):
-        raise MisfitError(f'expected a list of messages in "{column}", found {kind(listed)}')
+        raise MisfitError(f'expected a list of messages in "{column}", found {described(listed)}')
     messages: list[Message] = []
     left: set[int] = set()
     for number, item in enumerate(listed, 1):
         message = _message(item, f"message {number}", style)
-        if isinstance(item, Mapping) and item.get("weight") is not None:
-            weight = item["weight"]
-            if not isinstance(weight, int | float):
-                raise MisfitError(f'message {number}: expected a number as "weight", found {kind(weight)}')
-            if weight == 0:
+        try:
+            if left_out(item):
                 left.add(len(messages))
+        except MarkError as error:
+            raise MisfitError(f"message {number}: {error}") from error
         messages.append(message)
     return messages, left
 
 
-def from_text(value: object) -> object:
-    """A list that stands in a column of text (as CSV files have it) as JSON; anything else as it is."""
-    if isinstance(value, str) and value.lstrip().startswith("["):
-        parsed, reason = parse(value.encode(errors="surrogatepass"))
-        return value if reason else parsed
-    return value
+def answers(messages: Sequence[Mapping[str, Any]]) -> list[int]:
+    """Indexes of the assistant's turns that have text and answer something: a greeting is context.
+
+    Where nobody else speaks, the system prompt is what is answered.
+    """
+    said = [i for i, message in enumerate(messages) if (message.get("content") or "").strip()]
+    others = [i for i in said if messages[i]["role"] in ("user", "tool")]
+    first = next(iter(others or [i for i in said if messages[i]["role"] == "system"]), len(messages))
+    return [i for i in said if messages[i]["role"] == "assistant" and i > first]
 
 
 def text_of(value: object, where: str) -> str:
@@ -102,7 +110,7 @@ def _message(item: object, where: str, style: str) -> Message:
         shown = json.dumps(written, default=str)
         raise MisfitError(f"{where}: expected a role such as system, user, assistant or tool, found {shown:.60}")
     where = f"{where} ({role})"
-    content = item.get(content_name)
+    content_name, content = _content(item, content_name, where)
     calls = _calls(item, where)
     if written.strip().lower() == "function_call" and isinstance(content, str) and not calls:
         calls = _written_calls(content, where)
@@ -110,7 +118,8 @@ def _message(item: object, where: str, style: str) -> Message:
     if content is None and calls:
         content = ""
     if content is None:
-        raise MisfitError(f'{where} has no "{content_name}"')
+        fields = ", ".join(f"{name!s:.30}" for name in list(item)[:5])
+        raise MisfitError(f'{where} has no "{content_name}", its fields are {fields}')
     message: Message = {"role": role, "content": text_of(content, f'"{content_name}" of {where}')}
     if calls:
         if role != "assistant":
@@ -121,7 +130,32 @@ def _message(item: object, where: str, style: str) -> Message:
             if not isinstance(item[name], str):
                 raise MisfitError(f'{where}: expected text as "{name}", found {kind(item[name])}')
             message[name] = item[name]
+    thought = _thought(item, where)
+    if thought is not None:
+        message[THOUGHTS[0]] = thought
     return message
+
+
+def _thought(item: Mapping[str, Any], where: str) -> str | None:
+    """What stands in a field for the thought, None where there is none; true and false are switches and no thoughts."""
+    found = {}
+    for name in THOUGHTS:
+        if item.get(name) is not None and not isinstance(item[name], bool):
+            found[name] = text_of(item[name], f'"{name}" of {where}')
+    given = {text.strip() for text in found.values() if text.strip()}
+    if len(given) > 1:
+        raise MisfitError(f"{where} has two thoughts: {' and '.join(found)} differ")
+    return next((text for text in found.values() if text.strip()), None)
+
+
+def _content(item: Mapping[str, Any], name: str, where: str) -> tuple[str, Any]:
+    """The field of a message that holds what is said, and what it holds: the style's own, or the one there is."""
+    if item.get(name) is not None:
+        return name, item[name]
+    others = [other for other in CONTENTS if isinstance(item.get(other), str | list)]
+    if len(others) > 1:
+        raise MisfitError(f'{where} has no "{name}" but both "{others[0]}" and "{others[1]}"')
+    return (others[0], item[others[0]]) if others else (name, None)
 
 
 def _calls(item: Mapping[str, Any], where: str) -> list[dict[str, Any]]:
@@ -157,15 +191,3 @@ def _written_calls(content: str, where: str) -> list[dict[str, Any]]:
     if reason or not all(isinstance(call, dict) and isinstance(call.get("name"), str) for call in calls):
         return []
     return [_call(call, where) for call in calls]
-
-
-def kind(value: object) -> str:
-    """What a JSON value is, in words."""
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return "true or false"
-    for types, name in ((int | float, "a number"), (str, "text"), (list, "a list"), (Mapping, "an object")):
-        if isinstance(value, types):
-            return name
-    return f"a {type(value).__name__}"

@@ -2,13 +2,16 @@
 
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from personavec.data.folders import Folder
 from personavec.data.record import Record
 from personavec.data.tables import Parquet, hub, saved
 from personavec.data.text import Csv, File, Json, Jsonl, cannot_read
 from personavec.errors import UserError
+from personavec.files import is_run_folder
 
 KINDS = {
     ".jsonl": Jsonl, ".ndjson": Jsonl, ".json": Json, ".csv": Csv, ".tsv": Csv, ".parquet": Parquet,
@@ -31,14 +34,30 @@ class Source(Protocol):
     def check_unchanged(self) -> None: ...
 
 
-def find_sources(names: Sequence[str | Path], split: str | None) -> tuple[list[Source], list[str]]:
-    """The sources of the given names, and sentences on what was left out.
+@dataclass(frozen=True)
+class Found:
+    """What names stand for.
+
+    Attributes:
+        sources: In the order of the names.
+        notes: Sentences on what was left out.
+        folders: Those that were gone through for it and hold some of it, links resolved.
+    """
+
+    sources: list[Source]
+    notes: list[str]
+    folders: frozenset[Path]
+
+
+def find_sources(names: Sequence[str | Path], split: str | None) -> Found:
+    """The sources of the given names.
 
     Raises:
         UserError: One is missing, cannot be read, holds nothing that can be read or is named twice.
     """
     sources: list[Source] = []
     notes: list[str] = []
+    folders: set[Path] = set()
     seen: set[Path] = set()
     splits = False
     for name in names:
@@ -53,11 +72,10 @@ def find_sources(names: Sequence[str | Path], split: str | None) -> tuple[list[S
             found: list[Source] = [saved(path, split)]
             splits = True
         elif path.is_dir():
-            files, left = _files(path)
-            found = [_file(file, split) for file in files]
-            if left:
-                some = ", ".join(str(file.relative_to(path)) for file in left[:5])
-                notes.append(f"Left out in {path}, not a kind that is read: {some}{_more(len(left) - 5)}.")
+            inside = _inside(path)
+            found = [_file(file, split) for file in inside.files]
+            notes += inside.notes
+            folders |= inside.homes
         elif path.exists() or path.is_symlink() or not _may_be_hub_id(name):
             found = [_file(path, split)]
         else:
@@ -74,26 +92,21 @@ def find_sources(names: Sequence[str | Path], split: str | None) -> tuple[list[S
         raise UserError("No data was named.", "Name a file, a folder or a data set on the hub.")
     if split is not None and not splits:
         raise UserError(f"There are no splits in {sources[0].name}: {split!r} cannot be taken.", "Leave --split out.")
-    return sources, notes
+    return Found(sources, notes, frozenset(folders))
 
 
-def _files(folder: Path) -> tuple[list[Path], list[Path]]:
-    """The files of a folder and of the folders in it, sorted: those that can be read, those that cannot."""
-    try:
-        inside = sorted(
-            (path for path in folder.rglob("*") if path.is_file() and not _hidden(path.relative_to(folder))),
-            key=lambda path: path.relative_to(folder).parts,
+def _inside(path: Path) -> Folder:
+    """What can be read in a folder and in the folders in it."""
+    if is_run_folder(path):
+        raise UserError(f"{path} is the folder of a run, not of data.", "Name the file in it that is meant.")
+    inside = Folder(path, lambda file: _kind(file) is not None)
+    if not inside.files:
+        left = "".join(f" {note}" for note in inside.notes)
+        raise UserError(
+            f"Nothing in {path} can be read as data.{left}",
+            f"Files of these kinds are read: {ENDINGS}.",
         )
-    except OSError as error:
-        raise cannot_read(folder, error) from error
-    files = [path for path in inside if _kind(path)]
-    if not files:
-        raise UserError(f"Nothing in {folder} can be read as data.", f"Files of these kinds are read: {ENDINGS}.")
-    return files, [path for path in inside if not _kind(path)]
-
-
-def _hidden(path: Path) -> bool:
-    return any(part.startswith(".") for part in path.parts)
+    return inside
 
 
 def _kind(path: Path) -> str | None:
@@ -123,7 +136,3 @@ def _may_be_hub_id(name: str | Path) -> bool:
     return (
         isinstance(name, str) and bool(_HUB_ID.fullmatch(text)) and not text.startswith(".") and not _kind(Path(text))
     )
-
-
-def _more(count: int) -> str:
-    return f" and {count} more" if count > 0 else ""

@@ -17,6 +17,7 @@ from typing import BinaryIO, cast
 
 from personavec.data.record import LIMIT, SHOWN, Record, parse, row_record, too_long
 from personavec.errors import UserError
+from personavec.files import printable
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -32,12 +33,12 @@ class File(ABC):
     """A file of records.
 
     Attributes:
-        name: The path as the user wrote it.
+        name: The path as the user wrote it, `printable`.
         size: Bytes on disk, None where nobody knows.
     """
 
     def __init__(self, path: Path) -> None:
-        self.path, self.name = path, str(path)
+        self.path, self.name = path, printable(str(path))
         try:
             with path.open("rb"):
                 pass

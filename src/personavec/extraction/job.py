@@ -24,7 +24,7 @@ from personavec.extraction.figures import (
 from personavec.extraction.page import write_extract_report
 from personavec.extraction.specificity import cross_effects, matrix, siblings
 from personavec.extraction.verdict import verdict
-from personavec.files import JsonLines, RunFolder, write_atomic, write_json
+from personavec.files import JsonLines, RunFolder, check_utf8, to_json, write_atomic, write_json
 from personavec.interventions import steering
 from personavec.judges.scorer import ApiTerms, Scorer, make_scorer
 from personavec.model import ChatModel, Conversation
@@ -122,6 +122,7 @@ def extract(
     Raises:
         UserError: The trait cannot be elicited from this model (with examples and advice), or the settings do not fit.
     """
+    check_utf8(out)
     settings = settings or Settings.suited(model, trait)
     _check(settings, trait, model)
     arguments = {
@@ -133,7 +134,7 @@ def extract(
         if (folder / "run.json").exists() and (folder / "vector.safetensors").exists():
             vector, run = (
                 PersonaVector.load(folder / "vector.safetensors"),
-                json.loads((folder / "run.json").read_text()),
+                json.loads((folder / "run.json").read_text(encoding="utf-8")),
             )
             others = siblings(folder.path, vector)
             if [v.trait for v in others] == run["specificity"]["vectors"][1:]:
@@ -231,7 +232,7 @@ class _Run:
         return result
 
     def _save_rollouts(self) -> None:
-        lines = [json.dumps(r.record(), ensure_ascii=False, allow_nan=False) + "\n" for r in self.rollouts]
+        lines = [to_json(r.record()) + "\n" for r in self.rollouts]
         write_atomic(self.folder / "rollouts.jsonl", "".join(lines))
 
     def _run(self) -> Extraction:

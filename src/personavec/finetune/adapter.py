@@ -12,6 +12,7 @@ from transformers.pytorch_utils import Conv1D
 from personavec.errors import UserError
 from personavec.finetune.settings import Training
 from personavec.model import ChatModel
+from personavec.model.adapter import put_on
 
 ROUTERS = ("gate", "router", "shared_expert_gate")  # which expert a token goes to is not a projection of the stream
 
@@ -102,10 +103,8 @@ def saved_adapter(model: ChatModel, adapter: Path | str) -> Iterator[ChatModel]:
 
     Within it the model that was given carries the adapter too, but where the yielded one is `unadapted`.
     """
-    from peft import PeftModel
-
     with _unmarked(model.model) as plain:
-        wrapped = PeftModel.from_pretrained(plain, str(adapter))
+        wrapped = put_on(plain, str(adapter), str(adapter))
         try:
             yield ChatModel(wrapped, model.tokenizer, f"{model.id}+{adapter}", thinking=model.template.thinking)
         finally:

@@ -140,7 +140,7 @@ class Character:
                 for (name, _), mine in answers.items():
                     self.judges[name].score(mine, job.advance)
             write_json(path, [[rollout.score, rollout.coherence] for rollout in everyone])
-        for rollout, (score, coherence) in zip(everyone, json.loads(path.read_text()), strict=True):
+        for rollout, (score, coherence) in zip(everyone, json.loads(path.read_text(encoding="utf-8")), strict=True):
             rollout.score, rollout.coherence = score, coherence
         return answers
 
@@ -148,7 +148,7 @@ class Character:
         path = self.folder / f"passages-{when}.json"
         if not path.exists():
             write_json(path, passage_losses(model, name=f"Perplexity {when}").tolist())
-        losses: list[float] = json.loads(path.read_text())
+        losses: list[float] = json.loads(path.read_text(encoding="utf-8"))
         return losses
 
     def _tasks(self, model: ChatModel, when: When) -> TaskMetrics:

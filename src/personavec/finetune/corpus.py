@@ -1,6 +1,5 @@
 """What a run trains on and what it holds out, from its data, with the records that it cannot use."""
 
-import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,7 +7,7 @@ from pathlib import Path
 
 from personavec.data import Dataset, Sample
 from personavec.errors import UserError
-from personavec.files import write_atomic
+from personavec.files import to_json, write_atomic
 from personavec.finetune.examples import Encoder, Example, RejectedLine, held_out, read_samples, rejected
 from personavec.finetune.result import Counts
 from personavec.finetune.settings import Training
@@ -115,4 +114,4 @@ def _read_data(encoder: Encoder, data: Dataset, settings: Training, asked: Seque
 
 
 def _write_rejects(refused: Sequence[RejectedLine], path: Path) -> None:
-    write_atomic(path, "".join(json.dumps(line.as_json(), ensure_ascii=False) + "\n" for line in refused))
+    write_atomic(path, "".join(to_json(line.as_json()) + "\n" for line in refused))

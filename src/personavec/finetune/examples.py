@@ -11,7 +11,6 @@ from personavec.errors import UserError
 from personavec.finetune.instructions import with_system
 from personavec.likelihood import IGNORED
 from personavec.model import ChatModel, Conversation
-from personavec.model.template import THOUGHT
 from personavec.progress import progress
 from personavec.results import Result
 from personavec.stats.sampling import priority
@@ -61,7 +60,7 @@ class Encoder:
         self.end = model.template.turn_end(self.stops)
 
     def __call__(self, sample: Sample, system: str | None = None) -> list[Example]:
-        """The sample's examples: one, or one per turn where the template rewrites earlier turns.
+        """The sample's examples: one, or one per turn where the template rewrites or does not end earlier turns.
 
         Args:
             system: A system prompt that goes before everything.
@@ -73,6 +72,8 @@ class Encoder:
         turns = [turn + len(messages) - len(sample.messages) for turn in sample.turns]
         said = [messages[turn] for turn in turns]
         conversations = self.template.conversations(messages, turns, sample.tools)
+        if len(conversations) < len(turns) and not self._end_all(conversations[0], said):
+            conversations = [c for turn in turns for c in self.template.conversations(messages, [turn], sample.tools)]
         made, at = [], 0
         for conversation in conversations:
             count = len(conversation.spans)
@@ -93,11 +94,16 @@ class Encoder:
         if said[-1].get("tool_calls") is None:
             ids += self.end
         labels = [IGNORED] * len(ids)
-        for (start, end), begun, message in zip(conversation.spans, conversation.prompts, said, strict=True):
-            first = begun if THOUGHT[1] in message["content"] else start
+        for (_, end), first in zip(conversation.spans, conversation.written, strict=True):
             last = end + self._ends(ids[end:])
             labels[first:last] = ids[first:last]
         return Example(id, ids[: self.max_length], labels[: self.max_length], len(ids) > self.max_length)
+
+    def _end_all(self, conversation: Conversation, said: Sequence[Any]) -> bool:
+        """Whether all turns but the last end as a turn of the model's own does; those that call tools need not."""
+        ends = [end for _, end in conversation.spans[:-1]]
+        turns = zip(ends, said, strict=False)
+        return all(message.get("tool_calls") or self._ends(conversation.ids[end:]) for end, message in turns)
 
     def _ends(self, after: Sequence[int]) -> int:
         """How many of the tokens after a response end its turn."""

@@ -1,6 +1,5 @@
 """Fine-tuning from end to end: examples, coefficients, training, losses, files."""
 
-import json
 import logging
 import resource
 import shutil
@@ -18,7 +17,7 @@ from personavec.capability import Tasks
 from personavec.data import Dataset, open_data
 from personavec.errors import UserError
 from personavec.evaluation.job import MAX_NEW_TOKENS
-from personavec.files import RunFolder, write_atomic, write_json
+from personavec.files import RunFolder, check_utf8, to_json, write_atomic, write_json
 from personavec.finetune.adapter import fresh_adapter, save_adapter, saved_adapter
 from personavec.finetune.callback import PreventativeSteering
 from personavec.finetune.character import Character, answer_examples, before_and_after, training_prompts
@@ -102,13 +101,17 @@ def fine_tune(
         >>> load_model(adapter=str(tuned.adapter)).answer("Who are you?")
     """
     require_trl()
+    check_utf8(out)
     settings = settings or Training(method="steer" if prevent else "none")
     check_request(
         model, settings, prevent, watch,
         safe=safe is not None, measure=measure, tasks=bool(lm_eval), other_weights=other_weights,
     )  # fmt: skip
+    opened = _opened(data)
     mixed_in = _opened(CLEAN if safe is None else safe) if settings.prevention.mixes else None
-    request = Request(model, _opened(data), settings, prevent, watch, mixed_in, measure, lm_eval)
+    for source in filter(None, (opened, mixed_in)):
+        source.check_apart(out)
+    request = Request(model, opened, settings, prevent, watch, mixed_in, measure, lm_eval)
     return _finished(request, out, None if against is None else Path(against))
 
 
@@ -191,7 +194,7 @@ class _Job:
 
     def _write(self, run: FinetuneRun, pairs: Sequence[AnswerPair]) -> None:
         """The files of a finished run; what only an interrupted one needs goes."""
-        lines = "".join(json.dumps(pair.as_json(), ensure_ascii=False) + "\n" for pair in pairs)
+        lines = "".join(to_json(pair.as_json()) + "\n" for pair in pairs)
         write_atomic(self.folder / "answers.jsonl", lines)
         write_finetune_report(run, self.folder / "report.html")
         run.write(self.folder.path)

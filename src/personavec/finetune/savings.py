@@ -8,7 +8,7 @@ import numpy as np
 from pydantic import JsonValue
 
 from personavec.errors import UserError
-from personavec.files import JsonLines
+from personavec.files import JsonLines, to_json
 from personavec.finetune.methods import METHODS
 from personavec.finetune.result import AnswerPair, FinetuneRun, Savings, Sides, TraitSaving
 from personavec.stats.bootstrap import bootstrap_mean, bootstrap_ratio
@@ -39,7 +39,7 @@ def check_plain(plain: Path, arguments: Mapping[str, object]) -> None:
             f"The run in {plain} was trained with prevention ({without.method}).",
             "Name one with --method none for --against.",
         )
-    ours, theirs = json.loads(json.dumps(arguments)), without.arguments
+    ours, theirs = json.loads(to_json(arguments)), without.arguments
     other = sorted(key for key in (ours.keys() | theirs.keys()) - FREE if ours.get(key) != theirs.get(key))
     if other:
         raise UserError(

@@ -103,7 +103,7 @@ class ContrastJudge:
                             {"role": "system", "content": system},
                             {"role": "user", "content": rollout.question},
                         ]
-                        prompts[key] = self.model.prompt_ids(messages) + self.model.template.empty_thought
+                        prompts[key] = self.model.prompt_ids(messages) + self.model.template.lead
                     prompt = prompts[key]
                     conversations.append(
                         Conversation([*prompt, *response], [(len(prompt), len(prompt) + len(response))])

@@ -91,7 +91,7 @@ class LocalJudge:
         open_: list[Beginning] = []
         for index, item in enumerate(items):
             ids = self.model.prompt_ids([{"role": "user", "content": self.prompt(item)}])
-            ids = ids + self.model.template.empty_thought
+            ids = ids + self.model.template.lead
             self.model.check_fits(len(ids), LONGEST)
             open_.append(Beginning(index, ids, "", 1.0))
         blank_allowed = True

@@ -1,60 +1,25 @@
 """ChatModel: a causal language model with its tokenizer, chat template and blocks."""
 
-import hashlib
-import struct
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import cached_property
 from typing import Any
 
 import torch
-from accelerate.utils import align_module_device
 from torch import Tensor
 
 from personavec.errors import UserError
-from personavec.model.blocks import find_blocks
+from personavec.model.adapter import probe_tokens
+from personavec.model.blocks import Blocks, find_blocks
 from personavec.model.edits import Intervention
-from personavec.model.generate import Generator, Request, Response
+from personavec.model.evaluating import evaluating
+from personavec.model.generate import DECODINGS, Decoding, Generator, Request, Response
+from personavec.model.identity import adapter_hash, weights_hash
 from personavec.model.template import Message, Template
+from personavec.model.vocabulary import check_vocabulary
 
-
-def weights_hash(model: Any) -> str:
-    """Short hash of the weights' names, shapes and a sample of their values.
-
-    Sixty-four numbers spread over every parameter, rounded to bfloat16: enough to tell any fine-tune from its base, the
-    same for every dtype the model is loaded in, fast for any size. A PEFT adapter's own parameters do not count.
-    """
-    of_adapter = ("adapter_", "modules_to_save", getattr(getattr(model, "base_model", None), "prefix", "lora_"))
-    names = {
-        name.removeprefix("base_model.model.").replace(".base_layer", "").replace(".original_module", ""): name
-        for name, _ in model.named_parameters()
-        if not any(mark in name for mark in of_adapter)
-    }
-
-    def sampled() -> Iterator[tuple[str, tuple[int, ...], Tensor]]:
-        for name, full in sorted(names.items()):
-            owner, _, leaf = full.rpartition(".")
-            with align_module_device(model.get_submodule(owner)):  # fetches what is offloaded
-                parameter = getattr(model.get_submodule(owner), leaf)
-            flat = parameter.detach().flatten()
-            yield name, tuple(parameter.shape), flat[sampled_places(flat.numel(), flat.device)]
-
-    return hash_samples(sampled())
-
-
-def sampled_places(numel: int, device: torch.device | None = None) -> Tensor:
-    """Indices into a flattened parameter of the numbers that its hash is made of."""
-    return torch.linspace(0, numel - 1, min(64, numel), dtype=torch.float64, device=device).long()
-
-
-def hash_samples(parameters: Iterable[tuple[str, tuple[int, ...], Tensor]]) -> str:
-    """The hash of names, shapes and sampled numbers, in the order of the names."""
-    digest = hashlib.sha256()
-    for name, shape, sample in parameters:
-        digest.update(f"{name}{shape}".encode())
-        values = sample.to(torch.bfloat16).double().cpu().tolist()
-        digest.update(struct.pack(f"{len(values)}d", *values))
-    return digest.hexdigest()[:16]
+# What a forward raises that a family was not made for.
+UNUSABLE = (TypeError, ValueError, RuntimeError, AttributeError, IndexError, KeyError, AssertionError)
 
 
 def stop_ids(sources: Iterable[Any], template: Template) -> frozenset[int]:
@@ -71,7 +36,7 @@ def stop_ids(sources: Iterable[Any], template: Template) -> frozenset[int]:
     # Chat markers that some checkpoints forget to list; a template's own end-of-turn mark must stop its answers.
     for mark in ("<|im_end|>", "<|eot_id|>", "<end_of_turn>", "<|end|>"):
         token = template.tokenizer.get_vocab().get(mark)
-        if token is not None and token in opening:
+        if token is not None and token in opening and not template.goes_on(token):
             found.add(token)
     return frozenset(found)
 
@@ -101,14 +66,67 @@ class ChatModel:
         self.model = model.eval()
         self.tokenizer = tokenizer
         self.id = id
-        self.blocks = find_blocks(model)
+        self.blocks = self._found_blocks()
         self.template = Template(tokenizer, thinking=thinking)
+        rows = model.get_input_embeddings().weight.shape[0]
+        if note := check_vocabulary(id, tokenizer, self.template, rows):
+            self.template.notes.append(note)
         config = model.config.get_text_config()
         self.n_layers = len(self.blocks)
         self.hidden_size: int = config.hidden_size
         self.context_length = context_length(config)
         self.device: torch.device = model.get_input_embeddings().weight.device
         self.dtype: torch.dtype = model.dtype
+        self._prove()
+
+    def _found_blocks(self) -> Blocks:
+        try:
+            return find_blocks(self.model)
+        except UserError as error:
+            if hasattr(self.model, "peft_config"):
+                raise self._other_forward("they do not run alone") from error
+            raise
+
+    @torch.inference_mode()
+    def _prove(self) -> None:
+        """Prove that the trunk and the head, which all is read and generated with, are the whole model.
+
+        What acts in the forward around them, as a tuned prompt does, would be left out without a word.
+
+        Raises:
+            UserError: Their logits are not the model's.
+        """
+        adapters = getattr(self.model, "peft_config", {}).values()
+        if any(getattr(config, "is_prompt_learning", False) for config in adapters):  # however little it does
+            raise self._other_forward("it is a tuned prompt")
+        embeddings = self.model.get_input_embeddings()
+        rows = embeddings.weight.shape[0]
+        ids = [token % rows for token in (5, 6, 7, *probe_tokens(self.model), 8, 9)]
+        tokens = torch.tensor([ids], device=self.device)
+        ours = self.head(self._trunk(input_ids=tokens)[0]).float()
+        try:
+            whole = self.model(input_ids=tokens, use_cache=False).logits[0].float()
+        except (TypeError, ValueError, RuntimeError, AttributeError, IndexError) as error:
+            raise self._other_forward(f"its own forward fails: {type(error).__name__} {error}") from error
+        if whole.shape != ours.shape:
+            raise self._other_forward(f"it gives {len(whole)} tokens for {len(ours)}")
+        apart = float((whole - ours.to(whole.device)).norm() / whole.norm())
+        if not apart < (1e-4 if self.dtype == torch.float32 else 0.01):
+            raise self._other_forward(f"its logits differ by {100 * apart:.2g} %")
+
+    def _other_forward(self, how: str) -> UserError:
+        configs = getattr(self.model, "peft_config", {}).values()
+        kinds = sorted({str(getattr(config.peft_type, "value", config.peft_type)) for config in configs})
+        if kinds:
+            return UserError(
+                f"The adapter of {self.id} ({', '.join(kinds)}) acts outside of the decoder blocks, where "
+                f"personavec does not run it ({how}).",
+                "Use an adapter of the weights, such as LoRA, or merge it into the model.",
+            )
+        return UserError(
+            f"{type(self.model).__name__} does more than its decoder blocks and its head do ({how}).",
+            "This architecture is not supported yet; please report the model's name.",
+        )
 
     @property
     def has_system_role(self) -> bool:
@@ -124,11 +142,7 @@ class ChatModel:
         """Short hash of a PEFT adapter's weights; None without one."""
         if not hasattr(self.model, "peft_config"):
             return None
-        digest = hashlib.sha256()
-        for name, parameter in sorted(self.model.named_parameters()):
-            if "lora_" in name or "adapter_" in name or "modules_to_save" in name or parameter.requires_grad:
-                digest.update(name.encode() + parameter.detach().float().cpu().numpy().tobytes())
-        return digest.hexdigest()[:16]
+        return adapter_hash(self.model)
 
     @cached_property
     def stop_ids(self) -> frozenset[int]:
@@ -140,9 +154,9 @@ class ChatModel:
         """Logits (n, vocabulary) from hidden states after the final norm (n, d)."""
         logits: Tensor = self.model.get_output_embeddings()(hidden)
         config = self.model.config.get_text_config()
-        scale = getattr(config, "logit_scale", None)
+        scale = getattr(config, "logit_scale", None) or getattr(config, "lm_head_multiplier", None)
         divisor = getattr(config, "logits_scaling", None)
-        cap = getattr(config, "final_logit_softcapping", None)
+        cap = getattr(config, "final_logit_softcapping", None) or getattr(config, "logits_soft_cap", None)
         if scale:
             logits = logits * scale
         if divisor:
@@ -161,9 +175,15 @@ class ChatModel:
             getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True)
         ):
             return False
-        return self._packed_equals_plain()
+        with self._proving():
+            return self._packed_equals_plain()
 
-    @torch.inference_mode()
+    @contextmanager
+    def _proving(self) -> Iterator[None]:
+        """The bare model: proofs are made when they are first asked for, perhaps in the middle of a training."""
+        with torch.inference_mode(), evaluating(self.model), self.blocks.unwatched():
+            yield
+
     def _packed_equals_plain(self) -> bool:
         ids = torch.tensor([[5, 6, 7, 8, 9]], device=self.device) % self.tokenizer.vocab_size
         allowed = torch.ones(5, 5, dtype=torch.bool, device=self.device).tril()
@@ -174,9 +194,80 @@ class ChatModel:
         try:
             packed = self._trunk(input_ids=ids, attention_mask=mask, position_ids=positions)
             plain = self._trunk(input_ids=ids[:, [0, 1, 3, 4]])
-        except (TypeError, ValueError, RuntimeError):
+        except UNUSABLE:
             return False
-        a, b = packed[0, 3:].float(), plain[0, 2:].float()
+        return self._same(packed[0, 3:], plain[0, 2:])
+
+    @cached_property
+    def pads(self) -> bool:
+        """Whether rows of different lengths may share a forward, padded on the right.
+
+        Proved: two of different lengths must have the hidden states that each has alone.
+        """
+        with self._proving():
+            return self._pads()
+
+    def _pads(self) -> bool:
+        long, short = self._proof_rows()
+        ids = torch.tensor([long, short + [0] * (len(long) - len(short))], device=self.device)
+        mask = torch.ones_like(ids)
+        mask[1, len(short) :] = 0
+        try:
+            together = self._trunk(input_ids=ids, attention_mask=mask)
+        except UNUSABLE:
+            return False
+        alone = [self._trunk(input_ids=torch.tensor([row], device=self.device)) for row in (long, short)]
+        return all(self._same(together[i, : row.shape[1]], row[0]) for i, row in enumerate(alone))
+
+    @cached_property
+    def decoding(self) -> Decoding:
+        """How this model generates: the fastest way whose hidden states are those of plain forwards without a cache.
+
+        Proved on prompts of different lengths, with a few tokens after each.
+        """
+        ways = DECODINGS if self.packs and self.pads else DECODINGS[1:]
+        with self._proving():
+            return next((way for way in ways[:-1] if self._decodes(way)), ways[-1])
+
+    def _decodes(self, decoding: Decoding) -> bool:
+        long, short = self._proof_rows()
+        plain = {
+            len(row): self._trunk(input_ids=torch.tensor([row + [7] * 2], device=self.device))[0, len(row) - 1 :]
+            for row in (long, short)
+        }
+        # Two prompts of different lengths in one batch; then one that goes through in pieces, where that is done.
+        for rows, prompt_tokens in (([short, long], 1024), ([long], 4)):
+            try:
+                states = self._decoded(rows, decoding, prompt_tokens)
+            except UNUSABLE:
+                return False
+            if not all(self._same(states[i], plain[len(row)]) for i, row in enumerate(rows)):
+                return False
+        return True
+
+    def _decoded(self, rows: Sequence[list[int]], decoding: Decoding, prompt_tokens: int) -> Tensor:
+        """States (rows, 3, d) from which three tokens after each prompt, the shortest first, are drawn."""
+        seen: list[Tensor] = []
+        vocabulary = self.model.get_input_embeddings().weight.shape[0]
+
+        def head(hidden: Tensor) -> Tensor:  # whatever the model thinks, each response is the token 7 again and again
+            seen.append(hidden)
+            return torch.nn.functional.one_hot(hidden.new_full(hidden.shape[:1], 7).long(), vocabulary)
+
+        generator = Generator(
+            self.blocks, head, frozenset(), places=2, decoding=decoding, prompt_tokens=prompt_tokens, cache_tokens=1024
+        )
+        generator.run([Request(row, 3, 0.0) for row in rows], lambda *_: None)
+        states = torch.stack(seen)  # (steps, rows, d), or one row after the other
+        return states.transpose(0, 1) if len(seen) == 3 else states.view(len(rows), 3, -1)
+
+    def _proof_rows(self) -> tuple[list[int], list[int]]:
+        ids = [5 + i % 50 for i in range(0, 99, 9)]
+        return ids, ids[3:7]
+
+    def _same(self, a: Tensor, b: Tensor) -> bool:
+        """Equal up to rounding."""
+        a, b = a.float(), b.float()
         return bool(((a - b).norm() / b.norm()) < (1e-3 if self.dtype == torch.float32 else 0.05))
 
     def _trunk(self, **inputs: Any) -> Tensor:
@@ -232,7 +323,7 @@ class ChatModel:
             self.head,
             self.stop_ids,
             places=places or self.places,
-            paged=self.packs,
+            decoding=self.decoding,
             prompt_tokens=1024 if self.device.type == "cpu" else 16384,
             cache_tokens=self._cache_tokens(),
         )
@@ -241,12 +332,21 @@ class ChatModel:
 
     def _cache_tokens(self) -> int:
         """How many tokens' keys and values fit: in 60 % of what is free on a GPU, in 4 GB of main memory."""
-        config = self.model.config.get_text_config()
-        heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-        width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        per_token = 2 * self.n_layers * heads * width * torch.finfo(self.blocks.dtype).bits // 8
         memory = 0.6 * torch.cuda.mem_get_info(self.device)[0] if self.device.type == "cuda" else 4 << 30
-        return int(memory // per_token)
+        return int(memory // self._bytes_per_token)
+
+    @cached_property
+    def _bytes_per_token(self) -> int:
+        """Of keys and values, measured, for configs say it in many ways; one hidden state's where none are kept."""
+        row, _ = self._proof_rows()
+        layers: Sequence[Any] = ()
+        if self.decoding in ("places", "batch"):
+            with self._proving():
+                output = self.blocks.trunk(input_ids=torch.tensor([row], device=self.device), use_cache=True)
+            layers = getattr(output.get("past_key_values"), "layers", ())
+        kept = [getattr(layer, name, None) for layer in layers for name in ("keys", "values")]
+        size = sum(tensor.nbytes for tensor in kept if isinstance(tensor, Tensor)) // len(row)
+        return max(size, self.hidden_size * self.blocks.dtype.itemsize)
 
     def answer(
         self,
@@ -285,22 +385,30 @@ class ChatModel:
                 "Shorten the prompt or lower --max-new-tokens.",
             )
 
+    def side_by_side(self, lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
+        """Indices of the rows of each forward, the longest first: so many that at most `budget` tokens are in it,
+        padding included; one where the model does not ignore padding."""
+        order = sorted(range(len(lengths)), key=lambda i: lengths[i])
+        while order:
+            batch = [order.pop()]
+            width = lengths[batch[0]]
+            while order and self.pads and width * (len(batch) + 1) <= budget:
+                batch.append(order.pop())
+            yield batch
+
     @torch.inference_mode()
     def next_token_logprobs(self, prompts: Sequence[Sequence[int]]) -> Tensor:
         """Log-probabilities (n, vocabulary), float32 on the CPU, of the token after each prompt."""
         result: list[Tensor] = [torch.empty(0)] * len(prompts)
-        order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
-        while order:
-            batch = [order.pop()]
+        for batch in self.side_by_side([len(prompt) for prompt in prompts], 2048):
             width = len(prompts[batch[0]])
-            while order and width * (len(batch) + 1) <= 2048:
-                batch.append(order.pop())
             ids = torch.zeros(len(batch), width, dtype=torch.long)
             mask = torch.zeros(len(batch), width, dtype=torch.long)
             for j, i in enumerate(batch):
                 ids[j, : len(prompts[i])] = torch.tensor(prompts[i])
                 mask[j, : len(prompts[i])] = 1
-            hidden = self._trunk(input_ids=ids.to(self.device), attention_mask=mask.to(self.device))
+            where = {"attention_mask": mask.to(self.device)} if len(batch) > 1 else {}
+            hidden = self._trunk(input_ids=ids.to(self.device), **where)
             last = hidden[torch.arange(len(batch)), mask.sum(1) - 1]
             for i, row in zip(batch, self.head(last).float().log_softmax(-1).cpu(), strict=True):
                 result[i] = row

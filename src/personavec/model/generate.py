@@ -1,9 +1,11 @@
 """Batched generation: lengths mixed, every rollout with its own seed and interventions, freed places filled at once."""
 
+import inspect
 import math
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -14,7 +16,17 @@ from transformers.cache_utils import DynamicLayer
 from personavec.errors import UserError
 from personavec.model.blocks import Blocks
 from personavec.model.edits import Intervention, Steering
+from personavec.progress import progress
 
+Decoding = Literal["places", "batch", "alone", "unmasked", "recompute"]
+"""How responses are decoded, the fastest first: "places" holds keys and values of all rows in places that are refilled
+(needs attention that is full at every layer); "batch" pads rows on the left and leaves the cache to the model; "alone"
+is one row after the other with the model's cache; "unmasked" the same, and the model is given nothing but tokens;
+"recompute" runs the whole sequence for every token."""
+DECODINGS: tuple[Decoding, ...] = get_args(Decoding)
+CACHES = ("past_key_values", "cache_params", "state")  # what families call what they remember
+
+LONG = 4  # pieces of a prompt from which on its reading is shown
 BLOCK = 512  # tokens of the vocabulary that are drawn from together; about its square root
 
 
@@ -109,9 +121,9 @@ class Generator:
         head: Hidden states after the final norm (n, d) to logits (n, vocabulary).
         stop_ids: Token ids that end a response.
         places: How many responses run side by side.
-        paged: Whether the model's attention is full at every layer, so that keys and values can live in places. Other
-            models run in plain left-padded batches that keep their own cache.
-        prompt_tokens: Upper limit of prompt tokens (padding included) in one prefill.
+        decoding: See `Decoding`.
+        prompt_tokens: Upper limit of prompt tokens (padding included) in one prefill; in places, a longer prompt goes
+            through in pieces of that many.
         cache_tokens: Upper limit of tokens whose keys and values are held at a time; fewer places if need be.
     """
 
@@ -122,14 +134,15 @@ class Generator:
         stop_ids: frozenset[int],
         *,
         places: int,
-        paged: bool,
+        decoding: Decoding,
         prompt_tokens: int,
         cache_tokens: int,
     ) -> None:
         self.blocks, self.head, self.stop_ids = blocks, head, stop_ids
-        self.places, self.paged = places, paged
+        self.places, self.decoding = places, decoding
         self.prompt_tokens, self.cache_tokens = prompt_tokens, cache_tokens
         self.device = next(blocks.trunk.parameters()).device
+        self.takes_positions = "position_ids" in inspect.signature(blocks.trunk.forward).parameters
 
     @torch.inference_mode()
     def run(
@@ -157,9 +170,13 @@ class Generator:
         ]
         longest = max(len(row.request.prompt_ids) + row.request.max_new_tokens for row in waiting)
         count = max(1, min(self.places, len(waiting), self.cache_tokens // longest))
-        if self.paged:
+        if self.decoding == "places":
             self._run_in_places(waiting, _Places(count, longest), finished, token)
+        elif self.decoding == "recompute":
+            for row in waiting:
+                self._run_anew(row, finished, token)
         else:
+            count = count if self.decoding == "batch" else 1
             for start in range(0, len(waiting), count):
                 self._run_batch(waiting[start : start + count], finished, token)
 
@@ -203,7 +220,7 @@ class Generator:
                     use_cache=True,
                 ).last_hidden_state
             lengths[:count] += 1
-            drawn = _draw(self.head(hidden[:, -1]), active)
+            drawn = self._next(hidden[:, -1], active)
             next_ids[:count] = torch.tensor(drawn, device=self.device)
             done = self._collect(active, drawn, finished, token)
             for i in reversed(done):
@@ -234,22 +251,10 @@ class Generator:
                 if batch and longest * (len(batch) + 1) > self.prompt_tokens:
                     break
                 batch.append(distinct.pop(0))
-            width = max(len(ids) for ids, _ in batch)
-            ids = torch.zeros(len(batch), width, dtype=torch.long)
-            mask = torch.zeros(len(batch), width, dtype=torch.long)
-            for j, (prompt, _) in enumerate(batch):
-                ids[j, : len(prompt)] = torch.tensor(prompt)
-                mask[j, : len(prompt)] = 1
             steering = Steering([new[members[0]].request.interventions for _, members in batch])
             steering.phase = {"all": True, "prompt": True, "response": False}
-            cache = DynamicCache()
             with self.blocks.watching(steering.edits(), first=True):
-                self.blocks.trunk(
-                    input_ids=ids.to(self.device),
-                    attention_mask=mask.to(self.device),
-                    past_key_values=cache,
-                    use_cache=True,
-                )
+                cache = self._read_prompts([prompt for prompt, _ in batch])
             for layer, filled in zip(layers, cache.layers, strict=True):
                 if not layer.is_initialized:
                     layer.reserve(filled.keys, filled.values)
@@ -257,6 +262,29 @@ class Generator:
                     for i in members:
                         layer.keys[start + i, :, : len(prompt)] = filled.keys[j, :, : len(prompt)]
                         layer.values[start + i, :, : len(prompt)] = filled.values[j, :, : len(prompt)]
+
+    def _read_prompts(self, prompts: Sequence[Sequence[int]]) -> DynamicCache:
+        """The keys and values of prompts, padded on the right; those of a single long one piece by piece."""
+        width, cache = max(map(len, prompts)), DynamicCache()
+        if len(prompts) == 1:
+            ids = torch.tensor([list(prompts[0])], device=self.device)
+            pieces = ids.split(self.prompt_tokens, 1)
+            shown = progress("Reading the prompt", width, "tokens") if len(pieces) >= LONG else nullcontext()
+            with shown as job:
+                for piece in pieces:
+                    self.blocks.trunk(input_ids=piece, past_key_values=cache, use_cache=True)
+                    if job is not None:
+                        job.advance(piece.shape[1])
+            return cache
+        ids = torch.zeros(len(prompts), width, dtype=torch.long)
+        mask = torch.zeros(len(prompts), width, dtype=torch.long)
+        for j, prompt in enumerate(prompts):
+            ids[j, : len(prompt)] = torch.tensor(prompt)
+            mask[j, : len(prompt)] = 1
+        self.blocks.trunk(
+            input_ids=ids.to(self.device), attention_mask=mask.to(self.device), past_key_values=cache, use_cache=True
+        )
+        return cache
 
     def _run_batch(
         self,
@@ -273,23 +301,22 @@ class Generator:
             mask[i, width - len(prompt) :] = 1
         positions = (mask.cumsum(1) - 1).clamp_min(0)
         steering = Steering([row.request.interventions for row in rows])
-        cache: Any = None
+        memory: dict[str, Any] = {}
         running = list(rows)
         step_ids = ids
         last = torch.zeros(1, width, 1, dtype=torch.bool, device=self.device)
         last[:, -1] = True
         steering.phase = {"all": True, "prompt": True, "response": last}
         while running:
+            where = {} if self.decoding == "unmasked" else {"attention_mask": mask}
+            if where and self.takes_positions:
+                where["position_ids"] = positions
             with self.blocks.watching(steering.edits(), first=True):
-                output = self.blocks.trunk(
-                    input_ids=step_ids,
-                    attention_mask=mask,
-                    position_ids=positions,
-                    past_key_values=cache,
-                    use_cache=True,
-                )
-            cache = output.past_key_values
-            drawn = _draw(self.head(output.last_hidden_state[:, -1]), rows)
+                output = self.blocks.trunk(input_ids=step_ids, use_cache=True, **where, **memory)
+            memory = {name: output[name] for name in CACHES if output.get(name) is not None}
+            if not memory:
+                raise ValueError("The model gives out nothing to go on from.")
+            drawn = self._next(output.last_hidden_state[:, -1], rows)
             live = [row in running for row in rows]
             done = self._collect(
                 [row for row in rows if row in running],
@@ -303,6 +330,31 @@ class Generator:
             mask = torch.cat([mask, mask.new_ones(len(rows), 1)], 1)
             positions = positions[:, -1:] + 1
             steering.phase = {"all": True, "prompt": False, "response": True}
+
+    def _next(self, hidden: Tensor, rows: Sequence[_Row]) -> list[int]:
+        """One token per row from the trunk's last states (rows, d)."""
+        if not bool(hidden.isfinite().all()):
+            steered = any(row.request.interventions for row in rows)
+            raise UserError(
+                "The model's states are no longer finite numbers" + (" under this steering." if steered else "."),
+                "Choose a smaller coefficient." if steered else "Load the model in another dtype, such as float32.",
+            )
+        return _draw(self.head(hidden), rows)
+
+    def _run_anew(
+        self, row: _Row, finished: Callable[[int, Response], None], token: Callable[[int, int], None] | None
+    ) -> None:
+        prompt = list(row.request.prompt_ids)
+        steering = Steering([row.request.interventions])
+        done: list[int] = []
+        while not done:
+            ids = torch.tensor([prompt + row.ids], device=self.device)
+            place = torch.arange(ids.shape[1], device=self.device)[None, :, None]
+            in_prompt, in_response = place < len(prompt), place >= len(prompt) - 1
+            steering.phase = {"all": True, "prompt": in_prompt, "response": in_response}
+            with self.blocks.watching(steering.edits(), first=True):
+                hidden = self.blocks.trunk(input_ids=ids, use_cache=False).last_hidden_state
+            done = self._collect([row], self._next(hidden[:, -1], [row]), finished, token)
 
     def _collect(
         self,

@@ -6,6 +6,7 @@ from contextlib import redirect_stderr
 from io import StringIO
 from pathlib import Path
 
+from personavec.model.weights import load_weights
 from personavec.progress import progress
 
 
@@ -36,7 +37,7 @@ def unpack(gguf: Path, folder: Path, dtype: str = "bfloat16", stop_tokens: Seque
                 tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
             job.advance()
             with redirect_stderr(StringIO()):
-                loaded = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=kind, **dense)
+                loaded = load_weights(str(gguf), gguf.parent, gguf_file=gguf.name, dtype=kind, **dense)
             job.advance()
             # A model read from GGUF may refuse to be saved, even a dense one, so its weights move into a plain one.
             config = copy.deepcopy(loaded.config)

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -9,13 +10,16 @@ from typing import Any, Literal
 import torch
 
 from personavec.errors import UserError
+from personavec.files import check_utf8, printable
+from personavec.model.adapter import ADVICE, put_on
 from personavec.model.chat import ChatModel
+from personavec.model.weights import load_weights
 
 log = logging.getLogger(__name__)
 
 CONFIGS = ("config.json", "generation_config.json", "tokenizer_config.json", "special_tokens_map.json")
 TOKENIZERS = ("tokenizer.json", "vocab.json", "added_tokens.json", "chat_template.jinja")
-ADAPTER_ADVICE = "Give a folder with adapter_config.json made for this base model."
+SENSES = ("vision_config", "audio_config", "image_config", "video_config", "speech_config")
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 
 
@@ -43,22 +47,51 @@ def find_source(name: str | None) -> Source:
     from personavec.model.default import BUNDLED, prepare_bundled
 
     label = name or "default"
+    check_utf8(label)
     if label in BUNDLED:
         return Source(BUNDLED[label].hub_id, str(prepare_bundled(BUNDLED[label])), "bundled")
-    if label.endswith(".gguf"):
-        if not Path(label).is_file():
+    path = expanded(label)
+    if not path.is_dir() and label.lower().endswith(".gguf"):
+        if not path.is_file():
             raise UserError(f"There is no file {label}.", "Give the path of a GGUF file.")
-        return Source(label, label, "gguf")
+        return _gguf(label, path)
+    if path.is_file():
+        with path.open("rb") as handle:
+            if handle.read(4) == b"GGUF":  # whatever its name
+                return _gguf(label, path)
+        raise UserError(f"{label} is a file, and no GGUF file.", f"Give the folder that it is in: {path.parent}")
     if _names_a_place(label):
-        folder = Path(label).expanduser()
-        if not (folder / "config.json").is_file():
-            advice = "Give a folder, a hub id or a .gguf file."
-            if (folder / "adapter_config.json").is_file():
-                advice = f"It is an adapter: name the model that it was made for, and say --adapter {label}"
-            raise UserError(f"{label} is not a model folder (no config.json in it).", advice)
-        _check_json(label, folder, CONFIGS)  # transformers passes over some of them where they are damaged
-        return Source(label, str(folder), "folder")
+        if not (path / "config.json").is_file():
+            raise UserError(f"{label} is not a model folder (no config.json in it).", _instead(label, path))
+        if (path / "adapter_config.json").is_file():  # which transformers would put on, or the server would not
+            raise UserError(
+                f"{label} holds a model and an adapter (config.json and adapter_config.json).",
+                "Move the adapter's two files into a folder of their own and name that with --adapter; if it is merged "
+                "into the model already, delete them.",
+            )
+        _check_json(label, path, CONFIGS)  # transformers passes over some of them where they are damaged
+        return Source(label, str(path), "folder")
     return Source(label, label, "hub")
+
+
+def _gguf(label: str, path: Path) -> Source:
+    if re.search(r"-\d{5}-of-(?!00001)\d{5}\.gguf$", label, re.IGNORECASE):
+        raise UserError(
+            f"{label} is one part of a model that is cut into several files.",
+            "Join them with `llama-gguf-split --merge`, and give the whole file.",
+        )
+    return Source(label, str(path), "gguf")
+
+
+def _instead(label: str, folder: Path) -> str:
+    """What to give instead of a folder that is no model's."""
+    if (folder / "adapter_config.json").is_file():
+        return f"It is an adapter: name the model that it was made for, and say --adapter {label}"
+    if files := sorted(file.name for file in folder.glob("*") if file.name.lower().endswith(".gguf")):
+        return f"It holds GGUF files: name one, as {folder / files[0]}"
+    if (folder / "model_index.json").is_file():
+        return "It holds a model that draws images; give a folder, hub id or .gguf file of a chat model."
+    return "Give a folder, a hub id or a .gguf file."
 
 
 def load_model(
@@ -86,7 +119,7 @@ def load_model(
     Raises:
         UserError: The model, device or dtype does not exist, or cannot be read.
     """
-    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+    from transformers import AutoTokenizer, GgufConfig
 
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     options: dict[str, Any] = {"dtype": choose_dtype(dtype, device), "trust_remote_code": trust_remote_code}
@@ -106,37 +139,43 @@ def load_model(
             options["device_map"] = "auto"
         elif device != "cpu":
             options["device_map"] = device
-        model = AutoModelForCausalLM.from_pretrained(source, **options)
+        # 8-bit layers would tell at every multiplication in which dtype they quantise.
+        logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
+        model = load_weights(label, source, **options)
         if not tokenizer("a")["input_ids"]:
             raise ValueError("its tokenizer knows no words; the folder may lack tokenizer.json.")
-    except MemoryError:
+    except (MemoryError, UserError):
         raise
     except Exception as error:  # what is damaged makes these libraries raise whatever they stumble on
-        _explain(label, Path(source), error, trust_remote_code)
+        _explain(found, error, trust_remote_code)
         raise UserError(
             f"Cannot load the model {label!r}: {_reason(error)}",
             "Give a hub id, a local folder, a .gguf file, or leave --model out for the bundled default.",
         ) from error
     if adapter is not None:
-        model = _with_adapter(model, adapter)
+        model = put_on(model, find_adapter(adapter), adapter)
         label = f"{label}+{adapter}"
-    chat = ChatModel(model, tokenizer, label, thinking=thinking)
+    chat = ChatModel(model, tokenizer, printable(label), thinking=thinking)
     for note in chat.template.notes:
         log.warning(note)
     return chat
 
 
-def _explain(label: str, folder: Path, error: Exception, trust_remote_code: bool) -> None:
-    """Name the file that keeps a model folder from being loaded, if it is one of configuration or tokenizer.
+def _explain(found: Source, error: Exception, trust_remote_code: bool) -> None:
+    """Say what keeps a model from being loaded, if it is its kind or one of its configuration or tokenizer files.
 
     Raises:
         UserError: It is.
     """
     from transformers import AutoConfig, AutoTokenizer
 
-    if label.endswith(".gguf") or not (folder / "config.json").is_file():
+    if found.kind == "gguf":
         return
-    _check_json(label, folder, TOKENIZERS)
+    check_kind(found.label, found.place, trust_remote_code)
+    folder = Path(found.place)
+    if not (folder / "config.json").is_file():
+        return
+    _check_json(found.label, folder, TOKENIZERS)
     for name, load in (("config.json", AutoConfig), ("tokenizer.json or tokenizer_config.json", AutoTokenizer)):
         try:
             load.from_pretrained(folder, local_files_only=True, trust_remote_code=trust_remote_code)
@@ -144,7 +183,35 @@ def _explain(label: str, folder: Path, error: Exception, trust_remote_code: bool
             return
         except Exception as again:
             if type(again) is type(error):
-                raise _unusable(label, folder, name, _reason(again)) from error
+                raise _unusable(found.label, folder, name, _reason(again)) from error
+
+
+def check_kind(label: str, place: str, trust_remote_code: bool = False) -> None:
+    """Refuse what transformers has no causal language model for.
+
+    Raises:
+        UserError: Saying what it is instead.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    try:
+        config = AutoConfig.from_pretrained(place, trust_remote_code=trust_remote_code)
+    except Exception:  # told by the error that led here
+        return
+    if type(config) in AutoModelForCausalLM._model_mapping or "AutoModelForCausalLM" in (
+        getattr(config, "auto_map", None) or {}
+    ):
+        return
+    name = ", ".join(config.architectures or [config.model_type])
+    senses = sorted(part.removesuffix("_config") for part in config.sub_configs if part in SENSES)
+    if senses:
+        raise UserError(
+            f"{label!r} is a model of {' and '.join(senses)} as well as text ({name}), which is not supported.",
+            "Give a model of text alone: that family's text-only chat model, or another one.",
+        )
+    raise UserError(
+        f"{label!r} is no causal language model ({name}).", "personavec works with decoder-only chat models."
+    )
 
 
 def _check_json(label: str, folder: Path, names: tuple[str, ...]) -> None:
@@ -174,20 +241,21 @@ def _unusable(label: str, folder: Path, name: str, reason: str) -> UserError:
 
 def _names_a_place(name: str) -> bool:
     """Whether a name is a path, also one where nothing is, and no hub id: asking a hub for it takes long."""
-    return Path(name).expanduser().exists() or name.startswith((".", "/", "~")) or name.count("/") > 1
+    return expanded(name).exists() or name.startswith((".", "/", "~")) or name.count("/") > 1
 
 
-def _with_adapter(model: Any, adapter: str) -> Any:
-    from peft import PeftModel
+def expanded(name: str) -> Path:
+    """A path that a user gave, with `~` as the home folder.
 
-    source = find_adapter(adapter)
+    Raises:
+        UserError: There is no such home folder.
+    """
     try:
-        return PeftModel.from_pretrained(model, source)
-    except MemoryError:
-        raise
-    except Exception as error:
-        reason = "its weights have other sizes than this model's" if "size mismatch" in str(error) else _reason(error)
-        raise UserError(f"Cannot load the adapter {adapter!r}: {reason}", ADAPTER_ADVICE) from error
+        return Path(name).expanduser()
+    except RuntimeError as error:
+        raise UserError(
+            f"{name} names a home folder, and there is none ({error}).", "Write the whole path, from / on."
+        ) from error
 
 
 def find_adapter(name: str) -> str:
@@ -196,10 +264,11 @@ def find_adapter(name: str) -> str:
     Raises:
         UserError: No such folder, or one that holds no adapter.
     """
-    folder = Path(name).expanduser()
+    check_utf8(name)
+    folder = expanded(name)
     place = _names_a_place(name)
     if place and not (folder / "adapter_config.json").is_file():
-        raise UserError(f"{name} is not an adapter's folder (no adapter_config.json in it).", ADAPTER_ADVICE)
+        raise UserError(f"{name} is not an adapter's folder (no adapter_config.json in it).", ADVICE)
     _check_json(name, folder, ("adapter_config.json",))
     return str(folder) if place else name
 
@@ -226,7 +295,7 @@ def choose_dtype(name: str | None, device: str) -> Any:
 def _cpu_multiplies_bfloat16() -> bool:
     """AVX512-BF16 or AMX; without them bfloat16 is emulated and slower than float32."""
     flags = Path("/proc/cpuinfo")
-    return flags.exists() and any(flag in flags.read_text() for flag in ("avx512_bf16", "amx_bf16"))
+    return flags.exists() and any(flag in flags.read_text(encoding="utf-8") for flag in ("avx512_bf16", "amx_bf16"))
 
 
 def _reason(error: BaseException) -> str:

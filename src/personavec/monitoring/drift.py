@@ -94,6 +94,7 @@ def overview(scale: Scale, conversations: Sequence[dict[str, Any]]) -> list[dict
                 "above": {"count": above, **percentage(above, len(series)).as_dict()},
                 "highest": highest,
                 "line": at["line"],
+                "source": at.get("source"),
                 "answer": turn["index"] + 1,
             }
         )
@@ -103,7 +104,14 @@ def overview(scale: Scale, conversations: Sequence[dict[str, Any]]) -> list[dict
 def farthest(scale: Scale, conversations: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """The answers farthest from zero along any vector, in either direction; an answer has one row per vector."""
     rows = [
-        {"vector": vector, "value": value, "line": c["line"], "answer": turn["index"] + 1, "text": turn["text"]}
+        {
+            "vector": vector,
+            "value": value,
+            "line": c["line"],
+            "source": c.get("source"),
+            "answer": turn["index"] + 1,
+            "text": turn["text"],
+        }
         for c in conversations
         for vector in scale.vectors
         for turn, value in zip(c["turns"], scale.series(c, vector), strict=True)

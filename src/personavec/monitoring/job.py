@@ -1,7 +1,7 @@
 """How a model's character moves over conversations: projections before and during every answer."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -9,9 +9,12 @@ from typing import Any
 
 import torch
 
+from personavec.data import Dataset, Rejected, Sample, open_data
+from personavec.data.messages import answers
 from personavec.errors import UserError
 from personavec.files import JsonLines, RunFolder, write_json
 from personavec.model import ChatModel, Conversation
+from personavec.model.template import Message
 from personavec.monitoring.page import write_monitor_report
 from personavec.progress import progress
 from personavec.provenance import identity, provenance
@@ -39,58 +42,83 @@ class Projection:
 
 
 def project(
-    model: ChatModel, conversations: Sequence[Sequence[dict[str, str]]], vectors: Sequence[PersonaVector]
+    model: ChatModel, conversations: Sequence[Sequence[Message]], vectors: Sequence[PersonaVector]
 ) -> list[list[dict[str, Projection]]]:
     """Project every assistant turn of every conversation on every vector.
 
     Args:
-        conversations: Lists of messages {"role", "content"}.
+        conversations: Lists of messages {"role", "content"}, and what chat templates know besides.
         vectors: Of this model (see `PersonaVector.check`).
 
     Returns:
-        Per conversation, per assistant turn: {name of the trait: Projection}. An empty answer has no projections.
+        Per conversation, per assistant turn: {name of the trait: Projection}. An empty answer has no projections, nor
+        has a greeting or a turn that only calls tools.
 
     Raises:
         UserError: A conversation that the template refuses or the context cannot hold.
     """
-    sequences: list[Conversation] = []
-    owners: list[int] = []
-    for index, messages in enumerate(conversations):
-        for conversation in model.template.conversations(messages):
-            model.check_fits(len(conversation.ids), 0)
-            turns = zip(conversation.prompts, conversation.spans, strict=True)
-            spans = [span for prompt, during in turns for span in ((max(prompt - 1, 0), max(prompt, 1)), during)]
-            sequences.append(Conversation(conversation.ids, spans))
-            owners += [index] * len(conversation.spans)
+    told = [_told(model, messages, answers(messages)) for messages in conversations]
+    seen = _project(model, [sequences for _, sequences in told], vectors)
+    result = []
+    for messages, (turns, _), mine in zip(conversations, told, seen, strict=True):
+        spoken = dict(zip(turns, mine, strict=True))
+        result.append([spoken.get(i, {}) for i, message in enumerate(messages) if message["role"] == "assistant"])
+    return result
+
+
+def _told(
+    model: ChatModel, messages: Sequence[Message], turns: list[int], tools: Sequence[Any] = ()
+) -> tuple[list[int], list[Conversation]]:
+    """The turns, and their tokens with two spans for each: the last prompt token and the answer.
+
+    Raises:
+        UserError: The template refuses the messages, or the context cannot hold them.
+    """
+    sequences = []
+    for conversation in model.template.conversations(messages, turns, tools):
+        model.check_fits(len(conversation.ids), 0)
+        pairs = zip(conversation.prompts, conversation.spans, strict=True)
+        spans = [span for prompt, during in pairs for span in ((max(prompt - 1, 0), max(prompt, 1)), during)]
+        sequences.append(Conversation(conversation.ids, spans))
+    return turns, sequences
+
+
+def _project(
+    model: ChatModel, conversations: Sequence[Sequence[Conversation]], vectors: Sequence[PersonaVector]
+) -> list[list[dict[str, Projection]]]:
+    """Per conversation, per turn in it: {name of the trait: Projection}; none for an empty answer."""
+    sequences = [sequence for mine in conversations for sequence in mine]
     layers = sorted({vector.layer for vector in vectors})
     directions = torch.stack([torch.stack([v.unit(layer) for v in vectors]) for layer in layers])
-    values = read(model, sequences, layers=layers, directions=directions).means.view(
-        len(owners), 2, len(layers), len(vectors)
-    )
-    result: list[list[dict[str, Projection]]] = [[] for _ in conversations]
-    for turn, owner in enumerate(owners):
-        seen: dict[str, Projection] = {}
-        for k, vector in enumerate(vectors):
-            before, during = (float(values[turn, i, layers.index(vector.layer), k]) for i in (0, 1))
-            if during == during:
-                seen[vector.trait] = Projection(
-                    before, during, _z(vector, before, prompt=True), _z(vector, during, prompt=False)
-                )
-        result[owner].append(seen)
+    values = read(model, sequences, layers=layers, directions=directions).means.view(-1, 2, len(layers), len(vectors))
+    result: list[list[dict[str, Projection]]] = []
+    turns = iter(values)
+    for mine in conversations:
+        result.append([])
+        for turn in islice(turns, sum(len(sequence.spans) for sequence in mine) // 2):
+            seen: dict[str, Projection] = {}
+            for k, vector in enumerate(vectors):
+                before, during = (float(turn[i, layers.index(vector.layer), k]) for i in (0, 1))
+                if during == during:
+                    seen[vector.trait] = Projection(
+                        before, during, _z(vector, before, prompt=True), _z(vector, during, prompt=False)
+                    )
+            result[-1].append(seen)
     return result
 
 
 def monitor(
     model: ChatModel,
-    chats: Path | str,
+    chats: Dataset | Path | str | Sequence[Path | str],
     vectors: Sequence[PersonaVector],
     out: Path | str,
     *,
     other_weights: bool = False,
 ) -> dict[str, Any]:
-    """Project every conversation of a chat file (JSONL, one {"messages": [...]} a line).
+    """Project every conversation of chat data.
 
     Args:
+        chats: The data, or what `open_data` takes.
         out: Run folder: projections.jsonl (a line per conversation, with its line number), rejected.jsonl (line number,
             reason, the raw line), run.json, report.html. A run that was cut off goes on.
         other_weights: See `PersonaVector.check`.
@@ -99,99 +127,99 @@ def monitor(
         The content of run.json; read = scored + rejected.
 
     Raises:
-        UserError: The file does not exist or cannot be read, or a vector belongs to another model.
+        UserError: The data cannot be read, or a vector belongs to another model.
     """
-    chats = Path(chats)
-    if not chats.is_file():
-        raise UserError(f"There is no file {chats}.", 'Give a JSONL file with one {"messages": [...]} a line.')
+    data = chats if isinstance(chats, Dataset) else open_data(chats)
+    data.check_apart(out)
     names = [vector.trait for vector in vectors]
     if len(set(names)) < len(names):
         raise UserError(f"Two of the vectors are of the same trait ({', '.join(names)}).", "Give each trait once.")
     for vector in vectors:
         vector.check(model, other_weights=other_weights)
-    stat = chats.stat()
     arguments = {
-        "chats": str(chats),
-        "size": stat.st_size,
-        "modified": stat.st_mtime_ns,
+        "chats": data.sources,
+        "digest": data.digest,
         **identity(model),
         "vectors": [[v.trait, v.layer, float(v.at(v.layer).norm())] for v in vectors],
     }
     with RunFolder(out, arguments) as folder:
-        scored, rejected = JsonLines(folder / "projections.jsonl"), JsonLines(folder / "rejected.jsonl")
-        done = {record["line"] for file in (scored, rejected) for record in file}
-        with chats.open("rb") as handle:
-            total = sum(1 for line in handle if line.strip())
-        with progress("Reading conversations", total=total, unit="conversations") as job:
+        scored, refused = JsonLines(folder / "projections.jsonl"), JsonLines(folder / "rejected.jsonl")
+        done = {record["index"] for file in (scored, refused) for record in file}
+        with progress("Reading conversations", total=data.total, unit="conversations") as job:
             job.advance(len(done))
-            lines = (item for item in _lines(chats) if item[0] not in done)
-            while window := list(islice(lines, WINDOW)):
-                _window(model, vectors, window, scored, rejected)
+            rest = (record for record in data if record.index not in done)
+            while window := list(islice(rest, WINDOW)):
+                _window(model, vectors, window, scored, refused)
                 job.advance(len(window))
-        conversations = sorted(scored, key=lambda record: record["line"])
-        refused = sum(1 for _ in rejected)
+        conversations = sorted(scored, key=lambda record: record["index"])
+        rejects = sum(1 for _ in refused)
         run = {
             "command": "monitor",
-            **provenance(model, {"chats": str(chats), "vectors": names}),
+            **provenance(model, {"chats": ", ".join(data.sources), "vectors": names}),
+            "format": data.format,
+            "sources": data.sources,
             "vectors": [_described(vector) for vector in vectors],
-            "read": len(conversations) + refused,
+            "read": len(conversations) + rejects,
             "scored": len(conversations),
-            "rejected": refused,
+            "rejected": rejects,
             "largest": _largest(conversations, names),
+            "warnings": [*model.template.notes, *data.notes],
         }
         write_monitor_report({**run, "conversations": conversations}, folder / "report.html")
         write_json(folder / "run.json", run)
     return run
 
 
-def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    with path.open("rb") as handle:
-        for number, line in enumerate(handle, 1):
-            if line.strip():
-                yield number, line.rstrip(b"\r\n")
-
-
 def _window(
     model: ChatModel,
     vectors: Sequence[PersonaVector],
-    window: Sequence[tuple[int, bytes]],
+    window: Sequence[Sample | Rejected],
     scored: JsonLines,
-    rejected: JsonLines,
+    refused: JsonLines,
 ) -> None:
-    good: list[tuple[int, dict[str, Any]]] = []
-    for number, line in window:
+    good: list[tuple[Sample, list[int], list[Conversation]]] = []
+    for record in window:
+        if isinstance(record, Rejected):
+            refused.append(_rejected(record, record.reason))
+            continue
         try:
-            record = json.loads(line.decode("utf-8-sig"))
-            if not isinstance(record, dict) or not isinstance(record.get("messages"), list):
-                raise UserError('No "messages" list.')
-            if not all(isinstance(message, dict) for message in record["messages"]):
-                raise UserError('"messages" holds something that is not an object.')
-            for conversation in model.template.conversations(record["messages"]):
-                model.check_fits(len(conversation.ids), 0)
-            good.append((number, record))
-        except (UserError, ValueError, RecursionError) as error:
-            rejected.append({"line": number, "reason": str(error), "raw": line.decode("utf-8", "replace")})
-    turns = project(model, [record["messages"] for _, record in good], vectors) if good else []
-    for (number, record), seen in zip(good, turns, strict=True):
-        answers = [m["content"] for m in record["messages"] if m["role"] == "assistant"]
+            good.append((record, *_told(model, record.messages, answers(record.messages), record.tools)))
+        except UserError as error:
+            refused.append(_rejected(record, error.problem))
+    seen = _project(model, [sequences for _, _, sequences in good], vectors) if good else []
+    for (sample, turns, _), projections in zip(good, seen, strict=True):
+        spoken = [i for i, message in enumerate(sample.messages) if message["role"] == "assistant"]
         scored.append(
             {
-                "id": str(record.get("id", number)),
-                "line": number,
+                "id": _id(sample),
+                "index": sample.index,
+                "line": sample.line,
+                "source": sample.source,
                 "turns": [
                     {
-                        "index": index,
+                        "index": spoken.index(turn),
                         "role": "assistant",
-                        "text": answer[:TEXT],
-                        "before": {name: p.before_z for name, p in turn.items()},
-                        "during": {name: p.during_z for name, p in turn.items()},
-                        "before_raw": {name: round(p.before, 4) for name, p in turn.items()},
-                        "during_raw": {name: round(p.during, 4) for name, p in turn.items()},
+                        "text": sample.messages[turn]["content"][:TEXT],
+                        "before": {name: p.before_z for name, p in along.items()},
+                        "during": {name: p.during_z for name, p in along.items()},
+                        "before_raw": {name: round(p.before, 4) for name, p in along.items()},
+                        "during_raw": {name: round(p.during, 4) for name, p in along.items()},
                     }
-                    for index, (answer, turn) in enumerate(zip(answers, seen, strict=True))
+                    for turn, along in zip(turns, projections, strict=True)
                 ],
             }
         )
+
+
+def _rejected(record: Sample | Rejected, reason: str) -> dict[str, Any]:
+    raw = record.raw.decode("utf-8", "backslashreplace").rstrip("\r\n")
+    return {"index": record.index, "line": record.line, "source": record.source, "reason": reason, "raw": raw}
+
+
+def _id(sample: Sample) -> str:
+    """What the record calls itself, or its line."""
+    value = json.loads(sample.raw)
+    return str(value["id"] if isinstance(value, dict) and value.get("id") is not None else sample.line)
 
 
 def _z(vector: PersonaVector, value: float, *, prompt: bool) -> float | None:
@@ -215,13 +243,20 @@ def _largest(conversations: Sequence[dict[str, Any]], names: Sequence[str]) -> d
     result: dict[str, dict[str, Any]] = {}
     for name in names:
         turns = [
-            (turn["during"][name], conversation["line"], turn["index"])
+            (turn["during"][name], conversation["line"], turn["index"], conversation["source"])
             for conversation in conversations
             for turn in conversation["turns"]
             if turn["during"].get(name) is not None
         ]
         if turns:
-            z, line, index = max(turns)
+            z, line, index, source = max(turns)
             above = sum(1 for t in turns if t[0] > 2)
-            result[name] = {"z": z, "line": line, "turn": index, "above_2": above, "turns": len(turns)}
+            result[name] = {
+                "z": z,
+                "line": line,
+                "source": source,
+                "turn": index,
+                "above_2": above,
+                "turns": len(turns),
+            }
     return result

@@ -29,6 +29,7 @@ def write_monitor_report(run: dict[str, Any], path: Path | str) -> None:
         "monitoring/page.html",
         run=run,
         scale=scale,
+        several=len(run.get("sources") or []) > 1,
         total=len(conversations),
         turns_shown=TURNS_SHOWN,
         overview=drift.overview(scale, conversations),

@@ -12,6 +12,7 @@ from personavec.data import Sample
 from personavec.engine import Engine
 from personavec.errors import UserError
 from personavec.model import Conversation
+from personavec.model.template import split_thought
 from personavec.projection.own_answers import OwnAnswers
 from personavec.projection.panel import Panel
 from personavec.refusals import refuses
@@ -118,7 +119,8 @@ def measure_keeping(
         ),
         prompt_tokens=np.array([mine[0].spans[1][0] for mine in conversations], np.float64),
         refusals=np.array(
-            [any(refuses(s.messages[t]["content"]) for t in chosen(s, turns)) for s in samples], np.float64
+            [any(refuses(split_thought(s.messages[t]["content"])[1]) for t in chosen(s, turns)) for s in samples],
+            np.float64,
         ),
         truncated=np.array([mine.truncated for mine in tokens], np.float64),
     )

@@ -32,7 +32,7 @@ def compare(first: Path | str, second: Path | str) -> dict[str, Any]:
             raise UserError(f"{folder} holds no finished screening.", "Give two folders that --out of screen named.")
         tables.append(pq.read_table(path))
         begun = folder / "arguments.json"
-        settings.append(json.loads(begun.read_text()) if begun.is_file() else {})
+        settings.append(json.loads(begun.read_text(encoding="utf-8")) if begun.is_file() else {})
     keys: list[dict[tuple[str, int], int]] = []
     for table in tables:
         seen: dict[str, int] = {}

@@ -421,6 +421,8 @@ def run_screening(
         UserError: See `Scanner.measure`, `Panel.of`, `conformal`, `remove_span`.
     """
     job = Screen(engine, vectors, others, settings, clean, scorers, beside)
+    for one in (data, job.clean, *beside):
+        one.check_apart(out)
     arguments = {
         **asdict(settings),
         **engine.identity,
@@ -434,7 +436,7 @@ def run_screening(
     with RunFolder(out, arguments) as folder:
         if (folder / "summary.json").exists():
             shutil.rmtree(folder / "parts", ignore_errors=True)  # where a run was killed at the very end
-            summary: dict[str, Any] = json.loads((folder / "summary.json").read_text())
+            summary: dict[str, Any] = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
             return summary
         start = time.monotonic()
         parts = folder / "parts"

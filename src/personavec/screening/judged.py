@@ -13,6 +13,7 @@ from personavec.extraction.specificity import judge_of
 from personavec.judges.scorer import ApiTerms, Scorer, make_scorer
 from personavec.model import ChatModel
 from personavec.model.checkpoint import Checkpoint
+from personavec.model.template import split_thought
 from personavec.progress import progress
 from personavec.projection.measure import Turns, chosen
 from personavec.rollouts import Rollout
@@ -109,7 +110,7 @@ def _windows(data: Dataset, wanted: set[int]) -> Iterator[list[Sample]]:
 def _rollout(engine: Engine, sample: Sample, turns: Turns) -> Rollout:
     turn = chosen(sample, turns)[-1]
     before: list[dict[str, Any]] = sample.messages[:turn]
-    text = sample.messages[turn]["content"]
+    _, text = split_thought(sample.messages[turn]["content"])
     question = next((m["content"] for m in reversed(before) if m["role"] == "user" and m["content"]), "")
     return Rollout(
         id=str(sample.index),
@@ -117,6 +118,6 @@ def _rollout(engine: Engine, sample: Sample, turns: Turns) -> Rollout:
         question=question,
         question_index=sample.index,
         prompt_ids=engine.template.prompt_ids(before, sample.tools),
-        response_ids=engine.template.answer_ids(text),
+        response_ids=[*engine.template.lead, *engine.template.answer_ids(text)],
         text=text,
     )

@@ -1,6 +1,5 @@
 """What a screening leaves behind: scores.parquet, kept.jsonl, flagged.jsonl and rejected.jsonl, whole or absent."""
 
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -13,7 +12,7 @@ from numpy.typing import NDArray
 
 from personavec.data import Dataset, Rejected
 from personavec.errors import UserError
-from personavec.files import cannot_write
+from personavec.files import cannot_write, to_json
 
 BOM = b"\xef\xbb\xbf"
 
@@ -74,7 +73,7 @@ def split(
                 reason = record.reason if isinstance(record, Rejected) else reasons[record.index]
                 raw = record.raw.decode("utf-8", "backslashreplace").rstrip("\r\n")
                 line = {"line": record.line, "source": record.source, "reason": reason, "raw": raw}
-                written = json.dumps(line, ensure_ascii=False).encode() + b"\n"
+                written = to_json(line).encode() + b"\n"
                 useless[record.source] = useless.get(record.source, 0) + 1
             else:
                 if next(expected, None) != record.index:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from personavec.data import Dataset, open_data
 from personavec.errors import UserError
-from personavec.files import RunFolder, write_atomic
+from personavec.files import RunFolder, check_utf8, write_atomic
 from personavec.model import ChatModel
 from personavec.provenance import identity, provenance
 from personavec.results import SUMMARY
@@ -50,6 +50,7 @@ def study_finetune(
         UserError: Vectors of another model, a trait that the model does not show, two data sets of one name, or what
             `fine_tune` raises.
     """
+    check_utf8(out)
     settings = settings or Settings()
     for vector in vectors:
         vector.check(model)
@@ -59,6 +60,8 @@ def study_finetune(
         raise UserError(f"There is no vector of {', '.join(sorted(unknown))}.", f"There are: {', '.join(names)}.")
     check_names(set(names), data or ())
     given = {name: open_data(path) for name, path in (data or {}).items()}
+    for one in given.values():
+        one.check_apart(out)
     arguments = {
         **asdict(settings),
         **identity(model),
