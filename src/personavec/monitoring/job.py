@@ -6,7 +6,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
-from pydantic import ValidationError
+from pydantic import JsonValue, ValidationError
 
 from personavec.data import Dataset, Rejected, Sample, open_data
 from personavec.errors import UserError
@@ -49,8 +49,8 @@ def monitor(
     check_one_per_trait(vectors)
     for vector in vectors:
         vector.check(model, other_weights=other_weights)
-    arguments = {
-        "chats": data.sources,
+    arguments: dict[str, JsonValue] = {
+        "chats": [*data.sources],
         "digest": data.digest,
         **identity(model),
         "vectors": [v.identity for v in vectors],
@@ -164,7 +164,7 @@ def _summary(
 ) -> MonitorRun:
     names = [vector.trait for vector in vectors]
     return MonitorRun.of(
-        provenance(model, {"chats": ", ".join(data.sources), "vectors": names}),
+        provenance(model, {"chats": ", ".join(data.sources), "vectors": [*names]}),
         format=data.format,
         sources=tuple(data.sources),
         vectors=tuple(_watched(vector) for vector in vectors),
