@@ -2,7 +2,20 @@
 
 import typer
 
-from personavec.cli import evaluate, extract, finetune, judges, monitor, screen, shift, study, talk, traits, vectors
+from personavec.cli import (
+    evaluate,
+    extract,
+    finetune,
+    judges,
+    monitor,
+    schema,
+    screen,
+    shift,
+    study,
+    talk,
+    traits,
+    vectors,
+)
 from personavec.cli.expand import expanded
 
 app = typer.Typer(
@@ -21,6 +34,7 @@ app.command("screen", no_args_is_help=True)(screen.screen)
 app.command("compare")(screen.compare)
 app.command("finetune")(finetune.finetune)
 app.command("shift")(shift.shift)
+app.command("schema")(schema.schema)
 app.add_typer(traits.app, name="traits")
 app.add_typer(vectors.app, name="vectors")
 app.add_typer(study.app, name="study")
