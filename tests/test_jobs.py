@@ -196,7 +196,7 @@ def test_a_classifier_judges_an_extraction(folder: Path, trait: Path, tmp_path: 
     found = json.loads((out / "run.json").read_text())["judge"]
     assert found["name"] == judge and found["auc"]["mean"] > 0.9
     assert set(found["state"]) == {"coherence"}
-    assert PersonaVector.load(out / "vector.safetensors").info["judge"] == found
+    assert PersonaVector.load(out / "vector.safetensors").info.judge.as_json() == found
     for line in map(json.loads, (out / "rollouts.jsonl").read_text().splitlines()):
         if line["stage"] == "extraction" and line["text"]:
             with torch.no_grad():
