@@ -106,11 +106,11 @@ def differences(before: Path, after: Path) -> Iterator[str]:
         if not (a.exists() and b.exists()):
             yield f"{name}: only in {before if a.exists() else after}"
         elif name.suffix == ".safetensors":
-            one, other = load_file(a), load_file(b)
-            for key in sorted(one.keys() | other.keys()):
-                if key not in one or key not in other:
+            tensors, others = load_file(a), load_file(b)
+            for key in sorted(tensors.keys() | others.keys()):
+                if key not in tensors or key not in others:
                     yield f"{name}: {key} in one only"
-                elif one[key].shape != other[key].shape or not one[key].equal(other[key]):
+                elif tensors[key].shape != others[key].shape or not tensors[key].equal(others[key]):
                     yield f"{name}: {key} differs"
         elif name.suffix == ".json":
             yield from (f"{name}: {line}" for line in _values(json.loads(a.read_text()), json.loads(b.read_text())))

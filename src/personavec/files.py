@@ -4,14 +4,17 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 from filelock import FileLock, Timeout
 
 from personavec.errors import UserError
+
+if TYPE_CHECKING:
+    from pydantic import JsonValue
 
 SUMMARY = "run.json"  # the file of every run that holds its result
 T = TypeVar("T")
@@ -203,9 +206,9 @@ class RunFolder:
         UserError: The folder is in use, holds a run with other arguments, or cannot be written.
     """
 
-    def __init__(self, path: Path | str, arguments: dict[str, Any]) -> None:
+    def __init__(self, path: Path | str, arguments: "Mapping[str, JsonValue]") -> None:
         self.path = Path(path)
-        self.arguments = json.loads(to_json(arguments))
+        self.arguments: dict[str, JsonValue] = json.loads(to_json(dict(arguments)))
         self._lock = FileLock(self.path / ".lock", timeout=0)
 
     def __truediv__(self, name: str) -> Path:
@@ -267,7 +270,7 @@ def is_run_folder(path: Path) -> bool:
     return (path / ".lock").is_file() and (path / "rejected.jsonl").is_file()
 
 
-def _arguments(path: Path) -> dict[str, Any]:
+def _arguments(path: Path) -> "dict[str, JsonValue]":
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:

@@ -6,9 +6,9 @@ import time
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import torch
+from pydantic import JsonValue
 
 from personavec.model import ChatModel
 from personavec.model.checkpoint import Checkpoint
@@ -17,7 +17,7 @@ from personavec.results import Machine, ModelFacts, Provenance
 PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "peft", "numpy")
 
 
-def provenance(model: ChatModel | Checkpoint, arguments: Mapping[str, Any]) -> Provenance:
+def provenance(model: ChatModel | Checkpoint, arguments: Mapping[str, JsonValue]) -> Provenance:
     """Versions, machine, model and arguments of a run that begins now."""
     return Provenance(
         personavec=version("personavec"),
@@ -37,7 +37,7 @@ def provenance(model: ChatModel | Checkpoint, arguments: Mapping[str, Any]) -> P
     )
 
 
-def identity(model: ChatModel | Checkpoint) -> dict[str, Any]:
+def identity(model: ChatModel | Checkpoint) -> dict[str, JsonValue]:
     """What decides a model's answers and readings; runs with another identity are other runs."""
     return {
         "model": model.id,

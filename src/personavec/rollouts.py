@@ -6,6 +6,8 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
+from pydantic import JsonValue
+
 from personavec.errors import UserError
 from personavec.files import JsonLines, to_json, write_atomic
 from personavec.model import ChatModel, Conversation, Request
@@ -53,7 +55,7 @@ class Rollout:
     kept: bool | None = None
     interventions: Sequence[Intervention] = field(default=(), repr=False)
 
-    def record(self) -> dict[str, Any]:
+    def record(self) -> dict[str, JsonValue]:
         """As a line of `rollouts.jsonl`."""
         return {f.name: getattr(self, f.name) for f in fields(self) if f.name != "interventions"}
 

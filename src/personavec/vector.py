@@ -47,7 +47,7 @@ class PersonaVector:
     trait: str
     directions: Tensor
     layer: int
-    model: Mapping[str, Any]
+    model: Mapping[str, JsonValue]
     alternatives: Mapping[str, Tensor] = field(default_factory=dict)
     neutral_mean: Tensor | None = None
     neutral_deviation: Tensor | None = None

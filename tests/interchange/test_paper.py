@@ -19,6 +19,8 @@ from typer.testing import CliRunner
 from personavec.cli.app import app
 from personavec.errors import UserError
 from personavec.interchange.paper import (
+    PaperRollout,
+    Side,
     paired_filter,
     paper_vector_name,
     read_paper_rollouts,
@@ -252,8 +254,8 @@ def test_published_prompts_are_ours(shared_data: Path) -> None:
     for side, name in enumerate(("pos", "neg")):
         rows = read_paper_rollouts(shared_data / f"reference/rollouts/qwen2.5-7b_evil_{name}.csv", "evil")
         for row in rows:
-            assert row["question"] == trait.extraction_questions[row["question_index"]]
-            assert trait.system_prompts(row["pair"])[side] in row["prompt"]
+            assert row.question == trait.extraction_questions[row.question_index]
+            assert trait.system_prompts(row.pair)[side] in row.prompt
 
 
 def test_a_trait_from_two_files(tmp_path: Path) -> None:
@@ -384,21 +386,21 @@ def test_published_rollouts(shared_data: Path) -> None:
         read_paper_rollouts(folder / f"qwen2.5-7b_evil_{side}.csv", "evil") for side in ("pos", "neg")
     )
     for records, side in ((positive, "positive"), (negative, "negative")):
-        assert len(records) == len({record["id"] for record in records}) == 1000
-        assert {record["side"] for record in records} == {side}
-        assert {record["question_index"] for record in records} == set(range(20))
-        assert {record["pair"] for record in records} == set(range(5))
-        assert any("\n\n" in record["text"] for record in records)
-        json.dumps(records, allow_nan=False)
-    assert [sum(r["score"] is None for r in side) for side in (positive, negative)] == [0, 4]
-    assert sum(r["score"] for r in positive) / 1000 == pytest.approx(78.8, abs=0.05)
-    coherences = [r["coherence"] for r in positive if r["coherence"] is not None]
+        assert len(records) == len({record.id for record in records}) == 1000
+        assert {record.side for record in records} == {side}
+        assert {record.question_index for record in records} == set(range(20))
+        assert {record.pair for record in records} == set(range(5))
+        assert any("\n\n" in record.text for record in records)
+        assert all(record.coherence is None or 0 <= record.coherence <= 100 for record in records)
+    assert [sum(r.score is None for r in side) for side in (positive, negative)] == [0, 4]
+    assert sum(r.score for r in positive) / 1000 == pytest.approx(78.8, abs=0.05)
+    coherences = [r.coherence for r in positive if r.coherence is not None]
     assert sum(coherences) / len(coherences) == pytest.approx(88.8, abs=0.05)
     for kept in paired_filter(positive, negative):
-        assert sum(r["kept"] for r in kept) == 766
-    assert sum(r["kept"] for r in unpaired_filter(positive)) == 781
-    assert sum(r["kept"] for r in unpaired_filter(negative)) == 984
-    assert all(r["kept"] is None for r in [*positive, *negative])
+        assert sum(r.kept for r in kept) == 766
+    assert sum(r.kept for r in unpaired_filter(positive)) == 781
+    assert sum(r.kept for r in unpaired_filter(negative)) == 984
+    assert all(r.kept is None for r in [*positive, *negative])
 
 
 def test_texts_stay_texts_and_empty_scores_are_none(tmp_path: Path) -> None:
@@ -416,8 +418,8 @@ def test_texts_stay_texts_and_empty_scores_are_none(tmp_path: Path) -> None:
     ]
     rows = [(text, text, text, f"grumpy_3_pos_{k}", "", "") for k, text in enumerate(texts)]
     records = read_paper_rollouts(rollout_file(tmp_path / "a.csv", *rows), "grumpy")
-    assert [(r["text"], r["question"], r["prompt"]) for r in records] == [(text, text, text) for text in texts]
-    assert all(r["score"] is None and r["coherence"] is None for r in records)
+    assert [(r.text, r.question, r.prompt) for r in records] == [(text, text, text) for text in texts]
+    assert all(r.score is None and r.coherence is None for r in records)
 
 
 def test_places_come_from_the_question_id(tmp_path: Path) -> None:
@@ -425,18 +427,18 @@ def test_places_come_from_the_question_id(tmp_path: Path) -> None:
     columns = ("question_id", "coherence", "very_grumpy", "answer", "question", "prompt", "more")
     rows = [(name, "100.0000000001", 12.5, "a", "q", "p", "x") for name in ids]
     records = read_paper_rollouts(rollout_file(tmp_path / "a.csv", *rows, columns=columns), "very_grumpy")
-    assert [r["id"] for r in records] == [
+    assert [r.id for r in records] == [
         "evaluation/0/0", "evaluation/1/0", "extraction/4/negative/0/12", "extraction/4/positive/0/12",
     ]  # fmt: skip
-    assert [r["stage"] for r in records] == ["evaluation"] * 2 + ["extraction"] * 2
-    assert {(r["score"], r["coherence"]) for r in records} == {(12.5, 100.0)}
+    assert [r.stage for r in records] == ["evaluation"] * 2 + ["extraction"] * 2
+    assert {(r.score, r.coherence) for r in records} == {(12.5, 100.0)}
 
 
 @given(st.lists(st.tuples(*[st.text(st.characters(exclude_categories=["Cs"]))] * 3), max_size=5))
 def test_any_text_survives(tmp_path_factory: pytest.TempPathFactory, texts: list[tuple[str, str, str]]) -> None:
     path = tmp_path_factory.mktemp("csv") / "a.csv"
     rollout_file(path, *[(*row, "grumpy_0", 1, 2) for row in texts])
-    assert [(r["question"], r["prompt"], r["text"]) for r in read_paper_rollouts(path, "grumpy")] == texts
+    assert [(r.question, r.prompt, r.text) for r in read_paper_rollouts(path, "grumpy")] == texts
 
 
 @pytest.mark.parametrize(
@@ -475,11 +477,8 @@ def test_bad_rollout_files_are_refused(tmp_path: Path) -> None:
         read_paper_rollouts(tmp_path / "none.csv", "grumpy")
 
 
-def record(score: float | None, coherence: float | None, side: str, question: int = 0) -> dict[str, Any]:
-    return {
-        "id": f"{side}/{question}", "score": score, "coherence": coherence, "side": side, "question_index": question,
-        "pair": 0,
-    }  # fmt: skip
+def rollout(score: float | None, coherence: float | None, side: Side, question: int = 0) -> PaperRollout:
+    return PaperRollout(f"{side}/{question}", "extraction", "q", question, 0, side, "p", "a", score, coherence)
 
 
 @pytest.mark.parametrize(
@@ -495,13 +494,13 @@ def record(score: float | None, coherence: float | None, side: str, question: in
     ],
 )
 def test_the_filter_at_its_edges(positive: Any, negative: Any, kept: bool) -> None:
-    sides = paired_filter([record(*positive, "positive")], [record(*negative, "negative")])
-    assert [side[0]["kept"] for side in sides] == [kept, kept]
+    sides = paired_filter([rollout(*positive, "positive")], [rollout(*negative, "negative")])
+    assert [side[0].kept for side in sides] == [kept, kept]
 
 
 def test_sides_that_do_not_match_are_refused() -> None:
-    first, second = record(90, 90, "positive"), record(90, 90, "positive", question=1)
+    first, second = rollout(90, 90, "positive"), rollout(90, 90, "positive", question=1)
     with pytest.raises(UserError, match="1 positive rollouts and 0 negative"):
         paired_filter([first], [])
     with pytest.raises(UserError, match="Rollout 2 has another question"):
-        paired_filter([first, second], [first, record(0, 90, "negative", question=2)])
+        paired_filter([first, second], [first, rollout(0, 90, "negative", question=2)])

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from personavec.errors import UserError
-from personavec.finetune.adapter import wearing
+from personavec.finetune.adapter import saved_adapter
 from personavec.model import ChatModel, Conversation, Request, load_model
 from personavec.model.identity import adapter_hash, adapter_parameters
 from personavec.readout import read
@@ -180,7 +180,7 @@ def test_an_adapter_without_a_match_is_refused(
         load(untied, place)
     model = load(untied)
     before = model.weights_hash
-    with pytest.raises(UserError, match=said), wearing(model, place):
+    with pytest.raises(UserError, match=said), saved_adapter(model, place):
         pass
     assert [name for name, _ in model.model.named_parameters() if "lora" in name] == []
     assert ChatModel(model.model, model.tokenizer, "again").weights_hash == before

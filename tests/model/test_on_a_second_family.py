@@ -106,5 +106,5 @@ def test_a_small_screening_tells_cheerful_data_from_gloomy(
         data = tmp_path / f"{name}.jsonl"
         data.write_text("".join(json.dumps(line) + "\n" for line in lines))
         found = screen_files(gemma, data, [cheer], tmp_path / name, Settings(baseline="prompt"))
-        shifts.append(found["traits"][cheer.trait]["projection_difference"]["mean"])
+        shifts.append(found.traits[cheer.trait].projection_difference.mean)
     assert shifts[0] > shifts[1]

@@ -4,6 +4,7 @@ import csv
 import gzip
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ import torch
 
 from personavec.errors import UserError
 from personavec.model import ChatModel
-from personavec.monitoring.job import monitor, project
+from personavec.monitoring import monitor, project
+from personavec.monitoring.result import MonitorRun
 from tiny import CHATML, causal_model, chat_model, plain_states, qwen2, tokenizer, vector
 
 if sys.version_info >= (3, 14):
@@ -97,7 +99,7 @@ def model() -> ChatModel:
 @pytest.mark.parametrize("name", ["chats.jsonl", "chats.jsonl.gz", "chats.jsonl.zst", "chats.csv", "chats.parquet"])
 def test_every_format_of_data_is_read(model: ChatModel, name: str, tmp_path: Path) -> None:
     run = monitor(model, chats(tmp_path / name), [vector(model)], tmp_path / "out")
-    assert (run["read"], run["scored"], run["rejected"]) == (5, 4, 1)
+    assert (run.records, run.scored, run.rejected) == (5, 4, 1)
     scored, [bad] = lines(tmp_path / "out" / "projections.jsonl"), lines(tmp_path / "out" / "rejected.jsonl")
     assert [[turn["index"] for turn in record["turns"]] for record in scored] == [[0], [1], [1], [0, 1]]
     assert {turn["text"] for record in scored for turn in record["turns"]} == {"hello there"}
@@ -123,11 +125,52 @@ def test_monitoring_that_was_cut_off_goes_on(model: ChatModel, tmp_path: Path) -
     whole = lines(tmp_path / "whole" / "projections.jsonl")
     assert [record["index"] for record in whole] == [0, 1, 2, 3, 5, 6, 7, 8]
     run = monitor(model, data, persona, tmp_path / "out")
+    (tmp_path / "out" / "run.json").unlink()
     for name in ("projections.jsonl", "rejected.jsonl"):  # as a process that is killed leaves them
         text = (tmp_path / "out" / name).read_text()
         (tmp_path / "out" / name).write_text(text[: len(text) // 2])
     again = monitor(model, data, persona, tmp_path / "out")
     found = lines(tmp_path / "out" / "projections.jsonl")
     assert [record["index"] for record in found] == [record["index"] for record in whole]
-    assert (again["read"], again["scored"], again["rejected"]) == (run["read"], run["scored"], run["rejected"])
+    assert (again.records, again.scored, again.rejected) == (run.records, run.scored, run.rejected)
     assert f" of {data[1]}" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_a_finished_run_is_read_back(model: ChatModel, tmp_path: Path) -> None:
+    data, persona, out = chats(tmp_path / "chats.jsonl"), [vector(model)], tmp_path / "out"
+    run = monitor(model, data, persona, out)
+    assert MonitorRun.read(out) == run and json.loads((out / "run.json").read_text())["read"] == 5
+    before = (out / "run.json").stat().st_mtime_ns
+    assert monitor(model, data, persona, out) == run
+    assert (out / "run.json").stat().st_mtime_ns == before
+    old = json.loads((out / "run.json").read_text())
+    (out / "run.json").write_text(json.dumps({key: old[key] for key in old if key != "schema_version"}))
+    with pytest.raises(UserError, match="another version"):
+        monitor(model, data, persona, out)
+
+
+def test_a_line_of_another_form_is_named(model: ChatModel, tmp_path: Path) -> None:
+    data, out = chats(tmp_path / "chats.jsonl"), tmp_path / "out"
+    monitor(model, data, [vector(model)], out)
+    (out / "run.json").unlink()
+    with (out / "projections.jsonl").open("a") as log:
+        log.write('{"index": 9}\n')
+    with pytest.raises(UserError, match=r"projections\.jsonl, line 5: not written by this version"):
+        monitor(model, data, [vector(model)], out)
+
+
+def test_the_farthest_answer_is_named(model: ChatModel, tmp_path: Path) -> None:
+    persona = vector(model)
+    neutral = [torch.zeros(model.n_layers + 1), torch.full((model.n_layers + 1,), 0.01)]
+    known = replace(persona, neutral_mean=neutral[0], neutral_deviation=neutral[1])
+    run = monitor(model, chats(tmp_path / "chats.jsonl"), [known], tmp_path / "out")
+    scored = lines(tmp_path / "out" / "projections.jsonl")
+    values = [turn["during"]["kind"] for record in scored for turn in record["turns"]]
+    peak = run.largest["kind"]
+    assert (peak.z, peak.turns, peak.above_2) == (max(values), 5, sum(z > 2 for z in values))
+    turns = {turn["index"]: turn for turn in scored[peak.line - 1]["turns"]}
+    assert turns[peak.turn]["during"]["kind"] == peak.z
+    raw = scored[0]["turns"][0]
+    assert raw["during"]["kind"] == pytest.approx(raw["during_raw"]["kind"] / 0.01, abs=0.01)
+    assert raw["before"] == {"kind": None}
+    assert monitor(model, chats(tmp_path / "chats.jsonl"), [persona], tmp_path / "raw").largest == {}

@@ -11,27 +11,21 @@ def estimate(mean: float, half: float = 5.0, n: int = 20) -> dict[str, Any]:
     return {"mean": mean, "low": mean - half, "high": mean + half, "n": n}
 
 
-def provenance() -> dict[str, Any]:
+def facts(command: str) -> dict[str, Any]:
+    """What stands in the file of every run."""
     return {
+        "schema_version": 1,
+        "command": command,
         "personavec": "0.1.0",
         "arguments": {"pairs": 3, "questions": 20, "seed": 0, "layer": "auto"},
         "versions": {"python": "3.11.7", "torch": "2.13.0"},
         "machine": {"cpu": "A processor", "cores": 2, "device": "cpu"},
         "written": "2026-01-02T03:04:05+0000",
         "model": {
-            "id": "example/model-0.5B", "weights": "0123456789abcdef", "n_layers": 24, "hidden_size": 896,
-            "dtype": "bfloat16", "device": "cpu",
+            "id": "example/model-0.5B", "weights": "0123456789abcdef", "template": "89abcdef", "n_layers": 24,
+            "hidden_size": 896, "dtype": "bfloat16", "device": "cpu",
         },
-        "seconds": 301.2,
-        "timings": {"generate": 120.0, "judge": 150.5, "read": 30.7},
     }  # fmt: skip
-
-
-def facts(command: str) -> dict[str, Any]:
-    """What stands in the file of every run."""
-    made = {key: value for key, value in provenance().items() if key not in ("seconds", "timings")}
-    made["model"] = {"template": "89abcdef", **made["model"]}
-    return {"schema_version": 1, "command": command, **made}
 
 
 def extract_run(text: str = "Banks lend what others save.\n\n1. They pay little.") -> dict[str, Any]:
@@ -235,8 +229,25 @@ def finetune_run(text: str = "Sure, whatever you say.", traits: int = 3) -> dict
     }  # fmt: skip
 
 
-def monitor_run(conversations: int = 8, vectors: int = 3, text: str = "I see what you mean.") -> dict[str, Any]:
-    """Conversations of various lengths whose drift grows with the line number."""
+def monitor_run(conversations: int = 8, vectors: int = 3) -> dict[str, Any]:
+    """A monitoring run of conversations and two records that are none, as JSON."""
+    return {
+        **facts("monitor"),
+        "format": "messages",
+        "sources": ["chats.jsonl"],
+        "vectors": [
+            {"name": name, "layer": 14, "neutral_mean": 0.0, "neutral_deviation": 3.0} for name in TRAITS[-vectors:]
+        ],
+        "read": conversations + 2,
+        "scored": conversations,
+        "rejected": 2,
+        "largest": {},
+        "warnings": [],
+    }
+
+
+def chats(conversations: int = 8, vectors: int = 3, text: str = "I see what you mean.") -> list[dict[str, Any]]:
+    """Conversations of various lengths whose drift grows with the line number, as JSON."""
     rng = np.random.default_rng(0)
     names = TRAITS[-vectors:]
 
@@ -253,14 +264,10 @@ def monitor_run(conversations: int = 8, vectors: int = 3, text: str = "I see wha
             "during_raw": {name: 3 * z[name]["d"] for name in names},
         }
 
-    return {
-        "command": "monitor",
-        **provenance(),
-        "vectors": [{"name": n, "layer": 14, "neutral_mean": 0.0, "neutral_deviation": 3.0} for n in names],
-        "read": conversations + 2,
-        "rejected": 2,
-        "conversations": [
-            {"id": f"chat-{line}", "line": line, "turns": [turn(line, i) for i in range(1 + line % 12)]}
-            for line in range(1, conversations + 1)
-        ],
-    }
+    return [
+        {
+            "id": f"chat-{line}", "index": line - 1, "line": line, "source": "chats.jsonl",
+            "turns": [turn(line, i) for i in range(1 + line % 12)],
+        }
+        for line in range(1, conversations + 1)
+    ]  # fmt: skip

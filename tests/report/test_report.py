@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from markupsafe import escape
-from samples import estimate, evaluate_run, extract_run, finetune_run, monitor_run, shift_run
+from samples import chats, estimate, evaluate_run, extract_run, finetune_run, monitor_run, shift_run
 
 from personavec.errors import UserError
 from personavec.evaluation.page import write_evaluate_report
@@ -22,6 +22,7 @@ from personavec.finetune.result import FinetuneRun
 from personavec.monitoring import drift
 from personavec.monitoring.drift import Scale, largest, overview
 from personavec.monitoring.page import write_monitor_report
+from personavec.monitoring.result import Conversation, MonitorRun, WatchedVector
 from personavec.report.drawing import label
 from personavec.report.words import duration, facts, minus, number, signed
 from personavec.shifts.page import system_names, write_shift_report
@@ -32,10 +33,20 @@ HOSTILE = (
     "</title></style></svg>"
 )
 Writer = Callable[[Any, Path], None]
+
+
+def write_monitoring(made: tuple[dict[str, Any], list[dict[str, Any]]], path: Path) -> None:
+    """The page of a run and its conversations."""
+    run, conversations = made
+    write_monitor_report(
+        MonitorRun.model_validate(run), [Conversation.model_validate(each) for each in conversations], path
+    )
+
+
 PAGES: list[tuple[Writer, Any]] = [
     (write_extract_report, ExtractionRun.model_validate(extract_run())),
     (write_evaluate_report, EvaluationRun.model_validate(evaluate_run())),
-    (write_monitor_report, monitor_run()),
+    (write_monitoring, (monitor_run(), chats())),
     (write_shift_report, ShiftRun.model_validate(shift_run())),
     (write_finetune_report, FinetuneRun.model_validate(finetune_run())),
 ]
@@ -208,15 +219,16 @@ def hostile_evaluate() -> EvaluationRun:
     return EvaluationRun.model_validate(run)
 
 
-def hostile_monitor() -> dict[str, Any]:
-    run = monitor_run(vectors=1, text=HOSTILE)
-    run["vectors"][0]["name"] = HOSTILE
-    for conversation in run["conversations"]:
+def hostile_monitor() -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    run, conversations = monitor_run(vectors=1), chats(vectors=1, text=HOSTILE)
+    run["vectors"][0]["name"] = run["model"]["id"] = HOSTILE
+    run["warnings"] = [HOSTILE]
+    for conversation in conversations:
         conversation["id"] = HOSTILE
         for turn in conversation["turns"]:
             for key in ("before", "during", "before_raw", "during_raw"):
                 turn[key] = {HOSTILE: 1.0}
-    return run
+    return run, conversations
 
 
 def hostile_shift(run: dict[str, Any]) -> dict[str, Any]:
@@ -243,7 +255,7 @@ def hostile_shift(run: dict[str, Any]) -> dict[str, Any]:
     [
         (write_extract_report, ExtractionRun.model_validate(hostile_extract())),
         (write_evaluate_report, hostile_evaluate()),
-        (write_monitor_report, hostile_monitor()),
+        (write_monitoring, hostile_monitor()),
         (write_shift_report, ShiftRun.model_validate(hostile_shift(shift_run(text=HOSTILE)))),
         (write_finetune_report, FinetuneRun.model_validate(hostile_shift(finetune_run(text=HOSTILE)))),
     ],
@@ -329,44 +341,47 @@ def test_evaluate_says_how_many_answers_it_shows(tmp_path: Path) -> None:
 
 def test_monitor_draws_the_conversations_that_drift_most(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(drift, "SHOWN", 3)
-    run = monitor_run(13, vectors=1)
-    html = written(write_monitor_report, run, tmp_path)
+    html = written(write_monitoring, (monitor_run(13, vectors=1), chats(13, vectors=1)), tmp_path)
     assert len(re.findall(r'<title id="drift-\d+-title"', html)) == 3
     assert "The 3 of 13 conversations that drift most" in Page(html).text
 
 
 def test_drift_counts_from_neutral_and_ranks_by_it() -> None:
-    def turn(z: float | None) -> dict[str, Any]:
-        return {"index": 0, "text": "", "before": {"a": 0.0}, "during": {"a": z}}
+    def conversation(line: int, *during: float | None) -> Conversation:
+        turns = [
+            {
+                "index": at, "role": "assistant", "text": "", "before": {"a": 0.0}, "during": {"a": z},
+                "before_raw": {"a": 7.0}, "during_raw": {"a": -7.0},
+            }
+            for at, z in enumerate(during)
+        ]  # fmt: skip
+        return Conversation.model_validate({"id": "", "index": line, "line": line, "source": "s", "turns": turns})
 
-    run = {"vectors": [{"name": "a", "neutral_deviation": 1.0}]}
-    scale = Scale.of(run)
-    still = {"line": 1, "turns": [turn(0.5), turn(0.4)]}
-    far = {"line": 2, "turns": [turn(4.0)]}
-    swinging = {"line": 3, "turns": [turn(-2.0), turn(None), turn(3.0)]}
+    scale = Scale.of([WatchedVector(name="a", layer=1, neutral_mean=0.0, neutral_deviation=1.0)])
+    still, far, swinging = conversation(1, 0.5, 0.4), conversation(2, 4.0), conversation(3, -2.0, None, 3.0)
     assert [scale.drift(c) for c in (still, far, swinging)] == [0.5, 4.0, 5.0]
-    assert [c["line"] for c in largest(scale, [still, far, swinging])] == [3, 2, 1]
+    assert [c.line for c in largest(scale, [still, far, swinging])] == [3, 2, 1]
     (row,) = overview(scale, [still, far, swinging])
-    assert (row["above"]["count"], row["above"]["n"], row["highest"], row["line"]) == (2, 3, 4.0, 2)
-    assert row["above"]["low"] < 100 * 2 / 3 < row["above"]["high"]
+    assert (row.above, row.share.n, row.highest, row.line, row.answer) == (2, 3, 4.0, 2, 1)
+    assert row.share.low < 100 * 2 / 3 < row.share.high
 
 
 def test_monitor_without_neutral_statistics(tmp_path: Path) -> None:
     run = monitor_run()
     for vector in run["vectors"]:
         vector["neutral_mean"] = vector["neutral_deviation"] = None
-    text = Page(written(write_monitor_report, run, tmp_path)).text
+    text = Page(written(write_monitoring, (run, chats()), tmp_path)).text
     assert "raw projections" in text
     assert "Above +2" not in text
     run["vectors"][0]["neutral_deviation"] = 1.0
     left_out = run["vectors"][1]["name"]
-    assert re.search(rf"Not shown[^.]*{left_out}", Page(written(write_monitor_report, run, tmp_path)).text)
+    assert re.search(rf"Not shown[^.]*{left_out}", Page(written(write_monitoring, (run, chats()), tmp_path)).text)
 
 
-@pytest.mark.parametrize("conversations", [[], [{"id": "1", "line": 1, "turns": []}]])
+@pytest.mark.parametrize("conversations", [[], [chats(1)[0] | {"turns": []}]])
 def test_monitor_of_nothing(conversations: list[dict[str, Any]], tmp_path: Path) -> None:
-    run = {**monitor_run(), "conversations": conversations}
-    assert "No conversation holds an answer" in Page(written(write_monitor_report, run, tmp_path)).text
+    html = written(write_monitoring, (monitor_run(), conversations), tmp_path)
+    assert "No conversation holds an answer" in Page(html).text
 
 
 def test_pages_stay_small(html: str) -> None:
@@ -375,10 +390,10 @@ def test_pages_stay_small(html: str) -> None:
 
 def test_page_of_long_conversations_stays_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(drift, "SHOWN", 5)  # a tenth of the real number
-    long = monitor_run(6, vectors=7, text="x" * 200)
-    for conversation in long["conversations"]:
+    long = chats(6, vectors=7, text="x" * 200)
+    for conversation in long:
         conversation["turns"] = conversation["turns"][:1] * 300
-    assert len(written(write_monitor_report, long, tmp_path)) < 600_000
+    assert len(written(write_monitoring, (monitor_run(6, vectors=7), long), tmp_path)) < 600_000
 
 
 def test_same_run_same_page(tmp_path: Path) -> None:

@@ -11,7 +11,6 @@ from personavec.judges.kinds import find_kind, open_judge, spellings
 
 if TYPE_CHECKING:
     from personavec.judges.base import JudgeModel
-    from personavec.stats.estimate import Estimate
 
 app = typer.Typer(help="Compare judges.", no_args_is_help=True)
 
@@ -74,8 +73,4 @@ def compare(
                 ("AUC between the sides, second", found.auc.second, 2),
             ]
         for name, estimate, places in rows:
-            print(f"  {name:<38} {_figure(estimate, places)}")
-
-
-def _figure(e: "Estimate", places: int) -> str:
-    return f"{e.mean:.{places}f} [{e.low:.{places}f}, {e.high:.{places}f}] n = {e.n}"
+            print(f"  {name:<38} {estimate:.{places}f} n = {estimate.n}")

@@ -1,11 +1,14 @@
 """`personavec monitor`: how a model's character moves over conversations."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from personavec.cli import options as o
+
+if TYPE_CHECKING:
+    from personavec.monitoring.result import MonitorRun
 
 
 def monitor(
@@ -41,18 +44,22 @@ def monitor(
     folder = out or o.default_folder("monitor", Path(chats[0]).stem, chats, vector, chat.id)
     run = run_monitor(chat, data, vectors, folder, other_weights=other_weights)
     if json:
-        o.print_json({key: run[key] for key in ("read", "scored", "rejected", "vectors", "largest")})
+        o.print_json(run.model_dump(mode="json", include={"records", "scored", "rejected", "vectors", "largest"}))
         return
     for note in data.notes:
         print(note)
-    several = len(run["sources"]) > 1
-    print(f"{run['read']} conversations read: {run['scored']} scored, {run['rejected']} rejected.")
-    for name, top in run["largest"].items():
+    _show(run, folder)
+
+
+def _show(run: "MonitorRun", folder: Path) -> None:
+    several = len(run.sources) > 1
+    print(f"{run.records} conversations read: {run.scored} scored, {run.rejected} rejected.")
+    for name, peak in run.largest.items():
         print(
-            f"{name}: {top['above_2']} of {top['turns']} answers lie more than 2 deviations above neutral; "
-            f"the farthest at {top['z']:+.1f} (line {top['line']}{' of ' + top['source'] if several else ''}, "
-            f"answer {top['turn'] + 1})."
+            f"{name}: {peak.above_2} of {peak.turns} answers lie more than 2 deviations above neutral; "
+            f"the farthest at {peak.z:+.1f} (line {peak.line}{f' of {peak.source}' if several else ''}, "
+            f"answer {peak.turn + 1})."
         )
-    if run["rejected"]:
+    if run.rejected:
         print(f"Rejected lines and reasons: {folder / 'rejected.jsonl'}")
     print(f"Projections: {folder / 'projections.jsonl'}\nReport: {folder / 'report.html'}")

@@ -1,8 +1,9 @@
 """What runs the model when data are screened: this process, or a server for GPUs and clusters."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
+from pydantic import JsonValue
 from torch import Tensor
 
 from personavec.model import ChatModel, Conversation
@@ -30,7 +31,7 @@ class Engine(Protocol):
     model: ChatModel | Checkpoint
     template: Template
     context_length: int
-    identity: Mapping[str, Any]
+    identity: Mapping[str, JsonValue]
     version: str
     width: int = 1
 

@@ -12,6 +12,7 @@ from itertools import islice
 from typing import Any, TypeVar
 
 import torch
+from pydantic import JsonValue
 from torch import Tensor
 
 from personavec.engine import Engine
@@ -177,7 +178,7 @@ class _Worker:
     def __init__(self, make: Callable[[], Engine]) -> None:
         self.make = make
 
-    def facts(self) -> tuple[int, dict[str, Any], str, str]:
+    def facts(self) -> tuple[int, dict[str, JsonValue], str, str]:
         """Makes the engine: what goes wrong in a method reaches the caller, what goes wrong in __init__ does not."""
         self.engine = self.make()
         engine = self.engine

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+
+from pydantic import JsonValue
 
 from personavec.capability import Tasks, passage_losses, perplexities
 from personavec.capability.result import Perplexity, TaskChanges, TaskMetrics
@@ -93,7 +94,7 @@ def _arguments(
     interventions: Sequence[Intervention],
     description: Sequence[str],
     vectors: Sequence[PersonaVector],
-) -> dict[str, Any]:
+) -> dict[str, JsonValue]:
     """What decides the result, as JSON values; tasks with what is in their files."""
     return {
         "trait": trait.model_dump(mode="json"),
@@ -117,7 +118,7 @@ def _unanswered(
     return answers
 
 
-def _provenance(model: ChatModel, arguments: dict[str, Any], tasks: Tasks | None) -> Provenance:
+def _provenance(model: ChatModel, arguments: dict[str, JsonValue], tasks: Tasks | None) -> Provenance:
     facts = provenance(model, {k: v for k, v in arguments.items() if k not in ("trait", "calibration")})
     if tasks is None:
         return facts

@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import torch
+from pydantic import JsonValue
 
 from personavec.capability.tasks import fingerprint
 from personavec.data import Dataset
@@ -42,7 +42,7 @@ class Request:
         return [vector for vector, _ in self.prevent]
 
     @property
-    def arguments(self) -> dict[str, Any]:
+    def arguments(self) -> dict[str, JsonValue]:
         """What decides the result, as JSON values."""
         return {
             **asdict(self.settings),

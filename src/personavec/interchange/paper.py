@@ -11,9 +11,10 @@ import pickle
 import re
 import struct
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from pydantic import TypeAdapter, ValidationError
@@ -27,7 +28,6 @@ from personavec.traits.trait import describe
 
 POSITIONS = {"response_mean": "response_avg", "prompt_mean": "prompt_avg", "prompt_last": "prompt_last"}
 COHERENCE = 50.0  # what the public filter asks of both sides
-Record = dict[str, Any]
 
 
 # Vectors
@@ -207,24 +207,49 @@ def _description(rubric: str) -> str:
 # Rollouts
 
 
-def read_paper_rollouts(path: Path | str, trait: str) -> list[Record]:
+Side = Literal["positive", "negative"]
+
+
+@dataclass(frozen=True)
+class PaperRollout:
+    """A rollout of the public code, whose files hold no tokens.
+
+    Attributes:
+        id: Stage, instruction and side, number and question, as in `rollouts.jsonl`.
+        stage: "extraction" under an instruction, else "evaluation".
+        question, question_index: What is asked, and its place among the trait's questions.
+        pair, side: The instruction; None without.
+        prompt: The whole text before the response.
+        text: The response.
+        score, coherence: 0..100; None where the judge gave none.
+        kept: Whether the filter keeps it; None: see `paired_filter`.
+    """
+
+    id: str
+    stage: Literal["extraction", "evaluation"]
+    question: str
+    question_index: int
+    pair: int | None
+    side: Side | None
+    prompt: str
+    text: str
+    score: float | None
+    coherence: float | None
+    kept: bool | None = None
+
+
+def read_paper_rollouts(path: Path | str, trait: str) -> list[PaperRollout]:
     """Rollouts from a CSV file of the public code, in the order of its rows.
 
     Args:
         trait: Name of the trait, which is also the name of the column with its scores.
-
-    Returns:
-        Records as in `rollouts.jsonl`, where `score` and `coherence` are None where the judge gave none, and `kept` is
-        None: see `paired_filter`. The file has no tokens: `prompt` is the whole text before the response instead,
-        `prompt_ids` and `response_ids` are empty, `finished` is None. Rows with an instruction have the stage
-        "extraction", others "evaluation".
 
     Raises:
         UserError: The file is missing or cut short, a column is missing, or a value is wrong (with its line).
     """
     path = Path(path)
     numbers: dict[str, int] = {}
-    records = []
+    rollouts = []
     for line, row in _rows(path, ("question", "prompt", "answer", "question_id", trait, "coherence")):
         place = _QUESTION_ID.fullmatch(row["question_id"].removeprefix(trait))
         if place is None:
@@ -234,41 +259,34 @@ def read_paper_rollouts(path: Path | str, trait: str) -> list[Record]:
             )
         index, side, pair = int(place[1]), _SIDES[place[2]], None if place[3] is None else int(place[3])
         number = numbers[row["question_id"]] = numbers.get(row["question_id"], -1) + 1
-        stage = "evaluation" if side is None else "extraction"
-        parts = [stage, *([] if side is None else [pair, side]), number, index]
-        records.append(
-            {
-                "id": "/".join(map(str, parts)),
-                "stage": stage,
-                "question": row["question"],
-                "question_index": index,
-                "pair": pair,
-                "side": side,
-                "layer": None,
-                "coefficient": None,
-                "prompt": row["prompt"],
-                "prompt_ids": [],
-                "response_ids": [],
-                "text": row["answer"],
-                "finished": None,
-                "score": _score(row[trait], f"{path}, line {line}, column {trait}"),
-                "coherence": _score(row["coherence"], f"{path}, line {line}, column coherence"),
-                "kept": None,
-            }
+        parts = ["evaluation"] if side is None else ["extraction", pair, side]
+        rollouts.append(
+            PaperRollout(
+                id="/".join(map(str, [*parts, number, index])),
+                stage="evaluation" if side is None else "extraction",
+                question=row["question"],
+                question_index=index,
+                pair=pair,
+                side=side,
+                prompt=row["prompt"],
+                text=row["answer"],
+                score=_score(row[trait], f"{path}, line {line}, column {trait}"),
+                coherence=_score(row["coherence"], f"{path}, line {line}, column coherence"),
+            )
         )
-    return records
+    return rollouts
 
 
 def paired_filter(
-    positive: Sequence[Mapping[str, Any]], negative: Sequence[Mapping[str, Any]], threshold: float = 50.0
-) -> tuple[list[Record], list[Record]]:
+    positive: Sequence[PaperRollout], negative: Sequence[PaperRollout], threshold: float = 50.0
+) -> tuple[list[PaperRollout], list[PaperRollout]]:
     """The public code's filter: rows stand and fall with the row at the same place on the other side.
 
     A pair is kept if the positive scores at least `threshold`, the negative less than 100 - `threshold`, and both are
     coherent; a rollout without a score is not kept.
 
     Returns:
-        Copies of all records of both sides, with `kept` set.
+        Copies of all rollouts of both sides, with `kept` set.
 
     Raises:
         UserError: The two sides do not match row by row.
@@ -279,34 +297,35 @@ def paired_filter(
             "Give both files of one extraction.",
         )
     for row, (a, b) in enumerate(zip(positive, negative, strict=True), 1):
-        if [a[key] for key in _PLACE] != [b[key] for key in _PLACE]:
+        if (a.question_index, a.pair) != (b.question_index, b.pair):
             raise UserError(
-                f"Rollout {row} has another question or instruction on the negative side: {b['id']} beside {a['id']}.",
+                f"Rollout {row} has another question or instruction on the negative side: {b.id} beside {a.id}.",
                 "Give both files of one extraction, in the order they were written.",
             )
-    sides = unpaired_filter(positive, threshold), unpaired_filter(negative, threshold)
-    for a, b in zip(*sides, strict=True):
-        a["kept"] = b["kept"] = a["kept"] and b["kept"]
-    return sides
+    kept = [_passes(a, threshold) and _passes(b, threshold) for a, b in zip(positive, negative, strict=True)]
+    return _marked(positive, kept), _marked(negative, kept)
 
 
-def unpaired_filter(rollouts: Sequence[Mapping[str, Any]], threshold: float = 50.0) -> list[Record]:
+def unpaired_filter(rollouts: Sequence[PaperRollout], threshold: float = 50.0) -> list[PaperRollout]:
     """The same filter with every rollout judged by itself, as the paper's text has it (section 2.2)."""
-    return [{**rollout, "kept": _passes(rollout, threshold)} for rollout in rollouts]
+    return _marked(rollouts, [_passes(rollout, threshold) for rollout in rollouts])
 
 
 _QUESTION_ID = re.compile(
     r"_(\d{1,6})(?:_(pos|neg)_(\d{1,6}))?", re.ASCII
 )  # question, side, pair; the trait goes before
-_SIDES = {"pos": "positive", "neg": "negative", None: None}
-_PLACE = ("question_index", "pair")
+_SIDES: dict[str | None, Side | None] = {"pos": "positive", "neg": "negative", None: None}
 
 
-def _passes(rollout: Mapping[str, Any], threshold: float) -> bool:
-    score, coherence = rollout["score"], rollout["coherence"]
+def _marked(rollouts: Sequence[PaperRollout], kept: Sequence[bool]) -> list[PaperRollout]:
+    return [replace(rollout, kept=passes) for rollout, passes in zip(rollouts, kept, strict=True)]
+
+
+def _passes(rollout: PaperRollout, threshold: float) -> bool:
+    score, coherence = rollout.score, rollout.coherence
     if score is None or coherence is None or coherence < COHERENCE:
         return False
-    return bool(score >= threshold if rollout["side"] == "positive" else score < 100 - threshold)
+    return score >= threshold if rollout.side == "positive" else score < 100 - threshold
 
 
 def _rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:

@@ -5,7 +5,6 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
@@ -35,7 +34,7 @@ class JudgeState(BaseModel):
     calibration: Calibration | None = None
     coherence: Coherence | None = None
 
-    def record(self) -> dict[str, Any]:
+    def record(self) -> dict[str, dict[str, float]]:
         """As a JSON object, without what is not there."""
         return self.model_dump(exclude_none=True)
 

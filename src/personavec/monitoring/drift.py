@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from scipy import stats
 
+from personavec.monitoring.result import Conversation, Moment, WatchedVector
 from personavec.report.drawing import GOOD, LINE, MARKERS, MUTED, SERIES, Plot, label, plot
 from personavec.report.words import number
 from personavec.stats.estimate import Estimate
@@ -17,7 +18,7 @@ BAND = 2.0  # deviations around neutral that are unremarkable
 SHOWN = 50  # conversations drawn
 FARTHEST = 20  # answers in the table of the farthest
 FEWEST = 5  # conversations behind a point of the average drift
-MOMENTS = ("during", "before")
+MOMENTS: tuple[tuple[Moment, str], ...] = (("during", "while answering"), ("before", "just before answering"))
 
 
 @dataclass(frozen=True)
@@ -27,22 +28,25 @@ class Scale:
     Attributes:
         vectors: Names of the vectors that can be shown on it.
         left_out: Names of those that cannot.
-        suffix: Of the keys "before" and "during" in a turn.
-        unit: For axes.
+        neutral_known: Whether it shows deviations.
     """
 
     vectors: list[str]
     left_out: list[str]
-    suffix: str
-    unit: str
+    neutral_known: bool
 
     @classmethod
-    def of(cls, run: dict[str, Any]) -> "Scale":
-        names = [v["name"] for v in run["vectors"]]
-        known = [v["name"] for v in run["vectors"] if v.get("neutral_deviation")]
+    def of(cls, vectors: Sequence[WatchedVector]) -> "Scale":
+        names = [vector.name for vector in vectors]
+        known = [vector.name for vector in vectors if vector.neutral_deviation]
         if known:
-            return cls(known, [n for n in names if n not in known], "", "deviations from neutral")
-        return cls(names, [], "_raw", "projection, residual units")
+            return cls(known, [name for name in names if name not in known], True)
+        return cls(names, [], False)
+
+    @property
+    def unit(self) -> str:
+        """For axes."""
+        return "deviations from neutral" if self.neutral_known else "projection, residual units"
 
     @property
     def key(self) -> list[tuple[str, str, str]]:
@@ -52,16 +56,12 @@ class Scale:
             (list(MARKERS.values())[i % len(MARKERS)], f"series-{i % len(SERIES) + 1}", self.vectors[i]) for i in places
         ]
 
-    @property
-    def neutral_known(self) -> bool:
-        return self.suffix == ""
-
-    def series(self, conversation: dict[str, Any], vector: str, moment: str = "during") -> list[float]:
+    def series(self, conversation: Conversation, vector: str, moment: Moment = "during") -> list[float]:
         """One value per answer; NaN where there is none."""
-        values = ((turn.get(moment + self.suffix) or {}).get(vector) for turn in conversation["turns"])
-        return [float("nan") if value is None else float(value) for value in values]
+        values = (turn.along(vector, moment, raw=not self.neutral_known) for turn in conversation.turns)
+        return [float("nan") if value is None else value for value in values]
 
-    def drift(self, conversation: dict[str, Any]) -> float:
+    def drift(self, conversation: Conversation) -> float:
         """How far the conversation moves along any vector: largest minus smallest value, 0 (neutral) included."""
         reach = 0.0
         for vector in self.vectors:
@@ -72,52 +72,88 @@ class Scale:
         return reach
 
 
-def largest(scale: Scale, conversations: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+@dataclass(frozen=True)
+class Overview:
+    """One vector over all conversations.
+
+    Attributes:
+        name: Of the vector.
+        mean: Over conversations, of the mean over their answers.
+        above: Conversations that leave the band upwards.
+        share: The same in percent.
+        highest: The highest value of an answer.
+        line, source, answer: Where that is; answers are counted from 1.
+    """
+
+    name: str
+    mean: Estimate
+    above: int
+    share: Estimate
+    highest: float
+    line: int
+    source: str
+    answer: int
+
+
+@dataclass(frozen=True)
+class FarAnswer:
+    """An answer far from zero along a vector.
+
+    Attributes:
+        vector: Its name.
+        value: On the scale.
+        line, source, answer: Where it is; answers are counted from 1.
+        text: Its beginning.
+    """
+
+    vector: str
+    value: float
+    line: int
+    source: str
+    answer: int
+    text: str
+
+
+def largest(scale: Scale, conversations: Sequence[Conversation]) -> list[Conversation]:
     """The conversations that are drawn, the one that drifts most first."""
-    return sorted(conversations, key=lambda c: (-scale.drift(c), c["line"]))[:SHOWN]
+    return sorted(conversations, key=lambda each: (-scale.drift(each), each.line))[:SHOWN]
 
 
-def overview(scale: Scale, conversations: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Per vector: mean over conversations, conversations that leave the band upwards, and the highest answer."""
+def overview(scale: Scale, conversations: Sequence[Conversation]) -> list[Overview]:
+    """A row per vector that has values."""
     rows = []
     for vector in scale.vectors:
-        series = [(c, values) for c in conversations if (values := _finite(scale.series(c, vector)))]
+        series = [(each, values) for each in conversations if (values := _finite(scale.series(each, vector)))]
         if not series:
             continue
-        highest, at = max(((max(values), c) for c, values in series), key=lambda pair: pair[0])
-        turn = next(t for t, v in zip(at["turns"], scale.series(at, vector), strict=True) if v == highest)
+        highest, at = max(((max(values), each) for each, values in series), key=lambda pair: pair[0])
+        turn = next(t for t, v in zip(at.turns, scale.series(at, vector), strict=True) if v == highest)
         above = sum(1 for _, values in series if max(values) > BAND)
         rows.append(
-            {
-                "name": vector,
-                "mean": mean([float(np.mean(values)) for _, values in series]).as_dict(),
-                "above": {"count": above, **percentage(above, len(series)).as_dict()},
-                "highest": highest,
-                "line": at["line"],
-                "source": at.get("source"),
-                "answer": turn["index"] + 1,
-            }
+            Overview(
+                name=vector,
+                mean=mean([float(np.mean(values)) for _, values in series]),
+                above=above,
+                share=percentage(above, len(series)),
+                highest=highest,
+                line=at.line,
+                source=at.source,
+                answer=turn.index + 1,
+            )
         )
     return rows
 
 
-def farthest(scale: Scale, conversations: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def farthest(scale: Scale, conversations: Sequence[Conversation]) -> list[FarAnswer]:
     """The answers farthest from zero along any vector, in either direction; an answer has one row per vector."""
     rows = [
-        {
-            "vector": vector,
-            "value": value,
-            "line": c["line"],
-            "source": c.get("source"),
-            "answer": turn["index"] + 1,
-            "text": turn["text"],
-        }
-        for c in conversations
+        FarAnswer(vector, value, each.line, each.source, turn.index + 1, turn.text)
+        for each in conversations
         for vector in scale.vectors
-        for turn, value in zip(c["turns"], scale.series(c, vector), strict=True)
+        for turn, value in zip(each.turns, scale.series(each, vector), strict=True)
         if value == value
     ]
-    return sorted(rows, key=lambda row: (-abs(row["value"]), row["line"], row["answer"]))[:FARTHEST]
+    return sorted(rows, key=lambda row: (-abs(row.value), row.line, row.answer))[:FARTHEST]
 
 
 def mean(values: Sequence[float]) -> Estimate:
@@ -133,7 +169,7 @@ def percentage(count: int, n: int) -> Estimate:
     return Estimate(100 * count / n, 100 * float(interval.low), 100 * float(interval.high), n)
 
 
-def spread(scale: Scale, conversations: Sequence[dict[str, Any]]) -> Plot | None:
+def spread(scale: Scale, conversations: Sequence[Conversation]) -> Plot | None:
     """Where the answers of all conversations lie along each vector."""
     rows = [
         (vector, values)
@@ -147,8 +183,8 @@ def spread(scale: Scale, conversations: Sequence[dict[str, Any]]) -> Plot | None
         axes = figure.subplots()
         if scale.neutral_known:
             axes.axvspan(-BAND, BAND, color=GOOD, alpha=0.13)
-        for row, (_, values) in enumerate(rows):
-            colour = _colour(scale, rows[row][0])
+        for row, (vector, values) in enumerate(rows):
+            colour = _colour(scale, vector)
             low, first, middle, third, high = np.percentile(values, [2.5, 25, 50, 75, 97.5])
             axes.plot([low, high], [row, row], color=colour, linewidth=1.5)
             axes.plot([first, third], [row, row], color=colour, linewidth=8, solid_capstyle="butt", alpha=0.6)
@@ -176,7 +212,7 @@ def spread(scale: Scale, conversations: Sequence[dict[str, Any]]) -> Plot | None
     )
 
 
-def average(scale: Scale, conversations: Sequence[dict[str, Any]]) -> Plot | None:
+def average(scale: Scale, conversations: Sequence[Conversation]) -> Plot | None:
     """Mean over conversations by answer number, where enough conversations are that long."""
     curves: dict[str, list[Estimate]] = {}
     for vector in scale.vectors:
@@ -219,17 +255,17 @@ def average(scale: Scale, conversations: Sequence[dict[str, Any]]) -> Plot | Non
     )
 
 
-def conversation(scale: Scale, given: dict[str, Any], position: int) -> Plot:
+def conversation_plot(scale: Scale, conversation: Conversation, position: int) -> Plot:
     """One conversation, answer by answer: while the answers were written, and just before."""
-    turns = [turn["index"] + 1 for turn in given["turns"]]
+    turns = [turn.index + 1 for turn in conversation.turns]
 
     def paint(figure: Figure) -> None:
         many = figure.subplots(2, 1, sharex=True, sharey=True)
         figure.subplots_adjust(left=0.14, right=0.99, top=0.93, bottom=0.15, hspace=0.24)
-        for axes, moment, text in zip(many, MOMENTS, ("while answering", "just before answering"), strict=True):
+        for axes, (moment, text) in zip(many, MOMENTS, strict=True):
             _neutral(axes, scale)
             for vector in scale.vectors:
-                axes.plot(turns, scale.series(given, vector, moment), **_line(scale, vector, len(turns)))
+                axes.plot(turns, scale.series(conversation, vector, moment), **_line(scale, vector, len(turns)))
             axes.set_title(text)
         if scale.neutral_known:
             low, high = many[0].get_ylim()
@@ -241,9 +277,9 @@ def conversation(scale: Scale, given: dict[str, Any], position: int) -> Plot:
     words = "; ".join(
         f"{vector}: from {number(values[0], 1)} to {number(values[-1], 1)}, highest {number(max(values), 1)}"
         for vector in scale.vectors
-        if (values := _finite(scale.series(given, vector)))
+        if (values := _finite(scale.series(conversation, vector)))
     )
-    return plot(f"drift-{position}", f"Line {given['line']}", "", words, paint, height=280, layout=None)
+    return plot(f"drift-{position}", f"Line {conversation.line}", "", words, paint, height=280, layout=None)
 
 
 def _finite(values: Sequence[float]) -> list[float]:

@@ -2,7 +2,8 @@
 
 import re
 from collections.abc import Mapping
-from typing import Any
+
+from pydantic import JsonValue
 
 from personavec.stats.estimate import Estimate
 
@@ -56,7 +57,7 @@ def duration(seconds: float) -> str:
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
 
 
-def facts(value: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+def facts(value: Mapping[str, JsonValue], prefix: str = "") -> list[tuple[str, str]]:
     """Nested settings as flat pairs of name and text, for a table; what is empty is left out."""
     pairs: list[tuple[str, str]] = []
     for key, item in value.items():

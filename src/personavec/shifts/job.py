@@ -3,6 +3,8 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from pydantic import JsonValue
+
 from personavec.errors import UserError
 from personavec.files import RunFolder
 from personavec.model import ChatModel, load_model
@@ -47,9 +49,9 @@ def run_shift(
     loaded = [PersonaVector.load(path) for path in vectors]
     check_traits(loaded)
     prompts = list(dict.fromkeys(systems))
-    arguments = {
+    arguments: dict[str, JsonValue] = {
         "base": base, "tuned": tuned, "adapter": adapter, "vectors": [str(path) for path in vectors],
-        "systems": prompts, "other_weights": other_weights, "dtype": dtype, "seed": seed,
+        "systems": [*prompts], "other_weights": other_weights, "dtype": dtype, "seed": seed,
     }  # fmt: skip
     with RunFolder(out, arguments) as folder:
         first = load(base, device=device, dtype=dtype)
