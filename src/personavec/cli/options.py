@@ -6,20 +6,17 @@ import math
 import os
 import sys
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from personavec.cli.expand import interventions
 from personavec.errors import UserError
 from personavec.files import printable, to_json
-from personavec.judges.kinds import spellings
 from personavec.operations import OPERATIONS
 
 if TYPE_CHECKING:
-    from personavec.interventions import Layers
     from personavec.judges.api.terms import ApiTerms
     from personavec.model import ChatModel
     from personavec.model.edits import Intervention
@@ -58,7 +55,6 @@ Dtype = Annotated[str | None, typer.Option(help="bfloat16, float16 or float32. D
 Thinking = Annotated[bool, typer.Option("--thinking", help="Let a reasoning model think, and read its thoughts too.")]
 Seed = Annotated[int, typer.Option(help="Seed of everything random.", min=0)]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output, and nothing else.")]
-Edits = Annotated[dict[str, list[str]], interventions()]
 LayersOption = Annotated[
     str, typer.Option("--layers", help="best (the vector's own), all (steering: increments), or a number.")
 ]
@@ -66,7 +62,6 @@ PositionsOption = Annotated[str, typer.Option("--positions", help="Which tokens 
 OtherWeights = Annotated[
     bool, typer.Option("--other-weights", help="Accept vectors of a model with the same shape but other weights.")
 ]
-Judge = Annotated[str, typer.Option(callback=plain_text, help=f"{spellings()}.")]
 JudgePrice = Annotated[
     str | None,
     typer.Option(metavar="IN,OUT", help="For api:MODEL: US$ per million prompt and answer tokens.", show_default=False),
@@ -224,14 +219,19 @@ def vector_files(paths: Sequence[Path]) -> list[Path]:
     return files
 
 
-def read_layers(text: str) -> "Layers":
-    """`best`, `all` or a layer number."""
-    words: dict[str, Layers] = {"best": "best", "all": "all"}
+def word_or_number(option: str, text: str, words: Collection[str]) -> str | int:
+    """A layer number, or one of the words.
+
+    Raises:
+        UserError: Neither.
+    """
     if text in words:
-        return words[text]
+        return text
     if text.isdigit():
         return int(text)
-    raise UserError(f"--layers {text!r} is not understood.", "Choose best, all, or a layer number such as 14.")
+    raise UserError(
+        f"{option} {text!r} is not understood.", f"Choose {', '.join(words)}, or a layer number such as 14."
+    )
 
 
 def read_interventions(
@@ -243,7 +243,7 @@ def read_interventions(
 
     check_positions(positions)
     where: Any = positions
-    chosen = read_layers(layers)
+    chosen: Any = word_or_number("--layers", layers, ("best", "all"))
     edits: list[Intervention] = []
     words: list[str] = []
     vectors: list[PersonaVector] = []

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from personavec.cli import options as o
+from personavec.cli.expand import Edits
 from personavec.errors import UserError
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ def generate(
     model: o.Model = None,
     adapter: o.Adapter = None,
     system: System = None,
-    asked: o.Edits,
+    asked: Edits,
     layers: o.LayersOption = "best",
     positions: o.PositionsOption = "response",
     other_weights: o.OtherWeights = False,
@@ -69,7 +70,7 @@ def chat(
     model: o.Model = None,
     adapter: o.Adapter = None,
     system: System = None,
-    asked: o.Edits,
+    asked: Edits,
     layers: o.LayersOption = "best",
     positions: o.PositionsOption = "response",
     other_weights: o.OtherWeights = False,

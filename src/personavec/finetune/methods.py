@@ -11,9 +11,9 @@ from torch import Tensor
 from personavec.data import Sample
 from personavec.errors import UserError
 from personavec.finetune.instructions import instruction
-from personavec.interventions import Layers, ablation, interventions
+from personavec.interventions import ablation, interventions
 from personavec.model.edits import Intervention
-from personavec.operations import ABLATE, ADD, OPERATIONS, Operation
+from personavec.operations import ABLATE, ADD, OPERATIONS, Layers, Operation
 from personavec.traits import Trait
 from personavec.vector import PersonaVector
 

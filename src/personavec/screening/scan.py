@@ -26,7 +26,8 @@ from personavec.errors import UserError
 from personavec.files import JsonLines, replacing
 from personavec.model import Conversation
 from personavec.progress import Progress, progress
-from personavec.projection.measure import Tokens, Turns, measure_keeping, own_answers, readings, tokenise
+from personavec.projection import Turns
+from personavec.projection.measure import Tokens, measure_keeping, own_answers, readings, tokenise
 from personavec.projection.own_answers import OwnAnswers
 from personavec.projection.panel import Panel
 from personavec.screening.lookup import Lookup
