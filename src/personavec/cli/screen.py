@@ -1,5 +1,6 @@
 """`personavec screen`: which data, and which samples, would change the model's character; `compare`: two screenings."""
 
+import re
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -126,7 +127,8 @@ def _reference(name: str, data: "Dataset", split: str | None) -> "Dataset":
         for options in ({"split": split}, read_as, {"split": split, **read_as}):
             with suppress(UserError):
                 return open_data([name], **options)
-        tried = " What these options say of the data is tried for --reference too." if "--" in error.advice else ""
+        of_format = re.search("`(format|columns|split)`", error.advice)
+        tried = " What these options say of the data is tried for --reference too." if of_format else ""
         raise UserError(error.problem, error.advice + tried) from error
 
 

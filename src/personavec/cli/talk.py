@@ -8,6 +8,7 @@ import typer
 
 from personavec.cli import options as o
 from personavec.cli.expand import Edits
+from personavec.cli.flags import with_flags
 from personavec.errors import UserError
 
 if TYPE_CHECKING:
@@ -94,7 +95,7 @@ def chat(
         except EOFError:
             return
         except UserError as error:
-            print(f"{error.problem} {error.advice}", file=sys.stderr)
+            print(with_flags(f"{error.problem} {error.advice}"), file=sys.stderr)
             continue
         if text == "/quit":
             return
@@ -116,7 +117,7 @@ def chat(
                     print("--- Steered")
                 answer = _stream(talker, ids, edits, max_new_tokens, temperature, seed)
             except UserError as error:
-                print(f"{error.problem} Say /reset to begin anew.", file=sys.stderr)
+                print(with_flags(f"{error.problem} Say /reset to begin anew."), file=sys.stderr)
                 messages.pop()
                 continue
             messages.append({"role": "assistant", "content": answer})
