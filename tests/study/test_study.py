@@ -297,7 +297,7 @@ def test_mistakes(chat: ChatModel, humorous: PersonaVector, tmp_path: Path) -> N
         Settings(prevention_questions=3)
     with pytest.raises(UserError, match="`questions` 9 is more than `prevention_questions` 4"):
         Settings(questions=9, prevention_questions=4)
-    with pytest.raises(UserError, match="--learning-rate"):
+    with pytest.raises(UserError, match="`learning_rate`"):
         Settings(learning_rate=-1e-4)
 
 
