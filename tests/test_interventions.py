@@ -453,7 +453,7 @@ def test_states_that_a_dtype_cannot_hold_are_refused() -> None:
     sum_of = Steering([[Intervention(ADD, 1, torch.full((4,), 4e4))]]).edits()[1]
     with pytest.raises(UserError, match="exceed what float16 can hold"):
         sum_of(torch.full((1, 1, 4), 4e4, dtype=torch.float16))
-    capped = Steering([[Intervention(CAP, 1, torch.eye(4)[0], ceiling=-7e4)], []]).edits()[1]
+    capped = Steering([[Intervention(CAP, 1, torch.eye(4)[0], bound=-7e4)], []]).edits()[1]
     with pytest.raises(UserError, match="exceed what float16 can hold"):
         capped(torch.zeros(2, 1, 4, dtype=torch.float16))
 

@@ -151,9 +151,9 @@ def test_bad_records_are_kept_with_their_reason(tmp_path: Path) -> None:
     (tmp_path / "data.jsonl").write_text("\n".join(lines) + "\n")
     found = read_samples(Encoder(model(tiny.CHATML), 40), open_data(tmp_path / "data.jsonl"))
     assert len(found.samples) == len(found.examples) == 2
-    assert [one["line"] for one in found.rejected] == [2, 3]
-    assert "JSON" in found.rejected[0]["reason"] and "no response begins" in found.rejected[1]["reason"]
-    assert found.rejected[0]["raw"] == "{not json"
+    assert [line.line for line in found.rejected] == [2, 3]
+    assert "JSON" in found.rejected[0].reason and "no response begins" in found.rejected[1].reason
+    assert found.rejected[0].raw == "{not json"
 
 
 def test_held_out_samples_depend_on_contents_and_seed_alone() -> None:

@@ -25,7 +25,7 @@ from personavec.finetune.examples import IGNORED, Encoder, held_out, read_sample
 from personavec.finetune.losses import LossGuard, example_losses, exploded
 from personavec.finetune.methods import METHODS
 from personavec.finetune.result import AutomaticChoice
-from personavec.finetune.training import Steps, last_checkpoint, mixed
+from personavec.finetune.training import Steps, last_checkpoint, mixture
 from personavec.model import ChatModel
 from personavec.traits import load_trait
 from personavec.vector import PersonaVector
@@ -404,10 +404,10 @@ def test_safe_samples_are_a_share_of_all() -> None:
     ours: Any = [f"ours {i}" for i in range(30)]
     safe: Any = [f"safe {i}" for i in range(20)]
     for share, count in ((0.5, 30), (0.25, 10), (0.75, 90)):
-        found = mixed(ours, safe, share, 0)
+        found = mixture(ours, safe, share, 0)
         assert len(found) == 30 + count and [one for one in found if one in ours] == ours
         assert max(found.count(one) for one in safe) - min(found.count(one) for one in safe) <= 1
-    assert mixed(ours, safe, 0.5, 0) == mixed(ours, safe, 0.5, 0) != mixed(ours, safe, 0.5, 1)
+    assert mixture(ours, safe, 0.5, 0) == mixture(ours, safe, 0.5, 0) != mixture(ours, safe, 0.5, 1)
 
 
 def test_the_adapter_is_on_every_projection_of_the_blocks(chat: ChatModel) -> None:

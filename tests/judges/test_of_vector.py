@@ -35,7 +35,7 @@ def vectors(tiny: ChatModel) -> list[PersonaVector]:
     for seed, name in enumerate(TRAITS):
         info = {"trait": load_library(name).model_dump(mode="json"), "judge": JUDGE}
         made.append(vector(tiny, seed=seed, info=info))
-        made[-1] = PersonaVector(name, made[-1].directions, 2, made[-1].model, info=info)
+        made[-1] = PersonaVector(name, made[-1].directions, 2, made[-1].model, info=made[-1].info)
     return made
 
 
@@ -73,7 +73,7 @@ def test_a_model_that_judges_is_loaded_once_for_all_traits(
 
     monkeypatch.setattr(local, "load_model", load)
     summary = screened(tiny, data, vectors, tmp_path / "run", "local:some/model")
-    assert set(summary["traits"]) == set(TRAITS)
+    assert set(summary.traits) == set(TRAITS)
     assert loaded == ["some/model"]
     opened, load_classifier = [], classifier.load_classifier
     monkeypatch.setattr(classifier, "load_classifier", lambda *a, **b: (opened.append(a), load_classifier(*a, **b))[1])
@@ -102,8 +102,8 @@ def test_a_screening_says_once_and_before_what_a_paid_judge_will_take(
     ((before, cost),) = told
     assert before == 0
     # Every sample is asked about once for each trait, and nobody about coherence.
-    scored = sum(found["judge"]["scored"] for found in summary["traits"].values())
-    assert scored == (48 if everyone else sum(found["flagged"] for found in summary["traits"].values())) > 0
+    scored = sum(found.judge.scored for found in summary.traits.values())
+    assert scored == (48 if everyone else sum(found.flagged for found in summary.traits.values())) > 0
     assert len(server.requests) == scored == cost.requests
     assert all("character trait" in prompt_of(request) for request in server.requests)
     assert cost.characters == sum(len(prompt_of(request)) for request in server.requests)
@@ -140,8 +140,8 @@ def test_a_classifier_screens_from_the_command_line(
     ]
     for seed, name in enumerate(TRAITS):
         info = {"trait": load_library(name).model_dump(mode="json")}
-        made = vector(chat, seed=seed)
-        PersonaVector(name, made.directions, 2, made.model, info=info).save(tmp_path / name)
+        made = vector(chat, seed=seed, info=info)
+        PersonaVector(name, made.directions, 2, made.model, info=made.info).save(tmp_path / name)
         arguments += ["--vector", tmp_path / name]
     folder = save(tmp_path / "classifier", labels=("evil", "joke"))
     monkeypatch.setattr(

@@ -9,30 +9,11 @@ from scipy import stats
 from personavec.screening.attribution import Adjusted, Explanation, adjusted_shift, explanation, separation
 from personavec.stats.bootstrap import auc
 from personavec.stats.estimate import Estimate
-from personavec.stats.nulls import Place, place
+from personavec.stats.nulls import Place
 
 REPEATS = 600
 FEWEST = int(stats.binom.ppf(5e-5, REPEATS, 0.95))
 MOST = int(stats.binom.ppf(1 - 5e-5, REPEATS, 0.95))
-
-
-def test_place_counts_by_size() -> None:
-    nulls = [-3.0, 0.1, 0.2, 0.3, 1.0, -0.5, 0.6, 0.7, 0.8]
-    found = place(-1.0, nulls)
-    assert found.p_value == pytest.approx(3 / 10) and found.n == 9
-    assert found.percentile == pytest.approx(100 * 7 / 9)
-    assert place(4.0, nulls).p_value == pytest.approx(1 / 10) and place(0.0, nulls).p_value == 1
-    assert found.p95 == pytest.approx(np.percentile(np.abs(nulls), 95))
-    with pytest.raises(ValueError):
-        place(1.0, [])
-    with pytest.raises(ValueError):
-        place(np.nan, nulls)
-
-
-def test_a_direction_among_its_likes_is_found_seldom() -> None:
-    rng = np.random.default_rng(0)
-    values = [place(row[0], row[1:]).p_value <= 0.05 for row in rng.standard_normal((2000, 40))]
-    assert np.mean(values) <= 0.05 + 4 * np.sqrt(0.05 * 0.95 / 2000)
 
 
 def groups(

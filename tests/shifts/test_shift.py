@@ -113,7 +113,7 @@ def test_a_change_along_the_vector_stands_out(tiny: ChatModel, humorous: Persona
 def test_mistakes(tiny: ChatModel, humorous: PersonaVector) -> None:
     with pytest.raises(UserError, match="nothing to compare"):
         shift(tiny, [humorous])
-    with pytest.raises(UserError, match="one vector for each trait"):
+    with pytest.raises(UserError, match="Two vectors are of the trait"):
         shift(tiny, [humorous, humorous], tiny)
 
 

@@ -10,8 +10,11 @@ from torch import Tensor
 from personavec.stats.bootstrap import auc
 from personavec.stats.nulls import (
     DIRECTIONS,
+    Null,
     covariance_directions,
     isotropic_directions,
+    null_summary,
+    place,
     separation,
     separation_nulls,
 )
@@ -127,8 +130,8 @@ def test_a_planted_direction_beats_the_nulls() -> None:
     nulls = separation_nulls(extraction, evaluation, [1, 2], seed=0)
     assert nulls.keys() == {"isotropic", "covariance"}
     for null in nulls.values():
-        assert null["n"] == DIRECTIONS
-        assert found > null["max"] >= null["p95"] >= null["mean"] > 0.5
+        assert null.n == DIRECTIONS
+        assert found > null.max >= null.p95 >= null.mean > 0.5
     assert nulls == separation_nulls(extraction, evaluation, [1, 2], seed=0)
     assert nulls != separation_nulls(extraction, evaluation, [1, 2], seed=5)
 
@@ -143,8 +146,8 @@ def test_without_a_planted_direction_nothing_beats_the_nulls() -> None:
         found += separation(vector, extraction, evaluation, [0, 1])
         seen += separation(vector, extraction, extraction, [0, 1])
         for name, null in separation_nulls(extraction, evaluation, [0, 1], seed).items():
-            means.append(null["mean"])
-            above[name] += found[-1] > null["p95"]
+            means.append(null.mean)
+            above[name] += found[-1] > null.p95
     assert min(seen) > 0.75
     assert np.mean(found) == pytest.approx(0.5, abs=0.04)
     assert np.mean(means) == pytest.approx(0.5, abs=0.02)
@@ -161,4 +164,30 @@ def test_the_null_with_covariance_is_the_harder_one() -> None:
         positive[:, 0, 0] += 30
         sets.append((positive, negative))
     nulls = separation_nulls(sets[0], sets[1], [0], seed=0)
-    assert nulls["covariance"]["mean"] > nulls["isotropic"]["mean"] > 0.5
+    assert nulls["covariance"].mean > nulls["isotropic"].mean > 0.5
+
+
+def test_place_counts_by_size() -> None:
+    nulls = [-3.0, 0.1, 0.2, 0.3, 1.0, -0.5, 0.6, 0.7, 0.8]
+    found = place(-1.0, nulls)
+    assert found.p_value == pytest.approx(3 / 10) and found.n == 9
+    assert found.percentile == pytest.approx(100 * 7 / 9)
+    assert place(4.0, nulls).p_value == pytest.approx(1 / 10) and place(0.0, nulls).p_value == 1
+    assert found.p95 == pytest.approx(np.percentile(np.abs(nulls), 95))
+    with pytest.raises(ValueError):
+        place(1.0, [])
+    with pytest.raises(ValueError):
+        place(np.nan, nulls)
+
+
+def test_a_direction_among_its_likes_is_found_seldom() -> None:
+    rng = np.random.default_rng(0)
+    values = [place(row[0], row[1:]).p_value <= 0.05 for row in rng.standard_normal((2000, 40))]
+    assert np.mean(values) <= 0.05 + 4 * np.sqrt(0.05 * 0.95 / 2000)
+
+
+def test_null_summary() -> None:
+    assert null_summary(range(101)) == Null(mean=50, p95=95, max=100, n=101)
+    for values in ([], [1.0, np.nan]):
+        with pytest.raises(ValueError):
+            null_summary(values)

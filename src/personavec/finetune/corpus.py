@@ -11,7 +11,7 @@ from personavec.files import to_json, write_atomic
 from personavec.finetune.examples import Encoder, Example, RejectedLine, held_out, read_samples, rejected
 from personavec.finetune.result import Counts
 from personavec.finetune.settings import Training
-from personavec.finetune.training import mixed
+from personavec.finetune.training import mixture
 from personavec.traits import Trait
 
 REASONS_SHOWN = 20  # of rejected records
@@ -61,7 +61,7 @@ def read_corpus(
     extra = [example for examples in benign.examples for example in examples]
     if not extra:
         raise UserError("There is no sample in the safe data.", "Give other data with `safe`.")
-    examples = mixed(corpus.examples, extra, settings.safe_share, settings.seed)
+    examples = mixture(corpus.examples, extra, settings.safe_share, settings.seed)
     return Corpus(
         examples,
         corpus.samples,

@@ -107,8 +107,11 @@ def fine_tune(
         safe=safe is not None, measure=measure, tasks=bool(lm_eval), other_weights=other_weights,
     )  # fmt: skip
     check_utf8(out)
+    opened = _opened(data)
     mixed_in = _opened(CLEAN if safe is None else safe) if settings.prevention.mixes else None
-    request = Request(model, _opened(data), settings, prevent, watch, mixed_in, measure, lm_eval)
+    for source in filter(None, (opened, mixed_in)):
+        source.check_apart(out)
+    request = Request(model, opened, settings, prevent, watch, mixed_in, measure, lm_eval)
     return _finished(request, out, None if against is None else Path(against))
 
 

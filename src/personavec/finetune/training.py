@@ -240,7 +240,7 @@ def _scoring_labels_only() -> Iterator[None]:
         yield
 
 
-def mixed(examples: Sequence[Example], safe: Sequence[Example], share: float, seed: int) -> list[Example]:
+def mixture(examples: Sequence[Example], safe: Sequence[Example], share: float, seed: int) -> list[Example]:
     """The examples and so many safe ones, drawn at random, that these are `share` of all.
 
     Safe examples are repeated once all of them are in.
