@@ -13,6 +13,14 @@ if TYPE_CHECKING:
     from personavec.evaluation.result import EvaluationRun
     from personavec.stats.estimate import Estimate
 
+ScaleFrom = Annotated[
+    Path | None,
+    typer.Option(
+        help="Vector of this trait whose extraction sets the scale of the scores, so that plain, steered and "
+        "fine-tuned models can be compared. Default: a steering vector of the trait, else a fresh calibration."
+    ),
+]
+
 
 def evaluate(
     trait: o.TraitArgument,
@@ -22,12 +30,7 @@ def evaluate(
     ] = None,
     model: o.Model = None,
     adapter: o.Adapter = None,
-    description: Annotated[
-        str | None,
-        typer.Option(
-            callback=o.plain_text, help="What the trait is, for one that is not in the library.", show_default=False
-        ),
-    ] = None,
+    description: o.Description = None,
     traits_from: o.TraitsFrom = None,
     asked: Edits,
     layers: o.LayersOption = "best",
@@ -35,13 +38,7 @@ def evaluate(
     other_weights: o.OtherWeights = False,
     judge_price: o.JudgePrice = None,
     judge_rpm: o.JudgeRpm = None,
-    scale_from: Annotated[
-        Path | None,
-        typer.Option(
-            help="Vector of this trait whose extraction sets the scale of the scores, so that plain, steered and "
-            "fine-tuned models can be compared. Default: a steering vector of the trait, else a fresh calibration."
-        ),
-    ] = None,
+    scale_from: ScaleFrom = None,
     settings: Annotated[dict[str, Any], fields_of(EvaluationSettings, without={"temperature", "lm_eval"})],
     lm_eval: o.LmEval = None,
     device: o.Device = None,

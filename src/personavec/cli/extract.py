@@ -4,8 +4,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-
 from personavec.cli import options as o
 from personavec.cli.expand import fields_of
 from personavec.extraction.settings import Settings
@@ -19,14 +17,9 @@ _SUITED = dict.fromkeys(("pairs", "questions", "rollouts", "max_new_tokens", "ra
 def extract(
     trait: o.TraitArgument,
     *,
-    out: Annotated[Path, typer.Option(help="Folder of the run.", show_default=False)],
+    out: o.Out,
     model: o.Model = None,
-    description: Annotated[
-        str | None,
-        typer.Option(
-            callback=o.plain_text, help="What the trait is, for one that is not in the library.", show_default=False
-        ),
-    ] = None,
+    description: o.Description = None,
     traits_from: o.TraitsFrom = None,
     settings: Annotated[dict[str, Any], fields_of(Settings, without={"temperature", "positions"}, suited=_SUITED)],
     judge_price: o.JudgePrice = None,

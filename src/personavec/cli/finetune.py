@@ -18,60 +18,57 @@ if TYPE_CHECKING:
     from personavec.finetune.result import FinetuneRun
     from personavec.stats.estimate import Estimate
 
+Prevent = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="FILE=COEFFICIENT",
+        help="Vector of a trait not to be learned, times a number or auto. Repeatable. Methods ablate and prompt: "
+        "FILE alone.",
+    ),
+]
+Watch = Annotated[
+    list[Path] | None,
+    typer.Option(
+        metavar="FILE",
+        help="Vector of a further trait to measure, or a folder of runs with theirs. Repeatable.",
+    ),
+]
+Safe = Annotated[str | None, typer.Option(help="interleave: data that are mixed in. Default: the bundled clean chats.")]
+Measure = Annotated[bool, typer.Option(help="Shift, trait scores, coherence and perplexity before and after.")]
+Against = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="RUN",
+        help="Folder of the same fine-tune with --method none, to tell what prevention saved. Also for a finished run.",
+        show_default=False,
+    ),
+]
+
 
 def finetune(
     *,
-    data: Annotated[
-        list[str],
-        typer.Argument(metavar="DATA...", help="Files, folders, or a hub id of a data set.", show_default=False),
-    ],
-    out: Annotated[Path, typer.Option(help="Folder of the run.", show_default=False)],
-    prevent: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="FILE=COEFFICIENT",
-            help="Vector of a trait not to be learned, times a number or auto. Repeatable. Methods ablate and prompt: "
-            "FILE alone.",
-        ),
-    ] = None,
+    data: o.Data,
+    out: o.Out,
+    prevent: Prevent = None,
     settings: Annotated[
         dict[str, Any],
         fields_of(Training, suited={"method": "Default: steer if there is something to prevent."}),
     ],
-    watch: Annotated[
-        list[Path] | None,
-        typer.Option(
-            metavar="FILE",
-            help="Vector of a further trait to measure, or a folder of runs with theirs. Repeatable.",
-        ),
-    ] = None,
-    safe: Annotated[
-        str | None, typer.Option(help="interleave: data that are mixed in. Default: the bundled clean chats.")
-    ] = None,
+    watch: Watch = None,
+    safe: Safe = None,
     model: o.Model = None,
     format: o.DataFormat = None,
     columns: o.DataColumns = None,
     split: o.DataSplit = None,
-    measure: Annotated[
-        bool, typer.Option(help="Shift, trait scores, coherence and perplexity before and after.")
-    ] = True,
+    measure: Measure = True,
     lm_eval: o.LmEval = None,
-    against: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="RUN",
-            help="Folder of the same fine-tune with --method none, to tell what prevention saved. Also for a finished "
-            "run.",
-            show_default=False,
-        ),
-    ] = None,
+    against: Against = None,
     other_weights: o.OtherWeights = False,
     device: o.Device = None,
     dtype: o.Dtype = None,
     json: o.Json = False,
 ) -> None:
     """Train a LoRA adapter on the assistant's turns of chat data, with traits kept from being learned."""
-    from personavec.data import columns_from_text, open_data
     from personavec.finetune.job import fine_tune
     from personavec.finetune.training import require_trl
     from personavec.vector import PersonaVector
@@ -84,7 +81,7 @@ def finetune(
         path, coefficient = read_prevention(text)
         pairs.append((PersonaVector.load(path), coefficient))
     watched = [PersonaVector.load(path) for path in o.vector_files(watch or ())]
-    named = open_data(data, format=format, columns=None if columns is None else columns_from_text(columns), split=split)
+    named = o.open_data(data, format, columns, split)
     chat = o.open_model(model, device, dtype)
     tuned = fine_tune(
         chat, named, out, training,

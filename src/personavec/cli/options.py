@@ -17,6 +17,7 @@ from personavec.files import printable, to_json
 from personavec.operations import OPERATIONS
 
 if TYPE_CHECKING:
+    from personavec.data import Dataset
     from personavec.judges.api.terms import ApiTerms
     from personavec.model import ChatModel
     from personavec.model.edits import Intervention
@@ -45,11 +46,17 @@ Model = Annotated[
     ),
 ]
 Adapter = Annotated[str | None, typer.Option(help="PEFT adapter to load on top of the model.", show_default=False)]
+Data = Annotated[
+    list[str],
+    typer.Argument(metavar="DATA...", help="Files, folders, or a hub id of a data set.", show_default=False),
+]
 DataFormat = Annotated[str | None, typer.Option(help="Name of the data's format. Default: recognised.")]
 DataColumns = Annotated[
     str | None, typer.Option(metavar="PART=COLUMN,...", help="Where the parts are: prompt=q,response=a.")
 ]
 DataSplit = Annotated[str | None, typer.Option(help="Split of a hub data set.")]
+Vectors = Annotated[list[Path], typer.Option("--vector", "-v", help="Vector file. Repeatable.", show_default=False)]
+Out = Annotated[Path, typer.Option(help="Folder of the run.", show_default=False)]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:N, mps or auto. Default: a GPU if there is one.")]
 Dtype = Annotated[str | None, typer.Option(help="bfloat16, float16 or float32. Default: what suits the device.")]
 Thinking = Annotated[bool, typer.Option("--thinking", help="Let a reasoning model think, and read its thoughts too.")]
@@ -80,6 +87,12 @@ LmEval = Annotated[
 ]
 TraitArgument = Annotated[
     str, typer.Argument(metavar="TRAIT", callback=plain_text, help="Name of a library trait, or of a new one.")
+]
+Description = Annotated[
+    str | None,
+    typer.Option(
+        callback=plain_text, help="What the trait is, for one that is not in the library.", show_default=False
+    ),
 ]
 TraitsFrom = Annotated[Path | None, typer.Option(help="JSON file that holds the trait.", show_default=False)]
 
@@ -121,6 +134,13 @@ def open_model(
 
     quiet()
     return load_model(name, device=device, dtype=dtype, adapter=adapter, thinking=thinking)
+
+
+def open_data(data: Sequence[str], format: str | None, columns: str | None, split: str | None) -> "Dataset":
+    """The data that the options name."""
+    from personavec.data import columns_from_text, open_data
+
+    return open_data(data, format=format, columns=None if columns is None else columns_from_text(columns), split=split)
 
 
 def find_trait(name: str, description: str | None, traits_from: Path | None) -> "Trait":

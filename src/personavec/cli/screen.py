@@ -18,38 +18,36 @@ if TYPE_CHECKING:
     from personavec.screening import ScreeningRun
     from personavec.vector import PersonaVector
 
+Reference = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Clean data that set the thresholds. Default: a bundled set. Repeatable: the data are placed among "
+        "those named after the first.",
+        show_default=False,
+    ),
+]
+EngineOption = Annotated[str, typer.Option(help="What runs the model: transformers, or vllm for GPUs.")]
+Ray = Annotated[str | None, typer.Option(metavar="ADDRESS|local", help="Spread the work over a Ray cluster.")]
+Workers = Annotated[int | None, typer.Option(help="Models on the cluster. Default: one for every GPU, or every node.")]
+
 
 def screen(
     *,
-    data: Annotated[
-        list[str],
-        typer.Argument(metavar="DATA...", help="Files, folders, or a hub id of a data set.", show_default=False),
-    ],
-    vector: Annotated[list[Path], typer.Option("--vector", "-v", help="Vector file. Repeatable.", show_default=False)],
-    out: Annotated[Path, typer.Option(help="Folder of the run.", show_default=False)],
+    data: o.Data,
+    vector: o.Vectors,
+    out: o.Out,
     model: o.Model = None,
     format: o.DataFormat = None,
     columns: o.DataColumns = None,
     split: o.DataSplit = None,
     settings: Annotated[dict[str, Any], fields_of(Settings, suited={"max_new_tokens": ""})],
-    reference: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Clean data that set the thresholds. Default: a bundled set. Repeatable: the data are placed among "
-            "those named after the first.",
-            show_default=False,
-        ),
-    ] = None,
+    reference: Reference = None,
     judge_price: o.JudgePrice = None,
     judge_rpm: o.JudgeRpm = None,
     other_weights: o.OtherWeights = False,
-    engine: Annotated[str, typer.Option(help="What runs the model: transformers, or vllm for GPUs.")] = "transformers",
-    ray: Annotated[
-        str | None, typer.Option(metavar="ADDRESS|local", help="Spread the work over a Ray cluster.")
-    ] = None,
-    workers: Annotated[
-        int | None, typer.Option(help="Models on the cluster. Default: one for every GPU, or every node.")
-    ] = None,
+    engine: EngineOption = "transformers",
+    ray: Ray = None,
+    workers: Workers = None,
     adapter: o.Adapter = None,
     thinking: o.Thinking = False,
     device: o.Device = None,
@@ -57,12 +55,11 @@ def screen(
     json: o.Json = False,
 ) -> None:
     """Say how far data would push the model along each trait, which samples do it, and write a cleaned copy."""
-    from personavec.data import columns_from_text, open_data
     from personavec.vector import PersonaVector, siblings
 
     Settings(**settings)  # what no model could do is refused before one is loaded
     vectors = [PersonaVector.load(path) for path in vector]
-    named = open_data(data, format=format, columns=None if columns is None else columns_from_text(columns), split=split)
+    named = o.open_data(data, format, columns, split)
     clean, *beside = [_reference(name, named, split) for name in reference] if reference else [None]
     terms = o.read_terms(settings["judge"] or "contrast", judge_price, judge_rpm)
     choices = {"device": device, "ray": ray, "workers": workers, "adapter": adapter, "thinking": thinking}
@@ -72,17 +69,10 @@ def screen(
 
     others = {v.trait: v for path, own in zip(vector, vectors, strict=True) for v in siblings(path.parent, own)}
     run = screen_files(
-        runs,
-        named,
-        vectors,
-        out,
-        Settings.suited(runs.model.device.type, **settings),
-        others=list(others.values()),
-        clean=clean,
-        beside=[each for each in beside if each is not None],
-        other_weights=other_weights,
-        terms=terms,
-    )
+        runs, named, vectors, out, Settings.suited(runs.model.device.type, **settings),
+        others=list(others.values()), clean=clean, beside=[each for each in beside if each is not None],
+        other_weights=other_weights, terms=terms,
+    )  # fmt: skip
     if json:
         figures = {"records", "kept", "flagged", "rejected", "traits", "baseline", "generated", "seconds"}
         o.print_json(run.model_dump(mode="json", include=figures))

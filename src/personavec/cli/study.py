@@ -26,7 +26,7 @@ def finetune(
         list[Path],
         typer.Option("--vector", "-v", help="Vector of the model, a trait each. Repeatable.", show_default=False),
     ],
-    out: Annotated[Path, typer.Option(help="Folder of the run.", show_default=False)],
+    out: o.Out,
     prevent: Annotated[
         list[str] | None,
         typer.Option(
