@@ -631,7 +631,7 @@ def test_compare(screen: Screen, tmp_path: Path) -> None:
 
 
 def test_mistakes(screen: Screen, tiny: ChatModel, vectors: list[PersonaVector], tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="--baseline"):
+    with pytest.raises(UserError, match="`baseline`"):
         screen(baseline="none")
     with pytest.raises(UserError, match="too few"):
         screen(false_alarm_rate=0.001)
