@@ -15,8 +15,8 @@ from personavec.errors import UserError
 from personavec.info import VectorInfo
 from personavec.interventions import ablation, capping, flooring, intervening, interventions, steer, steering
 from personavec.model import ChatModel, Request
-from personavec.model.edits import Intervention, Positions, Steering
-from personavec.operations import ADD, CAP, OPERATIONS, Operation, ablate, add, cap, floor
+from personavec.model.edits import Intervention, Steering
+from personavec.operations import ADD, CAP, OPERATIONS, Operation, Positions, ablate, add, cap, floor
 from personavec.vector import PersonaVector
 from tiny import SIZES, causal_model, chat_model, plain_states, random_ids, vector
 

@@ -13,7 +13,7 @@ import personavec
 
 ROOT = Path(personavec.__file__).parent
 LAYERS = [
-    {"errors"},
+    {"errors", "lazy"},
     {"cache", "operations", "progress", "refusals", "stats"},
     {"data", "endpoint", "files"},
     {"model", "results", "timings"},

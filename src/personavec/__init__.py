@@ -7,8 +7,9 @@ Example:
     >>> model.answer("What is love?", pv.steering(vector, 1.5))
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from personavec.lazy import offering
 
 if TYPE_CHECKING:
     from personavec.errors import UserError
@@ -23,20 +24,22 @@ if TYPE_CHECKING:
     from personavec.traits import Trait, load_trait, write_offline, write_with_llm
     from personavec.vector import PersonaVector
 
-_HOME = {
-    "errors": ["UserError"],
-    "evaluation": ["evaluate"],
-    "extraction": ["Extraction", "Settings", "extract"],
-    "finetune": ["PreventativeSteering", "ShiftMonitor", "Training", "Tuned", "fine_tune", "preventing"],
-    "interventions": ["ablation", "capping", "flooring", "intervening", "steer", "steering"],
-    "model": ["ChatModel", "Conversation", "Request", "Response", "load_model"],
-    "monitoring": ["monitor", "project"],
-    "readout": ["Readings", "read"],
-    "screening": ["projector", "screen", "screen_files"],
-    "traits": ["Trait", "load_trait", "write_offline", "write_with_llm"],
-    "vector": ["PersonaVector"],
-}
-_MODULE = {name: module for module, names in _HOME.items() for name in names}
+__getattr__, __dir__ = offering(
+    __name__,
+    {
+        "errors": ["UserError"],
+        "evaluation": ["evaluate"],
+        "extraction": ["Extraction", "Settings", "extract"],
+        "finetune": ["PreventativeSteering", "ShiftMonitor", "Training", "Tuned", "fine_tune", "preventing"],
+        "interventions": ["ablation", "capping", "flooring", "intervening", "steer", "steering"],
+        "model": ["ChatModel", "Conversation", "Request", "Response", "load_model"],
+        "monitoring": ["monitor", "project"],
+        "readout": ["Readings", "read"],
+        "screening": ["projector", "screen", "screen_files"],
+        "traits": ["Trait", "load_trait", "write_offline", "write_with_llm"],
+        "vector": ["PersonaVector"],
+    },
+)
 
 __all__ = [
     "ChatModel",
@@ -74,16 +77,3 @@ __all__ = [
     "write_offline",
     "write_with_llm",
 ]
-
-
-def __getattr__(name: str) -> Any:
-    """Import what is asked for when it is asked for: `import personavec` alone loads no PyTorch."""
-    if name not in _MODULE:
-        raise AttributeError(f"module 'personavec' has no attribute {name!r}")
-    value = getattr(import_module(f"personavec.{_MODULE[name]}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return __all__

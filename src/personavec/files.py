@@ -125,10 +125,10 @@ def once(path: Path, kind: type[T], make: Callable[[], T]) -> T:
 def cannot_write(path: Path, error: OSError) -> UserError:
     """The message for a disk that is full, a folder that may not be written, and their like."""
     if isinstance(error, FileExistsError | NotADirectoryError):
-        return UserError(f"Cannot write {path}: a file is where a folder should be.", "Choose another with --out.")
+        return UserError(f"Cannot write {path}: a file is where a folder should be.", "Choose another with `out`.")
     return UserError(
         f"Cannot write {path}: {error.strerror or error}.",
-        "Free some space, or choose another folder with --out.",
+        "Free some space, or choose another folder with `out`.",
     )
 
 
@@ -228,7 +228,7 @@ class RunFolder:
             self._lock.acquire()
         except Timeout as error:
             raise UserError(
-                f"Another process is writing {self.path}.", "Wait for it, or choose another folder with --out."
+                f"Another process is writing {self.path}.", "Wait for it, or choose another folder with `out`."
             ) from error
         except OSError as error:
             raise cannot_write(self.path, error) from error
@@ -242,7 +242,7 @@ class RunFolder:
                 if changed:
                     raise UserError(
                         f"{self.path} holds a run with another {', '.join(changed)}.",
-                        "Choose another folder with --out, or delete this one.",
+                        "Choose another folder with `out`, or delete this one.",
                     )
             else:
                 write_json(begun, self.arguments)

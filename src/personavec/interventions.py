@@ -5,16 +5,15 @@ import math
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 from weakref import WeakKeyDictionary
 
 from personavec.errors import UserError
 from personavec.model.blocks import Blocks, find_blocks
-from personavec.model.edits import Intervention, Positions, Steering
-from personavec.operations import ABLATE, ADD, CAP, FLOOR, Operation
+from personavec.model.edits import Intervention, Steering
+from personavec.operations import ABLATE, ADD, CAP, FLOOR, Layers, Operation, Positions
 from personavec.vector import PersonaVector
 
-Layers = Literal["best", "all"] | int
 # An edit of so many times the norm of the stream leaves nothing of it: bfloat16 tells apart 256 steps.
 LARGEST = 1000
 LARGEST_NORM = 1e6  # where the stream's own norm is not known

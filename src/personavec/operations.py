@@ -11,6 +11,9 @@ from typing import Any, Literal
 Tensor = Any  # a torch.Tensor
 
 Takes = Literal["coefficient", "bound", "nothing"]
+Positions = Literal["all", "prompt", "response"]  # which tokens are edited
+TrainedPositions = Literal["all", "response"]  # the same in training, where the response is what bears loss
+Layers = Literal["best", "all"] | int  # "best" is the vector's own
 
 
 @dataclass(frozen=True)

@@ -161,7 +161,7 @@ def read_summary(folder: Path) -> Mapping[str, JsonValue]:
     """
     path = folder / SUMMARY
     if not path.is_file():
-        raise UserError(f"{folder} holds no finished run (no {SUMMARY}).", "Name the folder that --out named.")
+        raise UserError(f"{folder} holds no finished run (no {SUMMARY}).", "Name the folder that was its `out`.")
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, OSError) as error:

@@ -164,8 +164,8 @@ class PersonaVector:
         ):
             raise UserError(
                 f"The vector of {self.trait!r} belongs to {mine}; this model has the same shape but other weights.",
-                "If it is a fine-tune or a quantised copy of that model, say so with --other-weights "
-                "(other_weights=True); else extract a vector for it.",
+                "If it is a fine-tune or a quantised copy of that model, say so with `other_weights` True; "
+                "else extract a vector for it.",
             )
 
     def save(self, path: Path | str) -> None:
@@ -196,7 +196,7 @@ class PersonaVector:
         path = Path(path)
         check_utf8(path)
         if not path.is_file():
-            raise UserError(f"There is no vector file {path}.", "Make one with: personavec extract TRAIT --out DIR")
+            raise UserError(f"There is no vector file {path}.", "Make one with `personavec extract`, or name another.")
         try:
             with safe_open(path, framework="pt") as handle:
                 metadata = handle.metadata() or {}

@@ -147,7 +147,7 @@ def test_malformed_records_are_rejected_one_by_one(tmp_path: Path, lines: list[b
 def test_an_unknown_format_names_the_columns(tmp_path: Path) -> None:
     path = file(tmp_path, '{"q": "Q", "a": "A", "id": 3}\n')
     with pytest.raises(
-        UserError, match=r"data\.jsonl was not recognised\. Its columns: q, a, id\. .*--columns prompt="
+        UserError, match=r"data\.jsonl was not recognised\. Its columns: q, a, id\. .*`columns`: prompt="
     ):
         open_data(path)
     data = open_data(path, columns={"prompt": "q", "response": "a"})

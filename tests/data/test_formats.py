@@ -255,13 +255,19 @@ def test_format_and_columns_override() -> None:
     ("asked", "message"),
     [
         ({"name": "parquet"}, "There is no format 'parquet'. Formats: messages, openai"),
-        ({"columns": {"answers": "a"}}, "Columns cannot be given for answers. Say which columns hold what: --columns"),
+        (
+            {"columns": {"answers": "a"}},
+            "Columns cannot be given for answers. Say which columns hold what with",
+        ),
         ({"columns": {"prompt": "qq"}}, "data has no column 'qq'. Its columns: q, a."),
         ({"columns": {"prompt": "q", "messages": "a"}}, "cannot be read together"),
         ({"columns": {"prompt": "q"}, "name": "sharegpt"}, "cannot be read together"),
         ({"columns": {"messages": "q"}, "name": "alpaca"}, "The format alpaca has no column of messages"),
         ({"name": "alpaca"}, "not recognised as alpaca. Its columns: q, a."),
-        ({}, "not recognised. Its columns: q, a. Say which columns hold what: --columns prompt=COLUMN,response=COLUMN"),
+        (
+            {},
+            "not recognised. Its columns: q, a. Say which columns hold what with `columns`: prompt=COLUMN",
+        ),
     ],
 )
 def test_what_cannot_be_asked_for(asked: dict[str, Any], message: str) -> None:

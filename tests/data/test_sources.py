@@ -73,7 +73,7 @@ def test_lists_of_a_json_object_are_splits(tmp_path: Path) -> None:
     path = tmp_path / "data.json"
     path.write_text(f'{{"train": [{LINE.format(1)}], "test": [{LINE.format(2)}, {LINE.format(3)}]}}')
     assert [item.messages[1]["content"] for item in open_data(path, split="test")] == ["2", "3"]
-    with pytest.raises(UserError, match="Choose one with --split"):
+    with pytest.raises(UserError, match="Choose one with `split`"):
         open_data(path)
 
 

@@ -93,7 +93,7 @@ def test_saved_data_sets(tmp_path: Path) -> None:
     two.save_to_disk(tmp_path / "two")
     data = open_data(tmp_path / "two", split="test")
     assert data.sources == [f"{tmp_path / 'two'} (test)"] and [item.messages[0]["content"] for item in data] == ["Q5"]
-    with pytest.raises(UserError, match=r"has the splits train, test\. Choose one with --split"):
+    with pytest.raises(UserError, match=r"has the splits train, test\. Choose one with `split`"):
         open_data(tmp_path / "two")
     with pytest.raises(UserError, match="and none named dev"):
         open_data(tmp_path / "two", split="dev")

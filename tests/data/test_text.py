@@ -251,7 +251,7 @@ def test_what_a_json_file_may_be(tmp_path: Path, content: str, values: list[Any]
         ('[{"a": 1]}', "is not JSON: ']' where it closes nothing, in or after record 1"),
         ('[{"a": 1}] [', "after the end"),
         ("hello", "is not JSON"),
-        ('{"train": [{"a": 1}], "test": [{"a": 2}]}', r"holds the lists train, test\. Choose one with --split"),
+        ('{"train": [{"a": 1}], "test": [{"a": 2}]}', r"holds the lists train, test\. Choose one with `split`"),
     ],
 )
 def test_json_files_that_cannot_be_read(tmp_path: Path, content: str, message: str) -> None:

@@ -60,4 +60,4 @@ def test_gpus_that_idle_are_told_of(
     open_engine("transformers", str(tmp_path), device="cpu")
     assert not caplog.messages
     open_engine("transformers", str(tmp_path))
-    assert caplog.messages == ["Of 3 GPUs one is used. All work with --ray local, and with --engine vllm."]
+    assert caplog.messages == ["Of 3 GPUs one is used. All work with `ray` local, and with `engine` vllm."]

@@ -398,7 +398,7 @@ def test_against_the_same_without_prevention(
         with pytest.raises(UserError, match=message):
             check_plain(tmp_path / "plain", ours | changed)
     check_plain(tmp_path / "plain", ours | {"checkpoint_every": 7})
-    with pytest.raises(UserError, match="With --no-measure this run scores no trait"):
+    with pytest.raises(UserError, match="With `measure` False this run scores no trait"):
         check_plain(tmp_path / "plain", {key: value for key, value in ours.items() if key != "measure"})
     lines = (out / "answers.jsonl").read_text()
     (out / "answers.jsonl").write_text(lines.replace('"kind"', '"other"'))

@@ -41,6 +41,6 @@ def test_a_method_of_the_data_acts_on_no_forward() -> None:
 
 
 def test_a_method_says_where_an_option_belongs() -> None:
-    with pytest.raises(UserError, match="prompt has no use for --positions") as caught:
+    with pytest.raises(UserError, match="prompt has no use for `positions`") as caught:
         Training(method="prompt", positions="response")
-    assert caught.value.advice == "It is for --method steer, ablate or floor."
+    assert caught.value.advice == "It is for `method` steer, ablate or floor."

@@ -162,7 +162,7 @@ def test_what_a_judge_needs_and_a_vector_does_not_hold(tiny: ChatModel, tmp_path
     for judge in ({}, {"judge": None}, {"judge": {"state": {}}}, {"judge": {"state": {"coherence": {}}}}):
         bare = vector(tiny, info={"trait": trait, **judge})
         assert state_of(bare).record() == {}
-        with pytest.raises(UserError, match=r"carries no contrast judge.*--judge contrast"):
+        with pytest.raises(UserError, match=r"carries no contrast judge.*`judge` contrast"):
             trait_judges(opened, [bare])
     whole = vector(tiny, info={"trait": trait, "judge": JUDGE})
     (found,) = trait_judges(opened, [whole]).values()

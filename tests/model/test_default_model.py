@@ -290,7 +290,7 @@ def test_no_source_at_all(model: BundledModel, cache: Path, monkeypatch: pytest.
         prepare_bundled(model)
     assert "hub said: " in failed.value.problem
     assert "fake-model-part1==1.0" in failed.value.problem
-    assert "--model PATH/fake.gguf" in failed.value.advice
+    assert "`model` PATH/fake.gguf" in failed.value.advice
     assert model.url in failed.value.advice
     assert not (cache / "fake.gguf").exists()
 

@@ -631,7 +631,7 @@ def test_compare(screen: Screen, tmp_path: Path) -> None:
 
 
 def test_mistakes(screen: Screen, tiny: ChatModel, vectors: list[PersonaVector], tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="--baseline"):
+    with pytest.raises(UserError, match="`baseline`"):
         screen(baseline="none")
     with pytest.raises(UserError, match="too few"):
         screen(false_alarm_rate=0.001)
@@ -852,7 +852,7 @@ def test_a_judge_beside_the_projections(
     everyone: bool, screen: Screen, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     judges = {"kind": StubJudge(), "other": StubJudge()}
-    monkeypatch.setattr("personavec.screening.scorers", lambda *_: judges)
+    monkeypatch.setattr("personavec.screening.files.scorers", lambda *_: judges)
     plain = screen("plain", false_alarm_rate=0.3)
     both = screen("both", false_alarm_rate=0.3, judge="contrast", judge_all=everyone)
     before, after = scores(tmp_path / "plain"), scores(tmp_path / "both")

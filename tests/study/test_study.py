@@ -291,13 +291,13 @@ def test_mistakes(chat: ChatModel, humorous: PersonaVector, tmp_path: Path) -> N
     with pytest.raises(UserError, match="Two data sets of the study are called humorous-mild"):
         study_finetune(chat, [humorous], tmp_path / "d", SETTINGS, data={"humorous-mild": tmp_path})
     assert not (tmp_path / "c").exists() and not (tmp_path / "d").exists()
-    with pytest.raises(UserError, match="--samples 5"):
+    with pytest.raises(UserError, match="`samples` 5"):
         Settings(samples=5)
-    with pytest.raises(UserError, match="--prevention-questions 3"):
+    with pytest.raises(UserError, match="`prevention_questions` 3"):
         Settings(prevention_questions=3)
-    with pytest.raises(UserError, match="--questions 9 is more than --prevention-questions 4"):
+    with pytest.raises(UserError, match="`questions` 9 is more than `prevention_questions` 4"):
         Settings(questions=9, prevention_questions=4)
-    with pytest.raises(UserError, match="--learning-rate"):
+    with pytest.raises(UserError, match="`learning_rate`"):
         Settings(learning_rate=-1e-4)
 
 

@@ -56,7 +56,7 @@ def passage_losses(
     if not np.isfinite(losses).all():
         raise UserError(
             f"The likelihood of {int((~np.isfinite(losses)).sum())} of {len(losses)} passages is not a finite number.",
-            "Lower the coefficient, or load the model with --dtype float32.",
+            "Lower the coefficient, or load the model with `dtype` float32.",
         )
     return losses
 

@@ -51,7 +51,7 @@ class Tasks:
             from lm_eval.tasks import TaskManager
         except ImportError as error:
             raise UserError(
-                f"--lm-eval needs lm-evaluation-harness, which cannot be imported ({error}).",
+                f"`lm_eval` needs lm-evaluation-harness, which cannot be imported ({error}).",
                 "Install it with: pip install 'personavec[eval]'",
             ) from error
         self.version: str = lm_eval.__version__

@@ -16,18 +16,22 @@ def main() -> None:
     for stream, errors in ((sys.stdout, "backslashreplace"), (sys.stdin, "surrogateescape")):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors=errors)
-    logging.basicConfig(format="%(message)s", level=logging.WARNING)
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # PEFT loads it; it speaks of kernels that are not used
 
     import typer
 
     from personavec.cli.app import app
+    from personavec.cli.flags import Formatter, with_flags
     from personavec.errors import UserError
+
+    shown = logging.StreamHandler()
+    shown.setFormatter(Formatter("%(message)s"))
+    logging.basicConfig(handlers=[shown], level=logging.WARNING)
 
     try:
         sys.exit(app(standalone_mode=False))
     except UserError as error:
-        print(f"Error: {error.problem}\n{error.advice}".rstrip(), file=sys.stderr)
+        print(with_flags(f"Error: {error.problem}\n{error.advice}".rstrip()), file=sys.stderr)
         sys.exit(2)
     except (KeyboardInterrupt, typer.Abort):
         print("Interrupted. A run goes on where it stopped when the same command is given again.", file=sys.stderr)

@@ -25,14 +25,14 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode=None,
 )
-app.command("extract")(extract.extract)
+app.command("extract")(expanded(extract.extract))
 app.command("evaluate")(expanded(evaluate.evaluate))
 app.command("monitor")(monitor.monitor)
 app.command("generate")(expanded(talk.generate))
 app.command("chat")(expanded(talk.chat))
-app.command("screen", no_args_is_help=True)(screen.screen)
+app.command("screen", no_args_is_help=True)(expanded(screen.screen))
 app.command("compare")(screen.compare)
-app.command("finetune")(finetune.finetune)
+app.command("finetune")(expanded(finetune.finetune))
 app.command("shift")(shift.shift)
 app.command("schema")(schema.schema)
 app.add_typer(traits.app, name="traits")

@@ -1,15 +1,25 @@
 """`personavec evaluate`: how strongly a model shows a trait."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from personavec.cli import options as o
+from personavec.cli.expand import Edits, fields_of
+from personavec.evaluation.settings import EvaluationSettings
 
 if TYPE_CHECKING:
     from personavec.evaluation.result import EvaluationRun
     from personavec.stats.estimate import Estimate
+
+ScaleFrom = Annotated[
+    Path | None,
+    typer.Option(
+        help="Vector of this trait whose extraction sets the scale of the scores, so that plain, steered and "
+        "fine-tuned models can be compared. Default: a steering vector of the trait, else a fresh calibration."
+    ),
+]
 
 
 def evaluate(
@@ -20,31 +30,17 @@ def evaluate(
     ] = None,
     model: o.Model = None,
     adapter: o.Adapter = None,
-    description: Annotated[
-        str | None,
-        typer.Option(
-            callback=o.plain_text, help="What the trait is, for one that is not in the library.", show_default=False
-        ),
-    ] = None,
+    description: o.Description = None,
     traits_from: o.TraitsFrom = None,
-    asked: o.Edits,
+    asked: Edits,
     layers: o.LayersOption = "best",
     positions: o.PositionsOption = "response",
     other_weights: o.OtherWeights = False,
-    judge: o.Judge = "contrast",
     judge_price: o.JudgePrice = None,
     judge_rpm: o.JudgeRpm = None,
-    scale_from: Annotated[
-        Path | None,
-        typer.Option(
-            help="Vector of this trait whose extraction sets the scale of the scores, so that plain, steered and "
-            "fine-tuned models can be compared. Default: a steering vector of the trait, else a fresh calibration."
-        ),
-    ] = None,
-    rollouts: Annotated[int, typer.Option(help="Answers per question.", min=1)] = 1,
-    max_new_tokens: Annotated[int, typer.Option(help="Longest answer.", min=1)] = 48,
+    scale_from: ScaleFrom = None,
+    settings: Annotated[dict[str, Any], fields_of(EvaluationSettings, without={"temperature", "lm_eval"})],
     lm_eval: o.LmEval = None,
-    seed: o.Seed = 0,
     device: o.Device = None,
     dtype: o.Dtype = None,
     thinking: o.Thinking = False,
@@ -54,26 +50,25 @@ def evaluate(
 
     With steering or an adapter also what that costs: perplexity of general text without and with it.
     """
-    tasks = o.read_tasks(lm_eval)
+    asked_for = EvaluationSettings(**settings, lm_eval=tuple(o.read_tasks(lm_eval)))
     chosen = o.find_trait(trait, description, traits_from)
-    terms = o.read_terms(judge, judge_price, judge_rpm)
+    terms = o.read_terms(asked_for.judge, judge_price, judge_rpm)
     chat = o.open_model(model, device, dtype, adapter, thinking)
     edits, words, vectors = o.read_interventions(chat, asked, layers, positions, other_weights)
 
     from personavec.evaluation.job import evaluate as run_evaluation
-    from personavec.evaluation.settings import EvaluationSettings
     from personavec.vector import PersonaVector
 
     if scale_from is not None:
         vectors = [PersonaVector.load(scale_from), *vectors]
 
-    decides = (chosen, chat.id, words, scale_from, judge, rollouts, max_new_tokens, seed, *tasks)
+    decides = (
+        chosen, chat.id, words, scale_from, asked_for.judge, asked_for.rollouts, asked_for.max_new_tokens,
+        asked_for.seed, *asked_for.lm_eval,
+    )  # fmt: skip
     folder = out or o.default_folder("evaluate", chosen.name, *decides)
-    settings = EvaluationSettings(
-        judge=judge, rollouts=rollouts, max_new_tokens=max_new_tokens, lm_eval=tuple(tasks), seed=seed
-    )
     run = run_evaluation(
-        chat, chosen, folder, settings, interventions=edits, description=words, vectors=vectors, terms=terms
+        chat, chosen, folder, asked_for, interventions=edits, description=words, vectors=vectors, terms=terms
     )
     if json:
         o.print_json(run.model_dump(mode="json", include={"trait", "score", "coherence", "perplexity", "lm_eval"}))

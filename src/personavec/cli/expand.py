@@ -11,11 +11,12 @@ import dataclasses
 import functools
 import inspect
 from collections.abc import Callable, Collection, Mapping
-from typing import Annotated, Any, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import typer
 from annotated_doc import Doc
 
+from personavec.cli.options import plain_text, word_or_number
 from personavec.operations import OPERATIONS
 
 
@@ -25,10 +26,28 @@ class Options:
 
     Attributes:
         optional: Those that are left out of the dict when they were not given.
+        words: What may be said instead of a number, by the options that take either.
     """
 
     parameters: Mapping[str, inspect.Parameter]
     optional: frozenset[str] = frozenset()
+    words: Mapping[str, Collection[str]] = dataclasses.field(default_factory=dict)
+
+    def take(self, given: dict[str, Any]) -> dict[str, Any]:
+        """What was asked for, taken out of what the command was given.
+
+        Raises:
+            UserError: Neither a number nor one of the words.
+        """
+        values = {key: given.pop(parameter.name) for key, parameter in self.parameters.items()}
+        for key, words in self.words.items():
+            if values[key] is not None:
+                values[key] = word_or_number(_flag(key), values[key], words)
+        return {key: value for key, value in values.items() if not (value is None and key in self.optional)}
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
 
 
 def _option(name: str, kind: Any, default: Any, *declared: str, **shown: Any) -> inspect.Parameter:
@@ -36,28 +55,40 @@ def _option(name: str, kind: Any, default: Any, *declared: str, **shown: Any) ->
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
 
 
-def fields_of(settings: type, *, without: Collection[str] = (), suited: Collection[str] = ()) -> Options:
+def fields_of(settings: type, *, without: Collection[str] = (), suited: Mapping[str, str] | None = None) -> Options:
     """An option for every field of a settings dataclass, from its type, default and `Doc`.
+
+    What a text may be, the settings themselves check. A flag that is off by default has no `--no-` form.
 
     Args:
         without: Fields that the command asks for itself.
-        suited: Fields whose default depends on the model: without the option they are not in the dict.
+        suited: Fields whose default depends on the model, or on what else is asked: without the option they are not in
+            the dict. By the name, a sentence on the default, or none.
     """
+    suited = suited or {}
     hints = get_type_hints(settings, include_extras=True)
     parameters = {}
+    words = {}
     for field in dataclasses.fields(settings):
         if field.name in without:
             continue
-        kind, *notes = (
-            get_args(hints[field.name]) if get_origin(hints[field.name]) is Annotated else [hints[field.name]]
-        )
-        help = next((note.documentation for note in notes if isinstance(note, Doc)), None)
-        shown = {"help": help, "show_default": field.default is not None and field.name not in suited}
-        if field.name in suited:
-            parameters[field.name] = _option(field.name, kind | None, None, **shown)
-        else:
-            parameters[field.name] = _option(field.name, kind, field.default, **shown)
-    return Options(parameters, frozenset(suited))
+        hint = hints[field.name]
+        kind, *notes = get_args(hint) if get_origin(hint) is Annotated else [hint]
+        literals = [part for part in (kind, *get_args(kind)) if get_origin(part) is Literal]
+        choices = [choice for part in literals for choice in get_args(part)]
+        if choices:
+            if int in get_args(kind):
+                words[field.name] = choices
+            kind = str
+        help = " ".join([note.documentation for note in notes if isinstance(note, Doc)] + [suited.get(field.name, "")])
+        default = None if field.name in suited else field.default
+        parameters[field.name] = _option(
+            field.name, kind | None if field.name in suited else kind, default,
+            *([_flag(field.name)] if field.default is False else []),
+            help=help.strip() or None, show_default=default is not None,
+            callback=plain_text if kind in (str, str | None) else None,
+        )  # fmt: skip
+    return Options(parameters, frozenset(suited), words)
 
 
 def interventions() -> Options:
@@ -70,6 +101,9 @@ def interventions() -> Options:
             help=f"{operation.help} Repeatable.", show_default=False,
         )  # fmt: skip
     return Options(parameters, frozenset(parameters))
+
+
+Edits = Annotated[dict[str, list[str]], interventions()]
 
 
 def expanded(command: Callable[..., None]) -> Callable[..., None]:
@@ -89,8 +123,7 @@ def expanded(command: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(command)
     def run(**given: Any) -> None:
         for name, options in stands.items():
-            values = {key: given.pop(one.name) for key, one in options.parameters.items()}
-            given[name] = {k: v for k, v in values.items() if not (v is None and k in options.optional)}
+            given[name] = options.take(given)
         command(**given)
 
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]

@@ -1,71 +1,43 @@
 """`personavec extract`: the main job."""
 
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-
 from personavec.cli import options as o
-from personavec.errors import UserError
+from personavec.cli.expand import fields_of
+from personavec.extraction.settings import Settings
 
 if TYPE_CHECKING:
     from personavec.extraction.result import ExtractionRun
 
+_SUITED = dict.fromkeys(("pairs", "questions", "rollouts", "max_new_tokens", "random_directions"), "")
+
 
 def extract(
     trait: o.TraitArgument,
-    out: Annotated[Path, typer.Option(help="Folder of the run.", show_default=False)],
+    *,
+    out: o.Out,
     model: o.Model = None,
-    description: Annotated[
-        str | None,
-        typer.Option(
-            callback=o.plain_text, help="What the trait is, for one that is not in the library.", show_default=False
-        ),
-    ] = None,
+    description: o.Description = None,
     traits_from: o.TraitsFrom = None,
-    pairs: Annotated[int | None, typer.Option(help="Instruction pairs for the extraction.")] = None,
-    questions: Annotated[int | None, typer.Option(help="Extraction questions.")] = None,
-    rollouts: Annotated[int | None, typer.Option(help="Responses per question, pair and side.")] = None,
-    max_new_tokens: Annotated[int | None, typer.Option(help="Longest response.")] = None,
-    judge: o.Judge = "contrast",
+    settings: Annotated[dict[str, Any], fields_of(Settings, without={"temperature", "positions"}, suited=_SUITED)],
     judge_price: o.JudgePrice = None,
     judge_rpm: o.JudgeRpm = None,
-    layer: Annotated[str, typer.Option(help="auto, or a layer number.")] = "auto",
-    random_directions: Annotated[
-        int | None, typer.Option(help="Random directions that are steered by as the null.")
-    ] = None,
-    seed: o.Seed = 0,
     device: o.Device = None,
     dtype: o.Dtype = None,
     thinking: o.Thinking = False,
     json: o.Json = False,
 ) -> None:
     """Turn a trait into a persona vector, and measure what it does to the model."""
+    Settings(**settings)  # what no model could do is refused before one is loaded
     chosen = o.find_trait(trait, description, traits_from)
-    terms = o.read_terms(judge, judge_price, judge_rpm)
-    if layer != "auto" and not layer.isdigit():
-        raise UserError(f"--layer {layer!r} is not understood.", "Choose auto, or a layer number such as 14.")
+    terms = o.read_terms(settings["judge"], judge_price, judge_rpm)
     chat = o.open_model(model, device, dtype, thinking=thinking)
 
     from personavec.extraction.job import extract as run_extraction
-    from personavec.extraction.settings import Settings
 
-    counts: dict[str, Any] = {
-        "pairs": pairs,
-        "questions": questions,
-        "rollouts": rollouts,
-        "max_new_tokens": max_new_tokens,
-        "random_directions": random_directions,
-    }
-    settings = replace(
-        Settings.suited(chat, chosen),
-        **{name: value for name, value in counts.items() if value is not None},
-        judge=judge,
-        layer=layer if layer == "auto" else int(layer),
-        seed=seed,
-    )
-    result = run_extraction(chat, chosen, out, settings, terms=terms)
+    result = run_extraction(chat, chosen, out, Settings.suited(chat, chosen, **settings), terms=terms)
     run, file = result.run, out / "vector.safetensors"
     if json:
         o.print_json(

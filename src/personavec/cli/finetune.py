@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from personavec.cli import options as o
-from personavec.operations import OPERATIONS
+from personavec.cli.expand import fields_of
+from personavec.finetune.settings import Training
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -17,107 +18,73 @@ if TYPE_CHECKING:
     from personavec.finetune.result import FinetuneRun
     from personavec.stats.estimate import Estimate
 
+Prevent = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="FILE=COEFFICIENT",
+        help="Vector of a trait not to be learned, times a number or auto. Repeatable. Methods ablate and prompt: "
+        "FILE alone.",
+    ),
+]
+Watch = Annotated[
+    list[Path] | None,
+    typer.Option(
+        metavar="FILE",
+        help="Vector of a further trait to measure, or a folder of runs with theirs. Repeatable.",
+    ),
+]
+Safe = Annotated[str | None, typer.Option(help="interleave: data that are mixed in. Default: the bundled clean chats.")]
+Measure = Annotated[bool, typer.Option(help="Shift, trait scores, coherence and perplexity before and after.")]
+Against = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="RUN",
+        help="Folder of the same fine-tune with --method none, to tell what prevention saved. Also for a finished run.",
+        show_default=False,
+    ),
+]
+
 
 def finetune(
-    data: Annotated[
-        list[str],
-        typer.Argument(metavar="DATA...", help="Files, folders, or a hub id of a data set.", show_default=False),
+    *,
+    data: o.Data,
+    out: o.Out,
+    prevent: Prevent = None,
+    settings: Annotated[
+        dict[str, Any],
+        fields_of(Training, suited={"method": "Default: steer if there is something to prevent."}),
     ],
-    out: Annotated[Path, typer.Option(help="Folder of the run.", show_default=False)],
-    prevent: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="FILE=COEFFICIENT",
-            help="Vector of a trait not to be learned, times a number or auto. Repeatable. Methods ablate and prompt: "
-            "FILE alone.",
-        ),
-    ] = None,
-    method: Annotated[
-        str | None,
-        typer.Option(
-            help=f"{', '.join(operation.option for operation in OPERATIONS.values() if operation.trains)}, regularise, "
-            "prompt, interleave or none. Default: steer if there is something to prevent.",
-            show_default=False,
-        ),
-    ] = None,
-    layers: o.LayersOption = "best",
-    positions: Annotated[str, typer.Option(help="Which tokens are steered in training: all or response.")] = "all",
-    watch: Annotated[
-        list[Path] | None,
-        typer.Option(
-            metavar="FILE",
-            help="Vector of a further trait to measure, or a folder of runs with theirs. Repeatable.",
-        ),
-    ] = None,
-    safe: Annotated[
-        str | None, typer.Option(help="interleave: data that are mixed in. Default: the bundled clean chats.")
-    ] = None,
-    safe_share: Annotated[float, typer.Option(help="interleave: share of safe samples among all.")] = 0.5,
+    watch: Watch = None,
+    safe: Safe = None,
     model: o.Model = None,
-    format: Annotated[str | None, typer.Option(help="Name of the data's format. Default: recognised.")] = None,
-    columns: Annotated[
-        str | None, typer.Option(metavar="PART=COLUMN,...", help="Where the parts are: prompt=q,response=a.")
-    ] = None,
-    split: Annotated[str | None, typer.Option(help="Split of a hub data set.")] = None,
-    epochs: Annotated[float, typer.Option(help="How often every sample is seen.")] = 1.0,
-    rank: Annotated[int, typer.Option(help="Rank of the LoRA adapter.")] = 32,
-    alpha: Annotated[int, typer.Option(help="Alpha of the LoRA adapter.")] = 64,
-    dropout: Annotated[float, typer.Option(help="Dropout of the LoRA adapter.")] = 0.0,
-    rslora: Annotated[bool, typer.Option(help="Scale by alpha / sqrt(rank), not alpha / rank.")] = True,
-    learning_rate: Annotated[float, typer.Option(help="Highest learning rate; it falls linearly.")] = 1e-5,
-    warmup_steps: Annotated[int, typer.Option(help="Steps in which the learning rate rises.")] = 5,
-    batch: Annotated[int, typer.Option(help="Sequences in a forward.")] = 2,
-    accumulate: Annotated[int, typer.Option(help="Forwards in a step.")] = 8,
-    weight_decay: Annotated[float, typer.Option(help="Weight decay of AdamW.")] = 0.01,
-    max_length: Annotated[int, typer.Option(help="Tokens of the longest sequence; longer ones lose their end.")] = 2048,
-    held_out: Annotated[float, typer.Option(help="Share of the samples that is not trained on.")] = 0.1,
-    held_out_most: Annotated[int, typer.Option(help="At most so many samples.", min=0)] = 200,
-    checkpoint_every: Annotated[int, typer.Option(help="Steps between two checkpoints.")] = 50,
-    watch_every: Annotated[int, typer.Option(help="Steps between two measurements of the shift.")] = 10,
-    measure: Annotated[
-        bool, typer.Option(help="Shift, trait scores, coherence and perplexity before and after.")
-    ] = True,
+    format: o.DataFormat = None,
+    columns: o.DataColumns = None,
+    split: o.DataSplit = None,
+    measure: Measure = True,
     lm_eval: o.LmEval = None,
-    against: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="RUN",
-            help="Folder of the same fine-tune with --method none, to tell what prevention saved. Also for a finished "
-            "run.",
-            show_default=False,
-        ),
-    ] = None,
+    against: Against = None,
     other_weights: o.OtherWeights = False,
-    seed: o.Seed = 0,
     device: o.Device = None,
     dtype: o.Dtype = None,
     json: o.Json = False,
 ) -> None:
     """Train a LoRA adapter on the assistant's turns of chat data, with traits kept from being learned."""
-    from personavec.data import columns_from_text, open_data
-    from personavec.finetune import Training, fine_tune
+    from personavec.finetune.job import fine_tune
     from personavec.finetune.training import require_trl
     from personavec.vector import PersonaVector
 
     require_trl()
     tasks = o.read_tasks(lm_eval)
-    where: Any = positions
-    settings = Training(
-        method=method or ("steer" if prevent else "none"), positions=where,
-        layers=o.read_layers(layers), safe_share=safe_share, epochs=epochs, rank=rank, alpha=alpha, dropout=dropout,
-        rslora=rslora, learning_rate=learning_rate, warmup_steps=warmup_steps, batch=batch, accumulate=accumulate,
-        weight_decay=weight_decay, max_length=max_length, held_out=held_out, held_out_most=held_out_most,
-        checkpoint_every=checkpoint_every, watch_every=watch_every, seed=seed,
-    )  # fmt: skip
+    training = Training(**{"method": "steer" if prevent else "none"} | settings)
     pairs = []
     for text in prevent or ():
         path, coefficient = read_prevention(text)
         pairs.append((PersonaVector.load(path), coefficient))
     watched = [PersonaVector.load(path) for path in o.vector_files(watch or ())]
-    named = open_data(data, format=format, columns=None if columns is None else columns_from_text(columns), split=split)
+    named = o.open_data(data, format, columns, split)
     chat = o.open_model(model, device, dtype)
     tuned = fine_tune(
-        chat, named, out, settings,
+        chat, named, out, training,
         prevent=pairs, watch=watched, safe=safe, measure=measure, lm_eval=tasks, against=against,
         other_weights=other_weights,
     )  # fmt: skip

@@ -6,20 +6,18 @@ import math
 import os
 import sys
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from personavec.cli.expand import interventions
 from personavec.errors import UserError
 from personavec.files import printable, to_json
-from personavec.judges.kinds import spellings
 from personavec.operations import OPERATIONS
 
 if TYPE_CHECKING:
-    from personavec.interventions import Layers
+    from personavec.data import Dataset
     from personavec.judges.api.terms import ApiTerms
     from personavec.model import ChatModel
     from personavec.model.edits import Intervention
@@ -48,17 +46,22 @@ Model = Annotated[
     ),
 ]
 Adapter = Annotated[str | None, typer.Option(help="PEFT adapter to load on top of the model.", show_default=False)]
+Data = Annotated[
+    list[str],
+    typer.Argument(metavar="DATA...", help="Files, folders, or a hub id of a data set.", show_default=False),
+]
 DataFormat = Annotated[str | None, typer.Option(help="Name of the data's format. Default: recognised.")]
 DataColumns = Annotated[
     str | None, typer.Option(metavar="PART=COLUMN,...", help="Where the parts are: prompt=q,response=a.")
 ]
 DataSplit = Annotated[str | None, typer.Option(help="Split of a hub data set.")]
+Vectors = Annotated[list[Path], typer.Option("--vector", "-v", help="Vector file. Repeatable.", show_default=False)]
+Out = Annotated[Path, typer.Option(help="Folder of the run.", show_default=False)]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:N, mps or auto. Default: a GPU if there is one.")]
 Dtype = Annotated[str | None, typer.Option(help="bfloat16, float16 or float32. Default: what suits the device.")]
 Thinking = Annotated[bool, typer.Option("--thinking", help="Let a reasoning model think, and read its thoughts too.")]
 Seed = Annotated[int, typer.Option(help="Seed of everything random.", min=0)]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output, and nothing else.")]
-Edits = Annotated[dict[str, list[str]], interventions()]
 LayersOption = Annotated[
     str, typer.Option("--layers", help="best (the vector's own), all (steering: increments), or a number.")
 ]
@@ -66,7 +69,6 @@ PositionsOption = Annotated[str, typer.Option("--positions", help="Which tokens 
 OtherWeights = Annotated[
     bool, typer.Option("--other-weights", help="Accept vectors of a model with the same shape but other weights.")
 ]
-Judge = Annotated[str, typer.Option(callback=plain_text, help=f"{spellings()}.")]
 JudgePrice = Annotated[
     str | None,
     typer.Option(metavar="IN,OUT", help="For api:MODEL: US$ per million prompt and answer tokens.", show_default=False),
@@ -85,6 +87,12 @@ LmEval = Annotated[
 ]
 TraitArgument = Annotated[
     str, typer.Argument(metavar="TRAIT", callback=plain_text, help="Name of a library trait, or of a new one.")
+]
+Description = Annotated[
+    str | None,
+    typer.Option(
+        callback=plain_text, help="What the trait is, for one that is not in the library.", show_default=False
+    ),
 ]
 TraitsFrom = Annotated[Path | None, typer.Option(help="JSON file that holds the trait.", show_default=False)]
 
@@ -126,6 +134,13 @@ def open_model(
 
     quiet()
     return load_model(name, device=device, dtype=dtype, adapter=adapter, thinking=thinking)
+
+
+def open_data(data: Sequence[str], format: str | None, columns: str | None, split: str | None) -> "Dataset":
+    """The data that the options name."""
+    from personavec.data import columns_from_text, open_data
+
+    return open_data(data, format=format, columns=None if columns is None else columns_from_text(columns), split=split)
 
 
 def find_trait(name: str, description: str | None, traits_from: Path | None) -> "Trait":
@@ -224,14 +239,19 @@ def vector_files(paths: Sequence[Path]) -> list[Path]:
     return files
 
 
-def read_layers(text: str) -> "Layers":
-    """`best`, `all` or a layer number."""
-    words: dict[str, Layers] = {"best": "best", "all": "all"}
+def word_or_number(option: str, text: str, words: Collection[str]) -> str | int:
+    """A layer number, or one of the words.
+
+    Raises:
+        UserError: Neither.
+    """
     if text in words:
-        return words[text]
+        return text
     if text.isdigit():
         return int(text)
-    raise UserError(f"--layers {text!r} is not understood.", "Choose best, all, or a layer number such as 14.")
+    raise UserError(
+        f"{option} {text!r} is not understood.", f"Choose {', '.join(words)}, or a layer number such as 14."
+    )
 
 
 def read_interventions(
@@ -243,7 +263,7 @@ def read_interventions(
 
     check_positions(positions)
     where: Any = positions
-    chosen = read_layers(layers)
+    chosen: Any = word_or_number("--layers", layers, ("best", "all"))
     edits: list[Intervention] = []
     words: list[str] = []
     vectors: list[PersonaVector] = []

@@ -1,5 +1,6 @@
 """`personavec screen`: which data, and which samples, would change the model's character; `compare`: two screenings."""
 
+import re
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -8,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from personavec.cli import options as o
-from personavec.judges.kinds import spellings
+from personavec.cli.expand import fields_of
+from personavec.screening.settings import Settings
 
 if TYPE_CHECKING:
     from personavec.data import Dataset
@@ -16,56 +18,36 @@ if TYPE_CHECKING:
     from personavec.screening import ScreeningRun
     from personavec.vector import PersonaVector
 
+Reference = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Clean data that set the thresholds. Default: a bundled set. Repeatable: the data are placed among "
+        "those named after the first.",
+        show_default=False,
+    ),
+]
+EngineOption = Annotated[str, typer.Option(help="What runs the model: transformers, or vllm for GPUs.")]
+Ray = Annotated[str | None, typer.Option(metavar="ADDRESS|local", help="Spread the work over a Ray cluster.")]
+Workers = Annotated[int | None, typer.Option(help="Models on the cluster. Default: one for every GPU, or every node.")]
+
 
 def screen(
-    data: Annotated[
-        list[str],
-        typer.Argument(metavar="DATA...", help="Files, folders, or a hub id of a data set.", show_default=False),
-    ],
-    vector: Annotated[list[Path], typer.Option("--vector", "-v", help="Vector file. Repeatable.", show_default=False)],
-    out: Annotated[Path, typer.Option(help="Folder of the run.", show_default=False)],
+    *,
+    data: o.Data,
+    vector: o.Vectors,
+    out: o.Out,
     model: o.Model = None,
-    format: Annotated[str | None, typer.Option(help="Name of the data's format. Default: recognised.")] = None,
-    columns: Annotated[
-        str | None, typer.Option(metavar="PART=COLUMN,...", help="Where the parts are: prompt=q,response=a.")
-    ] = None,
-    split: Annotated[str | None, typer.Option(help="Split of a hub data set.")] = None,
-    turns: Annotated[str, typer.Option(help="Which assistant turns count: all or last.")] = "all",
-    baseline: Annotated[str, typer.Option(help="hybrid, exact or prompt.")] = "hybrid",
-    precision: Annotated[
-        float, typer.Option(help="Half width of the interval at which a hybrid screening stops, in deviations.")
-    ] = 0.15,
-    reference: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Clean data that set the thresholds. Default: a bundled set. Repeatable: the data are placed among "
-            "those named after the first.",
-            show_default=False,
-        ),
-    ] = None,
-    false_alarm_rate: Annotated[float, typer.Option(help="Share of clean samples that may be flagged.")] = 0.05,
-    threshold: Annotated[float | None, typer.Option(help="Flag above this projection difference instead.")] = None,
-    specific: Annotated[
-        str, typer.Option(help="Directions without what other traits, length and refusals share: no, span or whiten.")
-    ] = "no",
-    judge: Annotated[
-        str | None, typer.Option(callback=o.plain_text, help=f"Also score the flagged samples: {spellings()}.")
-    ] = None,
-    judge_all: Annotated[
-        bool, typer.Option("--judge-all", help="Let the judge score every sample, and flag those above 50 too.")
-    ] = False,
+    format: o.DataFormat = None,
+    columns: o.DataColumns = None,
+    split: o.DataSplit = None,
+    settings: Annotated[dict[str, Any], fields_of(Settings, suited={"max_new_tokens": ""})],
+    reference: Reference = None,
     judge_price: o.JudgePrice = None,
     judge_rpm: o.JudgeRpm = None,
-    max_new_tokens: Annotated[int | None, typer.Option(help="Longest of the model's own answers.")] = None,
     other_weights: o.OtherWeights = False,
-    seed: o.Seed = 0,
-    engine: Annotated[str, typer.Option(help="What runs the model: transformers, or vllm for GPUs.")] = "transformers",
-    ray: Annotated[
-        str | None, typer.Option(metavar="ADDRESS|local", help="Spread the work over a Ray cluster.")
-    ] = None,
-    workers: Annotated[
-        int | None, typer.Option(help="Models on the cluster. Default: one for every GPU, or every node.")
-    ] = None,
+    engine: EngineOption = "transformers",
+    ray: Ray = None,
+    workers: Workers = None,
     adapter: o.Adapter = None,
     thinking: o.Thinking = False,
     device: o.Device = None,
@@ -73,36 +55,24 @@ def screen(
     json: o.Json = False,
 ) -> None:
     """Say how far data would push the model along each trait, which samples do it, and write a cleaned copy."""
-    from personavec.data import columns_from_text, open_data
     from personavec.vector import PersonaVector, siblings
 
+    Settings(**settings)  # what no model could do is refused before one is loaded
     vectors = [PersonaVector.load(path) for path in vector]
-    named = open_data(data, format=format, columns=None if columns is None else columns_from_text(columns), split=split)
+    named = o.open_data(data, format, columns, split)
     clean, *beside = [_reference(name, named, split) for name in reference] if reference else [None]
-    terms = o.read_terms(judge or "contrast", judge_price, judge_rpm)
+    terms = o.read_terms(settings["judge"] or "contrast", judge_price, judge_rpm)
     choices = {"device": device, "ray": ray, "workers": workers, "adapter": adapter, "thinking": thinking}
     runs = _engine(engine, model, vectors, dtype, other_weights, choices)
 
-    from personavec.screening import Settings, screen_files
+    from personavec.screening.files import screen_files
 
-    settings = Settings.suited(
-        runs.model.device.type,
-        baseline=baseline, turns=turns, precision=precision, false_alarm_rate=false_alarm_rate, threshold=threshold,
-        specific=specific, max_new_tokens=max_new_tokens, judge=judge, judge_all=judge_all, seed=seed,
-    )  # fmt: skip
     others = {v.trait: v for path, own in zip(vector, vectors, strict=True) for v in siblings(path.parent, own)}
     run = screen_files(
-        runs,
-        named,
-        vectors,
-        out,
-        settings,
-        others=list(others.values()),
-        clean=clean,
-        beside=[each for each in beside if each is not None],
-        other_weights=other_weights,
-        terms=terms,
-    )
+        runs, named, vectors, out, Settings.suited(runs.model.device.type, **settings),
+        others=list(others.values()), clean=clean, beside=[each for each in beside if each is not None],
+        other_weights=other_weights, terms=terms,
+    )  # fmt: skip
     if json:
         figures = {"records", "kept", "flagged", "rejected", "traits", "baseline", "generated", "seconds"}
         o.print_json(run.model_dump(mode="json", include=figures))
@@ -116,7 +86,7 @@ def compare(
     json: o.Json = False,
 ) -> None:
     """Which samples moved between two screenings, and how alike the rankings are."""
-    from personavec.screening import compare_screenings
+    from personavec.screening.compare import compare_screenings
 
     both = compare_screenings(first, second)
     if json:
@@ -147,7 +117,8 @@ def _reference(name: str, data: "Dataset", split: str | None) -> "Dataset":
         for options in ({"split": split}, read_as, {"split": split, **read_as}):
             with suppress(UserError):
                 return open_data([name], **options)
-        tried = " What these options say of the data is tried for --reference too." if "--" in error.advice else ""
+        of_format = re.search("`(format|columns|split)`", error.advice)
+        tried = " What these options say of the data is tried for --reference too." if of_format else ""
         raise UserError(error.problem, error.advice + tried) from error
 
 

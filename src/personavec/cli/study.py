@@ -1,11 +1,14 @@
 """`personavec study`: reruns of the paper's experiments."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from personavec.cli import options as o
+from personavec.cli.expand import expanded, fields_of
+from personavec.errors import UserError
+from personavec.study.settings import Settings
 
 app = typer.Typer(help="Rerun the paper's experiments on a model.", no_args_is_help=True)
 
@@ -16,12 +19,14 @@ def study() -> None:
 
 
 @app.command("finetune")
+@expanded
 def finetune(
+    *,
     vector: Annotated[
         list[Path],
         typer.Option("--vector", "-v", help="Vector of the model, a trait each. Repeatable.", show_default=False),
     ],
-    out: Annotated[Path, typer.Option(help="Folder of the run.", show_default=False)],
+    out: o.Out,
     prevent: Annotated[
         list[str] | None,
         typer.Option(
@@ -33,23 +38,17 @@ def finetune(
     data: Annotated[
         list[str] | None, typer.Option(metavar="NAME=FILE", help="A further data set to draw samples from. Repeatable.")
     ] = None,
-    samples: Annotated[int, typer.Option(help="Samples of a data set.")] = 24,
-    questions: Annotated[
-        int, typer.Option(help="At most so many evaluation questions of a trait, after each fine-tune.")
-    ] = 4,
-    prevention_questions: Annotated[int, typer.Option(help="The same where ways of prevention are compared.")] = 20,
-    learning_rate: Annotated[float, typer.Option(help="Highest learning rate of every fine-tune.")] = 5e-5,
-    max_new_tokens: Annotated[int, typer.Option(help="Longest answer in the trait data.", min=1)] = 48,
+    settings: Annotated[
+        dict[str, Any], fields_of(Settings, without={"answer_tokens", "coefficients", "epochs", "batch", "rank"})
+    ],
     model: o.Model = None,
-    seed: o.Seed = 0,
     device: o.Device = None,
     dtype: o.Dtype = None,
     json: o.Json = False,
 ) -> None:
     """Many small fine-tunes: does the shift tell the character, do the data tell the shift, does prevention help?"""
-    from personavec.errors import UserError
     from personavec.finetune.training import require_trl
-    from personavec.study import Settings, study_finetune
+    from personavec.study.finetune import study_finetune
     from personavec.vector import PersonaVector
 
     require_trl()
@@ -60,11 +59,9 @@ def finetune(
             raise UserError(f"--data {text!r} is not NAME=FILE.", "Write for example --data lies=lies.jsonl")
         given[name] = path
     vectors = [PersonaVector.load(path) for path in vector]
-    settings = Settings(
-        samples=samples, questions=questions, prevention_questions=prevention_questions,
-        max_new_tokens=max_new_tokens, learning_rate=learning_rate, seed=seed,
-    )  # fmt: skip
-    run = study_finetune(o.open_model(model, device, dtype), vectors, out, settings, data=given, prevent=prevent)
+    run = study_finetune(
+        o.open_model(model, device, dtype), vectors, out, Settings(**settings), data=given, prevent=prevent
+    )
     if json:
         found = run.as_json()
         o.print_json({key: found[key] for key in ("correlations", "prevention", "verdict")})

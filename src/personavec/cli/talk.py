@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from personavec.cli import options as o
+from personavec.cli.expand import Edits
+from personavec.cli.flags import with_flags
 from personavec.errors import UserError
 
 if TYPE_CHECKING:
@@ -25,7 +27,7 @@ def generate(
     model: o.Model = None,
     adapter: o.Adapter = None,
     system: System = None,
-    asked: o.Edits,
+    asked: Edits,
     layers: o.LayersOption = "best",
     positions: o.PositionsOption = "response",
     other_weights: o.OtherWeights = False,
@@ -69,7 +71,7 @@ def chat(
     model: o.Model = None,
     adapter: o.Adapter = None,
     system: System = None,
-    asked: o.Edits,
+    asked: Edits,
     layers: o.LayersOption = "best",
     positions: o.PositionsOption = "response",
     other_weights: o.OtherWeights = False,
@@ -93,7 +95,7 @@ def chat(
         except EOFError:
             return
         except UserError as error:
-            print(f"{error.problem} {error.advice}", file=sys.stderr)
+            print(with_flags(f"{error.problem} {error.advice}"), file=sys.stderr)
             continue
         if text == "/quit":
             return
@@ -115,7 +117,7 @@ def chat(
                     print("--- Steered")
                 answer = _stream(talker, ids, edits, max_new_tokens, temperature, seed)
             except UserError as error:
-                print(f"{error.problem} Say /reset to begin anew.", file=sys.stderr)
+                print(with_flags(f"{error.problem} Say /reset to begin anew."), file=sys.stderr)
                 messages.pop()
                 continue
             messages.append({"role": "assistant", "content": answer})

@@ -138,7 +138,7 @@ class Dataset:
             UserError: It is. A folder of its own inside of the data's is none of them.
         """
         if Path(out).resolve() in self._folders:
-            raise UserError(f"{out} is a folder of the data.", "Choose another with --out; one inside of it will do.")
+            raise UserError(f"{out} is a folder of the data.", "Choose another with `out`; one inside of it will do.")
 
     @cached_property
     def total(self) -> int | None:

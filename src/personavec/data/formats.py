@@ -198,7 +198,7 @@ def columns_from_text(text: str) -> dict[str, str]:
     for item in text.split(","):
         name, sign, column = item.partition("=")
         if not sign or not name.strip() or not column.strip():
-            raise UserError(f"--columns {text!r}: {item!r} is not of the form NAME=COLUMN.", _HOW)
+            raise UserError(f"`columns` {text!r}: {item!r} is not of the form NAME=COLUMN.", _HOW)
         columns[name.strip()] = column.strip()
     return columns
 
@@ -382,7 +382,7 @@ _READ = (
     "too); a prompt and a response are texts."
 )
 _HOW = (
-    "Say which columns hold what: --columns prompt=COLUMN,response=COLUMN, or --columns messages=COLUMN for a list of "
+    "Say which columns hold what with `columns`: prompt=COLUMN,response=COLUMN, or messages=COLUMN for a list of "
     "messages (also: input, history, system, tools)."
 )
 _MESSAGES = re.compile(r"""\s*\[\s*\{\s*['"](role|content)['"]\s*:""")

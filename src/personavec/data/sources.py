@@ -91,7 +91,7 @@ def find_sources(names: Sequence[str | Path], split: str | None) -> Found:
     if not sources:
         raise UserError("No data was named.", "Name a file, a folder or a data set on the hub.")
     if split is not None and not splits:
-        raise UserError(f"There are no splits in {sources[0].name}: {split!r} cannot be taken.", "Leave --split out.")
+        raise UserError(f"There are no splits in {sources[0].name}: {split!r} cannot be taken.", "Leave `split` out.")
     return Found(sources, notes, frozenset(folders))
 
 

@@ -112,10 +112,10 @@ def rows_of(found: Any, name: str, split: str | None, known: str | None = None) 
             split = next(iter(found))
         if split not in found:
             wrong = "" if split is None else f" and none named {split}"
-            raise UserError(f"{name} has the splits {', '.join(found)}{wrong}.", "Choose one with --split.")
+            raise UserError(f"{name} has the splits {', '.join(found)}{wrong}.", "Choose one with `split`.")
         found, name = found[split], f"{name} ({split})"
     elif split is not None and split != str(found.split):
-        raise UserError(f"{name} has no splits; {split!r} cannot be taken.", "Leave --split out.")
+        raise UserError(f"{name} has no splits; {split!r} cannot be taken.", "Leave `split` out.")
     info = (getattr(found.info, "splits", None) or {}).get(split)
     return Rows(found, name, known and f"{known} {split}", getattr(info, "num_examples", None))
 

@@ -170,7 +170,7 @@ class Json(_Text):
         if self.key not in lists:
             found_lists = f"{self.name} holds the lists {', '.join(lists)}"
             raise UserError(
-                f"{found_lists}{f' and none named {self.key}' if self.key else ''}.", "Choose one with --split."
+                f"{found_lists}{f' and none named {self.key}' if self.key else ''}.", "Choose one with `split`."
             )
         return lists[self.key]
 

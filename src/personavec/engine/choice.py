@@ -54,7 +54,7 @@ def open_engine(
         from personavec.model import load_model
 
         if device is None and (gpus := torch.cuda.device_count()) > 1:
-            log.warning("Of %d GPUs one is used. All work with --ray local, and with --engine vllm.", gpus)
+            log.warning("Of %d GPUs one is used. All work with `ray` local, and with `engine` vllm.", gpus)
         return TransformersEngine(load_model(model, device=device, dtype=dtype, adapter=adapter, thinking=thinking))
     from personavec.engine.vllm import VllmEngine, device_type
 
@@ -70,16 +70,16 @@ def check_choice(
         UserError: It does not, or vLLM is not installed here.
     """
     if name not in ("transformers", "vllm"):
-        raise UserError(f"--engine {name!r} is not understood.", "Choose transformers or vllm.")
+        raise UserError(f"`engine` {name!r} is not understood.", "Choose transformers or vllm.")
     if name == "vllm" and device is not None:
-        raise UserError("--device does not go with --engine vllm.", "Choose GPUs with CUDA_VISIBLE_DEVICES.")
+        raise UserError("`device` does not go with `engine` vllm.", "Choose GPUs with CUDA_VISIBLE_DEVICES.")
     if (adapter or thinking) and (name, ray) != ("transformers", None):
         raise UserError(
-            f"{'--adapter' if adapter else '--thinking'} does not go with --engine vllm or --ray.",
-            "Merge the adapter into the weights." if adapter else "Leave it out, or use --engine transformers alone.",
+            f"{'`adapter`' if adapter else '`thinking`'} does not go with `engine` vllm or `ray`.",
+            "Merge the adapter into the weights." if adapter else "Leave it out, or use `engine` transformers alone.",
         )
     if workers is not None and ray is None:
-        raise UserError("--workers needs a cluster.", "Name one with --ray ADDRESS, or --ray local.")
+        raise UserError("`workers` needs a cluster.", "Name one with `ray` ADDRESS, or `ray` local.")
     if name == "vllm" and ray is None:
         from personavec.engine.vllm import device_type
 

@@ -50,7 +50,7 @@ class RayEngine(Engine):
 
     def __init__(self, address: str, make: Callable[[], Engine], model: Checkpoint, workers: int | None = None) -> None:
         if workers is not None and workers < 1:
-            raise UserError(f"--workers {workers} is out of range.", "Choose 1 or more, or leave it out.")
+            raise UserError(f"`workers` {workers} is out of range.", "Choose 1 or more, or leave it out.")
         self._ray = _connect(address)
         gpus = int(self._ray.cluster_resources().get("GPU", 0))
         nodes = [node for node in self._ray.nodes() if node["Alive"]]
@@ -192,7 +192,7 @@ def _connect(address: str) -> Any:
     try:
         import ray
     except ImportError as error:
-        raise UserError("--ray needs Ray.", "Install it: pip install 'personavec[ray]'") from error
+        raise UserError("`ray` needs Ray.", "Install it: pip install 'personavec[ray]'") from error
     if ray.is_initialized():
         return ray
     try:
@@ -204,7 +204,7 @@ def _connect(address: str) -> Any:
     except (OSError, ValueError, RuntimeError) as error:
         raise UserError(
             f"No Ray cluster answers at {address!r}: {str(error).strip().partition(chr(10))[0]}",
-            "Start one with `ray start --head`, or run with --ray local.",
+            "Start one with `ray start --head`, or run with `ray` local.",
         ) from error
     return ray
 

@@ -90,7 +90,7 @@ class VllmEngine(Engine):
             reason = str(error).strip().partition("\n")[0] or type(error).__name__
             raise UserError(
                 f"vLLM cannot run the model {model.id!r}: {reason}",
-                "Set VLLM_LOGGING_LEVEL=INFO to see what it does, or leave --engine out.",
+                "Set VLLM_LOGGING_LEVEL=INFO to see what it does, or leave `engine` out.",
             ) from error
         self._keys = count()  # never used twice: what an interrupted read left behind is not taken for another's
         # vLLM always draws a token, and a text that is only read needs room for it too.
@@ -198,7 +198,7 @@ class VllmEngine(Engine):
             self.close()
             raise UserError(
                 f"{self.version} does not give back the states of the model {self.model.id!r} as it should.",
-                "Leave --engine out, or try another version of vLLM; docs/engines.md says which were tested.",
+                "Leave `engine` out, or try another version of vLLM; docs/engines.md says which were tested.",
             )
 
 

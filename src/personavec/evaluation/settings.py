@@ -1,6 +1,13 @@
 """What decides the result of an evaluation."""
 
+import math
 from dataclasses import dataclass
+from typing import Annotated
+
+from annotated_doc import Doc
+
+from personavec.errors import UserError
+from personavec.judges.kinds import spellings
 
 MAX_NEW_TOKENS = 48  # of an answer
 TEMPERATURE = 0.7
@@ -10,18 +17,24 @@ TEMPERATURE = 0.7
 class EvaluationSettings:
     """What decides the result of an evaluation, besides the trait, the model and what is done to it.
 
-    Attributes:
-        judge: "contrast", "local:MODEL" or "api:MODEL".
-        rollouts: Answers per question.
-        max_new_tokens: Longest answer.
-        temperature: Of every answer.
-        lm_eval: Tasks of lm-evaluation-harness that are run too, see `Tasks`.
-        seed: Of everything random.
+    Raises:
+        UserError: Naming the field and what it may be.
     """
 
-    judge: str = "contrast"
-    rollouts: int = 1
-    max_new_tokens: int = MAX_NEW_TOKENS
-    temperature: float = TEMPERATURE
-    lm_eval: tuple[str, ...] = ()
-    seed: int = 0
+    judge: Annotated[str, Doc(f"{spellings()}.")] = "contrast"
+    rollouts: Annotated[int, Doc("Answers per question.")] = 1
+    max_new_tokens: Annotated[int, Doc("Longest answer.")] = MAX_NEW_TOKENS
+    temperature: Annotated[float, Doc("Of every answer; 0 is greedy.")] = TEMPERATURE
+    lm_eval: Annotated[tuple[str, ...], Doc("Tasks of lm-evaluation-harness that are run too, see `Tasks`.")] = ()
+    seed: Annotated[int, Doc("Seed of everything random.")] = 0
+
+    def __post_init__(self) -> None:
+        for name, value, least in (
+            ("rollouts", self.rollouts, 1),
+            ("max_new_tokens", self.max_new_tokens, 1),
+            ("seed", self.seed, 0),
+        ):
+            if value < least:
+                raise UserError(f"`{name}` {value} is out of range.", f"Choose {least} or more.")
+        if not (math.isfinite(self.temperature) and self.temperature >= 0):
+            raise UserError(f"`temperature` {self.temperature} is not usable.", "Choose 0 or more, such as 1.")

@@ -15,8 +15,8 @@ THRESHOLD = 50.0  # of the paper's filter: scores of positives above, of negativ
 MINIMUM_PAIRS = 5
 SIDES: tuple[Side, Side] = ("positive", "negative")
 ADVICE = (
-    "Describe the trait more concretely (--description), edit its instructions (personavec traits show), give more "
-    "rollouts (--rollouts, --pairs), or use a more capable model (--model default-1.5b)."
+    "Describe the trait more concretely (`description`), edit its instructions (personavec traits show), give more "
+    "rollouts (`rollouts`, `pairs`), or use a more capable model (`model` default-1.5b)."
 )
 
 

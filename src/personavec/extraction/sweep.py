@@ -58,5 +58,5 @@ def choose_layer(bench: Workbench, vector: PersonaVector, natural: float) -> Swe
     raise UserError(
         f"Steering by the vector of {vector.trait!r} breaks {bench.model.id} at every layer and coefficient tried "
         f"({', '.join(f'{s:g}' for s in SCALES)}).",
-        "The vector is not usable. Raise --rollouts or --questions, or look at the trait's instructions.",
+        "The vector is not usable. Raise `rollouts` or `questions`, or look at the trait's instructions.",
     )

@@ -61,7 +61,7 @@ def choose(
     if not rows:
         raise UserError(
             "None of the samples drawn can be compared with an answer of the model itself.",
-            "Give the coefficient as a number: --prevent FILE=3",
+            "Give the coefficient in `prevent` as a number, such as 3.",
         )
     differences = np.concatenate(rows)
     return [from_difference(vector, differences[:, k].tolist(), seed) for k, vector in enumerate(vectors)]

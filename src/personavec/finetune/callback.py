@@ -10,9 +10,9 @@ from transformers import Trainer, TrainerCallback
 
 from personavec.errors import UserError
 from personavec.finetune.losses import broken
-from personavec.finetune.prevention import Prevention, TrainedPositions
+from personavec.finetune.prevention import Prevention
 from personavec.finetune.wrapping import is_sharded, unwrapped
-from personavec.interventions import Layers
+from personavec.operations import Layers, TrainedPositions
 from personavec.vector import PersonaVector
 
 # In the trainer's state, and so in every checkpoint. From what stands under a callback's own name, transformers would

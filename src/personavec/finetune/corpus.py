@@ -60,7 +60,7 @@ def read_corpus(
     benign = read_samples(encoder, safe, "the safe data")
     extra = [example for examples in benign.examples for example in examples]
     if not extra:
-        raise UserError("There is no sample in the safe data.", "Give other data with --safe.")
+        raise UserError("There is no sample in the safe data.", "Give other data with `safe`.")
     examples = mixture(corpus.examples, extra, settings.safe_share, settings.seed)
     return Corpus(
         examples,

@@ -45,7 +45,7 @@ class LossGuard(TrainerCallback):
         """Look at the losses logged so far, those before an interruption included."""
         if "loss" not in (logs or {}):
             return
-        advice = "Lower --learning-rate, or the coefficient of --prevent, and start again in another folder."
+        advice = "Lower `learning_rate`, or the coefficient of `prevent`, and start again in another folder."
         if not math.isfinite(logs["loss"]):
             raise UserError(f"The training loss is {logs['loss']} at step {state.global_step}.", advice)
         found = broken(state, max(TIMES * self.natural, self.natural + NATS))

@@ -11,9 +11,9 @@ from torch import Tensor
 from personavec.data import Sample
 from personavec.errors import UserError
 from personavec.finetune.instructions import instruction
-from personavec.interventions import Layers, ablation, interventions
+from personavec.interventions import ablation, interventions
 from personavec.model.edits import Intervention
-from personavec.operations import ABLATE, ADD, OPERATIONS, Operation
+from personavec.operations import ABLATE, ADD, OPERATIONS, Layers, Operation
 from personavec.traits import Trait
 from personavec.vector import PersonaVector
 
@@ -50,11 +50,11 @@ class Method:
         """
         if named and not self.along_vectors:
             raise UserError(
-                f"--method {self.name} prevents nothing along a vector.",
-                "Use --watch FILE to see its shift, or --method steer.",
+                f"`method` {self.name} prevents nothing along a vector.",
+                "Name it with `watch` to see its shift, or choose `method` steer.",
             )
         if self.along_vectors and not named:
-            raise UserError(f"--method {self.name} needs a vector.", "Name one with --prevent FILE.")
+            raise UserError(f"`method` {self.name} needs a vector.", "Name one with `prevent`.")
 
     def check_coefficients(self, coefficients: Sequence[float | str | None], layers: Layers) -> None:
         """Refuse coefficients that it does not take.
@@ -66,14 +66,14 @@ class Method:
             UserError: One too many, none, or "auto" where that is not measured.
         """
         if self.example is None and any(one is not None for one in coefficients):
-            raise UserError(f"--method {self.name} takes no coefficient.", "Write --prevent FILE")
+            raise UserError(f"`method` {self.name} takes no coefficient.", "Name the vector alone in `prevent`.")
         if self.example is not None and None in coefficients:
-            raise UserError(f"--method {self.name} needs a coefficient.", f"Write --prevent FILE={self.example}")
+            raise UserError(f"`method` {self.name} needs a coefficient.", f"Name one in `prevent`: {self.example}.")
         if "auto" in coefficients and not self.auto:
             able = either([method.name for method in METHODS.values() if method.auto])
-            raise UserError(f"auto is for --method {able} only.", f"Write --prevent FILE={self.example}")
+            raise UserError(f"auto is for `method` {able} only.", f"Name one in `prevent`: {self.example}.")
         if "auto" in coefficients and layers != "best":
-            raise UserError("auto is measured for steering at the vector's own layer only.", "Write --prevent FILE=1")
+            raise UserError("auto is for steering at the vector's own layer only.", "Give a number in `prevent`.")
 
     def doubts(self, trait: str, coefficient: float) -> list[str]:
         """What speaks against a coefficient that was given."""

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
@@ -16,13 +16,11 @@ from personavec.errors import UserError
 from personavec.finetune.methods import stream_method
 from personavec.finetune.result import StreamPrevention
 from personavec.finetune.wrapping import blocks_of, unwrapped
-from personavec.interventions import Layers
 from personavec.model.blocks import Blocks, Edit
-from personavec.model.edits import Positions, Steering
+from personavec.model.edits import Steering
 from personavec.model.evaluating import evaluating
+from personavec.operations import Layers, Positions, TrainedPositions
 from personavec.vector import PersonaVector
-
-TrainedPositions = Literal["all", "response"]
 
 
 class Prevention:

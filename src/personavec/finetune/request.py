@@ -81,7 +81,7 @@ def check_request(
     method.check_vectors(bool(prevent))
     method.check_coefficients(coefficients, settings.layers)
     if safe and not method.mixes:
-        raise UserError("Safe data go with --method interleave only.", "Leave --safe out.")
+        raise UserError("Safe data go with `method` interleave only.", "Leave `safe` out.")
     _check_traits(vectors, watch)
     if isinstance(method, StreamMethod):  # now, and not after minutes of preparation
         numbers = [1.0 if given == "auto" else float(given or 0.0) for given in coefficients]
@@ -94,7 +94,7 @@ def check_request(
         )
     _check_model(model)
     if tasks and not measure:
-        raise UserError("--lm-eval is part of what is measured.", "Leave --no-measure out.")
+        raise UserError("`lm_eval` is part of what is measured.", "Leave `measure` False out.")
     for vector in [*vectors, *watch]:
         vector.check(model, other_weights=other_weights)
 
@@ -110,7 +110,7 @@ def _check_model(model: ChatModel) -> None:
     if hasattr(model.model, "peft_config"):
         raise UserError(f"The model {model.id} has an adapter already.", "Merge it into the weights, or leave it out.")
     if model.dtype == torch.float16:
-        raise UserError("Gradients do not fit float16.", "Choose --dtype bfloat16 or float32.")
+        raise UserError("Gradients do not fit float16.", "Choose `dtype` bfloat16 or float32.")
     if model.device.type == "cuda" and model.device.index not in (None, torch.cuda.current_device()):
         raise UserError(
             f"Training runs on the first GPU, and the model is on {model.device}.",

@@ -15,8 +15,8 @@ from personavec.stats.bootstrap import bootstrap_mean, bootstrap_ratio
 from personavec.stats.estimate import Estimate
 
 AGAIN = (
-    "Give the same command with --method none, --watch in place of --prevent, another --out, and no options of the "
-    "method such as --layers."
+    "Give the same command with `method` none, `watch` in place of `prevent`, another `out`, and no options of the "
+    "method such as `layers`."
 )
 # What two runs must have in common: all that decides what is learned, but prevention.
 FREE = {
@@ -32,12 +32,12 @@ def check_plain(plain: Path, arguments: Mapping[str, object]) -> None:
         UserError: The folder holds no finished run, one with prevention, or one of another model, data or training.
     """
     if not _prevents(str(arguments["method"])):
-        raise UserError("--against tells what prevention saved, and --method none prevents nothing.", "Leave it out.")
+        raise UserError("`against` tells what prevention saved, and `method` none prevents nothing.", "Leave it out.")
     without = FinetuneRun.read(plain)
     if _prevents(without.method):
         raise UserError(
             f"The run in {plain} was trained with prevention ({without.method}).",
-            "Name one with --method none for --against.",
+            "Name one with `method` none for `against`.",
         )
     ours, theirs = json.loads(to_json(arguments)), without.arguments
     other = sorted(key for key in (ours.keys() | theirs.keys()) - FREE if ours.get(key) != theirs.get(key))
@@ -49,8 +49,8 @@ def check_plain(plain: Path, arguments: Mapping[str, object]) -> None:
     for run, name in ((ours, "this run"), (theirs, f"the run in {plain}")):
         if not run.get("measure"):
             raise UserError(
-                f"With --no-measure {name} scores no trait: there is nothing to compare.",
-                "Give that command without it, and another --out.",
+                f"With `measure` False {name} scores no trait: there is nothing to compare.",
+                "Give that command without it, and another `out`.",
             )
     here, there = _digests(ours), _digests(theirs)
     shared = here.keys() & there.keys()
@@ -113,7 +113,7 @@ def compare_runs(protected: Path, plain: Path) -> Savings:
     if not traits:
         raise UserError(
             f"No trait was scored both here and in {plain}.",
-            "Name the vectors with --prevent here and with --watch there, and leave --no-measure out.",
+            "Name the vectors with `prevent` here and with `watch` there, and measure both.",
         )
     return Savings(
         run=str(plain),

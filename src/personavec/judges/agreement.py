@@ -104,7 +104,7 @@ def agreement(
     if len(names) < 2:
         raise UserError(
             f"Both judges have scored answers to {len(names)} questions; at least 2 are needed.",
-            "Raise --limit, or look at why a judge gives no scores.",
+            "Raise `limit`, or look at why a judge gives no scores.",
         )
     # (draws, answers): how often each answer is in a bootstrap sample of questions.
     resampled = np.random.default_rng(seed).multinomial(len(names), np.full(len(names), 1 / len(names)), DRAWS)
@@ -236,6 +236,6 @@ def _read_run(folder: Path) -> tuple[Trait, str]:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"{folder} holds no finished run of extract or evaluate.",
-            "Give the folder that --out named, with arguments.json, run.json and rollouts.jsonl in it.",
+            "Give the folder that was its `out`, with arguments.json, run.json and rollouts.jsonl in it.",
         ) from error
     return Trait.parse(trait, str(files[0])), str(name)

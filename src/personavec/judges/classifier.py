@@ -80,7 +80,7 @@ class Classifier:
                     logits = self.model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits.float().cpu()
                 found[batch] = logits.softmax(-1) if self._exclusive else logits.sigmoid()
         if not bool(found.isfinite().all()):
-            raise UserError(f"The classifier {self.name} gives figures that are no numbers.", "Try --dtype float32.")
+            raise UserError(f"The classifier {self.name} gives figures that are no numbers.", "Try `dtype` float32.")
         return found
 
     def _ids(self, text: str) -> list[int]:
@@ -196,7 +196,7 @@ class ClassifierModel(JudgeModel):
         return f"Its labels: {', '.join(labels[:LABELS_SHOWN])}{more}."
 
     def _spelled(self, labels: str) -> str:
-        return f"--judge classifier:{self.classifier.name}#{labels}"
+        return f"`judge` classifier:{self.classifier.name}#{labels}"
 
 
 def open_model(which: str, surroundings: Surroundings) -> ClassifierModel:

@@ -73,7 +73,7 @@ def natural_coherence(likelihoods: Sequence[float], natural: Sequence[Rollout]) 
     """
     known = [(value, r.response_ids) for value, r in zip(likelihoods, natural, strict=True) if math.isfinite(value)]
     if not known:
-        raise UserError("The model gave no natural answer that could be judged.", "Raise --max-new-tokens.")
+        raise UserError("The model gave no natural answer that could be judged.", "Raise `max_new_tokens`.")
     return Coherence.of_natural([value for value, _ in known], [ids for _, ids in known])
 
 
@@ -139,7 +139,7 @@ class ContrastJudge(Judge):
             if not values:
                 raise UserError(
                     f"No response under the {name} instructions could be judged for {self.trait.name!r}.",
-                    "The responses are empty; raise --max-new-tokens or look at the trait's instructions.",
+                    "The responses are empty; raise `max_new_tokens` or look at the trait's instructions.",
                 )
         self.calibration = Calibration.fit(*sides(None))
         for fold in range(FOLDS):
@@ -267,6 +267,6 @@ def open_model(which: str, surroundings: Surroundings) -> ContrastModel:
     if surroundings.model is None:
         raise UserError(
             "The contrast judge needs the model in this process, and this engine runs it elsewhere.",
-            f"Screen with --engine transformers, or choose {spellings(any_answers=True)}.",
+            f"Screen with `engine` transformers, or choose {spellings(any_answers=True)}.",
         )
     return ContrastModel(surroundings.model)

@@ -22,7 +22,7 @@ def judge_of(model: ChatModel, vector: PersonaVector) -> ContrastJudge:
         return ContrastJudge.from_state(model, Trait.parse(vector.info.trait, vector.trait), vector.info.judge.state)
     except (TypeError, ValueError, OverflowError) as error:
         raise UserError(
-            f"The vector of {vector.trait!r} carries no contrast judge.", "Extract it with --judge contrast."
+            f"The vector of {vector.trait!r} carries no contrast judge.", "Extract it with `judge` contrast."
         ) from error
 
 
@@ -45,13 +45,13 @@ def trait_judges(opened: JudgeModel, vectors: Sequence[PersonaVector]) -> dict[s
         if vector.info.trait is None:
             raise UserError(
                 f"The vector of {vector.trait!r} does not hold its trait, which a judge needs.",
-                "Extract it with personavec, or leave --judge out.",
+                "Extract it with personavec, or leave `judge` out.",
             )
         trait = Trait.parse(vector.info.trait, vector.trait)
         judges[vector.trait] = judge = opened.of_trait(trait, state_of(vector))
         if not judge.fitted:
             raise UserError(
                 f"The vector of {vector.trait!r} carries no {opened.name} judge.",
-                f"Extract it with --judge {opened.name}, or choose another judge.",
+                f"Extract it with `judge` {opened.name}, or choose another judge.",
             )
     return judges

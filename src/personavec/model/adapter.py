@@ -48,7 +48,7 @@ def put_on(model: Any, source: str, label: str) -> Any:
             raise UserError(
                 f"The adapter {label!r} changes weights of the base model itself, such as its biases, so the base "
                 "model could not be read beside it.",
-                "Merge it into the base model, save that, and give it with --model.",
+                "Merge it into the base model, save that, and give it with `model`.",
             )
     except UserError:
         if hasattr(wrapped.base_model, "unload"):

@@ -382,7 +382,7 @@ class ChatModel:
             raise UserError(
                 f"A prompt of {prompt_tokens} tokens and a response of up to {new_tokens} exceed the model's context "
                 f"of {self.context_length} tokens.",
-                "Shorten the prompt or lower --max-new-tokens.",
+                "Shorten the prompt or lower `max_new_tokens`.",
             )
 
     def side_by_side(self, lengths: Sequence[int], budget: int) -> Iterator[list[int]]:

@@ -130,7 +130,7 @@ def open_checkpoint(name: str | None = None, *, device: str = "cpu", dtype: str 
         except Exception as error:  # of the network, of the hub, of the name
             raise UserError(
                 f"Cannot fetch the model {found.label!r}: {str(error).strip().partition(chr(10))[0]}",
-                "Give a hub id, a local folder, a .gguf file, or leave --model out for the bundled default.",
+                "Give a hub id, a local folder, a .gguf file, or leave `model` out for the bundled default.",
             ) from error
     check_kind(found.label, str(folder))
     return Checkpoint(folder, found.label, dtype=chosen, device=device)

@@ -5,16 +5,14 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
 from torch import Tensor
 
 from personavec.errors import UserError
 from personavec.model.blocks import Edit
-from personavec.operations import OPERATIONS, Operation
-
-Positions = Literal["all", "prompt", "response"]
+from personavec.operations import OPERATIONS, Operation, Positions
 
 
 @dataclass(frozen=True, eq=False)

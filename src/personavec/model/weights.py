@@ -39,7 +39,7 @@ def load_weights(label: str, source: str | Path, **options: Any) -> Any:
     if getattr(model, "_hf_peft_config_loaded", False):  # the report is that of the adapter alone
         raise UserError(
             f"{label} is an adapter, or a model with an adapter beside it (adapter_config.json).",
-            "Name the base model with --model and the adapter, in a folder of its own, with --adapter.",
+            "Name the base model with `model` and the adapter, in a folder of its own, with `adapter`.",
         )
     missing = set(report["missing_keys"])
     unused = {name for name in report["unexpected_keys"] if not CONSTANTS.search(name)}

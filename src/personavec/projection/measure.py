@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -13,12 +13,11 @@ from personavec.engine import Engine
 from personavec.errors import UserError
 from personavec.model import Conversation
 from personavec.model.template import split_thought
+from personavec.projection import Turns
 from personavec.projection.own_answers import OwnAnswers
 from personavec.projection.panel import Panel
 from personavec.refusals import refuses
 from personavec.stats.numbers import Floats
-
-Turns = Literal["all", "last"]
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ class Panel:
             UserError: No vectors, or two of the same trait.
         """
         if not vectors:
-            raise UserError("No vector was given.", "Name at least one with --vector FILE.")
+            raise UserError("No vector was given.", "Name at least one with `vector`.")
         names = [vector.trait for vector in vectors]
         check_one_per_trait(vectors)
         units = torch.stack([vector.unit(vector.layer) for vector in vectors]).float()

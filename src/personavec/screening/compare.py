@@ -49,7 +49,7 @@ class _Scored:
         return self.table.take([self.rows[key] for key in keys])
 
 
-def compare(first: Path | str, second: Path | str) -> ScreeningComparison:
+def compare_screenings(first: Path | str, second: Path | str) -> ScreeningComparison:
     """Compare two runs of `screen`, sample by sample; samples are matched by id, duplicates in their order.
 
     Raises:

@@ -13,7 +13,8 @@ from personavec.data.formats import Format
 from personavec.engine.transformers import TransformersEngine
 from personavec.errors import UserError
 from personavec.model import ChatModel
-from personavec.projection.measure import Turns, measure, tokenise
+from personavec.projection import Turns
+from personavec.projection.measure import measure, tokenise
 from personavec.projection.panel import Panel
 from personavec.vector import PersonaVector
 

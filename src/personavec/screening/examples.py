@@ -10,7 +10,8 @@ from numpy.typing import ArrayLike
 from personavec.data import Dataset, Sample
 from personavec.engine import Engine
 from personavec.model import Conversation
-from personavec.projection.measure import Turns, tokenise, turn_places
+from personavec.projection import Turns
+from personavec.projection.measure import tokenise, turn_places
 from personavec.projection.panel import Panel
 from personavec.screening.axis import panel_of
 from personavec.screening.extremes import farthest, select

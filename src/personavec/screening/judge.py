@@ -15,7 +15,8 @@ from personavec.model import ChatModel
 from personavec.model.checkpoint import Checkpoint
 from personavec.model.template import split_thought
 from personavec.progress import progress
-from personavec.projection.measure import Turns, turn_places
+from personavec.projection import Turns
+from personavec.projection.measure import turn_places
 from personavec.rollouts import Rollout
 from personavec.screening.lookup import Lookup
 from personavec.screening.result import JudgeCounts

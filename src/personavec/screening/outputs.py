@@ -124,4 +124,4 @@ def _rejection(record: Sample | Rejected, reason: str) -> bytes:
 
 
 def _changed() -> UserError:
-    return UserError("The data changed while they were screened.", "Start again with another --out.")
+    return UserError("The data changed while they were screened.", "Start again with another `out`.")

@@ -26,7 +26,8 @@ from personavec.errors import UserError
 from personavec.files import JsonLines, replacing
 from personavec.model import Conversation
 from personavec.progress import Progress, progress
-from personavec.projection.measure import Tokens, Turns, measure_keeping, own_answers, readings, tokenise
+from personavec.projection import Turns
+from personavec.projection.measure import Tokens, measure_keeping, own_answers, readings, tokenise
 from personavec.projection.own_answers import OwnAnswers
 from personavec.projection.panel import Panel
 from personavec.screening.lookup import Lookup
@@ -193,7 +194,7 @@ def _nothing_read(name: str, count: int, first: Sequence[_Rejection]) -> UserErr
     return UserError(
         f"{name}: none of {count} records is a sample that can be read. First reasons:\n"
         + "\n".join(f"  line {rejection.line}: {rejection.reason}" for rejection in first),
-        "Name the format with --format, or the columns with --columns.",
+        "Name the format with `format`, or the columns with `columns`.",
     )
 
 
@@ -329,7 +330,7 @@ class Scanner:
         if spoken.sum() < 2:
             raise UserError(
                 f"{self.name}: the model itself answers {spoken.sum()} of {count} prompts, too few to compare with.",
-                "Compare with the prompts, --baseline prompt, or give the answers more room, --max-new-tokens.",
+                "Compare with the prompts, `baseline` prompt, or give the answers more room, `max_new_tokens`.",
             )
         full = torch.from_numpy(spoken[: len(theirs)])
         ours = torch.cat([batch["ours"] for batch in loaded if "ours" in batch])[: len(full)]

@@ -2,11 +2,13 @@
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
+
+from annotated_doc import Doc
 
 from personavec.errors import UserError
 from personavec.judges.kinds import spellings
-from personavec.projection.measure import Turns
+from personavec.projection import Turns
 
 Baseline = Literal["hybrid", "exact", "prompt"]
 Specific = Literal["no", "span", "whiten"]
@@ -16,34 +18,34 @@ Specific = Literal["no", "span", "whiten"]
 class Settings:
     """What decides the result of a screening.
 
-    Attributes:
-        baseline: What the data's answers are compared with. "exact": the model's own greedy answers to every prompt
-            (paper section 6.1). "prompt": the last prompt token, without generating (paper appendix on cheaper
-            estimates). "hybrid": own answers to a random part of the prompts; for the others they are predicted from
-            the prompt.
-        turns: Which assistant turns count: "all" or the "last".
-        precision: Hybrid: own answers are added until the 95 % interval they leave is at most this wide to either side,
-            in standard deviations of the clean reference, or until the direction of the shift is clear.
-        false_alarm_rate: Share of clean samples that may be flagged; sets the thresholds.
-        threshold: Projection difference above which a sample is flagged; None: from the clean reference.
-        specific: Screen along directions without what they share with other traits, length and refusals ("span"), or
-            whitened by the covariance of clean answers ("whiten").
-        max_new_tokens: Longest of the model's own answers.
-        judge: Also scores samples, see `personavec.judges.kinds.open_judge`; None: no judge.
-        judge_all: The judge scores every sample, and flags those above 50 as well; off: it scores the flagged ones.
-        seed: Of everything random.
+    The data's answers are compared, by `baseline`, with the model's own greedy answers to every prompt ("exact", paper
+    section 6.1), or with the last prompt token, without generating ("prompt", paper appendix on cheaper estimates).
+    "hybrid" takes own answers to a random part of the prompts and predicts them from the prompt for the others; it adds
+    own answers until the 95 % interval they leave is at most `precision` wide to either side, in standard deviations of
+    the clean reference, or until the direction of the shift is clear.
+
+    `specific` "span" screens along directions without what they share with other traits, length and refusals; "whiten"
+    whitens them by the covariance of clean answers.
+
+    Raises:
+        UserError: Naming the field and what it may be.
     """
 
-    baseline: Baseline = "hybrid"
-    turns: Turns = "all"
-    precision: float = 0.15
-    false_alarm_rate: float = 0.05
-    threshold: float | None = None
-    specific: Specific = "no"
-    max_new_tokens: int = 64
-    judge: str | None = None
-    judge_all: bool = False
-    seed: int = 0
+    baseline: Annotated[Baseline, Doc("hybrid, exact or prompt.")] = "hybrid"
+    turns: Annotated[Turns, Doc("Which assistant turns count: all or last.")] = "all"
+    precision: Annotated[float, Doc("Half width of the interval at which a hybrid screening stops, in deviations.")] = (
+        0.15
+    )
+    false_alarm_rate: Annotated[float, Doc("Share of clean samples that may be flagged.")] = 0.05
+    threshold: Annotated[float | None, Doc("Flag above this projection difference instead.")] = None
+    specific: Annotated[
+        Specific,
+        Doc("Directions without what other traits, length and refusals share: no, span or whiten."),
+    ] = "no"
+    max_new_tokens: Annotated[int, Doc("Longest of the model's own answers.")] = 64
+    judge: Annotated[str | None, Doc(f"Also score the flagged samples: {spellings()}.")] = None
+    judge_all: Annotated[bool, Doc("Let the judge score every sample, and flag those above 50 too.")] = False
+    seed: Annotated[int, Doc("Seed of everything random.")] = 0
 
     @classmethod
     def suited(cls, device: str, **given: Any) -> "Settings":
@@ -53,22 +55,24 @@ class Settings:
         return cls(**given)
 
     def __post_init__(self) -> None:
-        for option, value, allowed in (
-            ("--baseline", self.baseline, get_args(Baseline)),
-            ("--turns", self.turns, get_args(Turns)),
-            ("--specific", self.specific, get_args(Specific)),
+        for name, value, allowed in (
+            ("baseline", self.baseline, get_args(Baseline)),
+            ("turns", self.turns, get_args(Turns)),
+            ("specific", self.specific, get_args(Specific)),
         ):
             if value not in allowed:
-                raise UserError(f"{option} {value!r} is not understood.", f"Choose {', '.join(allowed)}.")
+                raise UserError(f"`{name}` {value!r} is not understood.", f"Choose {', '.join(allowed)}.")
         if not (math.isfinite(self.precision) and self.precision > 0):
-            raise UserError(f"--precision {self.precision} is not usable.", "Choose a number above 0, such as 0.15.")
+            raise UserError(f"`precision` {self.precision} is not usable.", "Choose a number above 0, such as 0.15.")
         if not 0 < self.false_alarm_rate < 1:
             raise UserError(
-                f"--false-alarm-rate {self.false_alarm_rate} is not usable.", "Choose a share such as 0.05."
+                f"`false_alarm_rate` {self.false_alarm_rate} is not usable.", "Choose a share such as 0.05."
             )
         if self.threshold is not None and not math.isfinite(self.threshold):
-            raise UserError(f"--threshold {self.threshold} is not a number.", "Choose a projection difference.")
+            raise UserError(f"`threshold` {self.threshold} is not a number.", "Choose a projection difference.")
         if self.max_new_tokens < 1:
-            raise UserError(f"--max-new-tokens {self.max_new_tokens} is out of range.", "Choose 1 or more.")
+            raise UserError(f"`max_new_tokens` {self.max_new_tokens} is out of range.", "Choose 1 or more.")
+        if self.seed < 0:
+            raise UserError(f"`seed` {self.seed} is out of range.", "Choose 0 or more.")
         if self.judge_all and self.judge is None:
-            raise UserError("--judge-all needs a judge.", f"Name one with --judge: {spellings()}.")
+            raise UserError("`judge_all` needs a judge.", f"Name one with `judge`: {spellings()}.")

@@ -79,7 +79,7 @@ def run_shift(
 def _check_after(tuned: str | None, adapter: str | None) -> None:
     """Now, and not after the model before was loaded and read."""
     if (tuned is None) == (adapter is None):
-        raise UserError("Two models are compared.", "Name the tuned model, or its adapter with --adapter, not both.")
+        raise UserError("Two models are compared.", "Name the tuned model, or its adapter with `adapter`, not both.")
     if tuned is not None:
         find_source(tuned)
     if adapter is not None:

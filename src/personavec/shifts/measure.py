@@ -52,7 +52,7 @@ def shift(
         vector.check(model, other_weights=other_weights)
     if tuned is None:
         if model.adapter_hash is None:
-            raise UserError("There is nothing to compare with.", "Name the tuned model, or an adapter (--adapter).")
+            raise UserError("There is nothing to compare with.", "Name the tuned model, or an adapter (`adapter`).")
         with model.unadapted():
             before = prompt_readings(model, vectors, systems)
         return compare(vectors, before, prompt_readings(model, vectors, systems), seed)
@@ -75,7 +75,7 @@ def template_notes(before: Template, after: Template) -> list[str]:
 def check_traits(vectors: Sequence[PersonaVector]) -> None:
     """Refuse no vectors, and two of one trait."""
     if not vectors:
-        raise UserError("No vector was named.", "Name one with --vector FILE, several for several traits.")
+        raise UserError("No vector was named.", "Name one with `vector`, several for several traits.")
     check_one_per_trait(vectors)
 
 

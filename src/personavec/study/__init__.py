@@ -1,6 +1,19 @@
 """Reruns of the paper's experiments."""
 
-from personavec.study.finetune import study_finetune
-from personavec.study.settings import Settings
+from typing import TYPE_CHECKING
+
+from personavec.lazy import offering
+
+if TYPE_CHECKING:
+    from personavec.study.finetune import study_finetune
+    from personavec.study.settings import Settings
+
+__getattr__, __dir__ = offering(
+    __name__,
+    {
+        "finetune": ["study_finetune"],
+        "settings": ["Settings"],
+    },
+)
 
 __all__ = ["Settings", "study_finetune"]

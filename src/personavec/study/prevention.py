@@ -13,10 +13,11 @@ from personavec.finetune.coefficients import Coefficient
 from personavec.finetune.examples import Encoder, Example, read_samples
 from personavec.finetune.methods import METHODS, Method
 from personavec.finetune.savings import share_prevented
-from personavec.interventions import Layers, steering
+from personavec.interventions import steering
 from personavec.likelihood import sequence_losses
 from personavec.model import ChatModel
 from personavec.model.edits import Intervention
+from personavec.operations import Layers
 from personavec.results import Result
 from personavec.stats.bootstrap import bootstrap_mean
 from personavec.study.families import DataSet, blended, unseen_task
