@@ -64,7 +64,7 @@ def write_json(path: Path | str, value: Any) -> None:
 def to_json(value: Any, indent: int | None = None) -> str:
     """`value` as JSON that is valid UTF-8: what no file takes is written as `printable` shows it."""
     text = json.dumps(value, indent=indent, ensure_ascii=False, allow_nan=False)
-    return _UNENCODABLE.sub(lambda found: json.dumps(_shown(found[0]), ensure_ascii=False)[1:-1], text)
+    return _UNENCODABLE.sub(lambda found: json.dumps(_spelled_out(found[0]), ensure_ascii=False)[1:-1], text)
 
 
 def printable(text: str) -> str:
@@ -73,7 +73,7 @@ def printable(text: str) -> str:
     Paths and arguments may hold bytes that are not of the locale's encoding, which Python keeps as single surrogates:
     they are read as UTF-8 where they are UTF-8, else shown as their escapes (caf\\xe9), as other surrogates are.
     """
-    return _UNENCODABLE.sub(lambda found: _shown(found[0]), text)
+    return _UNENCODABLE.sub(lambda found: _spelled_out(found[0]), text)
 
 
 def check_utf8(path: Path | str) -> None:
@@ -91,7 +91,7 @@ def check_utf8(path: Path | str) -> None:
         ) from error
 
 
-def _shown(surrogates: str) -> str:
+def _spelled_out(surrogates: str) -> str:
     try:
         return surrogates.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
     except UnicodeEncodeError:  # half of a pair, as JSON may hold it: no byte of anything

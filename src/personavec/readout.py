@@ -103,7 +103,7 @@ def read(
     means = torch.full((offsets[-1], len(chosen), width), torch.nan)
     likelihoods = torch.full((offsets[-1],), torch.nan) if log_likelihood else None
     lines = _share(conversations, packing=model.packs, longest=max(min(budget // 2, LONGEST), 1))
-    queue = _batches(lines, budget if model.pads else 0)
+    queue = [[lines[at] for at in batch] for batch in model.side_by_side([len(line.tokens) for line in lines], budget)]
     while queue:
         batch = queue.pop(0)
         try:
@@ -141,24 +141,12 @@ def _share(conversations: Sequence[Conversation], *, packing: bool, longest: int
             shared = 0
         lines[-1].add(member, ids, shared)
         before = ids
-    return lines
+    return [line for line in lines if line.tokens]
 
 
 def _common(a: Sequence[int], b: Sequence[int]) -> int:
     """How many tokens two sequences begin with alike."""
     return next((at for at, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
-
-
-def _batches(lines: Sequence[_Line], budget: int) -> list[list[_Line]]:
-    """Lines of like length side by side, at least one; the longest first, so that memory runs out at once or never."""
-    batches: list[list[_Line]] = []
-    for line in sorted(lines, key=lambda line: -len(line.tokens)):
-        if not line.tokens:
-            continue
-        if not batches or len(batches[-1][0].tokens) * (len(batches[-1]) + 1) > budget:
-            batches.append([])
-        batches[-1].append(line)
-    return batches
 
 
 @dataclass(eq=False)

@@ -160,7 +160,7 @@ def test_what_cannot_be_done_is_refused(tmp_path: Path) -> None:
     vector = by_hand.vector()
     for wrong, words in [
         (lambda: ShiftMonitor([]), "one vector"),
-        (lambda: ShiftMonitor([vector, vector], PROMPTS), "one vector"),
+        (lambda: ShiftMonitor([vector, vector], PROMPTS), "Two vectors are of the trait"),
         (lambda: ShiftMonitor(vector), "not in the library"),
         (lambda: ShiftMonitor(vector, []), "no prompts"),
         (lambda: ShiftMonitor(vector, PROMPTS, every=0), "every=0"),

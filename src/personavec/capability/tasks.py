@@ -70,7 +70,7 @@ class Tasks:
         self._groups = {name: group for one in found for name, group in one.get("groups", {}).items()}
         self._tasks = {name: task for one in found for name, task in one["tasks"].items()}
         inside = {child for one in found for children in one.get("group_map", {}).values() for child in children}
-        self._shown = [name for name in (*self._groups, *self._tasks) if name not in inside]
+        self._outermost = [name for name in (*self._groups, *self._tasks) if name not in inside]
 
     def measure(
         self, model: ChatModel, interventions: Sequence[Intervention], log: JsonLines, name: str = "Tasks"
@@ -105,7 +105,7 @@ class Tasks:
                 )
             except (ValueError, NotImplementedError) as error:
                 raise UserError(f"lm-evaluation-harness gave up: {error}", "Choose other tasks.") from error
-        return {one: self._metrics(one, found) for one in self._shown}
+        return {one: self._metrics(one, found) for one in self._outermost}
 
     def _metrics(self, name: str, found: Mapping[str, Any]) -> dict[str, TaskMetric]:
         """Every metric of a task or group that is a number."""

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from personavec.data.folders import Folder
 from personavec.data.record import Record
-from personavec.data.tables import Parquet, hub, saved
+from personavec.data.tables import Parquet, hub, saved_dataset
 from personavec.data.text import Csv, File, Json, Jsonl, cannot_read
 from personavec.errors import UserError
 from personavec.files import is_run_folder
@@ -80,7 +80,7 @@ def find_sources(names: Sequence[str | Path], split: str | None) -> Found:
         except (OSError, ValueError) as error:
             raise cannot_read(path, error) from error
         if path.is_dir() and any((path / mark).exists() for mark in ("state.json", "dataset_dict.json")):
-            found: list[Source] = [saved(path, split)]
+            found: list[Source] = [saved_dataset(path, split)]
             splits = True
         elif path.is_dir():
             inside = _inside(path)

@@ -98,7 +98,7 @@ class Rows:
         """Nothing to check: the rows are in memory or of one revision."""
 
 
-def saved(folder: Path, split: str | None) -> Rows:
+def saved_dataset(folder: Path, split: str | None) -> Rows:
     """What `save_to_disk` wrote."""
     import datasets
 

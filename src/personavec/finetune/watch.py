@@ -14,6 +14,7 @@ from transformers import Trainer, TrainerCallback
 from personavec.errors import UserError
 from personavec.finetune.callback import running_trainer
 from personavec.finetune.wrapping import blocks_of, is_sharded, unwrapped
+from personavec.model.batches import by_length
 from personavec.model.blocks import Blocks
 from personavec.model.evaluating import evaluating
 from personavec.model.template import Template
@@ -194,7 +195,14 @@ def mean_projections(
         run = model if whole else blocks.trunk
         device = unwrapped(model).get_input_embeddings().weight.device
         return [
-            float(torch.cat([_last_projections(run, blocks, batch, one, device) for batch in _batches(some)]).mean())
+            float(
+                torch.cat(
+                    [
+                        _last_projections(run, blocks, [some[at] for at in batch], one, device)
+                        for batch in by_length([len(ids) for ids in some], BATCH_TOKENS)
+                    ]
+                ).mean()
+            )
             for one, some in zip(vectors, prompts, strict=True)
         ]
 
@@ -215,13 +223,3 @@ def _last_projections(
     with blocks.watching({vector.layer: take}):
         run(input_ids=rows.to(device), attention_mask=mask.long().to(device), use_cache=False)
     return found[0]
-
-
-def _batches(prompts: Sequence[Sequence[int]]) -> list[list[Sequence[int]]]:
-    """Prompts of like length together, so many that padding included they have few tokens."""
-    batches: list[list[Sequence[int]]] = []
-    for ids in sorted(prompts, key=len, reverse=True):
-        if not batches or len(batches[-1][0]) * (len(batches[-1]) + 1) > BATCH_TOKENS:
-            batches.append([])
-        batches[-1].append(ids)
-    return batches

@@ -56,7 +56,7 @@ class Classifier:
             )
         self._exclusive = kind == "single_label_classification"
         self.limit = _limit(model, tokenizer)
-        self._told = False
+        self._warned = False
 
     def probabilities(self, texts: Sequence[str]) -> Tensor:
         """(texts, labels), float32, 0..1: they sum to one if the labels exclude one another.
@@ -86,9 +86,9 @@ class Classifier:
     def _ids(self, text: str) -> list[int]:
         ids: list[int] = self.tokenizer(text)["input_ids"]
         if self.limit is not None and len(ids) > self.limit:
-            if not self._told:
+            if not self._warned:
                 log.warning("%s reads %d tokens: of longer answers it judges the beginning.", self.name, self.limit)
-                self._told = True
+                self._warned = True
             ids = self.tokenizer(text, truncation=True, max_length=self.limit)["input_ids"]
         rows = self.model.get_input_embeddings().num_embeddings
         if not ids or max(ids) >= rows:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from personavec.errors import UserError
 from personavec.model.adapter import probe_tokens
+from personavec.model.batches import by_length
 from personavec.model.blocks import Blocks, find_blocks
 from personavec.model.edits import Intervention
 from personavec.model.evaluating import evaluating
@@ -386,16 +387,9 @@ class ChatModel:
                 "Shorten the prompt or lower `max_new_tokens`.",
             )
 
-    def side_by_side(self, lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
-        """Indices of the rows of each forward, the longest first: so many that at most `budget` tokens are in it,
-        padding included; one where the model does not ignore padding."""
-        order = sorted(range(len(lengths)), key=lambda i: lengths[i])
-        while order:
-            batch = [order.pop()]
-            width = lengths[batch[0]]
-            while order and self.pads and width * (len(batch) + 1) <= budget:
-                batch.append(order.pop())
-            yield batch
+    def side_by_side(self, lengths: Sequence[int], budget: int) -> list[list[int]]:
+        """Indices of the rows of each forward, see `by_length`; one each where the model does not ignore padding."""
+        return by_length(lengths, budget if self.pads else 0)
 
     @torch.inference_mode()
     def next_token_logprobs(self, prompts: Sequence[Sequence[int]]) -> Tensor:

@@ -197,14 +197,15 @@ def _differences(
             Spread(float(e), float(f), s, n)
             for e, f, s in zip(np.sqrt(variance), free, map(_skewness, left.T), strict=True)
         ]
-        r_squared = _saved(left, b if yardstick is None else yardstick)
+        r_squared = _error_share(left, b if yardstick is None else yardstick)
     return [
         Difference(float(mean), total, n, part, _sampling(column, total), float(r))
         for mean, part, column, r in zip(means, subset, gaps.T, r_squared, strict=True)
     ]
 
 
-def _saved(left: Floats, values: Floats) -> Floats:
+def _error_share(left: Floats, values: Floats) -> Floats:
+    """Share (T,) of the squared error of the mean alone that the fit does without, 0..1."""
     alone = (((values - values.mean(0)) * len(values) / (len(values) - 1)) ** 2).sum(0)
     squares = (left**2).sum(0)
     saved: Floats = np.where(squares < alone, 1 - squares / np.where(alone > 0, alone, 1), 0.0)

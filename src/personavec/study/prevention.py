@@ -189,11 +189,11 @@ class PreventionTrial:
             arm=title,
             kind=trial.kind,
             coefficient=trial.coefficient,
-            prevented=self.saved(base, plain, title).prevented,
+            prevented=self.half(base, plain, title).prevented,
             # Chosen by one half of the questions and samples, a way is judged by the other.
             halves=(
-                self.saved(base, plain, title, slice(0, None, 2)),
-                self.saved(base, plain, title, slice(1, None, 2)),
+                self.half(base, plain, title, slice(0, None, 2)),
+                self.half(base, plain, title, slice(1, None, 2)),
             ),
         )
         if trial.run is None:
@@ -207,7 +207,7 @@ class PreventionTrial:
         }
         return arm.model_copy(update=trained)
 
-    def saved(self, base: AnswerScores, plain: str, title: str, part: slice = slice(None)) -> Half:
+    def half(self, base: AnswerScores, plain: str, title: str, part: slice = slice(None)) -> Half:
         """Share of the rise prevented and change of the loss on the task, on a part of the questions and samples."""
         seed, scores = self.lab.settings.seed, self.lab.answers.scores
         without, after = (scores(self.place(one), self.trait).by_question for one in (plain, title))

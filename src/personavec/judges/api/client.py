@@ -109,7 +109,7 @@ class Endpoint:
         self._pace = _Pace(requests_per_minute)
         self._under_way: dict[int, float] = {}  # by thread: when its request began
         self._likeliest = list(LIKELIEST)  # how many probabilities it may give, the first one next; empty for none
-        self._settled = False  # once the first answer has shown which
+        self._agreed = False  # once the first answer has shown which
 
     def scores(self, prompts: Sequence[str]) -> list[float | None]:
         """The score that the model gives in answer to each prompt; what is not in the cache is asked, once.
@@ -257,14 +257,14 @@ class Endpoint:
                     client, prompt, stop, max_tokens=NUMBER_TOKENS, logprobs=True, top_logprobs=likeliest, temperature=0
                 )
             except Rejected as rejected:
-                if rejected.logprobs and not self._settled:
+                if rejected.logprobs and not self._agreed:
                     continue
                 break  # for another reason, which the request without them will tell
             if answer.first is None:
                 gives_some = answer.likelihoods  # but not of the token that counts
                 break
-            if not self._settled:
-                self._settled, self._likeliest = True, [likeliest]
+            if not self._agreed:
+                self._agreed, self._likeliest = True, [likeliest]
                 if likeliest < LIKELIEST[0]:
                     log.warning(
                         "%s gives the probabilities of no more than %d tokens for %s: scores are coarser.",
@@ -272,8 +272,8 @@ class Endpoint:
                     )  # fmt: skip
             return Reply(text=answer.text, first=answer.first)
         answer = self._post(client, prompt, stop, max_tokens=TEXT_TOKENS, temperature=0)
-        if not self._settled and not gives_some:
-            self._settled, self._likeliest = True, []
+        if not self._agreed and not gives_some:
+            self._agreed, self._likeliest = True, []
             log.warning(
                 "%s gives no token probabilities for %s: scores are the numbers in its text.", self.where, self.model
             )
