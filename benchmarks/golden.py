@@ -105,26 +105,38 @@ def differences(before: Path, after: Path) -> Iterator[str]:
         a, b = before / name, after / name
         if not (a.exists() and b.exists()):
             yield f"{name}: only in {before if a.exists() else after}"
-        elif name.suffix == ".safetensors":
-            tensors, others = load_file(a), load_file(b)
-            for key in sorted(tensors.keys() | others.keys()):
-                if key not in tensors or key not in others:
-                    yield f"{name}: {key} in one only"
-                elif tensors[key].shape != others[key].shape or not tensors[key].equal(others[key]):
-                    yield f"{name}: {key} differs"
-        elif name.suffix == ".json":
-            yield from (f"{name}: {line}" for line in _values(json.loads(a.read_text()), json.loads(b.read_text())))
-        elif name.suffix == ".jsonl":
-            one, other = a.read_text().splitlines(), b.read_text().splitlines()
-            if len(one) != len(other):
-                yield f"{name}: {len(one)} and {len(other)} lines"
-            for number, (x, y) in enumerate(zip(one, other, strict=False), 1):
-                if x != y:
-                    yield from (f"{name}:{number}: {line}" for line in _values(json.loads(x), json.loads(y)))
         else:
-            for number, (x, y) in enumerate(zip(_lines(a), _lines(b), strict=False), 1):
-                if x != y:
-                    yield f"{name}:{number}: {x!r} and {y!r}"
+            by_kind = {".safetensors": _tensors, ".json": _json, ".jsonl": _json_lines}
+            yield from (f"{name}: {line}" for line in by_kind.get(name.suffix, _texts)(a, b))
+
+
+def _tensors(a: Path, b: Path) -> Iterator[str]:
+    one, other = load_file(a), load_file(b)
+    for key in sorted(one.keys() | other.keys()):
+        if key not in one or key not in other:
+            yield f"{key} in one only"
+        elif one[key].shape != other[key].shape or not one[key].equal(other[key]):
+            apart = (one[key].float() - other[key].float()).norm() / one[key].float().norm()
+            yield f"{key} differs by {float(apart):.1e} of its norm"
+
+
+def _json(a: Path, b: Path) -> Iterator[str]:
+    yield from _values(json.loads(a.read_text()), json.loads(b.read_text()))
+
+
+def _json_lines(a: Path, b: Path) -> Iterator[str]:
+    one, other = a.read_text().splitlines(), b.read_text().splitlines()
+    if len(one) != len(other):
+        yield f"{len(one)} and {len(other)} lines"
+    for number, (x, y) in enumerate(zip(one, other, strict=False), 1):
+        if x != y:
+            yield from (f"line {number}{line}" for line in _values(json.loads(x), json.loads(y)))
+
+
+def _texts(a: Path, b: Path) -> Iterator[str]:
+    for number, (x, y) in enumerate(zip(_lines(a), _lines(b), strict=False), 1):
+        if x != y:
+            yield f"line {number}: {x!r} and {y!r}"
 
 
 def _lines(path: Path) -> list[str]:

@@ -158,6 +158,7 @@ def _layer(vector: PersonaVector, layers: str | int) -> int:
 
 
 def check_positions(positions: str) -> None:
+    """Refuse a word that names no positions."""
     if positions not in get_args(Positions):
         raise UserError(f"Unknown positions {positions!r}.", "Choose all, prompt or response.")
 

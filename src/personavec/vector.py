@@ -71,6 +71,7 @@ class PersonaVector:
 
     @property
     def n_layers(self) -> int:
+        """Number of the model's blocks."""
         return self.directions.shape[0] - 1
 
     @property

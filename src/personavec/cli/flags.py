@@ -68,4 +68,5 @@ class Formatter(logging.Formatter):
     """Of what is logged, where it is read by whoever typed a command."""
 
     def format(self, record: logging.LogRecord) -> str:
+        """The message, with flags in place of fields."""
         return with_flags(super().format(record))

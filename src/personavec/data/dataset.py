@@ -96,14 +96,17 @@ class Dataset:
 
     @property
     def sources(self) -> list[str]:
+        """Names of the files, or of the data set on the hub."""
         return [source.name for source in self._sources]
 
     @property
     def format(self) -> str:
+        """Name of the format that the records are read as."""
         return self.form.name
 
     @property
     def size(self) -> int | None:
+        """Bytes of all sources; None where one does not know."""
         sizes = [source.size for source in self._sources]
         return None if None in sizes else sum(size for size in sizes if size is not None)
 

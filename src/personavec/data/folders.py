@@ -45,6 +45,7 @@ class Folder:
 
     @property
     def notes(self) -> list[str]:
+        """What was left out, and why, in sentences for the user."""
         notes = []
         for why, paths in sorted(self._left.items()):
             names = sorted(str(one.relative_to(self.path)) for one in paths)

@@ -212,22 +212,17 @@ def recognise(
     for column in (columns or {}).values():
         if objects and column not in present:
             raise UserError(f"{where} has no column {column!r}. Its columns: {_listed(list(present))}.", _HOW)
-    votes: Counter[tuple[str, tuple[tuple[str, str], ...]]] = Counter()
-    special = False
-    for record in objects:
-        found = next((fit for each in names if (fit := _fit(each, record, candidates))), None)
-        if found:
-            special |= "messages" in found[1] and _openai(record, found[1]["messages"])
-            votes[found[0], tuple(found[1].items())] += 1
-    if not votes:
+    fits = [(record, fit) for record in objects if (fit := _first_fit(names, record, candidates))]
+    if not fits:
         if objects:
             raise _not_recognised(objects[0], where, name, columns or {}, list(present))
         return Format(name or "unknown", dict(columns or {}) or {"messages": "messages"})
+    votes = Counter((fit, tuple(taken.items())) for _, (fit, taken) in fits)
     (winner, required), _ = votes.most_common(1)[0]
     taken = dict(required)
     if name is not None:
         winner = name
-    elif winner == "messages" and special:
+    elif winner == "messages" and any("messages" in by and _openai(record, by["messages"]) for record, (_, by) in fits):
         winner = "openai"
     for optional in ("system", "tools") if "messages" in taken else ("input", "history", "system", "tools"):
         if optional == "input" and winner != "alpaca" and "input" not in (columns or {}):
@@ -238,6 +233,12 @@ def recognise(
         if free and found_column not in taken.values():
             taken[optional] = found_column or free[0]
     return Format(winner, taken)
+
+
+def _first_fit(
+    names: Sequence[str], record: Mapping[str, Any], candidates: Mapping[str, Sequence[str]]
+) -> tuple[str, dict[str, str]] | None:
+    return next((fit for name in names if (fit := _fit(name, record, candidates))), None)
 
 
 def _not_recognised(

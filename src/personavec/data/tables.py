@@ -27,6 +27,7 @@ class Parquet(File):
             raise UserError(f"{self.name}: two columns are named {twice!r}.", "Rename one of them.")
 
     def records(self) -> Iterator[Record]:
+        """All records, in order."""
         import pyarrow
 
         number = 0
@@ -44,6 +45,7 @@ class Parquet(File):
                     yield record
 
     def count(self) -> int:
+        """How many records there are."""
         return self._rows
 
 
@@ -62,6 +64,7 @@ class Rows:
         self._count = len(dataset) if hasattr(dataset, "__len__") else rows
 
     def records(self) -> Iterator[Record]:
+        """All records, in order."""
         number = 0
         batches = self.dataset.iter(batch_size=ROWS)
         while True:
@@ -78,6 +81,7 @@ class Rows:
                 yield record
 
     def count(self) -> int | None:
+        """How many records there are; None where that is not known before they are read."""
         return self._count
 
     @cached_property

@@ -101,6 +101,7 @@ class _Text(File):
             yield Record(line, self.name, raw, value, reason)
 
     def count(self) -> int:
+        """How many records there are."""
         return sum(1 for _ in self._pieces())
 
     @abstractmethod
@@ -193,7 +194,9 @@ class Json(_Text):
                 reason = parse(element)[1] if len(lines) > 1 else None
                 yield number, b" ".join(line.strip() for line in lines).strip() + b"\n", reason
 
-    def _elements(self, level: int, *, member: int = 0, keep: int | None = None) -> Iterator[tuple[bytes, int]]:
+    def _elements(  # noqa: C901 -- one pass over bytes, a branch for each mark of JSON
+        self, level: int, *, member: int = 0, keep: int | None = None
+    ) -> Iterator[tuple[bytes, int]]:
         """Bytes and length of what stands between commas, `level` brackets deep, in one member of the whole.
 
         Of an element longer than `keep` bytes only so many are kept. Level 0 is the whole value.
@@ -273,6 +276,7 @@ class Csv(File):
     """Comma-separated values with a header; semicolons and tabs are recognised from the header."""
 
     def records(self) -> Iterator[Record]:
+        """All records, in order."""
         for number, row, raw, reason in self._rows():
             bad = next((name for name, cell in row.items() if _undecoded(cell)), None)
             if bad is not None:
@@ -283,6 +287,7 @@ class Csv(File):
                 yield Record(number, self.name, raw, None, reason)
 
     def count(self) -> int:
+        """How many records there are."""
         return sum(1 for _ in self._rows())
 
     def _rows(self) -> Iterator[tuple[int, dict[str, str], bytes, str | None]]:

@@ -130,6 +130,7 @@ class ChatModel:
 
     @property
     def has_system_role(self) -> bool:
+        """See `Template`."""
         return self.template.has_system_role
 
     @cached_property

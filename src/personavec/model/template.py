@@ -68,6 +68,7 @@ class Turn:
 
     @property
     def text(self) -> str:
+        """All three, one after the other."""
         return self.opening + self.header + self.content
 
 

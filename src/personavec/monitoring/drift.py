@@ -37,6 +37,7 @@ class Scale:
 
     @classmethod
     def of(cls, vectors: Sequence[WatchedVector]) -> "Scale":
+        """What these vectors can be shown on."""
         names = [vector.name for vector in vectors]
         known = [vector.name for vector in vectors if vector.neutral_deviation]
         if known:

@@ -43,6 +43,7 @@ class DataSet:
 
     @property
     def name(self) -> str:
+        """Of the data set: its family, and its level where it has one."""
         return self.family if self.level is None else f"{self.family}-{self.level}"
 
 
