@@ -1,13 +1,15 @@
 """One parameter of a command stands for many options, each declared once."""
 
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
+import pytest
 import typer
 from annotated_doc import Doc
 from typer.testing import CliRunner
 
 from personavec.cli.expand import expanded, fields_of, interventions
+from personavec.errors import UserError
 from personavec.operations import OPERATIONS
 
 
@@ -23,6 +25,8 @@ def run(command: Any, *arguments: str) -> str:
     app = typer.Typer(rich_markup_mode=None)
     app.command()(expanded(command))
     done = CliRunner().invoke(app, arguments)
+    if isinstance(done.exception, UserError):
+        raise done.exception
     assert done.exit_code == 0, done.output
     return done.output
 
@@ -51,6 +55,36 @@ def test_fields_that_suit_the_model_are_left_out_unless_given() -> None:
     suited.__annotations__["settings"] = Annotated[dict[str, Any], everything]
     assert run(suited) == "[]\n"
     assert run(suited, "--rank", "4", "--no-rslora") == "[('rank', 4), ('rslora', False)]\n"
+
+
+@dataclass(frozen=True)
+class Choices:
+    layer: Annotated[Literal["auto"] | int, Doc("auto, or a number.")] = "auto"
+    turns: Annotated[Literal["all", "last"], Doc("all or last.")] = "all"
+    everything: Annotated[bool, Doc("Take all.")] = False
+    judge: Annotated[str | None, Doc("Who judges.")] = None
+
+
+def test_choices_are_texts_that_the_settings_check_and_numbers_are_numbers() -> None:
+    def choose(*, settings: Annotated[dict[str, Any], fields_of(Choices)]) -> None:
+        print(settings)
+
+    told = run(choose, "--help")
+    assert "--layer <str>" in told and "--turns <str>" in told and "--no-everything" not in told
+    assert run(choose) == "{'layer': 'auto', 'turns': 'all', 'everything': False, 'judge': None}\n"
+    given = run(choose, "--layer", "14", "--turns", "both", "--everything", "--judge", "caf\udcc3\udca9")
+    assert given == "{'layer': 14, 'turns': 'both', 'everything': True, 'judge': 'café'}\n"
+    with pytest.raises(UserError, match="--layer 'best' is not understood"):
+        run(choose, "--layer", "best")
+
+
+def test_a_default_that_depends_on_more_is_told_in_words() -> None:
+    def choose(
+        *, settings: Annotated[dict[str, Any], fields_of(Settings, suited={"rank": "Default: it depends."})]
+    ) -> None:
+        print(settings)
+
+    assert "Rank of the adapter. Default: it depends.\n" in run(choose, "--help")
 
 
 def test_every_operation_is_an_option() -> None:

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from personavec.data.formats import Content, Format, columns_from_text, recognise
+from personavec.data.formats import Content, Format, recognise
 from personavec.data.messages import MisfitError
 from personavec.errors import UserError
 
@@ -306,13 +306,6 @@ def test_ten_thousand_columns_are_not_all_listed() -> None:
 def test_nothing_parsed_is_no_format() -> None:
     for values in ([], [1, "x", []]):
         assert recognise(values, "data").name == "unknown"
-
-
-def test_columns_from_text() -> None:
-    assert columns_from_text("prompt=q, response = a=b") == {"prompt": "q", "response": "a=b"}
-    for wrong in ("prompt", "prompt=", "=q", "prompt=q,,response=a"):
-        with pytest.raises(UserError, match="NAME=COLUMN"):
-            columns_from_text(wrong)
 
 
 @pytest.mark.parametrize(

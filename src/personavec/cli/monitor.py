@@ -32,11 +32,10 @@ def monitor(
     json: o.Json = False,
 ) -> None:
     """Project every answer of every conversation on persona vectors, before and while it is written."""
-    from personavec.data import columns_from_text, open_data
     from personavec.vector import PersonaVector
 
     vectors = [PersonaVector.load(path) for path in vector]
-    data = open_data(chats, format=format, columns=None if columns is None else columns_from_text(columns), split=split)
+    data = o.open_data(chats, format, columns, split)
     chat = o.open_model(model, device, dtype, adapter, thinking)
 
     from personavec.monitoring.job import monitor as run_monitor

@@ -136,11 +136,31 @@ def open_model(
     return load_model(name, device=device, dtype=dtype, adapter=adapter, thinking=thinking)
 
 
+def read_columns(text: str | None) -> dict[str, str] | None:
+    """What --columns says, such as "prompt=q,response=a".
+
+    Raises:
+        UserError: Not of that form.
+    """
+    if text is None:
+        return None
+    columns = {}
+    for item in text.split(","):
+        name, sign, column = item.partition("=")
+        if not sign or not name.strip() or not column.strip():
+            raise UserError(
+                f"--columns {text!r}: {item!r} is not of the form PART=COLUMN.",
+                "Write for example --columns prompt=q,response=a, or messages=COLUMN for a list of messages.",
+            )
+        columns[name.strip()] = column.strip()
+    return columns
+
+
 def open_data(data: Sequence[str], format: str | None, columns: str | None, split: str | None) -> "Dataset":
     """The data that the options name."""
-    from personavec.data import columns_from_text, open_data
+    from personavec.data import open_data
 
-    return open_data(data, format=format, columns=None if columns is None else columns_from_text(columns), split=split)
+    return open_data(data, format=format, columns=read_columns(columns), split=split)
 
 
 def find_trait(name: str, description: str | None, traits_from: Path | None) -> "Trait":

@@ -188,21 +188,6 @@ class Format:
         return tools
 
 
-def columns_from_text(text: str) -> dict[str, str]:
-    """Columns as the command line has them: "prompt=q,response=a".
-
-    Raises:
-        UserError: Not of that form.
-    """
-    columns = {}
-    for item in text.split(","):
-        name, sign, column = item.partition("=")
-        if not sign or not name.strip() or not column.strip():
-            raise UserError(f"`columns` {text!r}: {item!r} is not of the form NAME=COLUMN.", _HOW)
-        columns[name.strip()] = column.strip()
-    return columns
-
-
 def recognise(
     values: Iterable[object], where: str, name: str | None = None, columns: Mapping[str, str] | None = None
 ) -> Format:

@@ -151,7 +151,7 @@ def _lines(log: JsonLines, kind: type[Line]) -> Iterator[Line]:
         except ValidationError as error:
             raise UserError(
                 f"{log.path}, line {number}: not written by this version of personavec ({error.errors()[0]['msg']}).",
-                "Delete the run folder and start again, or choose another with --out.",
+                "Delete the run folder and start again, or choose another with `out`.",
             ) from error
 
 
