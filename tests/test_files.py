@@ -340,3 +340,18 @@ def test_bytes_that_are_not_utf8_are_written_as_their_escapes(tmp_path: Path) ->
     with pytest.raises(UserError, match=r"The path .*caf\\xe9 is not UTF-8"):
         check_utf8(tmp_path / bad)
     check_utf8(tmp_path / whole if sys.getfilesystemencoding() == "ascii" else tmp_path / "café")
+
+
+def test_a_full_disk_is_told_whatever_a_library_raised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(self: Path, data: bytes) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(RuntimeError, match="iostream"), RunFolder(tmp_path / "run", {}):
+        raise RuntimeError("basic_ios::clear: iostream error")  # there is room: the error is another
+    assert not (tmp_path / "run" / ".space").exists()
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(UserError, match="No space left on device") as refused, RunFolder(tmp_path / "run", {}):
+        raise RuntimeError("basic_ios::clear: iostream error")
+    assert isinstance(refused.value.__cause__, RuntimeError)
+    with pytest.raises(UserError, match="another thing"), RunFolder(tmp_path / "run", {}):
+        raise UserError("another thing", "")

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 SUMMARY = "run.json"  # the file of every run that holds its result
 T = TypeVar("T")
+SPACE = 1 << 20  # bytes; a disk with less room is full for every file that jobs leave
 
 
 def write_atomic(path: Path | str, data: bytes | str) -> None:
@@ -251,12 +252,28 @@ class RunFolder:
             raise
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, *_: object) -> None:
         try:
+            if isinstance(error, Exception) and not isinstance(error, UserError):
+                self._check_space(error)
             if kind is not None and not self._holds_work():  # a run that did not begin claims no folder
                 (self.path / "arguments.json").unlink(missing_ok=True)
         finally:
             self._lock.release()
+
+    def _check_space(self, error: Exception) -> None:
+        """Say so where the disk is full: libraries that write into the folder raise whatever they stumble on then.
+
+        Raises:
+            UserError: It is.
+        """
+        probe = self.path / ".space"
+        try:
+            probe.write_bytes(bytes(SPACE))
+        except OSError as full:
+            raise cannot_write(self.path, full) from error
+        finally:
+            probe.unlink(missing_ok=True)
 
     def _holds_work(self) -> bool:
         told = ("arguments.json", ".lock", "rejected.jsonl")  # why nothing could be begun is no work
