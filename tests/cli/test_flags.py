@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import personavec
+import personavec.cli.app  # whose options are known then
 from personavec.cli import main
 from personavec.cli.flags import with_flags
 from personavec.errors import UserError

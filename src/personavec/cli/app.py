@@ -17,6 +17,7 @@ from personavec.cli import (
     vectors,
 )
 from personavec.cli.expand import expanded
+from personavec.cli.flags import know
 
 app = typer.Typer(
     help="Persona vectors: extract, evaluate, monitor and steer the character of open chat models.",
@@ -39,3 +40,4 @@ app.add_typer(traits.app, name="traits")
 app.add_typer(vectors.app, name="vectors")
 app.add_typer(study.app, name="study")
 app.add_typer(judges.app, name="judges")
+know(app)

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+_apps: list[Any] = []  # whose options are known
 _FIELD = re.compile(r"`([a-z][a-z0-9_]*)`(?: (True|False)\b)?")
 
 
@@ -19,6 +20,12 @@ class _Flags(NamedTuple):
     flag: str
     off: str | None
     takes_value: bool
+
+
+def know(app: Any) -> None:
+    """Know the options of a typer application, which is complete."""
+    _apps.append(app)
+    _options.cache_clear()
 
 
 def with_flags(text: str) -> str:
@@ -44,12 +51,11 @@ def _options() -> dict[str, _Flags]:
     """By the field."""
     from typer.main import get_command
 
-    from personavec.cli.app import app
-
     return {
         option.name: _Flags(
             _long(option.opts), _long(option.secondary_opts) if option.secondary_opts else None, not option.is_flag
         )
+        for app in _apps
         for option in _of_commands(get_command(app))
     }
 
