@@ -256,8 +256,10 @@ def test_a_model_of_another_kind_is_refused_early(tmp_path: Path) -> None:
 
 def test_a_loss_that_explodes_is_stopped(tmp_path: Path) -> None:
     model = by_hand.model()
-    run = trainer(model, tmp_path, [PreventativeSteering(by_hand.vector(), 1e38)])
-    with pytest.raises(UserError, match="Lower the coefficient"):
+    with torch.no_grad():
+        model.lm_head.weight.mul_(1e38)
+    run = trainer(model, tmp_path, [PreventativeSteering(by_hand.vector(), 3, other_weights=True)])
+    with pytest.raises(UserError, match=r"The loss is inf .* Lower the coefficient"):
         run.train()
     assert not any(module._forward_hooks for module in model.modules())
 

