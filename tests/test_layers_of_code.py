@@ -19,6 +19,7 @@ LAYERS = [
     {"model", "results", "timings"},
     {"info", "provenance", "readout", "report", "rollouts", "vector"},
     {"engine", "interventions", "traits"},
+    {"texts"},
     {"interchange", "judges", "likelihood", "projection"},
     {"capability"},
     {"extraction", "monitoring", "shifts"},

@@ -1,0 +1,10 @@
+"""Contrastive texts: answers that show a trait and answers that lack it, whoever wrote them, to the same questions.
+
+A model that cannot be made to show a trait can still read it: readings of given texts, without any instruction, give a
+vector too. Such texts come with the library's traits, from files, or from a stronger model.
+"""
+
+from personavec.texts.contrastive import Text, Texts, library_texts, read_texts
+from personavec.texts.readings import TOKENS, read_answers
+
+__all__ = ["TOKENS", "Text", "Texts", "library_texts", "read_answers", "read_texts"]
