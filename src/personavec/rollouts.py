@@ -32,6 +32,7 @@ class Rollout:
         setting: A name for what these do not tell apart, such as that of a random direction.
         prompt_ids, response_ids, text, finished: Tokens and text; finished if the model ended the response itself.
         score, coherence: 0..100, None where there is none.
+        score_error: Standard error of the score, from a judge that knows its own.
         kept: Whether it went into the vector; None where that is no question.
         interventions: What was done to the stream; not written to disk.
     """
@@ -52,6 +53,7 @@ class Rollout:
     finished: bool = False
     score: float | None = None
     coherence: float | None = None
+    score_error: float | None = None
     kept: bool | None = None
     interventions: Sequence[Intervention] = field(default=(), repr=False)
 

@@ -17,7 +17,7 @@ class Kind:
     """How judges of one kind are named and opened.
 
     Attributes:
-        spelling: What the user writes.
+        spelling: What the user writes; what is in brackets may be left out.
         module: Its `open_model(which, surroundings)` opens what stands behind the colon, as a `JudgeModel`.
         answers: It is the model that gave the answers, and can be no other.
     """
@@ -45,6 +45,7 @@ class Surroundings:
 
 KINDS = {
     "contrast": Kind("contrast", "personavec.judges.contrast", answers=True),
+    "probe": Kind("probe[:TEXTS]", "personavec.judges.probe", answers=True),
     "local": Kind("local:MODEL", "personavec.judges.local"),
     "api": Kind("api:MODEL", "personavec.judges.api.client"),
     "classifier": Kind("classifier:MODEL#LABEL", "personavec.judges.classifier"),
@@ -69,8 +70,10 @@ def find_kind(name: str, *, any_answers: bool = False) -> Kind | None:
     """
     key, _, which = name.partition(":")
     kind = KINDS.get(key)
-    known = kind is not None and bool(which) == (":" in kind.spelling) and not (any_answers and kind.answers)
-    return kind if known else None
+    if kind is None or (any_answers and kind.answers):
+        return None
+    fits = "[" in kind.spelling or bool(which) == (":" in kind.spelling)
+    return kind if fits and not name.endswith(":") else None
 
 
 def open_judge(
@@ -84,7 +87,8 @@ def open_judge(
     """Open the judge that the user names, once for a run.
 
     Args:
-        name: One of `spellings`: "contrast" (the model that answers), "local:MODEL" (any chat model that `load_model`
+        name: One of `spellings`: "contrast" (the model that answers), "probe" or "probe:TEXTS" (a regression on what that
+            model reads, made of the library's texts or of a file's), "local:MODEL" (any chat model that `load_model`
             takes), "api:MODEL" (behind the endpoint that OPENAI_BASE_URL names, with the key in OPENAI_API_KEY),
             "classifier:MODEL" or "classifier:MODEL#LABEL" (a sequence classifier).
         model: The model that answers; None where it is not in this process.

@@ -52,8 +52,14 @@ class Fit:
     def predict(self, features: ArrayLike) -> tuple[Floats, Floats]:
         """Predictions (m, T) for features (m, k), and the standard error each has as a guess of its row's baseline."""
         x = (finite(features, 2) - self.centre) / self.scale
-        leverage = 1 / self.n + (x @ self.axes.T) ** 2 @ self.weights
-        return self.offset + x @ self.slopes, self.deviation * np.sqrt(1 + leverage)
+        return self.offset + x @ self.slopes, self.deviation * np.sqrt(1 + self.leverage_of(features))
+
+    def leverage_of(self, features: ArrayLike) -> Floats:
+        """How far other rows (m, k) lie from those of the fit, for each baseline (m, T): the squared standard error of
+        the regression there, in units of the deviation's square. Rows of the fit have the mean `effective` / n."""
+        x = (finite(features, 2) - self.centre) / self.scale
+        leverage: Floats = 1 / self.n + (x @ self.axes.T) ** 2 @ self.weights
+        return leverage
 
     @property
     def left_out_errors(self) -> Floats:
