@@ -63,8 +63,8 @@ def unpack(gguf: Path, folder: Path, dtype: str = "bfloat16", stop_tokens: Seque
 
 @contextmanager
 def _parsed_once() -> Iterator[None]:
-    """transformers parses a file four times, and makes the table of tensor names anew for every module of the model:
-    half of the time that unpacking a small model takes."""
+    """A file is parsed once, not four times as transformers does, and the table of tensor names is made once, not for
+    every module: half of the time that unpacking a small model takes."""
     import gguf
 
     kept = gguf.GGUFReader, gguf.get_tensor_name_map
