@@ -88,7 +88,7 @@ def open_judge(
 
     Args:
         name: One of `spellings`: "contrast" (the model that answers), "probe" or "probe:TEXTS" (a regression on what
-            that model reads, made of the library's texts or of a file's), "local:MODEL" (any chat model that `load_model`
+            it reads, made of the library's texts or of a file's), "local:MODEL" (any chat model that `load_model`
             takes), "api:MODEL" (behind the endpoint that OPENAI_BASE_URL names, with the key in OPENAI_API_KEY),
             "classifier:MODEL" or "classifier:MODEL#LABEL" (a sequence classifier).
         model: The model that answers; None where it is not in this process.
