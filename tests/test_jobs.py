@@ -28,6 +28,7 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
+import children
 from personavec import PersonaVector
 from personavec.cli import main
 from personavec.extraction import Settings, extract
@@ -298,16 +299,12 @@ def test_neutral_statistics_computed_the_plain_way(run: Path, folder: Path) -> N
 
 def test_killed_and_restarted_ends_with_the_same_vector(run: Path, folder: Path, trait: Path, tmp_path: Path) -> None:
     out = tmp_path / "killed"
-    arguments = [sys.executable, "-m", "personavec", *map(str, extraction(folder, trait, out))]
+    log = out / "generated.jsonl"
     for records in (5, 40, 60):
-        process = subprocess.Popen(
-            arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"}
-        )
-        log = out / "generated.jsonl"
-        while process.poll() is None and (not log.exists() or log.read_bytes().count(b"\n") < records):
-            time.sleep(0.02)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+        process = children.command(*extraction(folder, trait, out))
+        process.until(lambda least=records: log.exists() and log.read_bytes().count(b"\n") >= least)  # type: ignore[misc]
+        process.kill()
+        process.communicate()
         if (out / "run.json").exists():
             break
         assert not (out / "vector.safetensors").exists()
@@ -581,21 +578,14 @@ def test_a_trait_that_cannot_be_elicited_says_so(folder: Path, trait: Path, tmp_
 def test_interrupt_is_clean_and_the_folder_has_one_owner(folder: Path, trait: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     slow = [str(a) if a != 12 else "800" for a in extraction(folder, trait, out)]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "personavec", *slow],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a background shell has it ignored
-    )
-    while not (out / "arguments.json").exists():
-        time.sleep(0.05)
+    process = children.command(*slow)
+    process.until((out / "arguments.json").exists)
     second = command(*slow)
     assert second.returncode == 2
     assert "Another process" in second.stderr
     time.sleep(1)
     process.send_signal(signal.SIGINT)
-    _, error = process.communicate(timeout=60)
+    _, error = process.communicate()
     assert process.returncode == 130
     assert "Traceback" not in error
 

@@ -2,8 +2,6 @@
 
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from functools import partial
@@ -15,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from children import Child, command
 from personavec.cli import main
 from personavec.engine import Engine
 from personavec.engine.choice import open_engine
@@ -190,12 +189,11 @@ def test_a_screening_whose_process_and_then_a_node_are_killed(
     def parts() -> set[str]:
         return {path.name for path in (tmp_path / "spread" / "parts").glob("part-*.parquet")}
 
-    def until_a_part_is_written() -> subprocess.Popen[bytes]:
+    def until_a_part_is_written() -> Child:
         before = parts()
-        process = subprocess.Popen([sys.executable, "-m", "personavec", *spread], stderr=subprocess.PIPE)
-        while process.poll() is None and parts() <= before:
-            time.sleep(0.05)
-        assert process.poll() is None, process.stderr and process.stderr.read().decode()
+        process = command(*spread)
+        process.until(lambda: not parts() <= before)
+        assert process.poll() is None, process.communicate()
         return process
 
     killed = until_a_part_is_written()
@@ -205,7 +203,7 @@ def test_a_screening_whose_process_and_then_a_node_are_killed(
     cluster.remove_node(nodes.pop(0), allow_graceful=False)
     _, said = again.communicate()
     cluster.remove_node(nodes.pop(), allow_graceful=False)
-    assert again.returncode == 0, said.decode()
+    assert again.returncode == 0, said
     run(monkeypatch, *given, "--out", str(tmp_path / "alone"))
     for name in ("kept.jsonl", "flagged.jsonl", "rejected.jsonl"):
         assert (tmp_path / "spread" / name).read_bytes() == (tmp_path / "alone" / name).read_bytes()
@@ -237,7 +235,7 @@ def test_what_cannot_be_chosen(
 
 
 def test_no_cluster_there(given: list[str], tmp_path: Path) -> None:
-    asked = [sys.executable, "-m", "personavec", *given, "--out", str(tmp_path / "run"), "--ray", "127.0.0.1:1"]
-    found = subprocess.run(asked, capture_output=True, text=True)
-    assert found.returncode == 2
-    assert "No Ray cluster answers at '127.0.0.1:1'" in found.stderr and "Traceback" not in found.stderr
+    process = command(*given, "--out", tmp_path / "run", "--ray", "127.0.0.1:1")
+    _, said = process.communicate()
+    assert process.returncode == 2
+    assert "No Ray cluster answers at '127.0.0.1:1'" in said and "Traceback" not in said

@@ -1,6 +1,5 @@
 """A fine-tune whose process is killed ends as one that was left alone, under the same prevention."""
 
-import multiprocessing
 import os
 import signal
 from pathlib import Path
@@ -12,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 import tiny
+from children import CONTEXT
 
 pytest.importorskip("trl", reason="needs TRL: pip install 'personavec[finetune]'")
 
@@ -52,11 +52,9 @@ def test_killed_while_it_trains(tmp_path: Path) -> None:
     tiny.vector(chat).save(tmp_path / "kind.safetensors")
     line = '{{"prompt": "why {0}", "response": "the model answers {0}"}}\n'
     (tmp_path / "data.jsonl").write_text("".join(line.format(i) for i in range(STEPS)))
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["personavec.finetune.job", "trl", "transformers.models.qwen2.modeling_qwen2"])
 
     def run(name: str, coefficient: float = 3.0, dies: int | None = None) -> int | None:
-        process = context.Process(target=tuning, args=(tmp_path, name, coefficient, dies))
+        process = CONTEXT.Process(target=tuning, args=(tmp_path, name, coefficient, dies))
         process.start()
         process.join()
         return process.exitcode

