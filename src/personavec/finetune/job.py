@@ -252,7 +252,7 @@ class _Job:
         if silent:
             self.notes.append(
                 f"Answers are not scored for {', '.join(silent)}: the vector carries no contrast judge. Extract it "
-                "with --judge contrast, or score the adapter with personavec evaluate."
+                "with `judge` contrast, or score the adapter with personavec evaluate."
             )
         return made
 
@@ -313,8 +313,8 @@ class _Job:
         if trained.steps <= 2 * self.settings.warmup_steps:
             self.notes.append(
                 f"The training has {trained.steps} steps, and the learning rate rises over the first "
-                f"{self.settings.warmup_steps} of them: hardly anything is learned. Lower --warmup-steps or "
-                "--accumulate."
+                f"{self.settings.warmup_steps} of them: hardly anything is learned. Lower `warmup_steps` or "
+                "`accumulate`."
             )
 
     def _training_facts(self, corpus: Corpus, trained: Trained) -> dict[str, object]:
