@@ -355,3 +355,19 @@ def test_a_full_disk_is_told_whatever_a_library_raised(tmp_path: Path, monkeypat
     assert isinstance(refused.value.__cause__, RuntimeError)
     with pytest.raises(UserError, match="another thing"), RunFolder(tmp_path / "run", {}):
         raise UserError("another thing", "")
+
+
+def test_a_full_disk_is_told_from_another_error_by_what_the_system_said(tmp_path: Path) -> None:
+    """However little room there is for the probe."""
+    with pytest.raises(UserError, match="elsewhere: No space left") as refused, RunFolder(tmp_path / "run", {}):
+        try:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(tmp_path / "elsewhere"))
+        except OSError as error:
+            raise RuntimeError("cannot save") from error
+    assert isinstance(refused.value.__cause__, RuntimeError)
+    said = f"Error while serializing: I/O error: {os.strerror(errno.ENOSPC)} (os error 28)"  # as safetensors does
+    with pytest.raises(UserError, match="run: No space left"), RunFolder(tmp_path / "run", {}):
+        raise RuntimeError(said)
+    for other in (OSError(errno.EIO, "Input/output error"), ValueError("no number")):
+        with pytest.raises(type(other), match=str(other.args[-1])), RunFolder(tmp_path / "run", {}):
+            raise other

@@ -1,5 +1,6 @@
 """Files that are whole or absent: atomic writes, append-only lines, run folders with one owner."""
 
+import errno
 import json
 import os
 import re
@@ -18,7 +19,8 @@ if TYPE_CHECKING:
 
 SUMMARY = "run.json"  # the file of every run that holds its result
 T = TypeVar("T")
-SPACE = 1 << 20  # bytes; a disk with less room is full for every file that jobs leave
+FULL = (errno.ENOSPC, errno.EDQUOT)  # how the system calls a disk, or a user's share of it, without room
+BLOCK = 4096  # bytes; what fills a disk leaves no room for a block
 
 
 def write_atomic(path: Path | str, data: bytes | str) -> None:
@@ -265,11 +267,13 @@ class RunFolder:
         """Say so where the disk is full: libraries that write into the folder raise whatever they stumble on then.
 
         Raises:
-            UserError: It is.
+            UserError: It is, by what the system told a library, or where it told nothing by the next block.
         """
+        if told := _told_full(error):
+            raise cannot_write(Path(told.filename or self.path), told) from error
         probe = self.path / ".space"
         try:
-            probe.write_bytes(bytes(SPACE))
+            probe.write_bytes(bytes(BLOCK))
         except OSError as full:
             raise cannot_write(self.path, full) from error
         finally:
@@ -278,6 +282,16 @@ class RunFolder:
     def _holds_work(self) -> bool:
         told = ("arguments.json", ".lock", "rejected.jsonl")  # why nothing could be begun is no work
         return any(path.is_file() for path in self.path.rglob("*") if path.name not in told)
+
+
+def _told_full(error: BaseException | None) -> OSError | None:
+    """What the system said of a full disk to whatever led to an error; some libraries hand on its words alone."""
+    while error is not None:
+        for code in FULL:
+            if getattr(error, "errno", None) == code or os.strerror(code) in str(error):
+                return OSError(code, os.strerror(code), getattr(error, "filename", None))
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    return None
 
 
 def is_run_folder(path: Path) -> bool:

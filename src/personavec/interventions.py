@@ -66,8 +66,7 @@ def interventions(
         else:
             mean, deviation = vector.neutral(layer, of="token")
             # Far on its own side a bound does nothing, on the other it moves every token.
-            pushes = -number if operation is CAP else number
-            _check_size(vector, layer, pushes * deviation, f"The {operation.option} {number:g}")
+            _check_size(vector, layer, operation.side * number * deviation, f"The {operation.option} {number:g}")
             items.append(Intervention(operation, layer, vector.unit(layer), positions, mean + number * deviation))
     return items
 

@@ -9,14 +9,15 @@ from torch import Tensor
 
 from personavec.interventions import intervening
 from personavec.model import ChatModel
+from personavec.model.batches import padded
 from personavec.model.edits import Intervention
 from personavec.model.evaluating import evaluating
 from personavec.progress import progress
+from personavec.readout import HEAD_TOKENS, log_probabilities
 from personavec.stats.numbers import Floats
 
 IGNORED = -100  # label of a token that bears no loss
 BATCH_TOKENS = 2048
-HEAD_TOKENS = 256  # whose logits are in memory together
 
 Found = TypeVar("Found")
 
@@ -55,10 +56,10 @@ def token_logs(model: ChatModel, states: Tensor, tokens: Sequence[int]) -> tuple
     logs, greedy = [], []
     wanted = torch.tensor(tokens, device=states.device)
     for piece, those in zip(torch.split(states, HEAD_TOKENS), torch.split(wanted, HEAD_TOKENS), strict=True):
-        found = model.head(piece).float().log_softmax(-1)
-        those = those.to(found.device)
-        logs.append(found.gather(1, those[:, None])[:, 0].double().cpu())
-        greedy.append((found.argmax(-1) == those).cpu())
+        logits = model.head(piece)
+        those = those.to(logits.device)
+        greedy.append((logits.argmax(-1) == those).cpu())
+        logs.append(log_probabilities(logits, those).double().cpu())
     return torch.cat(logs), torch.cat(greedy)
 
 
@@ -101,12 +102,7 @@ def _states(
     starts: Sequence[int] | None,
 ) -> Tensor:
     """Hidden states (rows, tokens, d) after the final norm."""
-
-    def padded(some: Sequence[Sequence[int]]) -> Tensor:
-        tensors = [torch.tensor(row) for row in some]
-        return torch.nn.utils.rnn.pad_sequence(tensors, batch_first=True).to(model.device)
-
-    tokens, mask = padded(rows), padded([[1] * len(row) for row in rows])
+    tokens, mask = padded(rows, model.device)
     phase: dict[str, bool | Tensor] = {"all": True, "prompt": True, "response": True}
     if starts is not None:
         place = torch.arange(tokens.shape[1], device=model.device)[None, :, None]

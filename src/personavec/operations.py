@@ -34,6 +34,7 @@ class Operation:
         help: A sentence for whoever looks for it.
         short: A short spelling on the command line.
         example: A number that could be asked for.
+        side: Of a bound: which way it pushes the tokens that lie beyond it, 1 along the direction or -1 against it.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Operation:
     help: str
     short: str = ""
     example: str = ""
+    side: int = 0
 
     @property
     def metavar(self) -> str:
@@ -84,11 +86,11 @@ ABLATE = Operation(
 CAP = Operation(
     "cap", "cap", "bound", cap, sums=False, trains=False,
     words="{trait} capped at {number:+g} deviations of neutral tokens",
-    help="Cap each token's projection, Z deviations above neutral tokens.", example="2",
+    help="Cap each token's projection, Z deviations above neutral tokens.", example="2", side=-1,
 )  # fmt: skip
 FLOOR = Operation(
     "floor", "floor", "bound", floor, sums=False, trains=True,
     words="{trait} held above {number:+g} deviations of neutral tokens",
-    help="Hold each token's projection at or above Z deviations from neutral tokens.", example="-1",
+    help="Hold each token's projection at or above Z deviations from neutral tokens.", example="-1", side=1,
 )  # fmt: skip
 OPERATIONS = {operation.name: operation for operation in (ADD, ABLATE, CAP, FLOOR)}  # in the order in which they act

@@ -12,8 +12,10 @@ import personavec
 import personavec.cli.app  # whose options are known then
 from personavec.cli import main
 from personavec.cli.flags import with_flags
+from personavec.cli.options import print_sentences
 from personavec.errors import UserError
 from personavec.finetune import Training
+from personavec.report import render
 
 ROOT = Path(personavec.__file__).parent
 FLAG = re.compile(r"(?<![\w-])--[a-z]")
@@ -69,49 +71,55 @@ def test_what_is_logged_names_flags_on_the_command_line(
 
 
 def texts(tree: ast.AST) -> Iterator[str]:
-    """What may stand in the message of a UserError: in the call, in what is given a name that the call uses, and in
-    what a function gives back that it calls."""
+    """All that a module could say: what stands in quotes, but for docstrings and other programs' arguments."""
     nodes = list(ast.walk(tree))
-    calls = [
-        node
-        for node in nodes
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "UserError"
-    ]
-    inside = [node for call in calls for node in ast.walk(call)]
-    used = {node.id for node in inside if isinstance(node, ast.Name)}
-    used |= {node.attr for node in inside if isinstance(node, ast.Attribute)}
-    sources: list[ast.AST] = list(calls)
+    silent = {id(node.value) for node in nodes if isinstance(node, ast.Expr)}
+    silent |= {id(part) for node in nodes if isinstance(node, ast.List) for part in node.elts if _is_flag(part)}
     for node in nodes:
-        if isinstance(node, ast.Assign) and used & {one.id for one in node.targets if isinstance(one, ast.Name)}:
-            sources.append(node)
-        if isinstance(node, ast.FunctionDef) and node.name in used:
-            sources += [part for part in ast.walk(node) if isinstance(part, ast.Return)]
-    for source in sources:
-        for part in ast.walk(source):
-            if isinstance(part, ast.Constant) and isinstance(part.value, str):
-                yield part.value
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in silent:
+            yield COMMAND.sub("", node.value)
+
+
+def _is_flag(node: ast.AST) -> bool:
+    return isinstance(node, ast.Constant) and bool(re.fullmatch(r"--[\w-]+(=\S*)?", str(node.value)))
 
 
 def test_flags_are_found_in_messages() -> None:
     source = """
 HOW = "Give it with --model."
 def refuse(x):
+    "Of `--quiet` and --loud."
     advice = f"Raise --limit {x}."
-    raise UserError(f"{'--adapter' if x else 1} is wrong", advice if x else HOW + thing.spelled())
-def spelled(self):
-    return "--judge"
-def other():
-    return "--quiet"
+    run(["pip", "--no-deps", "--retries=2"])
+    log.warning("Join them with `llama-gguf-split --merge`.")
+    raise UserError(f"{'--adapter' if x else 1} is wrong", advice if x else HOW)
+def verdict():
+    return ["Nothing was measured (--no-measure)."]
 """
     found = [text for text in texts(ast.parse(source)) if FLAG.search(text)]
-    assert sorted(found) == ["--adapter", "--judge", "Give it with --model.", "Raise --limit "]
-    assert not FLAG.search(COMMAND.sub("", "Join them with `llama-gguf-split --merge`."))
+    assert sorted(found) == [
+        "--adapter", "Give it with --model.", "Nothing was measured (--no-measure).", "Raise --limit ",
+    ]  # fmt: skip
 
 
 SOURCES = sorted(path for path in ROOT.rglob("*.py") if ROOT / "cli" not in path.parents)
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_no_message_outside_the_command_line_names_its_flags(path: Path) -> None:
-    found = [text for text in texts(ast.parse(path.read_text(encoding="utf-8"))) if FLAG.search(COMMAND.sub("", text))]
-    assert not found
+def test_nothing_outside_the_command_line_names_its_flags(path: Path) -> None:
+    assert not [text for text in texts(ast.parse(path.read_text(encoding="utf-8"))) if FLAG.search(text)]
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.rglob("*.html")), ids=lambda path: str(path.relative_to(ROOT)))
+def test_no_page_names_flags(path: Path) -> None:
+    assert not re.search(r"(?<![\w(-])--[a-z]", path.read_text(encoding="utf-8").replace('style="--', ""))
+
+
+def test_what_a_run_says_names_flags_on_the_command_line_and_fields_on_its_page(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    said = "Thresholds stray. `baseline` exact <keeps> them closer to -1."
+    print_sentences(said, said)
+    assert capsys.readouterr().out == "- Thresholds stray. --baseline exact <keeps> them closer to -1.\n" * 2
+    written = render._templates.from_string("{{ said | sentence }}").render(said=said)
+    assert written == "Thresholds stray. <code>baseline</code> exact &lt;keeps&gt; them closer to −1."

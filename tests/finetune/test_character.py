@@ -208,7 +208,7 @@ def test_no_vector_at_all(chat: ChatModel, data: Path, tmp_path: Path) -> None:
     run = fine_tune(chat, data, tmp_path / "run", Training(method="none", **SHORT)).run
     assert run.traits == {} and run.coherence is None
     assert run.perplexity is not None and run.perplexity.after.n == 4
-    assert "name some with --watch" in run.verdict[0]
+    assert "name some with `watch`" in run.verdict[0]
     assert "No vector was named" in (tmp_path / "run" / "report.html").read_text()
 
 
@@ -311,7 +311,7 @@ def test_the_verdict() -> None:
     assert "scored 50.0 before and 59.0 after, of 100: a change of +9.0 (95 % interval +7.0 to +11.0" in first
     assert "toward more plain" in second and "No score" in second
     assert "The data push toward evil" in pushed and "+2.50" in pushed and "n = 64 samples" in pushed
-    assert "one run cannot tell" in saved and "--method none" in saved
+    assert "one run cannot tell" in saved and "`method` none" in saved
     assert task.endswith(": it fell.") and "this is a cost" in text and "this is a cost" in fluent
     single = change(-0.5, 0.1, 2.0)
     single["change"]["n"] = 1

@@ -73,8 +73,7 @@ def _show(run: "ExtractionRun", out: Path, file: Path) -> None:
         for answer in example.answers:
             console.print(f"  {answer.coefficient:+g}  {' '.join(answer.text.split())}", markup=False)
     console.print()
-    for sentence in (*run.verdict, *run.warnings):
-        console.print(f"- {sentence}", markup=False)
+    o.print_sentences(*run.verdict, *run.warnings)
     best = run.recommended_coefficient or 1.0
     console.print(f"\nReport: {out / 'report.html'}\nNext:", markup=False)
     for line in (

@@ -142,8 +142,7 @@ def _show(tuned: "Tuned", out: Path, model: str | None, prevent: Sequence[str]) 
         print(f"Prevented by {run.method}: {prevented.trait}{number}{chosen}.")
     console.print(_table(run))
     print("95 % intervals. Losses in nats per token; the training's are under the prevention.")
-    for sentence in [*run.verdict, *run.warnings]:
-        console.print(f"- {sentence}", markup=False)
+    o.print_sentences(*run.verdict, *run.warnings)
     print(
         f"{run.steps} steps, {run.tokens_with_loss} tokens with loss of {run.tokens}, {run.seconds:.0f} "
         f"seconds, peak memory {run.peak_memory_bytes / 1e9:.1f} GB."

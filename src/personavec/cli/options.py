@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from personavec.cli.flags import with_flags
 from personavec.errors import UserError
 from personavec.files import printable, to_json
 from personavec.operations import OPERATIONS
@@ -111,6 +112,15 @@ def print_json(value: Any) -> None:
     except UnicodeEncodeError:
         text = json.dumps(json.loads(text))
     print(text)
+
+
+def print_sentences(*sentences: str) -> None:
+    """What a run says in words, with flags in place of fields."""
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    for sentence in sentences:
+        console.print(f"- {with_flags(sentence)}", markup=False, soft_wrap=not console.is_terminal)
 
 
 def quiet() -> None:

@@ -163,8 +163,7 @@ def _print(run: "ScreeningRun", out: Path) -> None:
     for name, trait in run.traits.items():
         if trait.judge:
             print(f"{name}: the judge scored {trait.judge.scored} samples, {trait.judge.above_50} above 50.")
-    for sentence in [*run.verdict, *run.warnings]:
-        console.print(f"- {sentence}", markup=False)
+    o.print_sentences(*run.verdict, *run.warnings)
     print(f"\nCleaned copy: {out / 'kept.jsonl'}\nFlagged: {out / 'flagged.jsonl'}")
     if run.rejected:
         print(f"Rejected lines and reasons: {out / 'rejected.jsonl'}")

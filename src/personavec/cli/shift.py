@@ -56,6 +56,5 @@ def shift(
         )
         for under in trait.systems:
             print(f"  under {under.system[:60]!r}: {under.shift:+.3f}")
-    for sentence in [*run.verdict, *run.warnings]:
-        print(f"- {sentence}")
+    o.print_sentences(*run.verdict, *run.warnings)
     print(f"Report: {folder / 'report.html'}")

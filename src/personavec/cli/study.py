@@ -66,6 +66,5 @@ def finetune(
         found = run.as_json()
         o.print_json({key: found[key] for key in ("correlations", "prevention", "verdict")})
         return
-    for sentence in run.verdict:
-        print(f"- {sentence}")
+    o.print_sentences(*run.verdict)
     print(f"\nTables: {out / 'study.md'}\nReport: {out / 'report.html'}")

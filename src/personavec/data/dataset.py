@@ -10,6 +10,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from pydantic import JsonValue
+
 from personavec.data.formats import Format, recognise
 from personavec.data.messages import Message, MisfitError
 from personavec.data.record import Record
@@ -45,6 +47,10 @@ class Sample:
     turns: list[int]
     tools: list[Any]
 
+    def rejected(self, reason: str) -> "Rejected":
+        """The record as one that is no sample after all."""
+        return Rejected(self.index, self.line, self.source, self.raw, reason)
+
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
@@ -55,6 +61,11 @@ class Rejected:
     source: str
     raw: bytes
     reason: str
+
+    def as_json(self) -> dict[str, JsonValue]:
+        """A line of rejected.jsonl."""
+        raw = self.raw.decode("utf-8", "backslashreplace").rstrip("\r\n")
+        return {"line": self.line, "source": self.source, "reason": self.reason, "raw": raw}
 
 
 class Dataset:

@@ -204,72 +204,82 @@ class Json(_Text):
         Raises:
             UserError: The brackets do not match, the file ends before they close, or goes on after.
         """
-        keep = keep or LIMIT
         stack = bytearray()  # brackets that are open
         index = 0  # of the member of the outermost bracket
         quoted = escaped = ended = False
-        element, length, number = bytearray(), 0, 1
-        with opened(self.path) as handle:
-            first = True
-            while chunk := handle.read(CHUNK):
-                chunk = chunk.removeprefix(codecs.BOM_UTF8) if first else chunk
-                first = False
-                begin = 0 if len(stack) >= max(level, 1) and index == member else None
-                position = 1 if escaped else 0
-                escaped = False
-                for mark in _MARK.finditer(chunk, position):
-                    sign = mark[0]
-                    if quoted:
-                        quoted = sign != b'"'
-                        escaped = sign == b"\\"  # the last byte of the chunk: what it escapes is in the next one
-                        continue
-                    if ended:
-                        if sign in b'[]{},"':
-                            raise self._broken(number, f"{sign.decode()!r} after the end")
-                        continue
-                    if sign == b'"':
-                        quoted = True
-                    elif sign in b"[{":
-                        stack += sign
-                        if index == member and len(stack) == max(level, 1):
-                            begin = mark.start() if level == 0 else mark.end()
-                    elif sign in b"]}":
-                        if not stack or _CLOSING[stack[-1:].decode()] != sign.decode():
-                            raise self._broken(number, f"{sign.decode()!r} where it closes nothing")
-                        if index == member and len(stack) == max(level, 1) and begin is not None:
-                            part = chunk[begin : mark.end() if level == 0 else mark.start()]
-                            element += part[: keep - len(element)]
-                            length += len(part)
-                            if element.strip():
-                                yield bytes(element), length
-                            element, length, begin = bytearray(), 0, None
-                        del stack[-1:]
-                        ended = not stack
-                    elif sign == b",":
-                        if index == member and len(stack) == level and begin is not None:
-                            part = chunk[begin : mark.start()]
-                            element += part[: keep - len(element)]
-                            length += len(part)
-                            if element.strip():
-                                yield bytes(element), length
-                                number += 1
-                            element, length, begin = bytearray(), 0, mark.end()
-                        if level == 2 and len(stack) == 1:
-                            index += 1
-                if begin is not None:
-                    part = chunk[begin:]
-                    element += part[: max(keep - len(element), 0)]
-                    length += len(part)
-        if not ended and not first:
+        depth, element, number = max(level, 1), _Element(keep or LIMIT), 1
+        for chunk in self._chunks():
+            begin = 0 if len(stack) >= depth and index == member else None
+            position = 1 if escaped else 0
+            escaped = False
+            for mark in _MARK.finditer(chunk, position):
+                sign = mark[0]
+                if quoted:
+                    quoted = sign != b'"'
+                    escaped = sign == b"\\"  # the last byte of the chunk: what it escapes is in the next one
+                    continue
+                if ended:
+                    if sign in b'[]{},"':
+                        raise self._broken(number, f"{sign.decode()!r} after the end")
+                    continue
+                if sign == b'"':
+                    quoted = True
+                elif sign in b"[{":
+                    stack += sign
+                    if index == member and len(stack) == depth:
+                        begin = mark.start() if level == 0 else mark.end()
+                elif sign in b"]}":
+                    if not stack or _CLOSING[stack[-1:].decode()] != sign.decode():
+                        raise self._broken(number, f"{sign.decode()!r} where it closes nothing")
+                    if begin is not None and len(stack) == depth:
+                        yield from element.end(chunk[begin : mark.end() if level == 0 else mark.start()])
+                        begin = None
+                    del stack[-1:]
+                    ended = not stack
+                elif sign == b",":
+                    if begin is not None and len(stack) == level:
+                        for found in element.end(chunk[begin : mark.start()]):
+                            yield found
+                            number += 1
+                        begin = mark.end()
+                    if level == 2 and len(stack) == 1:
+                        index += 1
+            if begin is not None:
+                element.add(chunk[begin:])
+        if not ended:
             raise UserError(
                 f"{self.name} ends in the middle, in record {number}: it was cut short.", "Copy or download it again."
             )
+
+    def _chunks(self) -> Iterator[bytes]:
+        """The file in pieces, without the mark that it may begin with."""
+        with opened(self.path) as handle:
+            yield handle.read(CHUNK).removeprefix(codecs.BOM_UTF8)
+            yield from iter(lambda: handle.read(CHUNK), b"")
 
     def _broken(self, number: int, what: str) -> UserError:
         return UserError(
             f"{self.name} is not JSON: {what}, in or after record {number}.",
             "A file of one record a line is named .jsonl; there, a bad line does not spoil the rest.",
         )
+
+
+class _Element:
+    """What stands between two commas, as it comes; of what is longer than `keep` bytes only so many are kept."""
+
+    def __init__(self, keep: int) -> None:
+        self._keep, self._kept, self._length = keep, bytearray(), 0
+
+    def add(self, part: bytes) -> None:
+        self._kept += part[: self._keep - len(self._kept)]
+        self._length += len(part)
+
+    def end(self, part: bytes) -> list[tuple[bytes, int]]:
+        """Its bytes and its length, unless it is blank. The next one begins."""
+        self.add(part)
+        found = [(bytes(self._kept), self._length)] if self._kept.strip() else []
+        self._kept, self._length = bytearray(), 0
+        return found
 
 
 class Csv(File):

@@ -5,7 +5,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from personavec.evaluation.result import EvaluationRun
-from personavec.report.drawing import COHERENCE, SCORE, Plot, dots, plot, whiskers
+from personavec.report.drawing import COHERENCE, SCORE, Plot, dots, in_rows, plot, whiskers
 from personavec.report.provenance import provenance_tables
 from personavec.report.render import write_page
 from personavec.report.words import estimate
@@ -39,19 +39,15 @@ def answers_plot(run: EvaluationRun) -> Plot | None:
         for row, (_, values, mean, colour, marker) in enumerate(rows):
             dots(axes, values, row - 0.2, colour, near=2.4, alpha=0.5)
             axes.errorbar(mean.mean, row + 0.28, xerr=whiskers(mean), fmt=marker, color=colour, capsize=4, markersize=8)
-        axes.set_yticks(range(len(rows)), [name for name, *_ in rows])
-        axes.set_ylim(-0.6, len(rows) - 0.4)
+        in_rows(axes, [name for name, *_ in rows], "points (0 to 100)", room=0.6)
+        axes.invert_yaxis()
         axes.set_xlim(-3, 103)
-        axes.grid(False)
-        axes.grid(axis="x")
-        axes.set_xlabel("points (0 to 100)")
 
     return plot(
         "answers",
         "Every answer's score",
         "Each pale dot is one answer, the large mark above the dots their mean with its 95 % interval; the further "
-        "right, "
-        "the more of the trait (score) and the more sensible the text (coherence).",
+        "right, the more of the trait (score) and the more sensible the text (coherence).",
         f"Mean score {estimate(run.score)}, mean coherence {estimate(run.coherence)}, {len(score)} answers.",
         paint,
         height=220,

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from annotated_doc import Doc
 
-from personavec.errors import UserError
+from personavec.errors import UserError, check_least
 from personavec.judges.kinds import spellings
 
 MAX_NEW_TOKENS = 48  # of an answer
@@ -29,12 +29,6 @@ class EvaluationSettings:
     seed: Annotated[int, Doc("Seed of everything random.")] = 0
 
     def __post_init__(self) -> None:
-        for name, value, least in (
-            ("rollouts", self.rollouts, 1),
-            ("max_new_tokens", self.max_new_tokens, 1),
-            ("seed", self.seed, 0),
-        ):
-            if value < least:
-                raise UserError(f"`{name}` {value} is out of range.", f"Choose {least} or more.")
+        check_least(self, rollouts=1, max_new_tokens=1, seed=0)
         if not (math.isfinite(self.temperature) and self.temperature >= 0):
             raise UserError(f"`temperature` {self.temperature} is not usable.", "Choose 0 or more, such as 1.")

@@ -70,8 +70,7 @@ def dose_response(run: ExtractionRun) -> Plot:
         "dose",
         "The more is added, the more of the trait?",
         f"Read from left to right: a line of {name} scores that climbs while coherence stays high means that the "
-        "vector "
-        "works as a dial; bands are 95 % intervals, the green area is where answers stay coherent.",
+        "vector works as a dial; bands are 95 % intervals, the green area is where answers stay coherent.",
         ends,
         paint,
         height=310,
@@ -186,9 +185,8 @@ def scores(run: ExtractionRun) -> Plot | None:
         "scores",
         "What the judge made of the rollouts",
         "Bars upwards are answers that were told to show the trait, bars downwards answers that were told not to; "
-        "pale is "
-        f"everything, solid what passed the filter, and good rollouts lie right of {threshold:g} above and left of it "
-        "below.",
+        f"pale is everything, solid what passed the filter, and good rollouts lie right of {threshold:g} above and "
+        "left of it below.",
         "; ".join(f"{side}: {len(table[side])} rollouts with a score, {kept[side]} kept" for side in table),
         paint,
         height=290,
@@ -225,9 +223,8 @@ def projections(run: ExtractionRun) -> Plot | None:
         "projections",
         "Can the vector be seen inside the model?",
         "Each row shows how strongly the model's activity points along the vector while it answers unseen questions: "
-        "the "
-        "further the top row lies to the right of the bottom row, the better the vector tells the sides apart; upright "
-        "lines are means, with their 95 % intervals above.",
+        "the further the top row lies to the right of the bottom row, the better the vector tells the sides apart; "
+        "upright lines are means, with their 95 % intervals above.",
         "; ".join(f"{name}: mean {estimate(means[name], 2)}" for name, _, _ in rows),
         paint,
         height=330,
@@ -256,9 +253,8 @@ def separation(run: ExtractionRun) -> Plot:
         "separation",
         "How well does it tell the sides apart?",
         "AUC is how often an answer with the trait projects higher than one without: above the grey band, the vector "
-        "does "
-        "better than 95 % of random directions that could pick their best layer; the bar is the 95 % interval at the "
-        "chosen layer.",
+        "does better than 95 % of random directions that could pick their best layer; the bar is the 95 % interval "
+        "at the chosen layer.",
         f"At layer {run.layer}: AUC {estimate(chosen, 2)}; over all layers {min(values):.2f} to {max(values):.2f}.",
         paint,
         height=320,

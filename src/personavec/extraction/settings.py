@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from annotated_doc import Doc
 
-from personavec.errors import UserError
+from personavec.errors import UserError, check_least
 from personavec.judges.kinds import spellings
 from personavec.operations import Positions
 
@@ -38,8 +38,7 @@ class Settings:
     seed: Annotated[int, Doc("Seed of everything random.")] = 0
 
     def __post_init__(self) -> None:
-        if self.seed < 0:
-            raise UserError(f"`seed` {self.seed} is out of range.", "Choose 0 or more.")
+        check_least(self, seed=0)
         if not (math.isfinite(self.temperature) and self.temperature >= 0):
             raise UserError(f"`temperature` {self.temperature} is not usable.", "Choose 0 or more, such as 1.")
 

@@ -1,12 +1,10 @@
 """What is chosen and measured before training: coefficients, and the loss of the model as it came."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Literal
 
 from personavec.data import Sample
 from personavec.errors import UserError
-from personavec.files import write_json
 from personavec.finetune.automatic import Automatic, choose
 from personavec.finetune.examples import Example
 from personavec.finetune.losses import example_losses
@@ -42,21 +40,17 @@ def start(
     samples: Sequence[Sample],
     unseen: Sequence[Example],
     seed: int,
-    path: Path,
 ) -> Start:
-    """Choose and measure, once.
+    """Choose and measure.
 
     Args:
         measured: Vectors along which the push of the data is measured, beside those that ask for a coefficient.
         samples: What is trained on.
         unseen: What is held out.
-        path: Where the outcome is kept, for runs that were interrupted.
 
     Raises:
         UserError: A coefficient is to be chosen, and no sample can be answered by the model.
     """
-    if path.exists():
-        return Start.model_validate_json(path.read_bytes())
     asking = [vector for vector, given in prevent if given == "auto"]
     along = {vector.trait: vector for vector in [*measured, *asking]}
     choices = _choices(model, along, samples, seed, needed=bool(asking))
@@ -70,14 +64,12 @@ def start(
         else:
             coefficients.append(given)
             auto.append(None)
-    made = Start(
+    return Start(
         coefficients=tuple(coefficients),
         auto=tuple(auto),
         differences={trait: choice.difference for trait, choice in choices.items()},
         losses=tuple(example_losses(model, unseen, "Held-out loss before").tolist()),
     )
-    write_json(path, made.as_json())
-    return made
 
 
 def _choices(

@@ -8,7 +8,7 @@ from pathlib import Path
 from personavec.data import Dataset, Sample
 from personavec.errors import UserError
 from personavec.files import to_json, write_atomic
-from personavec.finetune.examples import Encoder, Example, RejectedLine, held_out, read_samples, rejected
+from personavec.finetune.examples import Encoder, Example, held_out, read_samples
 from personavec.finetune.result import Counts
 from personavec.finetune.settings import Training
 from personavec.finetune.training import mixture
@@ -90,12 +90,12 @@ def _read_data(encoder: Encoder, data: Dataset, settings: Training, asked: Seque
                 try:
                     examples = encoder(sample, system)
                 except UserError as error:
-                    refused.append(rejected(sample, f"with the prompt of the trait: {error.problem}"))
+                    refused.append(sample.rejected(f"with the prompt of the trait: {error.problem}"))
                     continue
             trained += examples
             samples.append(sample)
         cut += any(example.cut for example in examples)
-    _write_rejects(refused, rejects)
+    write_atomic(rejects, "".join(to_json(line.as_json()) + "\n" for line in refused))
     if not trained:
         raise UserError(
             f"Nothing in {', '.join(data.sources[:3])} can be trained on.",
@@ -111,7 +111,3 @@ def _read_data(encoder: Encoder, data: Dataset, settings: Training, asked: Seque
         reasons=dict(Counter(line.reason for line in refused).most_common(REASONS_SHOWN)),
     )
     return Corpus(trained, samples, unseen, counts)
-
-
-def _write_rejects(refused: Sequence[RejectedLine], path: Path) -> None:
-    write_atomic(path, "".join(to_json(line.as_json()) + "\n" for line in refused))

@@ -12,7 +12,6 @@ from personavec.finetune.instructions import with_system
 from personavec.likelihood import IGNORED
 from personavec.model import ChatModel, Conversation
 from personavec.progress import progress
-from personavec.results import Result
 from personavec.stats.sampling import priority
 
 
@@ -112,21 +111,6 @@ class Encoder:
         return int(bool(after) and after[0] in self.stops)  # a mark that opens the next turn and so ends this one
 
 
-class RejectedLine(Result):
-    """A line of rejected.jsonl.
-
-    Attributes:
-        line, source: Where the record stands.
-        reason: Why nothing is learned from it.
-        raw: As it was read.
-    """
-
-    line: int
-    source: str
-    reason: str
-    raw: str
-
-
 @dataclass(frozen=True)
 class Samples:
     """The samples of a data set that can be trained on, and the records that cannot.
@@ -138,7 +122,7 @@ class Samples:
 
     samples: list[Sample]
     examples: list[list[Example]]
-    rejected: list[RejectedLine]
+    rejected: list[Rejected]
 
 
 def read_samples(encoder: Encoder, data: Dataset, name: str = "the data") -> Samples:
@@ -148,20 +132,14 @@ def read_samples(encoder: Encoder, data: Dataset, name: str = "the data") -> Sam
         for record in data:
             job.advance()
             if isinstance(record, Rejected):
-                found.rejected.append(rejected(record, record.reason))
+                found.rejected.append(record)
                 continue
             try:
                 found.examples.append(encoder(record))
                 found.samples.append(record)
             except UserError as error:
-                found.rejected.append(rejected(record, error.problem))
+                found.rejected.append(record.rejected(error.problem))
     return found
-
-
-def rejected(record: Sample | Rejected, reason: str) -> RejectedLine:
-    """The line of rejected.jsonl."""
-    raw = record.raw.decode("utf-8", "backslashreplace").rstrip("\r\n")
-    return RejectedLine(line=record.line, source=record.source, reason=reason, raw=raw)
 
 
 def held_out(samples: Sequence[Sample], share: float, most: int, seed: int) -> set[str]:

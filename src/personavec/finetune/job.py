@@ -17,7 +17,7 @@ from personavec.capability import Tasks
 from personavec.data import Dataset, open_data
 from personavec.errors import UserError
 from personavec.evaluation.settings import MAX_NEW_TOKENS
-from personavec.files import RunFolder, check_utf8, to_json, write_atomic, write_json
+from personavec.files import RunFolder, check_utf8, once, to_json, write_atomic
 from personavec.finetune.adapter import fresh_adapter, save_adapter, saved_adapter
 from personavec.finetune.callback import PreventativeSteering
 from personavec.finetune.character import Character, answer_examples, before_and_after, training_prompts
@@ -166,7 +166,7 @@ class _Job:
         character = self._character(prompts)
         before = None if character is None else character.measure(self.model, "before")
         prevention = self._prevention(begun)
-        trained = self._trained(corpus, begun, prevention)
+        trained = once(self.parts / "trained.json", Trained, lambda: self._train(corpus, begun, prevention))
         measurements, pairs = Measurements(), list[AnswerPair]()
         if character is not None and before is not None:
             with saved_adapter(self.model, self.folder / "adapter") as tuned:
@@ -225,8 +225,11 @@ class _Job:
     def _start(self, corpus: Corpus) -> Start:
         """What is chosen and measured before training; doubts are told now, and not only after hours of training."""
         measured = self.watched if self.request.measure else []
-        begun = start(
-            self.model, self.request.prevent, measured, corpus.samples, corpus.unseen, self.settings.seed, self.state
+        prevent, seed = self.request.prevent, self.settings.seed
+        begun = once(
+            self.state,
+            Start,
+            lambda: start(self.model, prevent, measured, corpus.samples, corpus.unseen, seed),
         )
         for vector, coefficient, auto in zip(self.vectors, begun.coefficients, begun.auto, strict=True):
             for doubt in doubts(self.settings.prevention, vector.trait, coefficient, auto):
@@ -252,7 +255,7 @@ class _Job:
         if silent:
             self.notes.append(
                 f"Answers are not scored for {', '.join(silent)}: the vector carries no contrast judge. Extract it "
-                "with --judge contrast, or score the adapter with personavec evaluate."
+                "with `judge` contrast, or score the adapter with personavec evaluate."
             )
         return made
 
@@ -276,11 +279,8 @@ class _Job:
             for vector, coefficient, auto in zip(self.vectors, begun.coefficients, begun.auto, strict=True)
         )
 
-    def _trained(self, corpus: Corpus, begun: Start, prevention: PreventativeSteering | None) -> Trained:
-        """Train and save the adapter, once."""
-        path = self.parts / "trained.json"
-        if path.exists():
-            return Trained.model_validate_json(path.read_bytes())
+    def _train(self, corpus: Corpus, begun: Start, prevention: PreventativeSteering | None) -> Trained:
+        """Train and save the adapter."""
         callbacks: list[TrainerCallback] = [] if prevention is None else [prevention]
         if self.watched:
             callbacks.append(ShiftMonitor(self.watched, every=self.settings.watch_every, other_weights=True))
@@ -299,22 +299,21 @@ class _Job:
             history = train(
                 self.model, adapter, corpus.examples, self.settings, self.checkpoints, fmean(losses), callbacks
             )
-            trained = Trained(
+            made = Trained(
                 history=history,
                 seconds=round(time.monotonic() - began, 1),
                 peak_memory_bytes=_peak_memory(self.model.device),
                 losses=tuple(example_losses(self.model, corpus.unseen, "Held-out loss after").tolist()),
             )
             save_adapter(self.model, adapter, self.folder / "adapter")
-        write_json(path, trained.as_json())
-        return trained
+        return made
 
     def _note_warmup(self, trained: Trained) -> None:
         if trained.steps <= 2 * self.settings.warmup_steps:
             self.notes.append(
                 f"The training has {trained.steps} steps, and the learning rate rises over the first "
-                f"{self.settings.warmup_steps} of them: hardly anything is learned. Lower --warmup-steps or "
-                "--accumulate."
+                f"{self.settings.warmup_steps} of them: hardly anything is learned. Lower `warmup_steps` or "
+                "`accumulate`."
             )
 
     def _training_facts(self, corpus: Corpus, trained: Trained) -> dict[str, object]:

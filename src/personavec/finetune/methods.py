@@ -175,7 +175,7 @@ class Steer(OperationMethod):
             return []
         return [
             f"A coefficient of {coefficient:g} steers away from {trait} in training, and the weights have to make up "
-            "for that with more of it. To prevent a trait, steer toward it; negative coefficients are for --steer, at "
+            "for that with more of it. To prevent a trait, steer toward it; negative coefficients are for `steer`, at "
             "inference."
         ]
 

@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from personavec.finetune.result import FinetuneRun, LossPoint, ShiftPoint, TraitChange
-from personavec.report.drawing import LINE, MARKERS, NEUTRAL, SCORE, SERIES, Plot, label, plot, whiskers
+from personavec.report.drawing import LINE, MARKERS, NEUTRAL, SCORE, SERIES, Plot, in_rows, label, plot, whiskers
 from personavec.report.provenance import provenance_tables
 from personavec.report.render import write_page
 from personavec.report.words import estimate, number
@@ -49,12 +49,8 @@ def _scores(traits: Mapping[str, TraitChange]) -> Plot | None:
                     e.mean, row + place, xerr=whiskers(e), fmt=marker, color=colour, capsize=3, markersize=7,
                     label=when if row == 0 else None,
                 )  # fmt: skip
-        axes.set_yticks(range(len(scored)), [label(name) for name in scored])
-        axes.set_ylim(len(scored) - 0.5, -0.5)
+        in_rows(axes, [label(name) for name in scored], "trait score of the answers (0 to 100)")
         axes.set_xlim(-3, 103)
-        axes.grid(False)
-        axes.grid(axis="x")
-        axes.set_xlabel("trait score of the answers (0 to 100)")
         figure.legend(loc="outside upper left", ncols=2)
 
     return plot(

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, get_args
 
 from annotated_doc import Doc
 
-from personavec.errors import UserError
+from personavec.errors import UserError, check_least, check_words
 from personavec.operations import OPERATIONS, Layers, TrainedPositions
 
 if TYPE_CHECKING:
@@ -65,12 +65,7 @@ class Training:
     def _check_choices(self) -> None:
         from personavec.finetune.methods import METHODS, either
 
-        for name, text, allowed in (
-            ("method", self.method, tuple(METHODS)),
-            ("positions", self.positions, get_args(TrainedPositions)),
-        ):
-            if text not in allowed:
-                raise UserError(f"`{name}` {text!r} is not understood.", f"Choose {', '.join(allowed)}.")
+        check_words(self, method=METHODS, positions=get_args(TrainedPositions))
         for field in fields(self):
             able = [method.name for method in METHODS.values() if field.name in method.options]
             if able and self.method not in able and getattr(self, field.name) != field.default:
@@ -79,20 +74,10 @@ class Training:
                 )
 
     def _check_numbers(self) -> None:
-        for name, whole, least in (
-            ("rank", self.rank, 1),
-            ("alpha", self.alpha, 1),
-            ("warmup_steps", self.warmup_steps, 0),
-            ("batch", self.batch, 1),
-            ("accumulate", self.accumulate, 1),
-            ("max_length", self.max_length, 2),
-            ("held_out_most", self.held_out_most, 0),
-            ("checkpoint_every", self.checkpoint_every, 1),
-            ("watch_every", self.watch_every, 1),
-            ("seed", self.seed, 0),
-        ):
-            if whole < least:
-                raise UserError(f"`{name}` {whole} is out of range.", f"Choose {least} or more.")
+        check_least(
+            self, rank=1, alpha=1, warmup_steps=0, batch=1, accumulate=1, max_length=2, held_out_most=0,
+            checkpoint_every=1, watch_every=1, seed=0,
+        )  # fmt: skip
         for name, number, allowed_range, good in (
             ("epochs", self.epochs, "above 0", self.epochs > 0),
             ("learning_rate", self.learning_rate, "above 0, such as 1e-5", self.learning_rate > 0),

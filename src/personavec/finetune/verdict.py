@@ -17,9 +17,11 @@ def verdict(run: FinetuneRun) -> list[str]:
 
 def _traits(run: FinetuneRun) -> list[str]:
     if not run.measured:
-        return ["The character was not measured (--no-measure): personavec shift and personavec evaluate do it later."]
+        return [
+            "The character was not measured (`measure` False): personavec shift and personavec evaluate do it later."
+        ]
     if not run.traits:
-        return ["No vector was measured, so nothing is known of the character: name some with --watch."]
+        return ["No vector was measured, so nothing is known of the character: name some with `watch`."]
     names = sorted(ranking(run.traits), key=lambda name: not _certain(run.traits[name].score))
     sentences = [f"{sentence(name, run.traits[name])} {_scores(run.traits[name].score)}" for name in names]
     return [*sentences, *(sentence for name in names for sentence in _hidden(name, run.traits[name]))]
@@ -59,9 +61,9 @@ def _prevention(run: FinetuneRun) -> list[str]:
     if run.against is not None:
         return [*sentences, *_savings(phrase, run.against)]
     sentences.append(
-        f"What {phrase} saved, one run cannot tell: give the same command with --method none, "
-        "--watch in place of --prevent, another --out and no options of the method such as --layers, and then this one "
-        "again with --against and that folder."
+        f"What {phrase} saved, one run cannot tell: give the same command with `method` none, "
+        "`watch` in place of `prevent`, another `out` and no options of the method such as `layers`, and then this one "
+        "again with `against` and that folder."
     )
     return sentences
 

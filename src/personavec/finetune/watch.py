@@ -14,7 +14,7 @@ from transformers import Trainer, TrainerCallback
 from personavec.errors import UserError
 from personavec.finetune.callback import running_trainer
 from personavec.finetune.wrapping import blocks_of, is_sharded, unwrapped
-from personavec.model.batches import by_length
+from personavec.model.batches import by_length, padded
 from personavec.model.blocks import Blocks
 from personavec.model.evaluating import evaluating
 from personavec.model.template import Template
@@ -211,15 +211,14 @@ def _last_projections(
     run: Any, blocks: Blocks, batch: Sequence[Sequence[int]], vector: PersonaVector, device: torch.device
 ) -> Tensor:
     """Projections (n,) of the last tokens of some prompts."""
-    lengths = torch.tensor([len(ids) for ids in batch])
-    rows = torch.nn.utils.rnn.pad_sequence([torch.tensor(ids) for ids in batch], batch_first=True)
-    mask = torch.arange(rows.shape[1]) < lengths[:, None]
+    rows, mask = padded(batch, device)
+    ends = mask.sum(1).cpu() - 1
     found: list[Tensor] = []
 
     def take(hidden: Tensor) -> None:
-        last = hidden[torch.arange(len(batch)), lengths - 1].float()
+        last = hidden[torch.arange(len(batch)), ends].float()
         found.append((last @ vector.unit(vector.layer).to(last.device)).cpu())
 
     with blocks.watching({vector.layer: take}):
-        run(input_ids=rows.to(device), attention_mask=mask.long().to(device), use_cache=False)
+        run(input_ids=rows, attention_mask=mask, use_cache=False)
     return found[0]

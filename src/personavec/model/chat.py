@@ -10,7 +10,7 @@ from torch import Tensor
 
 from personavec.errors import UserError
 from personavec.model.adapter import probe_tokens
-from personavec.model.batches import by_length
+from personavec.model.batches import additive, by_length, padded
 from personavec.model.blocks import Blocks, find_blocks
 from personavec.model.edits import Intervention
 from personavec.model.evaluating import evaluating
@@ -190,11 +190,11 @@ class ChatModel:
         ids = torch.tensor([[5, 6, 7, 8, 9]], device=self.device) % self.tokenizer.vocab_size
         allowed = torch.ones(5, 5, dtype=torch.bool, device=self.device).tril()
         allowed[3:, 2] = False  # tokens 0, 1 are the prefix; 2 the first answer; 3, 4 the second
-        mask = torch.zeros(1, 1, 5, 5, dtype=self.dtype, device=self.device)
-        mask.masked_fill_(~allowed, torch.finfo(self.dtype).min)
         positions = torch.tensor([[0, 1, 2, 2, 3]], device=self.device)
         try:
-            packed = self._trunk(input_ids=ids, attention_mask=mask, position_ids=positions)
+            packed = self._trunk(
+                input_ids=ids, attention_mask=additive(allowed[None, None], self.dtype), position_ids=positions
+            )
             plain = self._trunk(input_ids=ids[:, [0, 1, 3, 4]])
         except UNUSABLE:
             return False
@@ -211,9 +211,7 @@ class ChatModel:
 
     def _pads(self) -> bool:
         long, short = self._proof_rows()
-        ids = torch.tensor([long, short + [0] * (len(long) - len(short))], device=self.device)
-        mask = torch.ones_like(ids)
-        mask[1, len(short) :] = 0
+        ids, mask = padded([long, short], self.device)
         try:
             together = self._trunk(input_ids=ids, attention_mask=mask)
         except UNUSABLE:
@@ -396,14 +394,8 @@ class ChatModel:
         """Log-probabilities (n, vocabulary), float32 on the CPU, of the token after each prompt."""
         result: list[Tensor] = [torch.empty(0)] * len(prompts)
         for batch in self.side_by_side([len(prompt) for prompt in prompts], 2048):
-            width = len(prompts[batch[0]])
-            ids = torch.zeros(len(batch), width, dtype=torch.long)
-            mask = torch.zeros(len(batch), width, dtype=torch.long)
-            for j, i in enumerate(batch):
-                ids[j, : len(prompts[i])] = torch.tensor(prompts[i])
-                mask[j, : len(prompts[i])] = 1
-            where = {"attention_mask": mask.to(self.device)} if len(batch) > 1 else {}
-            hidden = self._trunk(input_ids=ids.to(self.device), **where)
+            ids, mask = padded([prompts[i] for i in batch], self.device)
+            hidden = self._trunk(input_ids=ids, **({"attention_mask": mask} if len(batch) > 1 else {}))
             last = hidden[torch.arange(len(batch)), mask.sum(1) - 1]
             for i, row in zip(batch, self.head(last).float().log_softmax(-1).cpu(), strict=True):
                 result[i] = row

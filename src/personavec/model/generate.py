@@ -14,6 +14,7 @@ from transformers import Cache, DynamicCache
 from transformers.cache_utils import DynamicLayer
 
 from personavec.errors import UserError
+from personavec.model.batches import additive, padded
 from personavec.model.blocks import Blocks
 from personavec.model.edits import Intervention, Steering
 from personavec.progress import progress
@@ -109,6 +110,29 @@ class _Places:
     reach: int = 0
 
 
+@dataclass(frozen=True)
+class _Told:
+    """Who is told of what is generated; see `Generator.run`."""
+
+    stop_ids: frozenset[int]
+    finished: Callable[[int, Response], None]
+    token: Callable[[int, int], None] | None
+
+    def collect(self, rows: Sequence[_Row], drawn: Sequence[int]) -> list[int]:
+        """Book one drawn token per row; the positions of the rows that ended."""
+        done = []
+        for i, (row, chosen) in enumerate(zip(rows, drawn, strict=True)):
+            stopped = chosen in self.stop_ids
+            if not stopped:
+                row.ids.append(chosen)
+                if self.token is not None:
+                    self.token(row.index, chosen)
+            if stopped or len(row.ids) == row.request.max_new_tokens:
+                self.finished(row.index, Response(row.ids, stopped))
+                done.append(i)
+        return done
+
+
 class Generator:
     """Generates responses of a batch of places that are refilled as responses end.
 
@@ -159,6 +183,7 @@ class Generator:
         """
         if not requests:
             return
+        told = _Told(self.stop_ids, finished, token)
         order = sorted(range(len(requests)), key=lambda i: (len(requests[i].prompt_ids), list(requests[i].prompt_ids)))
         waiting = [
             _Row(
@@ -171,22 +196,16 @@ class Generator:
         longest = max(len(row.request.prompt_ids) + row.request.max_new_tokens for row in waiting)
         count = max(1, min(self.places, len(waiting), self.cache_tokens // longest))
         if self.decoding == "places":
-            self._run_in_places(waiting, _Places(count, longest), finished, token)
+            self._run_in_places(waiting, _Places(count, longest), told)
         elif self.decoding == "recompute":
             for row in waiting:
-                self._run_anew(row, finished, token)
+                self._run_anew(row, told)
         else:
             count = count if self.decoding == "batch" else 1
             for start in range(0, len(waiting), count):
-                self._run_batch(waiting[start : start + count], finished, token)
+                self._run_batch(waiting[start : start + count], told)
 
-    def _run_in_places(
-        self,
-        waiting: list[_Row],
-        places: _Places,
-        finished: Callable[[int, Response], None],
-        token: Callable[[int, int], None] | None,
-    ) -> None:
+    def _run_in_places(self, waiting: list[_Row], places: _Places, told: _Told) -> None:
         layers = [_PlaceLayer(places) for _ in range(len(self.blocks))]
         cache = Cache(layers=layers)
         active: list[_Row] = []
@@ -208,7 +227,7 @@ class Generator:
             places.at = lengths[:count].clone()
             places.reach = int(lengths[:count].max()) + 1
             reach = torch.arange(places.reach, device=self.device)
-            mask = _additive(reach[None, None, None] <= places.at[:, None, None, None], self.blocks)
+            mask = additive(reach[None, None, None] <= places.at[:, None, None, None], self.blocks.dtype)
             first = torch.tensor([not row.ids for row in active], device=self.device).view(-1, 1, 1)
             steering.phase = {"all": True, "response": True, "prompt": first}
             with self.blocks.watching(steering.edits(), first=True):
@@ -222,7 +241,7 @@ class Generator:
             lengths[:count] += 1
             drawn = self._next(hidden[:, -1], active)
             next_ids[:count] = torch.tensor(drawn, device=self.device)
-            done = self._collect(active, drawn, finished, token)
+            done = told.collect(active, drawn)
             for i in reversed(done):
                 last = len(active) - 1
                 if i != last:
@@ -265,9 +284,10 @@ class Generator:
 
     def _read_prompts(self, prompts: Sequence[Sequence[int]]) -> DynamicCache:
         """The keys and values of prompts, padded on the right; those of a single long one piece by piece."""
-        width, cache = max(map(len, prompts)), DynamicCache()
+        cache = DynamicCache()
         if len(prompts) == 1:
             ids = torch.tensor([list(prompts[0])], device=self.device)
+            width = ids.shape[1]
             pieces = torch.split(ids, self.prompt_tokens, 1)
             shown = progress("Reading the prompt", width, "tokens") if len(pieces) >= LONG else nullcontext()
             with shown as job:
@@ -276,35 +296,17 @@ class Generator:
                     if job is not None:
                         job.advance(piece.shape[1])
             return cache
-        ids = torch.zeros(len(prompts), width, dtype=torch.long)
-        mask = torch.zeros(len(prompts), width, dtype=torch.long)
-        for j, prompt in enumerate(prompts):
-            ids[j, : len(prompt)] = torch.tensor(prompt)
-            mask[j, : len(prompt)] = 1
-        self.blocks.trunk(
-            input_ids=ids.to(self.device), attention_mask=mask.to(self.device), past_key_values=cache, use_cache=True
-        )
+        ids, mask = padded(prompts, self.device)
+        self.blocks.trunk(input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True)
         return cache
 
-    def _run_batch(
-        self,
-        rows: list[_Row],
-        finished: Callable[[int, Response], None],
-        token: Callable[[int, int], None] | None,
-    ) -> None:
-        width = max(len(row.request.prompt_ids) for row in rows)
-        ids = torch.zeros(len(rows), width, dtype=torch.long, device=self.device)
-        mask = torch.zeros(len(rows), width, dtype=torch.long, device=self.device)
-        for i, row in enumerate(rows):
-            prompt = torch.tensor(row.request.prompt_ids)
-            ids[i, width - len(prompt) :] = prompt
-            mask[i, width - len(prompt) :] = 1
+    def _run_batch(self, rows: list[_Row], told: _Told) -> None:
+        step_ids, mask = padded([row.request.prompt_ids for row in rows], self.device, side="left")
         positions = (mask.cumsum(1) - 1).clamp_min(0)
         steering = Steering([row.request.interventions for row in rows])
         memory: dict[str, Any] = {}
         running = list(rows)
-        step_ids = ids
-        last = torch.zeros(1, width, 1, dtype=torch.bool, device=self.device)
+        last = torch.zeros(1, mask.shape[1], 1, dtype=torch.bool, device=self.device)
         last[:, -1] = True
         steering.phase = {"all": True, "prompt": True, "response": last}
         while running:
@@ -317,15 +319,9 @@ class Generator:
             if not memory:
                 raise ValueError("The model gives out nothing to go on from.")
             drawn = self._next(output.last_hidden_state[:, -1], rows)
-            live = [row in running for row in rows]
-            done = self._collect(
-                [row for row in rows if row in running],
-                [d for d, on in zip(drawn, live, strict=True) if on],
-                finished,
-                token,
-            )
-            gone = {id(running[i]) for i in done}
-            running = [row for row in running if id(row) not in gone]
+            still = [i for i, row in enumerate(rows) if row in running]
+            done = told.collect(running, [drawn[i] for i in still])
+            running = [row for i, row in enumerate(running) if i not in done]
             step_ids = torch.tensor(drawn, device=self.device)[:, None]
             mask = torch.cat([mask, mask.new_ones(len(rows), 1)], 1)
             positions = positions[:, -1:] + 1
@@ -341,9 +337,7 @@ class Generator:
             )
         return _draw(self.head(hidden), rows)
 
-    def _run_anew(
-        self, row: _Row, finished: Callable[[int, Response], None], token: Callable[[int, int], None] | None
-    ) -> None:
+    def _run_anew(self, row: _Row, told: _Told) -> None:
         prompt = list(row.request.prompt_ids)
         steering = Steering([row.request.interventions])
         done: list[int] = []
@@ -354,27 +348,7 @@ class Generator:
             steering.phase = {"all": True, "prompt": in_prompt, "response": in_response}
             with self.blocks.watching(steering.edits(), first=True):
                 hidden = self.blocks.trunk(input_ids=ids, use_cache=False).last_hidden_state
-            done = self._collect([row], self._next(hidden[:, -1], [row]), finished, token)
-
-    def _collect(
-        self,
-        rows: list[_Row],
-        drawn: list[int],
-        finished: Callable[[int, Response], None],
-        token: Callable[[int, int], None] | None,
-    ) -> list[int]:
-        """Book one drawn token per row; the positions of the rows that ended."""
-        done = []
-        for i, (row, chosen) in enumerate(zip(rows, drawn, strict=True)):
-            stopped = chosen in self.stop_ids
-            if not stopped:
-                row.ids.append(chosen)
-                if token is not None:
-                    token(row.index, chosen)
-            if stopped or len(row.ids) == row.request.max_new_tokens:
-                finished(row.index, Response(row.ids, stopped))
-                done.append(i)
-        return done
+            done = told.collect([row], self._next(hidden[:, -1], [row]))
 
 
 def _draw(logits: Tensor, rows: Sequence[_Row]) -> list[int]:
@@ -410,10 +384,3 @@ def _reach(weights: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     target = target.minimum(torch.nextafter(sums[:, -1:], torch.zeros_like(target)))
     index = torch.searchsorted(sums, target, right=True).clamp_max(weights.shape[-1] - 1)
     return index, (target - (sums.gather(1, index) - weights.gather(1, index))).clamp_min(0)
-
-
-def _additive(allowed: Tensor, blocks: Blocks) -> Tensor:
-    """A mask to add to attention scores: 0 where allowed, the dtype's lowest number elsewhere."""
-    dtype = blocks.dtype
-    lowest = torch.finfo(dtype).min
-    return torch.zeros(allowed.shape, dtype=dtype, device=allowed.device).masked_fill(~allowed, lowest)

@@ -119,31 +119,12 @@ def load_model(
     Raises:
         UserError: The model, device or dtype does not exist, or cannot be read.
     """
-    from transformers import AutoTokenizer, GgufConfig
-
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    options: dict[str, Any] = {"dtype": choose_dtype(dtype, device), "trust_remote_code": trust_remote_code}
-    tokenizer_options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
+    chosen = choose_dtype(dtype, device)
     found = find_source(name)
-    label, source = found.label, found.place
-    if found.kind == "gguf":
-        source = str(Path(source).parent)
-        options["gguf_file"] = tokenizer_options["gguf_file"] = Path(found.place).name
-        # Packed weights would save memory but compute in float32 through kernels that are not everywhere.
-        options["quantization_config"] = GgufConfig(dequantize=True)
-    elif found.kind == "bundled":
-        options["local_files_only"] = tokenizer_options["local_files_only"] = True
+    label = found.label
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source, **tokenizer_options)
-        if device == "auto":
-            options["device_map"] = "auto"
-        elif device != "cpu":
-            options["device_map"] = device
-        # 8-bit layers would tell at every multiplication in which dtype they quantise.
-        logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
-        model = load_weights(label, source, **options)
-        if not tokenizer("a")["input_ids"]:
-            raise ValueError("its tokenizer knows no words; the folder may lack tokenizer.json.")
+        model, tokenizer = _read(found, device, chosen, trust_remote_code)
     except (MemoryError, UserError):
         raise
     except Exception as error:  # what is damaged makes these libraries raise whatever they stumble on
@@ -159,6 +140,28 @@ def load_model(
     for note in chat.template.notes:
         log.warning(note)
     return chat
+
+
+def _read(found: Source, device: str, dtype: Any, trust_remote_code: bool) -> tuple[Any, Any]:
+    """The model and its tokenizer, whatever transformers raises."""
+    from transformers import AutoTokenizer, GgufConfig
+
+    both: dict[str, Any] = {"trust_remote_code": trust_remote_code}
+    options: dict[str, Any] = {"dtype": dtype} | ({} if device == "cpu" else {"device_map": device})
+    source = found.place
+    if found.kind == "gguf":
+        source, both["gguf_file"] = str(Path(source).parent), Path(source).name
+        # Packed weights would save memory but compute in float32 through kernels that are not everywhere.
+        options["quantization_config"] = GgufConfig(dequantize=True)
+    elif found.kind == "bundled":
+        both["local_files_only"] = True
+    tokenizer = AutoTokenizer.from_pretrained(source, **both)
+    # 8-bit layers would tell at every multiplication in which dtype they quantise.
+    logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
+    model = load_weights(found.label, source, **both, **options)
+    if not tokenizer("a")["input_ids"]:
+        raise ValueError("its tokenizer knows no words; the folder may lack tokenizer.json.")
+    return model, tokenizer
 
 
 def _explain(found: Source, error: Exception, trust_remote_code: bool) -> None:

@@ -134,7 +134,7 @@ class Template:
         if not thinking and (self._opened[False] is not None or (self._named and self._field)):
             self.notes.append(
                 "The model thinks before every answer, and only what follows the thought counts: leave room for both "
-                "with --max-new-tokens, or count the thoughts too with --thinking."
+                "with `max_new_tokens`, or count the thoughts too with `thinking` True."
             )
 
     def _roles_in_parts(self) -> frozenset[str]:

@@ -10,7 +10,7 @@ from matplotlib.ticker import MaxNLocator
 from scipy import stats
 
 from personavec.monitoring.result import Conversation, Moment, WatchedVector
-from personavec.report.drawing import GOOD, LINE, MARKERS, MUTED, SERIES, Plot, label, plot
+from personavec.report.drawing import GOOD, LINE, MARKERS, MUTED, SERIES, Plot, in_rows, label, plot
 from personavec.report.words import number
 from personavec.stats.estimate import Estimate
 
@@ -191,11 +191,7 @@ def spread(scale: Scale, conversations: Sequence[Conversation]) -> Plot | None:
             axes.plot([first, third], [row, row], color=colour, linewidth=8, solid_capstyle="butt", alpha=0.6)
             axes.plot(middle, row, "o", color=colour, markersize=7)
             axes.plot([min(values), max(values)], [row, row], "|", color=colour, markersize=9)
-        axes.set_yticks(range(len(rows)), [label(vector) for vector, _ in rows])
-        axes.set_ylim(len(rows) - 0.4, -0.6)
-        axes.grid(False)
-        axes.grid(axis="x")
-        axes.set_xlabel(scale.unit)
+        in_rows(axes, [label(vector) for vector, _ in rows], scale.unit, room=0.6)
 
     words = "; ".join(
         f"{vector}: median {number(float(np.median(values)), 1)}, from {number(min(values), 1)} to "

@@ -90,15 +90,18 @@ def _project_window(
 ) -> None:
     samples: list[Sample] = []
     encoded: list[Answers] = []
+    refused: list[Rejected] = []
     for record in window:
         if isinstance(record, Rejected):
-            rejected.append(_rejected_line(record, record.reason).as_json())
+            refused.append(record)
             continue
         try:
             encoded.append(encode(model, record.messages, record.tools))
             samples.append(record)
         except UserError as error:
-            rejected.append(_rejected_line(record, error.problem).as_json())
+            refused.append(record.rejected(error.problem))
+    if refused:
+        rejected.append(*({"index": one.index, **one.as_json()} for one in refused))
     projections = project_answers(model, encoded, vectors) if encoded else []
     for sample, answers, values in zip(samples, encoded, projections, strict=True):
         scored.append(_conversation(sample, answers.turns, values).as_json())
@@ -126,11 +129,6 @@ def _conversation(
             for turn, along in zip(turns, projections, strict=True)
         ),
     )
-
-
-def _rejected_line(record: Sample | Rejected, reason: str) -> RejectedLine:
-    raw = record.raw.decode("utf-8", "backslashreplace").rstrip("\r\n")
-    return RejectedLine(index=record.index, line=record.line, source=record.source, reason=reason, raw=raw)
 
 
 def _id(sample: Sample) -> str:

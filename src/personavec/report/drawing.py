@@ -147,6 +147,20 @@ def whiskers(given: Estimate) -> list[list[float]]:
     return [[max(0.0, given.mean - given.low)], [max(0.0, given.high - given.mean)]]
 
 
+def in_rows(axes: Any, names: Sequence[str], unit: str, room: float = 0.5) -> None:
+    """Axes with a row for each name, the first on top.
+
+    Args:
+        unit: Of the horizontal axis.
+        room: Above the first row and below the last; of one that has as much to either side, 0.5.
+    """
+    axes.set_yticks(range(len(names)), names)
+    axes.set_ylim(len(names) - 1 + room, -room)
+    axes.grid(False)
+    axes.grid(axis="x")
+    axes.set_xlabel(unit)
+
+
 def dots(axes: Any, values: Sequence[float], row: float, colour: str, *, near: float, alpha: float = 0.9) -> None:
     """Dots on a row; those nearer than `near` to others step aside, up and down by turns."""
     ordered = sorted(values)

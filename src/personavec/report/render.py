@@ -1,13 +1,22 @@
 """Templates to one file: everything inline, everything escaped, nothing executed."""
 
+import re
 from pathlib import Path
 from typing import Any
 
 from jinja2 import ChoiceLoader, Environment, PackageLoader
+from markupsafe import Markup, escape
 
 from personavec.files import write_atomic
 from personavec.report import words
 
+
+def _sentence(text: str) -> Markup:
+    """A sentence with real minus signs, and with what stands between backquotes set off as what is typed."""
+    return Markup(_TYPED.sub(r"<code>\1</code>", str(escape(words.minus(text)))))  # escaped before it gets its marks
+
+
+_TYPED = re.compile("`([^`]+)`")
 _templates = Environment(
     loader=ChoiceLoader([PackageLoader("personavec.report"), PackageLoader("personavec", "")]),
     autoescape=True,
@@ -18,7 +27,7 @@ _templates.filters |= {
     "number": words.number,
     "signed": words.signed,
     "interval": words.interval,
-    "minus": words.minus,
+    "sentence": _sentence,
 }
 
 

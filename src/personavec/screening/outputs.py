@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from personavec.data import Dataset, Rejected, Sample
+from personavec.data import Dataset, Rejected
 from personavec.errors import UserError
 from personavec.files import replacing, to_json
 
@@ -101,9 +101,10 @@ def split(
         kept, out, rejected = map(opened, ("kept", "flagged", "rejected"))
         for record in data:
             advance(1)
-            reason = record.reason if isinstance(record, Rejected) else reasons.get(record.index)
-            if reason is not None:
-                rejected.write(_rejection(record, reason))
+            if not isinstance(record, Rejected) and (reason := reasons.get(record.index)) is not None:
+                record = record.rejected(reason)
+            if isinstance(record, Rejected):
+                rejected.write(to_json(record.as_json()).encode() + b"\n")
                 useless[record.source] = useless.get(record.source, 0) + 1
                 continue
             index, flag = next(expected, (None, False))
@@ -115,12 +116,6 @@ def split(
             raise _changed()
     useless = {source: count for source, count in useless.items() if source not in useful}
     return Split(kept.count, out.count, rejected.count, useless)
-
-
-def _rejection(record: Sample | Rejected, reason: str) -> bytes:
-    raw = record.raw.decode("utf-8", "backslashreplace").rstrip("\r\n")
-    line = {"line": record.line, "source": record.source, "reason": reason, "raw": raw}
-    return to_json(line).encode() + b"\n"
 
 
 def _changed() -> UserError:

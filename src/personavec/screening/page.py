@@ -20,6 +20,7 @@ from personavec.report.drawing import (
     POSITIVE,
     SCORE,
     Plot,
+    in_rows,
     label,
     plot,
     whiskers,
@@ -84,16 +85,13 @@ class _Row(NamedTuple):
     colour: str
 
 
-def _draw_shifts(axes: Axes, rows: Sequence[_Row]) -> None:
+def _draw_shifts(axes: Axes, rows: Sequence[_Row], room: float = 0.5) -> None:
     """Points with their intervals, a row each, the first on top, beside the line of no shift."""
     axes.axvline(0, color=LINE)
     for at, row in enumerate(rows):
         axes.errorbar(row.shift.mean, at, xerr=whiskers(row.shift), fmt="o", color=row.colour, capsize=4, markersize=8)
-    axes.set_yticks(range(len(rows)), [row.text for row in rows])
-    axes.grid(False)
-    axes.grid(axis="x")
+    in_rows(axes, [row.text for row in rows], "shift (deviations of clean samples)", room)
     axes.margins(x=0.12)
-    axes.set_xlabel("shift (deviations of clean samples)")
 
 
 def _shifts(traits: Mapping[str, TraitFindings]) -> Plot:
@@ -103,9 +101,7 @@ def _shifts(traits: Mapping[str, TraitFindings]) -> Plot:
     rows = [_Row(label(name), findings.shift, colour(findings.shift)) for name, findings in traits.items()]
 
     def paint(figure: Figure) -> None:
-        axes = figure.subplots()
-        _draw_shifts(axes, rows)
-        axes.set_ylim(len(rows) - 0.5, -0.5)
+        _draw_shifts(figure.subplots(), rows)
 
     return plot(
         "shifts",
@@ -166,10 +162,8 @@ def _nulls(name: str, findings: TraitFindings) -> Plot:
         f"nulls-{_slug(name)}",
         f"Is it {label(name)}, or anything?",
         "The same data along other traits' vectors (circles) and along random directions (grey bands: 95 in 100 of "
-        "them; "
-        "the wide one leans the way clean activity varies). Where the diamond is not clear of them, the data differ "
-        "from "
-        f"clean ones, but not in {name} more than in other things.",
+        "them; the wide one leans the way clean activity varies). Where the diamond is not clear of them, the data "
+        f"differ from clean ones, but not in {name} more than in other things.",
         "; ".join(f"{text}: {number(value, 2)}" for text, value, _ in rows),
         paint,
         height=100 + 27 * len(rows),
@@ -182,9 +176,7 @@ def _places(name: str, findings: TraitFindings) -> Plot:
     rows.sort(key=lambda row: -row.shift.mean)
 
     def paint(figure: Figure) -> None:
-        axes = figure.subplots()
-        _draw_shifts(axes, rows)
-        axes.set_ylim(len(rows) - 0.4, -0.6)
+        _draw_shifts(figure.subplots(), rows, room=0.6)
 
     return plot(
         f"place-{_slug(name)}",

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from annotated_doc import Doc
 
-from personavec.errors import UserError
+from personavec.errors import UserError, check_least, check_words
 from personavec.judges.kinds import spellings
 from personavec.projection import Turns
 
@@ -55,13 +55,7 @@ class Settings:
         return cls(**given)
 
     def __post_init__(self) -> None:
-        for name, value, allowed in (
-            ("baseline", self.baseline, get_args(Baseline)),
-            ("turns", self.turns, get_args(Turns)),
-            ("specific", self.specific, get_args(Specific)),
-        ):
-            if value not in allowed:
-                raise UserError(f"`{name}` {value!r} is not understood.", f"Choose {', '.join(allowed)}.")
+        check_words(self, baseline=get_args(Baseline), turns=get_args(Turns), specific=get_args(Specific))
         if not (math.isfinite(self.precision) and self.precision > 0):
             raise UserError(f"`precision` {self.precision} is not usable.", "Choose a number above 0, such as 0.15.")
         if not 0 < self.false_alarm_rate < 1:
@@ -70,9 +64,6 @@ class Settings:
             )
         if self.threshold is not None and not math.isfinite(self.threshold):
             raise UserError(f"`threshold` {self.threshold} is not a number.", "Choose a projection difference.")
-        if self.max_new_tokens < 1:
-            raise UserError(f"`max_new_tokens` {self.max_new_tokens} is out of range.", "Choose 1 or more.")
-        if self.seed < 0:
-            raise UserError(f"`seed` {self.seed} is out of range.", "Choose 0 or more.")
+        check_least(self, max_new_tokens=1, seed=0)
         if self.judge_all and self.judge is None:
             raise UserError("`judge_all` needs a judge.", f"Name one with `judge`: {spellings()}.")

@@ -25,8 +25,8 @@ def verdict(settings: Settings, traits: Mapping[str, TraitFindings], clean: Clea
     if unspecific:
         sentences.append(
             f"Do not read what is flagged by {', '.join(unspecific)} as showing that: these samples are unlike clean "
-            "ones, "
-            "but other directions say so as well. Try --specific span, and clean data of the same kind (--reference)."
+            "ones, but other directions say so as well. Try `specific` span, and clean data of the same kind "
+            "(`reference`)."
         )
     if settings.threshold is None:
         sentences.append(
@@ -37,7 +37,7 @@ def verdict(settings: Settings, traits: Mapping[str, TraitFindings], clean: Clea
     if clean.bundled:
         sentences.append(
             "The clean reference is the small set that comes with personavec. Samples you trust, of the same kind as "
-            "the data, are a better one (--reference)."
+            "the data, are a better one (`reference`)."
         )
     return sentences
 
@@ -63,7 +63,7 @@ def cautions(engine: Engine, data: Dataset, tracks: Sequence[Track], truncated: 
         if r_squared is not None and r_squared < 0.1:
             notes.append(
                 f"Prompts hardly predict the model's own answers along {track.trait} (R^2 {r_squared:.2f}): scores of "
-                "single samples are rough. --baseline exact gives exact ones."
+                "single samples are rough. `baseline` exact gives exact ones."
             )
         if share < 0.5:
             notes.append(
@@ -112,7 +112,7 @@ def _roughness(traits: Sequence[tuple[str, TraitFindings]], settings: Settings) 
         return []
     return [
         f"Baselines are predicted here, for the data and for the reference: along {name} the rate may lie anywhere "
-        f"from {100 * low:.0f} to {100 * high:.0f} in 100. --baseline exact keeps it closer."
+        f"from {100 * low:.0f} to {100 * high:.0f} in 100. `baseline` exact keeps it closer."
     ]
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from personavec.report.drawing import LINE, MARKERS, NEUTRAL, SCORE, SERIES, Plot, label, plot, whiskers
+from personavec.report.drawing import LINE, MARKERS, NEUTRAL, SCORE, SERIES, Plot, in_rows, label, plot, whiskers
 from personavec.report.provenance import provenance_tables
 from personavec.report.render import write_page
 from personavec.report.words import estimate, number
@@ -49,12 +49,8 @@ def shifts(traits: Mapping[str, TraitShift], systems: Sequence[SystemPrompt] = (
                     fmt=list(MARKERS)[at % len(MARKERS)], color=colours[at % len(colours)], capsize=3, markersize=7,
                     label=series[at] if row == 0 and (systems or at) else None,
                 )  # fmt: skip
-        axes.set_yticks(range(len(names)), [label(name) for name in names])
-        axes.set_ylim(len(names) - 1 + reach + 0.15, -reach - 0.15)
-        axes.grid(False)
-        axes.grid(axis="x")
+        in_rows(axes, [label(name) for name in names], "shift along the trait's vector", room=reach + 0.15)
         axes.margins(x=0.1)
-        axes.set_xlabel("shift along the trait's vector")
         figure.legend(loc="outside upper left", ncols=1)
 
     return plot(

@@ -6,7 +6,19 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from personavec.report.drawing import INK, LINE, MUTED, NEGATIVE, NEUTRAL, POSITIVE, Plot, label, plot, whiskers
+from personavec.report.drawing import (
+    INK,
+    LINE,
+    MUTED,
+    NEGATIVE,
+    NEUTRAL,
+    POSITIVE,
+    Plot,
+    in_rows,
+    label,
+    plot,
+    whiskers,
+)
 from personavec.report.provenance import provenance_tables
 from personavec.report.render import write_page
 from personavec.report.words import estimate, number, span
@@ -99,11 +111,7 @@ def _arms(name: str, prevention: TraitPrevention) -> Plot:
             axes.axvline(base.mean, color=MUTED)
         for row, (arm, e) in enumerate(arms):
             axes.errorbar(e.mean, row, xerr=whiskers(e), fmt="o", color=KINDS.get(arm.kind, INK), capsize=4)
-        axes.set_yticks(range(len(arms)), [label(arm.arm, 28) for arm, _ in arms])
-        axes.set_ylim(len(arms) - 0.5, -0.5)
-        axes.grid(False)
-        axes.grid(axis="x")
-        axes.set_xlabel(f"{label(name)} score")
+        in_rows(axes, [label(arm.arm, 28) for arm, _ in arms], f"{label(name)} score")
 
     return plot(
         f"arms-{_slug(name)}",

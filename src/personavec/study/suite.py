@@ -3,14 +3,13 @@
 from collections.abc import Sequence
 
 import torch
-from pydantic import TypeAdapter
 from safetensors.torch import load_file, save
 from torch import Tensor
 
 from personavec.data import Sample, open_data
 from personavec.engine.transformers import TransformersEngine
 from personavec.errors import UserError
-from personavec.files import write_atomic, write_json
+from personavec.files import once, write_atomic
 from personavec.finetune import FinetuneRun, Tuned
 from personavec.finetune.automatic import beside_own
 from personavec.projection.measure import readings
@@ -24,7 +23,6 @@ from personavec.study.result import Correlation, LossEnds, SuiteRow, SuiteScores
 
 PULLED = 16  # samples of a data set that the model answers itself, for its projection difference
 PULL = "pull.safetensors"
-PULLS = TypeAdapter(dict[str, Estimate])  # by trait, to and from JSON
 
 
 def place(one: DataSet) -> str:
@@ -54,10 +52,9 @@ class Suite:
 
     def pull(self, one: DataSet) -> dict[str, Estimate]:
         """The exact projection difference of a data set, by trait; its mean reading is kept in a file."""
-        folder = self.lab.folder / place(one)
-        path, figures = folder / PULL, folder / "pull.json"
-        if figures.exists():
-            return PULLS.validate_json(figures.read_bytes())
+        return once(self.lab.folder / place(one) / "pull.json", dict[str, Estimate], lambda: self._pull(one))
+
+    def _pull(self, one: DataSet) -> dict[str, Estimate]:
         engine = TransformersEngine(self.lab.model)
         own = OwnAnswers(engine, self.lab.settings.max_new_tokens)
         samples = [record for record in open_data(one.path) if isinstance(record, Sample)][:PULLED]
@@ -73,16 +70,14 @@ class Suite:
                 f"Their answers are only thoughts or too long, or the model has nothing to say: look into {one.path}",
             )
         table = torch.cat(rows)
-        write_atomic(path, save({"pull": table.mean(0).contiguous()}))
-        found = {
+        write_atomic(self.lab.folder / place(one) / PULL, save({"pull": table.mean(0).contiguous()}))
+        return {
             v.trait: bootstrap_mean(
                 (table[:, self.lab.depths.index(v.layer)] @ v.unit(v.layer)).double().numpy(),
                 seed=self.lab.settings.seed,
             ).rounded()
             for v in self.lab.vectors
         }
-        write_json(figures, PULLS.dump_python(found, mode="json"))
-        return found
 
     def rows(self) -> tuple[SuiteRow, ...]:
         """What came of every fine-tune, once its answers are judged."""

@@ -96,6 +96,9 @@ the assistant declined, or else one whole number from 0 to 100, and no other tex
 Answer with the JSON object and nothing else."""
 
 
+OFFLINE = "or write the trait offline from templates."  # the end of any advice
+
+
 @cache
 def bank_questions() -> tuple[tuple[str, ...], ...]:
     """The shipped bank of open, neutral questions, one tuple per field of life."""
@@ -178,18 +181,11 @@ def write_with_llm(
 
     name, description = _checked(name, description)
     base_url = base_url or os.environ.get("OPENAI_BASE_URL") or None
-    key = os.environ.get("OPENAI_API_KEY", "").strip()
-    if not key and base_url is None:
-        raise UserError(
-            "The environment variable OPENAI_API_KEY is not set.",
-            "Set it, name an endpoint that needs no key, or write the trait offline from templates.",
-        )
-    if not key.isascii():
-        raise UserError("OPENAI_API_KEY holds characters that no key has.", "Copy the key again.")
+    key = _key(needed=base_url is None)
     request = _REQUEST.format(name=name, description=description, pairs=PAIRS, questions=QUESTIONS)
     messages: list[ChatCompletionMessageParam] = [{"role": "user", "content": request}]
     problem = ""
-    with openai.OpenAI(api_key=key or "none", base_url=base_url, timeout=timeout) as client:
+    with openai.OpenAI(api_key=key, base_url=base_url, timeout=timeout) as client:
         for _ in range(attempts):
             answer, finished = _ask(client, model, messages, timeout)
             try:
@@ -208,8 +204,25 @@ def write_with_llm(
             ]
     raise UserError(
         f"{model} wrote no usable trait in {attempts} attempts. The last one: {problem}",
-        "Try a more capable model, or write the trait offline from templates.",
+        f"Try a more capable model, {OFFLINE}",
     )
+
+
+def _key(*, needed: bool) -> str:
+    """The endpoint's key; "none" where it may do without.
+
+    Raises:
+        UserError: There is none, or it cannot be one.
+    """
+    key = os.environ.get("OPENAI_API_KEY", "").strip()
+    if not key and needed:
+        raise UserError(
+            "The environment variable OPENAI_API_KEY is not set.",
+            f"Set it, name an endpoint that needs no key, {OFFLINE}",
+        )
+    if not key.isascii():
+        raise UserError("OPENAI_API_KEY holds characters that no key has.", "Copy the key again.")
+    return key or "none"
 
 
 def _checked(name: str, description: str) -> tuple[str, str]:
@@ -266,7 +279,6 @@ def _ask(
     import openai
 
     where = str(client.base_url.copy_with(userinfo=b"")).rstrip("/")
-    offline = "or write the trait offline from templates."
     ask = client.chat.completions.with_raw_response.create
     try:
         try:
@@ -287,10 +299,10 @@ def _ask(
     except openai.APITimeoutError as error:
         raise UserError(
             f"{where} gave no answer within {timeout:g} s, {client.max_retries + 1} times.",
-            f"Check that the endpoint is up, {offline}",
+            f"Check that the endpoint is up, {OFFLINE}",
         ) from error
     except openai.APIConnectionError as error:
-        raise UserError(f"Cannot reach {where}.", f"Check the address and the network, {offline}") from error
+        raise UserError(f"Cannot reach {where}.", f"Check the address and the network, {OFFLINE}") from error
     except openai.APIStatusError as error:
         raise _refusal(Trouble.of(error.response.text, error.status_code), where, model) from error
     return answer.text, answer.finished
@@ -299,15 +311,14 @@ def _ask(
 def _refusal(trouble: Trouble, where: str, model: str) -> UserError:
     """What an endpoint says is wrong, and what to do about it."""
     said = trouble.said(os.environ.get("OPENAI_API_KEY", "").strip())
-    offline = "or write the trait offline from templates."
     if trouble.status in (401, 403):
-        return UserError(f"{where} refused the key ({said}).", f"Check OPENAI_API_KEY, {offline}")
+        return UserError(f"{where} refused the key ({said}).", f"Check OPENAI_API_KEY, {OFFLINE}")
     if trouble.status == 402 or trouble.name == "insufficient_quota":
-        return UserError(f"{where} says that your credit or quota is used up ({said}).", f"Top it up, {offline}")
+        return UserError(f"{where} says that your credit or quota is used up ({said}).", f"Top it up, {OFFLINE}")
     if trouble.status == 404:
         return UserError(
-            f"{where} knows no model {model!r} ({said}).", f"Check the model's name and the endpoint, {offline}"
+            f"{where} knows no model {model!r} ({said}).", f"Check the model's name and the endpoint, {OFFLINE}"
         )
     if trouble.status == 429:
-        return UserError(f"{where} is at its rate limit ({said}).", f"Wait a while, {offline}")
-    return UserError(f"{where} answered with {said}", f"Try again later or another endpoint, {offline}")
+        return UserError(f"{where} is at its rate limit ({said}).", f"Wait a while, {OFFLINE}")
+    return UserError(f"{where} answered with {said}", f"Try again later or another endpoint, {OFFLINE}")
