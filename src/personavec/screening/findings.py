@@ -75,9 +75,10 @@ def trait_findings(
     nulls = {name: place(own, gaps.shifts(drawn)) for name, drawn in draws.items()}
     names, rivals = list(axis.rivals), list(axis.rivals.values())
     others = dict(zip(names, gaps.shifts(torch.stack(rivals)), strict=True)) if rivals else {}
-    apart = separation(track.data.some, track.clean.some, *gaps.along(draws["covariance"]))
+    prompts = data.survey.some.asked, clean.survey.some.asked
+    apart = separation(track.data.some, track.clean.some, *gaps.along(draws["covariance"]), prompts)
     ours, theirs = (_covariates(scan.survey.some.measured) for scan in (data, clean))
-    adjusted = adjusted_shift(track.data.some, track.clean.some, ours, theirs)
+    adjusted = adjusted_shift(track.data.some, track.clean.some, ours, theirs, prompts=prompts)
     said = explanation(track.trait, shift, nulls["covariance"], others, adjusted, own)
     limit = track.threshold
     return TraitFindings(

@@ -170,7 +170,7 @@ def _screen(inputs: Inputs, axes: Sequence[Axis], folder: RunFolder, *, resumed:
     reference = CleanReference(
         name=_name(clean), bundled=inputs.bundled, samples=len(clean_scan), drawn=len(clean_scan.drawn)
     )
-    truncated = data_scan.survey.truncated
+    truncated, prompts = data_scan.survey.truncated, len(np.unique(data_scan.survey.asked))
     run = ScreeningRun.of(
         provenance(engine.model, asdict(settings)),
         engine=engine.version,
@@ -184,10 +184,11 @@ def _screen(inputs: Inputs, axes: Sequence[Axis], folder: RunFolder, *, resumed:
         truncated=truncated,
         generated=reader.own.made,
         drawn=len(data_scan.drawn),
+        prompts=prompts,
         clean=reference,
         traits=traits,
         verdict=verdict(settings, traits, reference),
-        warnings=cautions(engine, data, along, truncated, parted),
+        warnings=cautions(engine, data, along, truncated, prompts, parted),
         seconds=0.0,
         resumed=resumed,
     )

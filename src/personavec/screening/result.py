@@ -164,6 +164,7 @@ class ScreeningRun(Run):
         truncated: Samples whose end did not fit the model's context.
         generated: Own answers that were generated in the attempt that finished, and not read from the cache.
         drawn: Samples that the model itself answered.
+        prompts: How many different prompts the samples have. Intervals count prompts, not samples.
         clean: The clean reference.
         traits: Findings by trait.
         verdict: Sentences on what was found.
@@ -173,6 +174,7 @@ class ScreeningRun(Run):
     """
 
     COMMAND = "screen"
+    SCHEMA = 2
     model_config = ConfigDict(validate_by_name=True, serialize_by_alias=True)
 
     engine: str
@@ -186,6 +188,7 @@ class ScreeningRun(Run):
     truncated: int
     generated: int
     drawn: int
+    prompts: int
     clean: CleanReference
     traits: dict[str, TraitFindings]
     verdict: list[str]

@@ -42,11 +42,14 @@ def verdict(settings: Settings, traits: Mapping[str, TraitFindings], clean: Clea
     return sentences
 
 
-def cautions(engine: Engine, data: Dataset, tracks: Sequence[Track], truncated: int, split: Split) -> list[str]:
+def cautions(
+    engine: Engine, data: Dataset, tracks: Sequence[Track], truncated: int, prompts: int, split: Split
+) -> list[str]:
     """What limits the figures.
 
     Args:
         truncated: How many samples did not fit the model's context.
+        prompts: How many different prompts the samples have.
         split: Where the records went.
     """
     notes = [*engine.template.notes, *data.notes]
@@ -56,8 +59,14 @@ def cautions(engine: Engine, data: Dataset, tracks: Sequence[Track], truncated: 
             f"{truncated} of {samples} samples do not fit the model's context of {engine.context_length} "
             "tokens: their ends were not read."
         )
-    if samples < 20:
-        notes.append(f"There are only {samples} samples: intervals are wide, and the shape of the data is unknown.")
+    if prompts < samples:
+        notes.append(
+            f"The {samples} samples have {prompts} different prompts. Answers to one prompt resemble each other, so "
+            "intervals count prompts."
+        )
+    if prompts < 20:
+        what = "samples" if prompts == samples else "different prompts"
+        notes.append(f"There are only {prompts} {what}: intervals are wide, and the shape of the data is unknown.")
     for track in tracks:
         r_squared, share = track.data.r_squared, track.axis.share
         if r_squared is not None and r_squared < 0.1:
