@@ -57,6 +57,32 @@ class Separation:
 
 
 @dataclass(frozen=True)
+class Rival:
+    """Another trait's direction.
+
+    Attributes:
+        shift: Along it.
+        lead: How much farther the data lie along the trait's own direction, see `bootstrap_leads`.
+    """
+
+    shift: float
+    lead: Estimate
+
+
+@dataclass(frozen=True)
+class Corrected:
+    """A p-value by Holm's correction.
+
+    Attributes:
+        p_value: Corrected.
+        tests: Over how many.
+    """
+
+    p_value: float
+    tests: int
+
+
+@dataclass(frozen=True)
 class Explanation:
     """Plain sentences, the verdict first, and the verdict itself: whether the data differ in this trait."""
 
@@ -266,26 +292,29 @@ def explanation(
     trait: str,
     shift: Estimate,
     chance: Place,
-    others: Mapping[str, float] | None = None,
+    others: Mapping[str, Rival] | None = None,
     adjusted: Adjusted | None = None,
     own: float | None = None,
+    corrected: Corrected | None = None,
 ) -> Explanation:
     """Whether the data differ from the reference in this trait, in sentences.
 
     Args:
         shift: Along the trait's direction, in reference deviations.
         chance: Its place among random directions.
-        others: Shift along each other trait's direction.
+        others: The other traits' directions.
         adjusted: What covariates leave of it.
         own: Shift along the trait's direction measured as that along the others was; None: as `shift`.
+        corrected: Its p-value, where several traits were tested; None: it alone was.
     """
+    p_value = chance.p_value if corrected is None else corrected.p_value
     others, own = others or {}, shift.mean if own is None else own
-    figures = [_figure(trait, shift), _among_random(chance)]
+    figures = [_figure(trait, shift), _among_random(chance, corrected)]
     if others:
-        ranked = sorted(others.items(), key=lambda item: -abs(item[1]))
+        ranked = sorted(others.items(), key=lambda item: -abs(item[1].shift))
         figures.append(
             f"Where every reading was kept, {trait!r} {own:+.2f}, and along the other traits' vectors: "
-            + ", ".join(f"{n} {v:+.2f}" for n, v in ranked)
+            + ", ".join(f"{name} {rival.shift:+.2f} (less by {rival.lead:.2f})" for name, rival in ranked)
             + "."
         )
     if adjusted is not None and adjusted.used:
@@ -293,11 +322,11 @@ def explanation(
     if not (shift.low > 0 or shift.high < 0):
         verdict = f"It is not certain that the data differ from the reference along {trait!r} at all."
         return Explanation(False, (verdict, *figures))
-    rivals = ["random directions"] if chance.p_value > CHANCE else []
-    rivals += [repr(name) for name, value in others.items() if abs(value) >= abs(own)]
+    rivals = ["random directions"] if p_value > CHANCE else []
+    rivals += [repr(name) for name, rival in others.items() if not rival.lead.low > 0]
     doubts = []
     if rivals:
-        doubts.append(f"not in {trait!r} more than in {_series(rivals, 'and')}")
+        doubts.append(f"not surely in {trait!r} more than in {_series(rivals, 'and')}")
     if adjusted is not None and adjusted.used:
         remaining = adjusted.remaining
         if remaining is None:
@@ -325,10 +354,13 @@ def _figure(trait: str, shift: Estimate) -> str:
     )
 
 
-def _among_random(chance: Place) -> str:
+def _among_random(chance: Place, corrected: Corrected | None) -> str:
+    over = ""
+    if corrected is not None and corrected.tests > 1:
+        over = f", {corrected.p_value:.3f} by Holm's correction over {corrected.tests} traits"
     return (
         f"That is farther than {math.floor(chance.percentile)} % of {chance.n} random directions "
-        f"(p = {chance.p_value:.3f}); 95 % of those lie within {chance.p95:.2f}."
+        f"(p = {chance.p_value:.3f}{over}); 95 % of those lie within {chance.p95:.2f}."
     )
 
 

@@ -9,6 +9,11 @@ from personavec.screening.result import CleanReference, ReferencePlace, TraitFin
 from personavec.screening.settings import Settings
 from personavec.screening.track import Track
 
+FORECAST = (
+    "How the data lie is no forecast of what training on them does to the model: over 26 fine-tunes of ten families of "
+    "data the projection difference and the shift after training correlated with r = 0.26 to 0.64, for two of three "
+    "traits no more than along random directions. Train on some of them and measure (personavec finetune)."
+)
 SOURCES_SHOWN = 10  # of those that held no sample
 
 
@@ -19,6 +24,8 @@ def verdict(settings: Settings, traits: Mapping[str, TraitFindings], clean: Clea
     expected = None if settings.threshold is not None or settings.judge_all else rate
     sentences = [_trait(name, findings, expected) for name, findings in ranked]
     sentences += [_place(name, findings.references) for name, findings in ranked if findings.references]
+    if any(findings.specific for findings in traits.values()):
+        sentences.append(FORECAST)
     unspecific = [
         name for name, findings in ranked if not findings.specific and findings.flagged > 2 * rate * findings.shift.n
     ]
@@ -95,7 +102,7 @@ def _trait(name: str, findings: TraitFindings, expected: float | None) -> str:
         f"n = {shift.n}"
     )
     if shift.low <= 0 <= shift.high:
-        said = f"No push of the data as a whole along {name} can be told from none ({size})."
+        said = f"No shift of the data as a whole along {name} can be told from none ({size})."
         if expected is None or findings.flagged <= 2 * expected * shift.n:
             return said
         return (
@@ -103,11 +110,6 @@ def _trait(name: str, findings: TraitFindings, expected: float | None) -> str:
             f"{expected * shift.n:.0f}."
         )
     way = "more" if shift.low > 0 else "less"
-    if findings.specific:
-        return (
-            f"The method predicts that fine-tuning on these data makes the model {way} {name} ({size}). "
-            f"{findings.sentences[0]}"
-        )
     return f"The data lie on the side of {way} {name} ({size}). {findings.sentences[0]}"
 
 

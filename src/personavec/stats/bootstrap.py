@@ -148,6 +148,54 @@ def bootstrap_ratio(above: ArrayLike, below: ArrayLike, seed: int = 0, draws: in
     return Estimate(float(a.mean() / b.mean()), low, high, len(a))
 
 
+def bootstrap_leads(
+    data: ArrayLike,
+    reference: ArrayLike,
+    data_clusters: Sequence[Hashable],
+    reference_clusters: Sequence[Hashable],
+    seed: int = 0,
+    draws: int = DRAWS,
+) -> list[Estimate]:
+    """How much farther data lie from a reference along the first of K directions than along each of the others.
+
+    The absolute differences of the means, in standard deviations of the reference along the same direction, minus one
+    another. Both are taken in the same draws, which take samples with their values along all directions.
+
+    Args:
+        data, reference: (n, K) and (m, K).
+        data_clusters, reference_clusters: What the samples of either side belong to; drawn on each side by itself.
+
+    Returns:
+        K - 1 estimates.
+
+    Raises:
+        ValueError: As in `bootstrap_mean`, or another K on one side.
+    """
+    a, b = finite(data, 2), finite(reference, 2)
+    if a.shape[1] != b.shape[1]:
+        raise ValueError(f"{a.shape[1]} directions against {b.shape[1]}")
+    b, a = b - b.mean(0), a - b.mean(0)  # so that squares keep their digits
+
+    def drawn(values: Floats, clusters: Sequence[Hashable], seed: int) -> tuple[Floats, Floats, int]:
+        """(1 + draws, K) of means and mean squares, the sample's own first."""
+        (codes,), count = _codes((values, clusters))
+        weights = np.vstack([np.ones(count), _weights(count, seed, draws)])
+        sizes = (weights @ np.bincount(codes, minlength=count))[:, None]
+        sums = np.zeros((2, count, values.shape[1]))
+        for powers, powered in zip(sums, (values, values**2), strict=True):
+            np.add.at(powers, codes, powered)
+        return weights @ sums[0] / sizes, weights @ sums[1] / sizes, count
+
+    ours, _, many = drawn(a, data_clusters, seed)
+    theirs, squares, few = drawn(b, reference_clusters, seed + 1)
+    spread = np.sqrt(np.maximum(squares - theirs**2, 0) * len(b) / max(len(b) - 1, 1))
+    sizes = np.full_like(ours, np.nan)
+    np.divide(np.abs(ours - theirs), spread, out=sizes, where=spread > 0)
+    leads = sizes[:, :1] - sizes[:, 1:]
+    count = min(many, few)
+    return [Estimate(float(lead[0]), *_interval(lead[1:], count, (-np.inf, np.inf)), count) for lead in leads.T]
+
+
 def spearman(x: ArrayLike, y: ArrayLike) -> float:
     """Rank correlation of x and y (n,), ties at their mean rank; 0 where one of the two is constant."""
     return pearson(stats.rankdata(finite(x, 1)), stats.rankdata(finite(y, 1)))
