@@ -238,11 +238,11 @@ def separation(run: ExtractionRun) -> Plot:
     """AUC of the vector at every layer against what random directions reach."""
     values, chosen = run.separation.by_layer, run.separation.auc
     layers = list(range(1, len(values) + 1))
-    alike, anything = run.separation.null.covariance, run.separation.null.isotropic
+    alike, anything = run.separation.null.shuffled, run.separation.null.isotropic
 
     def paint(figure: Figure) -> None:
         axes = figure.subplots()
-        axes.axhspan(alike.mean, alike.p95, color=NEUTRAL, alpha=0.25, label="random, like the activity: mean to p95")
+        axes.axhspan(alike.mean, alike.p95, color=NEUTRAL, alpha=0.25, label="sides shuffled: mean to p95")
         axes.axhline(anything.p95, color=NEUTRAL, linestyle="--", linewidth=1.5, label="random, any way: p95")
         axes.axhline(0.5, color=MUTED, linestyle=":", linewidth=1.5, label="coin toss")
         axes.plot(layers, values, color=SCORE, marker="o", markersize=3.5, label="this vector")
@@ -256,9 +256,8 @@ def separation(run: ExtractionRun) -> Plot:
         "separation",
         "How well does it tell the sides apart?",
         "AUC is how often an answer with the trait projects higher than one without: above the grey band, the vector "
-        "does "
-        "better than 95 % of random directions that could pick their best layer; the bar is the 95 % interval at the "
-        "chosen layer.",
+        "does better than 95 % of directions that were made the same way of shuffled sides and could pick their best "
+        "layer; the bar is the 95 % interval at the chosen layer.",
         f"At layer {run.layer}: AUC {estimate(chosen, 2)}; over all layers {min(values):.2f} to {max(values):.2f}.",
         paint,
         height=320,

@@ -53,11 +53,12 @@ def _strength(run: ExtractionRun) -> str:
 
 
 def _separation(name: str, run: ExtractionRun) -> str:
-    auc, null = run.separation.auc, run.separation.null.covariance
+    auc, null = run.separation.auc, run.separation.null.shuffled
     text = (
         f"On unseen questions and an unseen instruction, projections tell {name} answers from the opposite with AUC "
-        f"{auc.mean:.2f} ({auc.low:.2f} to {auc.high:.2f}); random directions with the same covariance and "
-        f"their own choice of layer reach {null.mean:.2f} on average and {null.p95:.2f} at the 95th percentile"
+        f"{auc.mean:.2f} ({auc.low:.2f} to {auc.high:.2f}); directions made the same way of answers whose sides were "
+        f"shuffled, with their own choice of layer, reach {null.mean:.2f} on average and {null.p95:.2f} at the 95th "
+        "percentile"
     )
     if auc.mean > null.p95:
         return f"{text}, so the separation is more than chance gives."
