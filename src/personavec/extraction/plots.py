@@ -278,7 +278,7 @@ def cosines(run: ExtractionRun) -> Plot | None:
         (table.vectors, "vector"),
         (table.vectors, "vector (cosine)"),
         table.cosine,
-        1.0,
+        [1.0] * len(table.vectors),
         2,
         run.trait.name,
     )
@@ -288,18 +288,20 @@ def cross_effects(run: ExtractionRun) -> Plot | None:
     """Effect of steering by each vector on each trait's score, as a heat map."""
     table = run.specificity
     means = [[None if e is None else e.mean for e in row] for row in table.effect]
-    known = [abs(mean) for row in means for mean in row if mean is not None]
-    if len(table.vectors) < 2 or not known:
+    # Every trait has a judge of its own: colours compare within a column.
+    most = [max((abs(mean) for mean in column if mean is not None), default=0.0) for column in zip(*means, strict=True)]
+    if len(table.vectors) < 2 or not any(most):
         return None
     return _heat_map(
         "effects",
         "What else does steering change?",
-        "Each row is a vector, each column the trait whose score it raises (red) or lowers (blue), in points: a "
-        "specific vector is strong on the diagonal and pale beside it; a dot was not measured.",
+        "Each row is a vector, each column the trait whose score it raises (red) or lowers (blue), in points of that "
+        "trait's own judge. Compare within a column only, as the colours do: a score that its own vector moves most is "
+        "strongest on the diagonal; a dot was not measured.",
         (table.vectors, "steered by"),
         (table.vectors, "score of (change in points)"),
         means,
-        max(known),
+        most,
         0,
         run.trait.name,
     )
@@ -331,7 +333,7 @@ def _heat_map(
     rows: tuple[Sequence[str], str],
     columns: tuple[Sequence[str], str],
     values: Sequence[Sequence[float | None]],
-    most: float,
+    most: Sequence[float],
     digits: int,
     own: str,
 ) -> Plot:
@@ -342,7 +344,7 @@ def _heat_map(
         axes = figure.subplots()
         for i, row in enumerate(values):
             for j, value in enumerate(row):
-                strength = 0.0 if value is None else min(1.0, abs(value) / most) if most else 0.0
+                strength = 0.0 if value is None else min(1.0, abs(value) / most[j]) if most[j] else 0.0
                 colour = NEUTRAL if value is None else POSITIVE if value >= 0 else NEGATIVE
                 axes.add_patch(Rectangle((j, i), 0.95, 0.95, color=colour, alpha=0.04 + 0.6 * strength))
                 text = "·" if value is None else number(value, digits)

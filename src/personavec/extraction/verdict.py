@@ -74,17 +74,47 @@ def _specificity(name: str, table: Specificity) -> list[str]:
     row = table.vectors.index(name)
     cosines = {other: c for other, c in zip(table.vectors, table.cosine[row], strict=True) if other != name}
     closest = max(cosines, key=lambda other: abs(cosines[other]))
-    sentences = [f"Its nearest neighbour is the vector of {closest} (cosine {cosines[closest]:.2f})."]
-    effects = {other: e for other, e in zip(table.vectors, table.effect[row], strict=True) if e is not None}
-    own = effects.pop(name, None)
-    if effects and own is not None:
-        strongest = max(effects, key=lambda other: abs(effects[other].mean))
-        compared = "less than" if abs(effects[strongest].mean) < abs(own.mean) else "at least as much as"
-        sentences.append(
-            f"Among the other traits, it moves the score of {strongest} most ({_points(effects[strongest])}), "
-            f"{compared} its own ({_points(own)})."
-        )
-    return sentences
+    return [
+        f"Its nearest neighbour is the vector of {closest} (cosine {cosines[closest]:.2f}).",
+        *_on_own_score(name, table),
+        *_on_other_scores(name, table),
+    ]
+
+
+def _on_own_score(name: str, table: Specificity) -> list[str]:
+    """Whether other vectors move this score as much: the same judge's points, by intervals."""
+    at = table.vectors.index(name)
+    column = {other: effects[at] for other, effects in zip(table.vectors, table.effect, strict=True)}
+    own = column.pop(name)
+    rivals = {other: e for other, e in column.items() if e is not None}
+    if own is None or not rivals:
+        return []
+    surely = 0.0 if own.low <= 0 <= own.high else min(abs(own.low), abs(own.high))
+    near = [other for other, e in rivals.items() if max(abs(e.low), abs(e.high)) >= surely]
+    if not near:
+        return [f"Its own score no other vector moves as much ({_points(own)} by this one)."]
+    return [
+        f"Its own score ({_points(own)} by this one) may move as much by the vectors of "
+        + ", ".join(f"{other} ({_points(rivals[other])})" for other in near)
+        + "."
+    ]
+
+
+def _on_other_scores(name: str, table: Specificity) -> list[str]:
+    """The other score that it moves most. Points of two judges are no one unit: each beside its own vector's effect."""
+    at, shares = table.vectors.index(name), {}
+    for k, other in enumerate(table.vectors):
+        moved, native = table.effect[at][k], table.effect[k][k]
+        if k != at and moved is not None and native is not None and native.mean:
+            shares[other] = (abs(moved.mean / native.mean), moved, native)
+    if not shares:
+        return []
+    most = max(shares, key=lambda other: shares[other][0])
+    share, moved, native = shares[most]
+    return [
+        f"Of the other scores, each beside what its own trait's vector does to it, it moves that of {most} most: "
+        f"{_points(moved)}, which is {100 * share:.0f} % of {_points(native)}."
+    ]
 
 
 def _points(effect: Estimate) -> str:
