@@ -44,6 +44,7 @@ from personavec.judges.base import Judge, announce
 from personavec.judges.kinds import open_judge
 from personavec.model import ChatModel
 from personavec.provenance import identity, provenance
+from personavec.report.words import span
 from personavec.rollouts import Rollout, read_rollouts, write_rollouts
 from personavec.stats.bootstrap import bootstrap_spearman_by_question
 from personavec.stats.estimate import Estimate
@@ -239,8 +240,8 @@ def _check(run: ExtractionRun) -> None:
     if effect.low <= 0 and auc.low <= 0.5:
         raise UserError(
             f"The vector of {run.trait.name!r} does nothing that can be told from chance on {run.model.id}: steering "
-            f"by it moves the score by {effect.mean:.0f} points (95 % interval {effect.low:.0f} to {effect.high:.0f}, "
-            f"n = {effect.n} questions), and projections tell unseen answers apart with AUC {auc.mean:.2f} "
+            f"by it moves the score by {effect.mean:.0f} points ({span(effect, '.0f', 'questions')}), and projections "
+            f"tell unseen answers apart with AUC {auc.mean:.2f} "
             f"({auc.low:.2f} to {auc.high:.2f}). It was not saved.",
             ADVICE,
         )

@@ -127,7 +127,7 @@ def chance_effects(run: ExtractionRun) -> Plot:
             everything.mean, 2, xerr=whiskers(everything), fmt="o", color=SCORE, capsize=4, markersize=8, zorder=3
         )
         axes.plot(same, 1, "D", color=SCORE, markersize=7)
-        dots(axes, effects, 0.0, NEUTRAL, near=(max(reach, everything.high, same) + reach) / 40)
+        dots(axes, effects, 0.0, NEUTRAL, near=(max(reach, everything.mean, same) + reach) / 40)
         rows = (f"{len(effects)} random\ndirections", "this vector,\nfewer questions", "this vector,\nall questions")
         axes.set_yticks(range(3), rows)
         axes.set_ylim(-0.6, 2.5)
@@ -314,7 +314,8 @@ def _curve(
     axes.plot(x, [e.mean for e in estimates], color=colour, marker=marker, label=text)
     if len(x) == 1:
         axes.errorbar(x[0], estimates[0].mean, yerr=whiskers(estimates[0]), color=colour, capsize=4)
-    axes.fill_between(x, [e.low for e in estimates], [e.high for e in estimates], color=colour, alpha=0.18)
+    bounds = [(e.low, e.high) if e.bounded else (e.mean, e.mean) for e in estimates]
+    axes.fill_between(x, *zip(*bounds, strict=True), color=colour, alpha=0.18)
 
 
 def _layer_ticks(axes: Any, layers: Sequence[int]) -> None:

@@ -2,6 +2,7 @@
 
 from personavec.extraction.chance import NULL_QUESTIONS
 from personavec.extraction.result import ExtractionRun, Specificity
+from personavec.report.words import span
 from personavec.stats.estimate import Estimate
 
 
@@ -22,7 +23,7 @@ def _steering(name: str, run: ExtractionRun) -> str:
     same, strongest = run.steering.effect_on_null_questions, max(map(abs, null.effects))
     figures = (
         f"from -{at:g} to +{at:g} the score moves by {effect.mean:.0f} points "
-        f"(95 % interval {effect.low:.0f} to {effect.high:.0f}, n = {effect.n} evaluation questions)"
+        f"({span(effect, '.0f', 'evaluation questions')})"
     )
     chance = (
         f"on the {NULL_QUESTIONS} questions where {null.n} random directions of equal norm were tried, each at the "
@@ -118,7 +119,7 @@ def _on_other_scores(name: str, table: Specificity) -> list[str]:
 
 
 def _points(effect: Estimate) -> str:
-    return f"{effect.mean:.0f} points, {effect.low:.0f} to {effect.high:.0f}, n = {effect.n}"
+    return f"{effect.mean:.0f} points, {span(effect, '.0f', 'questions')}"
 
 
 def _judge(run: ExtractionRun) -> str:

@@ -105,7 +105,7 @@ def _saving(phrase: str, name: str, saving: TraitSaving) -> str:
     elif saving.saved.low > 0:
         what = f"{phrase} saved some of the rise"
         if (share := saving.share) is not None:
-            size = f"{share.mean:.0f} % of the rise (95 % interval {share.low:.0f} to {share.high:.0f} %)"
+            size = f"{share.mean:.0f} % of the rise ({span(share, '.0f')}{' %' if share.bounded else ''})"
             what = f"{phrase} saved {size}"
     else:
         what = "no saving can be told from none"

@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import optimize, special, stats
 
 from personavec.stats.bootstrap import auc
-from personavec.stats.estimate import Estimate
+from personavec.stats.estimate import TOO_FEW, Estimate
 from personavec.stats.nulls import Null, Place, null_summary, place
 from personavec.stats.numbers import Floats, finite
 
@@ -345,6 +345,11 @@ def explanation(
 
 def _figure(trait: str, shift: Estimate) -> str:
     side = "above" if shift.mean >= 0 else "below"
+    if not shift.bounded:
+        return (
+            f"Along {trait!r} the data lie {abs(shift.mean):.2f} deviations of the reference {side} its mean "
+            f"({TOO_FEW}, {shift.n} samples)."
+        )
     low, high = sorted((abs(shift.low), abs(shift.high))) if shift.low * shift.high > 0 else (shift.low, shift.high)
     if shift.low * shift.high <= 0 and side == "below":
         low, high = -high, -low

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from personavec.data import Dataset
 from personavec.engine import Engine
+from personavec.report.words import span
 from personavec.screening.outputs import Split
 from personavec.screening.result import CleanReference, ReferencePlace, TraitFindings
 from personavec.screening.settings import Settings
@@ -97,10 +98,7 @@ def cautions(
 def _trait(name: str, findings: TraitFindings, expected: float | None) -> str:
     """`expected`: share of clean samples that are flagged, None where it is not known."""
     shift = findings.shift
-    size = (
-        f"{shift.mean:+.2f} deviations of clean samples, 95 % interval {shift.low:+.2f} to {shift.high:+.2f}, "
-        f"n = {shift.n}"
-    )
+    size = f"{shift.mean:+.2f} deviations of clean samples, {span(shift, '+.2f')}, n = {shift.n}"
     if shift.low <= 0 <= shift.high:
         said = f"No shift of the data as a whole along {name} can be told from none ({size})."
         if expected is None or findings.flagged <= 2 * expected * shift.n:

@@ -18,6 +18,8 @@ from personavec.stats.numbers import Floats, finite
 
 Codes = NDArray[np.intp]
 DRAWS = 2000
+FEW = 20  # units; of so many or more a few that differ are still enough
+APART = 5  # of fewer units at least so many must differ from where half of them crowd
 
 
 def bootstrap_mean(
@@ -25,7 +27,9 @@ def bootstrap_mean(
 ) -> Estimate:
     """Mean of values (n,) with an interval from resampling clusters (questions); None: each value by itself.
 
-    With a single cluster nothing is known of the spread between questions: the interval is the range of the values.
+    Where few questions are behind it and most of these say the same (differences of which many are 0), a bootstrap sees
+    next to nothing of the spread: of 95 intervals promised, 50 to 85 hold. Such a mean has no bounds, and neither has
+    that of a single cluster.
 
     Raises:
         ValueError: No values, values that are not finite, or not one cluster for each value.
@@ -35,9 +39,17 @@ def bootstrap_mean(
         codes, count = np.arange(len(array)), len(array)
     else:
         (codes,), count = _codes((array, clusters))
-    drawn = _means(array, codes, _weights(count, seed, draws))
-    low, high = _interval(drawn, count, (array.min(), array.max()))
+    low, high = -np.inf, np.inf
+    if not _too_few(np.bincount(codes, array) / np.bincount(codes)):
+        low, high = _interval(_means(array, codes, _weights(count, seed, draws)), count, (low, high))
     return Estimate(float(array.mean()), low, high, count)
+
+
+def _too_few(values: Floats) -> bool:
+    """Whether half or more of a few values lie within a twentieth of their range of the median, and hardly others do
+    not."""
+    crowd = int((np.abs(values - np.median(values)) <= np.ptp(values) / 20).sum())
+    return len(values) < FEW and 2 * crowd >= len(values) and len(values) - crowd < APART
 
 
 def auc(positive: ArrayLike, negative: ArrayLike) -> Any:
