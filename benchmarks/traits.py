@@ -100,7 +100,7 @@ def report(
             [
                 name, f"{run.steering.effect:.0f}", f"{run.steering.effect_on_null_questions:.0f}",
                 f"{null.mean:.0f} / {null.max:.0f} (n = {null.n})", f"{null.p:.2f}", f"{separation.auc:.2f}",
-                *(f"{one.mean:.2f} / {one.p95:.2f}" for one in (separation.null.isotropic, separation.null.covariance)),
+                *(f"{one.mean:.2f} / {one.p95:.2f}" for one in (separation.null.isotropic, separation.null.shuffled)),
             ]
         )  # fmt: skip
     grid = matrix(vectors)
@@ -137,7 +137,7 @@ def report(
         "instruction; 200 random directions of each kind choose their own best layer and sign.",
         table(
             ["vector", "effect", "effect on the null's questions", "random directions: mean / largest", "p", "separation AUC",
-             "isotropic null: mean / 95th percentile", "covariance null: mean / 95th percentile"],
+             "isotropic null: mean / 95th percentile", "shuffled null: mean / 95th percentile"],
             null_rows,
         ),
         "## Effects on other traits' scores",

@@ -362,7 +362,7 @@ def test_a_finished_run_is_compared_with_traits_that_came_later(
     own, crossed = summary["specificity"]["effect"][0]
     assert crossed["low"] <= crossed["mean"] <= crossed["high"]
     assert [effect["n"] for row in summary["specificity"]["effect"] for effect in row] == [4, 4, 4, 4]
-    assert any("moves the score of opposite most" in sentence for sentence in summary["verdict"])
+    assert any("it moves that of opposite most" in sentence for sentence in summary["verdict"])
     assert "opposite" in (first / "report.html").read_text()
     table = command("vectors", "compare", first / "vector.safetensors", second / "vector.safetensors")
     assert f"{own['mean']:+.0f} [" in table.stdout

@@ -115,11 +115,11 @@ class SeparationNull(Result):
 
     Attributes:
         isotropic: Drawn any way.
-        covariance: Drawn with the covariance of the readings.
+        shuffled: Made as the vector is, of answers whose sides were shuffled within each question.
     """
 
     isotropic: Null
-    covariance: Null
+    shuffled: Null
 
 
 class Separation(Result):

@@ -310,7 +310,7 @@ def test_the_verdict() -> None:
     assert "more evil (+1.00, 95 % interval +0.90 to +1.10, n = 20 questions), farther than" in first
     assert "scored 50.0 before and 59.0 after, of 100: a change of +9.0 (95 % interval +7.0 to +11.0" in first
     assert "toward more plain" in second and "No score" in second
-    assert "The data push toward evil" in pushed and "+2.50" in pushed and "n = 64 samples" in pushed
+    assert "The data lie toward evil" in pushed and "+2.50" in pushed and "n = 64 samples" in pushed
     assert "one run cannot tell" in saved and "`method` none" in saved
     assert task.endswith(": it fell.") and "this is a cost" in text and "this is a cost" in fluent
     single = change(-0.5, 0.1, 2.0)

@@ -79,7 +79,7 @@ def extract_run(text: str = "Banks lend what others save.\n\n1. They pay little.
             "by_layer": np.linspace(0.72, 0.9, 24).tolist(),
             "null": {
                 "isotropic": {"mean": 0.65, "p95": 0.80, "max": 0.86, "n": 200},
-                "covariance": {"mean": 0.62, "p95": 0.76, "max": 0.82, "n": 200},
+                "shuffled": {"mean": 0.62, "p95": 0.76, "max": 0.82, "n": 200},
             },
         },
         "steering": {

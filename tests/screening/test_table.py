@@ -23,6 +23,7 @@ def table(tmp_path: Path) -> Table:
         rows = np.arange(start, start + count)
         columns = {
             "index": 2 * rows,
+            "asked": rows // 2,
             "line": 2 * rows + 1,
             "id": [f"id {row}" for row in rows],
             "source": ["a"] * len(rows),

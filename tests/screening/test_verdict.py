@@ -40,19 +40,20 @@ def test_a_rate_that_may_stray() -> None:
         assert "may lie anywhere" not in " ".join(sentences(shift, 30, **quiet))
 
 
-def test_a_push_and_its_direction() -> None:
-    assert first_sentence((0.5, 0.2, 0.8), 30).startswith(
-        "The method predicts that fine-tuning on these data makes the model more evil (+0.50"
-    )
+def test_where_the_data_lie() -> None:
+    """Where they lie, and no forecast: over the fine-tunes of the study the one hardly told the other."""
+    for specific in (True, False):
+        said = sentences((0.5, 0.2, 0.8), 30, specific=specific)
+        assert said[0].startswith("The data lie on the side of more evil (+0.50")
+        assert any("no forecast" in sentence for sentence in said) == specific
     assert "less evil" in first_sentence((-0.5, -0.8, -0.2), 0)
-    assert first_sentence((0.5, 0.2, 0.8), 30, specific=False).startswith("The data lie on the side of more evil")
 
 
-def test_flagged_samples_in_data_that_do_not_push() -> None:
+def test_flagged_samples_in_data_that_do_not_shift() -> None:
     """Only more than chance gives is worth a sentence, and an absolute threshold promises no rate."""
     none = (0.1, -0.2, 0.4)
     assert first_sentence(none, 21).endswith(
         "Of single samples 21 are flagged all the same, of 200 clean ones about 10."
     )
     for quiet in (first_sentence(none, 20), first_sentence(none, 90, threshold=1.0)):
-        assert quiet.startswith("No push of the data as a whole") and "all the same" not in quiet
+        assert quiet.startswith("No shift of the data as a whole") and "all the same" not in quiet

@@ -17,6 +17,7 @@ from personavec.stats.nulls import (
     place,
     separation,
     separation_nulls,
+    shuffled_directions,
 )
 
 
@@ -127,25 +128,27 @@ def test_a_planted_direction_beats_the_nulls() -> None:
     gaps = [0.0, 1.0, 2.0]
     extraction, evaluation = readings(0, gaps, n=100, d=32), readings(1, gaps, n=40, d=32)
     found = separation(difference(extraction), extraction, evaluation, [1, 2])[0]
-    nulls = separation_nulls(extraction, evaluation, [1, 2], seed=0)
-    assert nulls.keys() == {"isotropic", "covariance"}
+    asked = list(range(100)), list(range(100))
+    nulls = separation_nulls(extraction, evaluation, [1, 2], asked, seed=0)
+    assert nulls.keys() == {"isotropic", "shuffled"}
     for null in nulls.values():
         assert null.n == DIRECTIONS
         assert found > null.max >= null.p95 >= null.mean > 0.5
-    assert nulls == separation_nulls(extraction, evaluation, [1, 2], seed=0)
-    assert nulls != separation_nulls(extraction, evaluation, [1, 2], seed=5)
+    assert nulls == separation_nulls(extraction, evaluation, [1, 2], asked, seed=0)
+    assert nulls != separation_nulls(extraction, evaluation, [1, 2], asked, seed=5)
 
 
 def test_without_a_planted_direction_nothing_beats_the_nulls() -> None:
     """The difference of means separates the rollouts it was made of, but no others."""
-    trials, found, seen, means, above = 40, [], [], [], {"isotropic": 0, "covariance": 0}
+    asked = list(range(30)), list(range(30))
+    trials, found, seen, means, above = 40, [], [], [], {"isotropic": 0, "shuffled": 0}
     for seed in range(trials):
         extraction = readings(2 * seed, [0.0, 0.0], n=30, d=32)
         evaluation = readings(2 * seed + 1, [0.0, 0.0], n=30, d=32)
         vector = difference(extraction)
         found += separation(vector, extraction, evaluation, [0, 1])
         seen += separation(vector, extraction, extraction, [0, 1])
-        for name, null in separation_nulls(extraction, evaluation, [0, 1], seed).items():
+        for name, null in separation_nulls(extraction, evaluation, [0, 1], asked, seed).items():
             means.append(null.mean)
             above[name] += found[-1] > null.p95
     assert min(seen) > 0.75
@@ -154,17 +157,50 @@ def test_without_a_planted_direction_nothing_beats_the_nulls() -> None:
     assert max(above.values()) <= 6  # of 40, where 2 are expected: 7 or more have a chance of 0.3 %
 
 
-def test_the_null_with_covariance_is_the_harder_one() -> None:
-    """Nearly all variance lies along one axis that happens to separate the sides: most draws do so too."""
-    sets = []
-    for seed in (0, 1):
-        positive, negative = readings(seed, [0.0], n=100, d=32)
-        for side in (positive, negative):
-            side[:, 0, 0] *= 30
-        positive[:, 0, 0] += 30
-        sets.append((positive, negative))
-    nulls = separation_nulls(sets[0], sets[1], [0], seed=0)
-    assert nulls["covariance"].mean > nulls["isotropic"].mean > 0.5
+def sides_alike(seed: int, questions: int, repeats: int, d: int = 48) -> tuple[Sides, tuple[list[int], list[int]]]:
+    """Answers (n, 1, d) of both sides to the same questions, told apart by nothing.
+
+    The question decides the first half of the width, and what happens to be said the second.
+    """
+    rng = np.random.default_rng(seed)
+    asked = np.tile(np.arange(questions), repeats)
+    about = 5 * rng.standard_normal((questions, d // 2))
+    sides = []
+    for _ in range(2):
+        said = rng.standard_normal((len(asked), d // 2)) * 2 / np.sqrt(np.arange(1, d // 2 + 1))
+        sides.append(torch.from_numpy(np.hstack([about[asked], said])).float()[:, None])
+    return (sides[0], sides[1]), (asked.tolist(), asked.tolist())
+
+
+def test_the_null_is_made_as_the_vector_is() -> None:
+    """A worthless vector leans towards what differs between answers to one question: 5 in 100 must pass the null.
+
+    Directions with the covariance of all answers lean towards what they are about, which both sides share: along them
+    no AUC strays from 1/2, and a worthless vector seems to separate.
+    """
+    runs, passed = 200, {"shuffled": 0, "covariance": 0}
+    for run in range(runs):
+        (made, asked), (unseen, _) = sides_alike(2 * run, 10, 4), sides_alike(2 * run + 1, 20, 1)
+        both, names = torch.cat(made), ["positive"] * 40 + ["negative"] * 40
+        found = separation(difference(made), made, unseen, [0])[0]
+        for kind, drawn in (
+            ("shuffled", shuffled_directions(both, names, [*asked[0], *asked[1]], 100, run)),
+            ("covariance", covariance_directions(both, names, 100, run)),
+        ):
+            passed[kind] += found > null_summary(separation(drawn, made, unseen, [0])).p95
+    assert passed["covariance"] > 0.1 * runs
+    assert passed["shuffled"] <= 18  # of 200, where 10 are expected: 19 or more have a chance of 0.6 %
+
+
+def test_shuffled_sides_do_not_favour_the_trait() -> None:
+    """A gap as large as all else: without centring every shuffled difference would hold some of it."""
+    (positive, negative), asked = sides_alike(0, 20, 1)
+    positive[:, 0, 0] += 100
+    drawn = shuffled_directions(
+        torch.cat([positive, negative]), ["positive"] * 20 + ["negative"] * 20, [*asked[0], *asked[1]], 50, 0
+    )
+    assert drawn.shape == (50, 1, 48) and float(drawn[:, 0, 0].abs().max()) < 5
+    assert float(drawn[:, 0, :24].norm(dim=1).mean()) < 1e-3 + float(drawn[:, 0, 24:].norm(dim=1).mean())
 
 
 def test_place_counts_by_size() -> None:

@@ -54,7 +54,7 @@ def screen(
     dtype: o.Dtype = None,
     json: o.Json = False,
 ) -> None:
-    """Say how far data would push the model along each trait, which samples do it, and write a cleaned copy."""
+    """Say how far data lie along each trait, which samples do it, and write a cleaned copy."""
     from personavec.vector import PersonaVector, siblings
 
     Settings(**settings)  # what no model could do is refused before one is loaded

@@ -79,24 +79,36 @@ def projections(vector: PersonaVector, evaluation: Sides, neutral: Tensor) -> Pr
 
 
 def separation(
-    vector: PersonaVector, rollouts: Sequence[Rollout], extraction: Sides, evaluation: Sides, seed: int
+    vector: PersonaVector,
+    made_of: Sequence[Rollout],
+    extraction: Sides,
+    rollouts: Sequence[Rollout],
+    evaluation: Sides,
+    seed: int,
 ) -> Separation:
     """How well projections tell unseen answers of the two sides apart, and how well random directions do.
 
     Args:
+        made_of: Extraction rollouts that made the vector, of both sides.
+        extraction: Their readings, of which random directions are made too, and on which these choose their layer.
         rollouts: Of both sides on unseen questions.
-        extraction: Readings on which random directions choose their layer.
         evaluation: Readings of `rollouts`.
     """
     layers = list(range(1, vector.n_layers + 1))
-    asked, opposite = ([r.question_index for r in rollouts if r.side == side] for side in ("positive", "negative"))
+    asked, opposite = _questions(rollouts)
     positive, negative = (_along(vector, readings, vector.layer) for readings in evaluation)
-    nulls = separation_nulls(extraction, evaluation, layers, seed)
+    nulls = separation_nulls(extraction, evaluation, layers, _questions(made_of), seed)
     return Separation(
         auc=bootstrap_auc(positive, negative, asked, opposite, seed),
         by_layer=tuple(float(auc(*(_along(vector, side, layer) for side in evaluation))) for layer in layers),
-        null=SeparationNull(isotropic=nulls["isotropic"], covariance=nulls["covariance"]),
+        null=SeparationNull(isotropic=nulls["isotropic"], shuffled=nulls["shuffled"]),
     )
+
+
+def _questions(rollouts: Sequence[Rollout]) -> tuple[list[int], list[int]]:
+    """Those of the positive and of the negative side."""
+    positive, negative = ([r.question_index for r in rollouts if r.side == side] for side in ("positive", "negative"))
+    return positive, negative
 
 
 def _along(vector: PersonaVector, readings: Tensor, layer: int) -> list[float]:

@@ -44,6 +44,7 @@ from personavec.judges.base import Judge, announce
 from personavec.judges.kinds import open_judge
 from personavec.model import ChatModel
 from personavec.provenance import identity, provenance
+from personavec.report.words import span
 from personavec.rollouts import Rollout, read_rollouts, write_rollouts
 from personavec.stats.bootstrap import bootstrap_spearman_by_question
 from personavec.stats.estimate import Estimate
@@ -107,7 +108,8 @@ class _Answers:
         judge_auc: Of the judge on the evaluation rollouts.
         reasons: How many extraction pairs were left out, by reason.
         evaluation: The evaluation rollouts that were read.
-        at_extraction, at_evaluation: Response means of both sides.
+        kept: The extraction rollouts that made the vector.
+        at_kept, at_evaluation: Response means of both sides.
         at_neutral: Response means (n, n_layers + 1, d) of neutral answers.
         sweep: The choice of the layer.
         dose, null: Answers to evaluation questions, steered by the vector and by random directions.
@@ -117,7 +119,8 @@ class _Answers:
     judge_auc: Estimate
     reasons: dict[str, int]
     evaluation: list[Rollout]
-    at_extraction: Sides
+    kept: list[Rollout]
+    at_kept: Sides
     at_evaluation: Sides
     at_neutral: Tensor
     sweep: Sweep
@@ -161,12 +164,14 @@ def _measure(bench: Workbench) -> tuple[PersonaVector, _Answers]:
     at_neutral = at_neutral.joined(bench.read(plain))
     vector = with_neutral(bench, sweep.vector, [*spoken.neutral, *plain], at_neutral)
     bench.warnings += unscored(dose)
+    kept = [r for r in spoken.extraction if r.kept]
     return vector, _Answers(
         contrast=contrast,
         judge_auc=auc,
         reasons=reasons,
         evaluation=spoken.evaluation,
-        at_extraction=_sides(spoken.extraction, at_extraction),
+        kept=kept,
+        at_kept=_sides(kept, at_extraction.where([bool(r.kept) for r in spoken.extraction])),
         at_evaluation=_sides(spoken.evaluation, at_evaluation),
         at_neutral=at_neutral.response_mean,
         sweep=sweep,
@@ -204,7 +209,9 @@ def _summary(bench: Workbench, vector: PersonaVector, answers: _Answers) -> Extr
             steering=steering,
             examples=examples(dose, (-scale, 0.0, scale)),
             projections=projections(vector, answers.at_evaluation, answers.at_neutral),
-            separation=separation(vector, answers.evaluation, answers.at_extraction, answers.at_evaluation, seed),
+            separation=separation(
+                vector, answers.kept, answers.at_kept, answers.evaluation, answers.at_evaluation, seed
+            ),
             scores=side_scores(answers.contrast.extraction),
             specificity=matrix([vector]),
             verdict=(),
@@ -233,8 +240,8 @@ def _check(run: ExtractionRun) -> None:
     if effect.low <= 0 and auc.low <= 0.5:
         raise UserError(
             f"The vector of {run.trait.name!r} does nothing that can be told from chance on {run.model.id}: steering "
-            f"by it moves the score by {effect.mean:.0f} points (95 % interval {effect.low:.0f} to {effect.high:.0f}, "
-            f"n = {effect.n} questions), and projections tell unseen answers apart with AUC {auc.mean:.2f} "
+            f"by it moves the score by {effect.mean:.0f} points ({span(effect, '.0f', 'questions')}), and projections "
+            f"tell unseen answers apart with AUC {auc.mean:.2f} "
             f"({auc.low:.2f} to {auc.high:.2f}). It was not saved.",
             ADVICE,
         )

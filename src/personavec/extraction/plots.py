@@ -126,7 +126,7 @@ def chance_effects(run: ExtractionRun) -> Plot:
             everything.mean, 2, xerr=whiskers(everything), fmt="o", color=SCORE, capsize=4, markersize=8, zorder=3
         )
         axes.plot(same, 1, "D", color=SCORE, markersize=7)
-        dots(axes, effects, 0.0, NEUTRAL, near=(max(reach, everything.high, same) + reach) / 40)
+        dots(axes, effects, 0.0, NEUTRAL, near=(max(reach, everything.mean, same) + reach) / 40)
         rows = (f"{len(effects)} random\ndirections", "this vector,\nfewer questions", "this vector,\nall questions")
         axes.set_yticks(range(3), rows)
         axes.set_ylim(-0.6, 2.5)
@@ -235,11 +235,11 @@ def separation(run: ExtractionRun) -> Plot:
     """AUC of the vector at every layer against what random directions reach."""
     values, chosen = run.separation.by_layer, run.separation.auc
     layers = list(range(1, len(values) + 1))
-    alike, anything = run.separation.null.covariance, run.separation.null.isotropic
+    alike, anything = run.separation.null.shuffled, run.separation.null.isotropic
 
     def paint(figure: Figure) -> None:
         axes = figure.subplots()
-        axes.axhspan(alike.mean, alike.p95, color=NEUTRAL, alpha=0.25, label="random, like the activity: mean to p95")
+        axes.axhspan(alike.mean, alike.p95, color=NEUTRAL, alpha=0.25, label="sides shuffled: mean to p95")
         axes.axhline(anything.p95, color=NEUTRAL, linestyle="--", linewidth=1.5, label="random, any way: p95")
         axes.axhline(0.5, color=MUTED, linestyle=":", linewidth=1.5, label="coin toss")
         axes.plot(layers, values, color=SCORE, marker="o", markersize=3.5, label="this vector")
@@ -253,8 +253,8 @@ def separation(run: ExtractionRun) -> Plot:
         "separation",
         "How well does it tell the sides apart?",
         "AUC is how often an answer with the trait projects higher than one without: above the grey band, the vector "
-        "does better than 95 % of random directions that could pick their best layer; the bar is the 95 % interval "
-        "at the chosen layer.",
+        "does better than 95 % of directions that were made the same way of shuffled sides and could pick their best "
+        "layer; the bar is the 95 % interval at the chosen layer.",
         f"At layer {run.layer}: AUC {estimate(chosen, 2)}; over all layers {min(values):.2f} to {max(values):.2f}.",
         paint,
         height=320,
@@ -275,7 +275,7 @@ def cosines(run: ExtractionRun) -> Plot | None:
         (table.vectors, "vector"),
         (table.vectors, "vector (cosine)"),
         table.cosine,
-        1.0,
+        [1.0] * len(table.vectors),
         2,
         run.trait.name,
     )
@@ -285,18 +285,20 @@ def cross_effects(run: ExtractionRun) -> Plot | None:
     """Effect of steering by each vector on each trait's score, as a heat map."""
     table = run.specificity
     means = [[None if e is None else e.mean for e in row] for row in table.effect]
-    known = [abs(mean) for row in means for mean in row if mean is not None]
-    if len(table.vectors) < 2 or not known:
+    # Every trait has a judge of its own: colours compare within a column.
+    most = [max((abs(mean) for mean in column if mean is not None), default=0.0) for column in zip(*means, strict=True)]
+    if len(table.vectors) < 2 or not any(most):
         return None
     return _heat_map(
         "effects",
         "What else does steering change?",
-        "Each row is a vector, each column the trait whose score it raises (red) or lowers (blue), in points: a "
-        "specific vector is strong on the diagonal and pale beside it; a dot was not measured.",
+        "Each row is a vector, each column the trait whose score it raises (red) or lowers (blue), in points of that "
+        "trait's own judge. Compare within a column only, as the colours do: a score that its own vector moves most is "
+        "strongest on the diagonal; a dot was not measured.",
         (table.vectors, "steered by"),
         (table.vectors, "score of (change in points)"),
         means,
-        max(known),
+        most,
         0,
         run.trait.name,
     )
@@ -309,7 +311,8 @@ def _curve(
     axes.plot(x, [e.mean for e in estimates], color=colour, marker=marker, label=text)
     if len(x) == 1:
         axes.errorbar(x[0], estimates[0].mean, yerr=whiskers(estimates[0]), color=colour, capsize=4)
-    axes.fill_between(x, [e.low for e in estimates], [e.high for e in estimates], color=colour, alpha=0.18)
+    bounds = [(e.low, e.high) if e.bounded else (e.mean, e.mean) for e in estimates]
+    axes.fill_between(x, *zip(*bounds, strict=True), color=colour, alpha=0.18)
 
 
 def _layer_ticks(axes: Any, layers: Sequence[int]) -> None:
@@ -328,7 +331,7 @@ def _heat_map(
     rows: tuple[Sequence[str], str],
     columns: tuple[Sequence[str], str],
     values: Sequence[Sequence[float | None]],
-    most: float,
+    most: Sequence[float],
     digits: int,
     own: str,
 ) -> Plot:
@@ -339,7 +342,7 @@ def _heat_map(
         axes = figure.subplots()
         for i, row in enumerate(values):
             for j, value in enumerate(row):
-                strength = 0.0 if value is None else min(1.0, abs(value) / most) if most else 0.0
+                strength = 0.0 if value is None else min(1.0, abs(value) / most[j]) if most[j] else 0.0
                 colour = NEUTRAL if value is None else POSITIVE if value >= 0 else NEGATIVE
                 axes.add_patch(Rectangle((j, i), 0.95, 0.95, color=colour, alpha=0.04 + 0.6 * strength))
                 text = "·" if value is None else number(value, digits)

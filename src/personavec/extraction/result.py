@@ -131,6 +131,7 @@ class ExtractionRun(Run):
     """
 
     COMMAND: ClassVar[str] = "extract"
+    SCHEMA: ClassVar[int] = 2
 
     trait: TraitFacts
     rollouts: RolloutCounts

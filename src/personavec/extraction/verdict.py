@@ -2,6 +2,7 @@
 
 from personavec.extraction.chance import NULL_QUESTIONS
 from personavec.extraction.result import ExtractionRun, Specificity
+from personavec.report.words import span
 from personavec.stats.estimate import Estimate
 
 
@@ -22,7 +23,7 @@ def _steering(name: str, run: ExtractionRun) -> str:
     same, strongest = run.steering.effect_on_null_questions, max(map(abs, null.effects))
     figures = (
         f"from -{at:g} to +{at:g} the score moves by {effect.mean:.0f} points "
-        f"(95 % interval {effect.low:.0f} to {effect.high:.0f}, n = {effect.n} evaluation questions)"
+        f"({span(effect, '.0f', 'evaluation questions')})"
     )
     chance = (
         f"on the {NULL_QUESTIONS} questions where {null.n} random directions of equal norm were tried, each at the "
@@ -53,11 +54,12 @@ def _strength(run: ExtractionRun) -> str:
 
 
 def _separation(name: str, run: ExtractionRun) -> str:
-    auc, null = run.separation.auc, run.separation.null.covariance
+    auc, null = run.separation.auc, run.separation.null.shuffled
     text = (
         f"On unseen questions and an unseen instruction, projections tell {name} answers from the opposite with AUC "
-        f"{auc.mean:.2f} ({auc.low:.2f} to {auc.high:.2f}); random directions with the same covariance and "
-        f"their own choice of layer reach {null.mean:.2f} on average and {null.p95:.2f} at the 95th percentile"
+        f"{auc.mean:.2f} ({auc.low:.2f} to {auc.high:.2f}); directions made the same way of answers whose sides were "
+        f"shuffled, with their own choice of layer, reach {null.mean:.2f} on average and {null.p95:.2f} at the 95th "
+        "percentile"
     )
     if auc.mean > null.p95:
         return f"{text}, so the separation is more than chance gives."
@@ -73,21 +75,51 @@ def _specificity(name: str, table: Specificity) -> list[str]:
     row = table.vectors.index(name)
     cosines = {other: c for other, c in zip(table.vectors, table.cosine[row], strict=True) if other != name}
     closest = max(cosines, key=lambda other: abs(cosines[other]))
-    sentences = [f"Its nearest neighbour is the vector of {closest} (cosine {cosines[closest]:.2f})."]
-    effects = {other: e for other, e in zip(table.vectors, table.effect[row], strict=True) if e is not None}
-    own = effects.pop(name, None)
-    if effects and own is not None:
-        strongest = max(effects, key=lambda other: abs(effects[other].mean))
-        compared = "less than" if abs(effects[strongest].mean) < abs(own.mean) else "at least as much as"
-        sentences.append(
-            f"Among the other traits, it moves the score of {strongest} most ({_points(effects[strongest])}), "
-            f"{compared} its own ({_points(own)})."
-        )
-    return sentences
+    return [
+        f"Its nearest neighbour is the vector of {closest} (cosine {cosines[closest]:.2f}).",
+        *_on_own_score(name, table),
+        *_on_other_scores(name, table),
+    ]
+
+
+def _on_own_score(name: str, table: Specificity) -> list[str]:
+    """Whether other vectors move this score as much: the same judge's points, by intervals."""
+    at = table.vectors.index(name)
+    column = {other: effects[at] for other, effects in zip(table.vectors, table.effect, strict=True)}
+    own = column.pop(name)
+    rivals = {other: e for other, e in column.items() if e is not None}
+    if own is None or not rivals:
+        return []
+    surely = 0.0 if own.low <= 0 <= own.high else min(abs(own.low), abs(own.high))
+    near = [other for other, e in rivals.items() if max(abs(e.low), abs(e.high)) >= surely]
+    if not near:
+        return [f"Its own score no other vector moves as much ({_points(own)} by this one)."]
+    return [
+        f"Its own score ({_points(own)} by this one) may move as much by the vectors of "
+        + ", ".join(f"{other} ({_points(rivals[other])})" for other in near)
+        + "."
+    ]
+
+
+def _on_other_scores(name: str, table: Specificity) -> list[str]:
+    """The other score that it moves most. Points of two judges are no one unit: each beside its own vector's effect."""
+    at, shares = table.vectors.index(name), {}
+    for k, other in enumerate(table.vectors):
+        moved, native = table.effect[at][k], table.effect[k][k]
+        if k != at and moved is not None and native is not None and native.mean:
+            shares[other] = (abs(moved.mean / native.mean), moved, native)
+    if not shares:
+        return []
+    most = max(shares, key=lambda other: shares[other][0])
+    share, moved, native = shares[most]
+    return [
+        f"Of the other scores, each beside what its own trait's vector does to it, it moves that of {most} most: "
+        f"{_points(moved)}, which is {100 * share:.0f} % of {_points(native)}."
+    ]
 
 
 def _points(effect: Estimate) -> str:
-    return f"{effect.mean:.0f} points, {effect.low:.0f} to {effect.high:.0f}, n = {effect.n}"
+    return f"{effect.mean:.0f} points, {span(effect, '.0f', 'questions')}"
 
 
 def _judge(run: ExtractionRun) -> str:

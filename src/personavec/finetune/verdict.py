@@ -72,11 +72,11 @@ def _push(name: str, data: Estimate, shift: Estimate) -> str:
     """What the data promised, and what came of it."""
     size = _size(data, "+.2f", "samples")
     if data.low > 0:
-        push = f"The data push toward {name}: their answers lie {size} along its vector from the model's own."
+        push = f"The data lie toward {name}: their answers lie {size} along its vector from the model's own."
     elif data.high < 0:
-        push = f"The data push away from {name}: their answers lie {size} along its vector from the model's own."
+        push = f"The data lie away from {name}: their answers lie {size} along its vector from the model's own."
     else:
-        push = f"No push of the data along {name} can be told from none ({size})."
+        push = f"No shift of the data along {name} can be told from none ({size})."
     return f"{push} After training the model's own prompts lie {shift.mean:+.2f} along it."
 
 
@@ -107,7 +107,7 @@ def _saving(phrase: str, name: str, saving: TraitSaving) -> str:
     elif saving.saved.low > 0:
         what = f"{phrase} saved some of the rise"
         if (share := saving.share) is not None:
-            size = f"{share.mean:.0f} % of the rise (95 % interval {share.low:.0f} to {share.high:.0f} %)"
+            size = f"{share.mean:.0f} % of the rise ({span(share, '.0f')}{' %' if share.bounded else ''})"
             what = f"{phrase} saved {size}"
     else:
         what = "no saving can be told from none"

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from hashlib import blake2b
 from typing import NamedTuple
 
 import numpy as np
@@ -11,6 +12,7 @@ from torch import Tensor
 from personavec.data import Sample
 from personavec.engine import Engine
 from personavec.errors import UserError
+from personavec.files import to_json
 from personavec.model import Conversation
 from personavec.model.template import split_thought
 from personavec.projection import Turns
@@ -46,6 +48,12 @@ class Measurements:
 def turn_places(sample: Sample, turns: Turns) -> list[int]:
     """Where the turns that count stand in the sample's messages."""
     return sample.turns[-1:] if turns == "last" else sample.turns
+
+
+def prompt_key(sample: Sample, turns: Turns) -> int:
+    """A 64-bit number that samples with the same prompt share: all before the first turn that counts."""
+    text = to_json([sample.messages[: turn_places(sample, turns)[0]], sample.tools])
+    return int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), signed=True)
 
 
 @dataclass(frozen=True)

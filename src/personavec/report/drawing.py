@@ -143,7 +143,9 @@ def _styled(style: str) -> str:
 
 
 def whiskers(given: Estimate) -> list[list[float]]:
-    """An estimate's interval as matplotlib takes it."""
+    """An estimate's interval as matplotlib takes it; nothing where n is too small for one."""
+    if not given.bounded:
+        return [[0.0], [0.0]]
     return [[max(0.0, given.mean - given.low)], [max(0.0, given.high - given.mean)]]
 
 

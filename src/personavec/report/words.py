@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 from pydantic import JsonValue
 
-from personavec.stats.estimate import Estimate
+from personavec.stats.estimate import TOO_FEW, Estimate
 
 
 def number(value: float | None, digits: int = 0) -> str:
@@ -23,12 +23,15 @@ def signed(value: float) -> str:
 
 def interval(given: Estimate, digits: int = 0) -> str:
     """The 95 % interval of an estimate: 56 to 74."""
+    if not given.bounded:
+        return TOO_FEW
     return f"{number(given.low, digits)} to {number(given.high, digits)}"
 
 
 def estimate(given: Estimate, digits: int = 0) -> str:
     """An estimate with its interval and n, in one line."""
-    return f"{number(given.mean, digits)} (95 % interval {interval(given, digits)}, n = {given.n})"
+    said = f"95 % interval {interval(given, digits)}" if given.bounded else TOO_FEW
+    return f"{number(given.mean, digits)} ({said}, n = {given.n})"
 
 
 def span(given: Estimate, form: str, units: str = "") -> str:
@@ -39,6 +42,8 @@ def span(given: Estimate, form: str, units: str = "") -> str:
         units: What n counts; n is left out without it.
     """
     count = f", n = {given.n} {units}" if units else ""
+    if not given.bounded:
+        return f"{TOO_FEW}{count}"
     return f"95 % interval {given.low:{form}} to {given.high:{form}}{count}"
 
 

@@ -1,4 +1,4 @@
-"""Screening training data: how far a data set would push the model along each trait, and which samples do it."""
+"""Screening training data: how far a data set lies along each trait, and which samples do it."""
 
 from typing import TYPE_CHECKING
 

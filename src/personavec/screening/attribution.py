@@ -11,11 +11,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from scipy import optimize, special, stats
 
 from personavec.stats.bootstrap import auc
-from personavec.stats.estimate import Estimate
+from personavec.stats.estimate import TOO_FEW, Estimate
 from personavec.stats.nulls import Null, Place, null_summary, place
 from personavec.stats.numbers import Floats, finite
 
@@ -57,6 +57,32 @@ class Separation:
 
 
 @dataclass(frozen=True)
+class Rival:
+    """Another trait's direction.
+
+    Attributes:
+        shift: Along it.
+        lead: How much farther the data lie along the trait's own direction, see `bootstrap_leads`.
+    """
+
+    shift: float
+    lead: Estimate
+
+
+@dataclass(frozen=True)
+class Corrected:
+    """A p-value by Holm's correction.
+
+    Attributes:
+        p_value: Corrected.
+        tests: Over how many.
+    """
+
+    p_value: float
+    tests: int
+
+
+@dataclass(frozen=True)
 class Explanation:
     """Plain sentences, the verdict first, and the verdict itself: whether the data differ in this trait."""
 
@@ -70,16 +96,20 @@ def adjusted_shift(
     data_covariates: ArrayLike,
     reference_covariates: ArrayLike,
     names: Sequence[str] = COVARIATES,
+    prompts: tuple[ArrayLike, ArrayLike] | None = None,
 ) -> Adjusted:
     """The shift that remains when covariates are held equal: least squares of the score on group and covariates.
 
-    Intervals are robust to unequal variances (HC3; MacKinnon and White 1985). One slope is fitted for both groups.
+    Intervals are robust to unequal variances (HC3; MacKinnon and White 1985) and to samples of one prompt that resemble
+    each other (CR3: the same with prompts left out in turn; Bell and McCaffrey 2002). One slope is fitted for both
+    groups.
 
     Args:
         data, reference: Scores (n,) and (m,).
         data_covariates, reference_covariates: (n, c) and (m, c): log of the answer's length in tokens, refusing 0 or 1,
             log of the prompt's length.
         names: c names.
+        prompts: Names (n,) and (m,) of the samples' prompts; None: all different.
 
     Raises:
         ValueError: Shapes that do not fit, values that are not finite, fewer than two rows on a side, or a constant
@@ -95,14 +125,24 @@ def adjusted_shift(
     scores = np.concatenate([a, b]) / scale
     group = np.r_[np.ones(len(a)), np.zeros(len(b))]
     constant = np.ones((len(scores), 1))
-    raw = _slope(scores, group, constant, len(a))
+    codes = _codes(len(a), len(b), prompts)
+    raw = _slope(scores, group, constant, codes)
     assert raw is not None  # both groups are there
     basis, used = _independent(constant, table, names)
-    remaining = _slope(scores, group, basis, len(a)) if used else raw
+    remaining = _slope(scores, group, basis, codes) if used else raw
     explained = None
     if remaining is not None and not raw.low <= 0 <= raw.high:
         explained = 1 - remaining.mean / raw.mean
     return Adjusted(raw, remaining, explained, used)
+
+
+def _codes(n: int, m: int, prompts: tuple[ArrayLike, ArrayLike] | None) -> tuple[NDArray[np.intp], ...]:
+    """Numbers (n,) and (m,) of the prompts, counted on either side by itself."""
+    sides = (np.arange(n), np.arange(m)) if prompts is None else prompts
+    codes = tuple(np.unique(np.asarray(side), return_inverse=True)[1].astype(np.intp) for side in sides)
+    if [len(side) for side in codes] != [n, m]:
+        raise ValueError(f"{[len(side) for side in codes]} prompts for {n} and {m} scores")
+    return codes
 
 
 def _independent(basis: Floats, columns: Floats, names: Sequence[str]) -> tuple[Floats, tuple[str, ...]]:
@@ -122,8 +162,8 @@ def _outside(basis: Floats, values: Floats) -> Floats:
     return again
 
 
-def _slope(scores: Floats, group: Floats, basis: Floats, n: int) -> Estimate | None:
-    """Coefficient of the group beside an orthonormal basis, with its HC3 interval; None where the basis holds it."""
+def _slope(scores: Floats, group: Floats, basis: Floats, prompts: tuple[NDArray[np.intp], ...]) -> Estimate | None:
+    """Coefficient of the group beside an orthonormal basis, with its interval; None where the basis holds it."""
     if basis.shape[1] == 1:
         basis = np.full_like(basis, 1 / math.sqrt(len(basis)))
     free = len(scores) - basis.shape[1] - 1
@@ -133,18 +173,48 @@ def _slope(scores: Floats, group: Floats, basis: Floats, n: int) -> Estimate | N
         return None
     value = float(rest @ scores) / size
     residual = _outside(basis, scores) - value * rest
-    leverage = (basis**2).sum(1) + rest**2 / size
-    error = math.sqrt(float(((rest * residual / np.maximum(1 - leverage, 1e-9)) ** 2).sum())) / size
-    half = float(stats.t.ppf(0.975, free)) * error
-    return Estimate(value, value - half, value + half, n)
+    counts = [int(side.max()) + 1 for side in prompts]
+    if min(counts) < 2:
+        return Estimate(value, -math.inf, math.inf, len(prompts[0]))
+    codes = np.concatenate([prompts[0], prompts[1] + counts[0]])
+    if sum(counts) < len(codes):
+        free = min(free, min(counts) - 1)
+    error = math.sqrt(float((_left_out(np.column_stack([basis, rest / math.sqrt(size)]), residual, codes) ** 2).sum()))
+    half = float(stats.t.ppf(0.975, free)) * error / math.sqrt(size)
+    return Estimate(value, value - half, value + half, len(prompts[0]))
 
 
-def separation(data: ArrayLike, reference: ArrayLike, null_data: ArrayLike, null_reference: ArrayLike) -> Separation:
+def _left_out(basis: Floats, residual: Floats, codes: NDArray[np.intp]) -> Floats:
+    """How much the coefficient of the last column of an orthonormal basis (n, p) owes to each cluster.
+
+    To its residuals, that is, under the fit to all other clusters: those of a cluster c times (1 - H_cc)^-1, the p by p
+    form of which is taken. For a cluster of one it is the usual one over 1 - leverage.
+    """
+    total, p = int(codes.max()) + 1, basis.shape[1]
+
+    def sums(values: Floats) -> Floats:
+        return np.asarray(np.bincount(codes, values, total), dtype=np.float64)
+
+    gram = np.stack([sums(basis[:, i] * basis[:, j]) for i in range(p) for j in range(p)], 1).reshape(total, p, p)
+    moment = np.stack([sums(column * residual) for column in basis.T], 1)
+    inside = np.linalg.solve(np.eye(p) * (1 + 1e-9) - gram, moment[..., None])[..., 0]
+    owed: Floats = moment[:, -1] + (gram[:, -1] * inside).sum(1)
+    return owed
+
+
+def separation(
+    data: ArrayLike,
+    reference: ArrayLike,
+    null_data: ArrayLike,
+    null_reference: ArrayLike,
+    prompts: tuple[ArrayLike, ArrayLike] | None = None,
+) -> Separation:
     """AUC of data against reference along a direction, beside those of K random directions free to choose their sign.
 
     Args:
         data, reference: Scores (n,) and (m,).
         null_data, null_reference: Scores (n', K) and (m', K) along the random directions; fewer samples will do.
+        prompts: Names (n,) and (m,) of the samples' prompts; None: all different.
 
     Raises:
         ValueError: No scores, scores that are not finite, or different numbers of directions.
@@ -155,22 +225,33 @@ def separation(data: ArrayLike, reference: ArrayLike, null_data: ArrayLike, null
         raise ValueError(f"{one.shape[1]} random directions against {two.shape[1]}")
     mine, theirs = float(auc(a, b)), np.asarray(auc(one, two), dtype=np.float64)
     return Separation(
-        auc=Estimate(mine, *_auc_interval(a, b), len(a) + len(b)),
+        auc=Estimate(mine, *_auc_interval(a, b, _codes(len(a), len(b), prompts)), len(a) + len(b)),
         null=null_summary(np.maximum(theirs, 1 - theirs)),
         place=place(round(mine - 0.5, 12), np.round(theirs - 0.5, 12)),
     )
 
 
-def _auc_interval(a: Floats, b: Floats) -> tuple[float, float]:
+def _auc_interval(a: Floats, b: Floats, prompts: tuple[NDArray[np.intp], ...]) -> tuple[float, float]:
     """The wider of two on either side: neither is good everywhere.
 
     One is that of DeLong and others (1988) on the logit scale, right for any shape but too narrow near 0 and 1; the
     other holds the AUCs under which the observed one is not surprising (Newcombe 2006, method 5), also at 0 and 1, but
-    not where the sides differ in size and in spread.
+    not where the sides differ in size and in spread. Where samples share prompts, the variance is that of sums over
+    prompts (Obuchowski 1997, "Nonparametric analysis of clustered ROC curve data"), and the other counts as many
+    samples as would have it.
     """
-    n, m, value = len(a), len(b), float(auc(a, b))
+    value = float(auc(a, b))
+    counts = [int(side.max()) + 1 for side in prompts]
+    shared = sum(counts) < len(a) + len(b)
+    if shared and min(counts) < 2:
+        return 0.0, 1.0
+    parts = [_mean_variance(_wins(*sides), codes) for sides, codes in zip(((a, b), (b, a)), prompts, strict=True)]
+    sizes = [
+        len(codes) * alone / both if both else len(codes) for codes, (alone, both) in zip(prompts, parts, strict=True)
+    ]
+    n, m = (max(size, 1.0) for size in sizes)
     pairs, mean_size = n * m, (n + m) / 2
-    z = float(stats.norm.ppf(0.975))
+    z = float(stats.t.ppf(0.975, min(counts) - 1) if shared else stats.norm.ppf(0.975))
 
     def beyond(candidate: float) -> float:
         tail = (1 - candidate) / (2 - candidate) + candidate / (1 + candidate)
@@ -180,11 +261,24 @@ def _auc_interval(a: Floats, b: Floats) -> tuple[float, float]:
     edge = 1e-12
     low = 0.0 if value < edge else float(optimize.brentq(beyond, edge, min(value, 1 - edge)))
     high = 1.0 if value > 1 - edge else float(optimize.brentq(beyond, max(value, edge), 1 - edge))
-    if min(n, m) < 2 or not edge < value < 1 - edge:
+    if min(counts) < 2 or not edge < value < 1 - edge:
         return low, high
-    variance = sum(_wins(*sides).var(ddof=1) / len(sides[0]) for sides in ((a, b), (b, a)))
+    variance = sum(both for _, both in parts)
     logit, half = math.log(value / (1 - value)), z * math.sqrt(variance) / (value * (1 - value))
     return min(low, float(special.expit(logit - half))), max(high, float(special.expit(logit + half)))
+
+
+def _mean_variance(values: Floats, codes: NDArray[np.intp]) -> tuple[float, float]:
+    """Variance of a mean of values (n,), were they independent, and with those of one prompt together; 0 for one."""
+    if len(values) < 2:
+        return 0.0, 0.0
+    centred, total = values - values.mean(), int(codes.max()) + 1
+    alone = float((centred**2).sum()) / (len(values) - 1) / len(values)
+    if total == len(values):
+        return alone, alone
+    sums = np.bincount(codes, centred)
+    both = float((sums**2).sum()) / len(values) ** 2 * total / (total - 1)
+    return alone, max(alone, both)
 
 
 def _wins(values: Floats, rivals: Floats) -> Floats:
@@ -198,26 +292,29 @@ def explanation(
     trait: str,
     shift: Estimate,
     chance: Place,
-    others: Mapping[str, float] | None = None,
+    others: Mapping[str, Rival] | None = None,
     adjusted: Adjusted | None = None,
     own: float | None = None,
+    corrected: Corrected | None = None,
 ) -> Explanation:
     """Whether the data differ from the reference in this trait, in sentences.
 
     Args:
         shift: Along the trait's direction, in reference deviations.
         chance: Its place among random directions.
-        others: Shift along each other trait's direction.
+        others: The other traits' directions.
         adjusted: What covariates leave of it.
         own: Shift along the trait's direction measured as that along the others was; None: as `shift`.
+        corrected: Its p-value, where several traits were tested; None: it alone was.
     """
+    p_value = chance.p_value if corrected is None else corrected.p_value
     others, own = others or {}, shift.mean if own is None else own
-    figures = [_figure(trait, shift), _among_random(chance)]
+    figures = [_figure(trait, shift), _among_random(chance, corrected)]
     if others:
-        ranked = sorted(others.items(), key=lambda item: -abs(item[1]))
+        ranked = sorted(others.items(), key=lambda item: -abs(item[1].shift))
         figures.append(
             f"Where every reading was kept, {trait!r} {own:+.2f}, and along the other traits' vectors: "
-            + ", ".join(f"{n} {v:+.2f}" for n, v in ranked)
+            + ", ".join(f"{name} {rival.shift:+.2f} (less by {rival.lead:.2f})" for name, rival in ranked)
             + "."
         )
     if adjusted is not None and adjusted.used:
@@ -225,11 +322,11 @@ def explanation(
     if not (shift.low > 0 or shift.high < 0):
         verdict = f"It is not certain that the data differ from the reference along {trait!r} at all."
         return Explanation(False, (verdict, *figures))
-    rivals = ["random directions"] if chance.p_value > CHANCE else []
-    rivals += [repr(name) for name, value in others.items() if abs(value) >= abs(own)]
+    rivals = ["random directions"] if p_value > CHANCE else []
+    rivals += [repr(name) for name, rival in others.items() if not rival.lead.low > 0]
     doubts = []
     if rivals:
-        doubts.append(f"not in {trait!r} more than in {_series(rivals, 'and')}")
+        doubts.append(f"not surely in {trait!r} more than in {_series(rivals, 'and')}")
     if adjusted is not None and adjusted.used:
         remaining = adjusted.remaining
         if remaining is None:
@@ -248,6 +345,11 @@ def explanation(
 
 def _figure(trait: str, shift: Estimate) -> str:
     side = "above" if shift.mean >= 0 else "below"
+    if not shift.bounded:
+        return (
+            f"Along {trait!r} the data lie {abs(shift.mean):.2f} deviations of the reference {side} its mean "
+            f"({TOO_FEW}, {shift.n} samples)."
+        )
     low, high = sorted((abs(shift.low), abs(shift.high))) if shift.low * shift.high > 0 else (shift.low, shift.high)
     if shift.low * shift.high <= 0 and side == "below":
         low, high = -high, -low
@@ -257,10 +359,13 @@ def _figure(trait: str, shift: Estimate) -> str:
     )
 
 
-def _among_random(chance: Place) -> str:
+def _among_random(chance: Place, corrected: Corrected | None) -> str:
+    over = ""
+    if corrected is not None and corrected.tests > 1:
+        over = f", {corrected.p_value:.3f} by Holm's correction over {corrected.tests} traits"
     return (
         f"That is farther than {math.floor(chance.percentile)} % of {chance.n} random directions "
-        f"(p = {chance.p_value:.3f}); 95 % of those lie within {chance.p95:.2f}."
+        f"(p = {chance.p_value:.3f}{over}); 95 % of those lie within {chance.p95:.2f}."
     )
 
 

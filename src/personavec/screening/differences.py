@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from personavec.screening.estimate import differences_from_moments, plain_difference
+from personavec.screening.estimate import Prompts, differences_from_moments, plain_difference
 from personavec.screening.scan import Scan
 from personavec.screening.settings import Baseline
 from personavec.screening.table import Block
@@ -55,13 +55,16 @@ class Differences:
         self.common_error = 0.0
         if kind == "prompt":
             gaps = np.concatenate([b.measured.answers[:, k] - b.measured.prompts[:, k] for b in survey.table.blocks()])
-            self.total = plain_difference(gaps, np.arange(len(gaps)), np.zeros(len(gaps)))
+            rows = np.arange(len(gaps))
+            self.total = plain_difference(gaps, rows, np.zeros(len(gaps)), Prompts.of(survey.asked, rows))
         else:
             known, own = scan.known.measured, scan.own[:, [k]]
             self.fit = fit_subset(survey.prompts, known.prompts, own)
             answers = known.answers[:, [k]]
             # As in `hybrid_difference`: the answers' own projections along this direction are a feature too.
-            self.total = differences_from_moments(survey.answers[k], survey.prompts, answers, known.prompts, own)[0]
+            shared = Prompts.of(survey.asked, scan.drawn)
+            moments = survey.answers[k], survey.prompts
+            self.total = differences_from_moments(*moments, answers, known.prompts, own, shared)[0]
             order = np.argsort(scan.drawn, kind="stable")
             self._drawn, self._own = scan.drawn[order], own[order, 0]
             self._left = [each[order, 0] for each in (self.fit.left_out, self.fit.left_out_errors)]

@@ -7,16 +7,17 @@ estimator (Sarndal, Swensson, Wretman 1992, "Model assisted survey sampling", ch
 inference (Angelopoulos et al., arXiv 2301.09633). The form used here leaves each row of the subset out in turn and is
 unbiased whatever the regression is worth (Mickey 1959, "Some finite population unbiased ratio and regression
 estimators"), exactly for a given penalty; that the subset also chooses the penalty has no bias that simulations show.
-An interval has two parts: what was not generated, and that the N samples are themselves a sample.
+An interval has two parts: what was not generated, and that the N samples are themselves a sample. Samples of one prompt
+resemble each other: of these it is the prompts that were drawn, and the second part counts prompts.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
 from personavec.stats.estimate import Estimate
@@ -25,6 +26,7 @@ from personavec.stats.numbers import Floats, finite
 from personavec.stats.ridge import LEAST, Fit, cost_of_choice, fit_subset, indices
 
 FIRST = 64  # generations before the first look: with very skewed errors intervals from fewer hold in 90 % only
+DOUBT = 8  # pairs of equal samples, beside those found, in the variance of samples that share prompts
 Reason = Literal["exact", "precise", "clear"]
 
 
@@ -43,12 +45,33 @@ class Spread:
         The t quantile is widened for skew terms by the second-order term of the two-sided Edgeworth expansion
         (Hall 1992, "The bootstrap and Edgeworth expansion", section 3.5).
         """
-        if self.error == 0:
-            return 0.0
+        if self.error == 0 or math.isinf(self.error):
+            return self.error
         tail = 0.025 / looks
         z = stats.norm.isf(tail)
         wider = 1 + self.skewness**2 * (z**4 + 2 * z**2 - 3) / 18 / self.n
         return float(stats.t.isf(tail, self.freedom) * wider * self.error)
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """Which samples share a prompt.
+
+    Attributes:
+        known: (n,) the prompt of each sample of the subset, as numbers from 0 on.
+        count: How many prompts all N samples have.
+        squares: Sum over prompts of their samples' number squared.
+    """
+
+    known: NDArray[np.intp]
+    count: int
+    squares: float
+
+    @classmethod
+    def of(cls, everyone: Sequence[Hashable] | NDArray[np.generic], known: ArrayLike) -> "Prompts":
+        """From names (N,) of the prompts of all samples, and the indices of the subset."""
+        _, codes, sizes = np.unique(np.asarray(everyone), return_inverse=True, return_counts=True)
+        return cls(codes[np.asarray(known, dtype=np.intp)], len(sizes), float((sizes.astype(np.float64) ** 2).sum()))
 
 
 @dataclass(frozen=True)
@@ -96,48 +119,71 @@ class Difference:
         return Estimate(self.mean, *self.interval(looks), self.n)
 
 
-def hybrid_difference(answers: ArrayLike, features: ArrayLike, known: ArrayLike, baseline: ArrayLike) -> Difference:
+def hybrid_difference(
+    answers: ArrayLike,
+    features: ArrayLike,
+    known: ArrayLike,
+    baseline: ArrayLike,
+    prompts: Sequence[Hashable] | None = None,
+) -> Difference:
     """The difference from answers (N,), features (N, k), and the baseline (n,) of the samples `known` (n,).
 
     The answers' own projections are used as a feature too, because a prompt moves both.
+
+    Args:
+        prompts: (N,) names of the samples' prompts; None: all different.
 
     Raises:
         ValueError: Shapes that do not fit, values that are not finite, indices out of range or given twice, or a single
             baseline for several samples.
     """
     a, b = finite(answers, 1), finite(baseline, 1)
-    return hybrid_differences(a[:, None], features, known, b[:, None])[0]
+    return hybrid_differences(a[:, None], features, known, b[:, None], prompts)[0]
 
 
 def hybrid_differences(
-    answers: ArrayLike, features: ArrayLike, known: ArrayLike, baseline: ArrayLike
+    answers: ArrayLike,
+    features: ArrayLike,
+    known: ArrayLike,
+    baseline: ArrayLike,
+    prompts: Sequence[Hashable] | None = None,
 ) -> list[Difference]:
     """The same for T traits at once: answers (N, T), baseline (n, T), and the features shared."""
     a, x = finite(answers, 2), finite(features, 2)
     if len(x) != len(a):
         raise ValueError(f"features of {len(x)} samples for {len(a)} answers")
     rows = indices(known, len(a))
-    return differences_from_moments(Moments.of(a), Moments.of(x), a[rows], x[rows], baseline)
+    shared = None if prompts is None else Prompts.of(prompts, rows)
+    return differences_from_moments(Moments.of(a), Moments.of(x), a[rows], x[rows], baseline, shared)
 
 
-def plain_difference(answers: ArrayLike, known: ArrayLike, baseline: ArrayLike) -> Difference:
+def plain_difference(
+    answers: ArrayLike, known: ArrayLike, baseline: ArrayLike, prompts: Prompts | None = None
+) -> Difference:
     """The mean of answer minus baseline over the subset alone, what the paper does; exact where all are known."""
     a, b = finite(answers, 1), finite(baseline, 1)
     rows = indices(known, len(a))
     gaps = _same_rows(a[rows], b) - b
     # As a baseline of minus the gap beside answers of 0: only the subset counts.
     nothing = Moments.of(np.zeros((len(a), 0)))
-    return _differences(_zeros(len(a), 1), nothing, np.zeros((len(b), 1)), np.zeros((len(b), 0)), -gaps[:, None])[0]
+    none = np.zeros((len(b), 1)), np.zeros((len(b), 0))
+    return _differences(_zeros(len(a), 1), nothing, *none, -gaps[:, None], prompts=prompts)[0]
 
 
 def differences_from_moments(
-    answers: Moments, features: Moments, known_answers: ArrayLike, known_features: ArrayLike, baseline: ArrayLike
+    answers: Moments,
+    features: Moments,
+    known_answers: ArrayLike,
+    known_features: ArrayLike,
+    baseline: ArrayLike,
+    prompts: Prompts | None = None,
 ) -> list[Difference]:
     """The same from a stream: moments of all samples, rows of the subset only.
 
     Args:
         answers, features: Over all N samples, the subset included; T and k columns.
         known_answers, known_features, baseline: (n, T), (n, k), (n, T) of the subset.
+        prompts: Which samples share one; None: none do.
 
     Raises:
         ValueError: As in `hybrid_difference`.
@@ -147,8 +193,9 @@ def differences_from_moments(
     both, features_and_answers = beside(features, answers), np.hstack([x, a])
     # Shrunk towards its mean by a small subset, the baseline is known badly when it goes with the answer; the gap is
     # known badly when it does not. The one with smaller errors is kept. Very few rows cannot tell: they take the gap.
-    direct = _differences(answers, both, a, features_and_answers, b)
-    gap = _differences(_zeros(answers.count, a.shape[1]), both, np.zeros_like(a), features_and_answers, b - a, b)
+    direct = _differences(answers, both, a, features_and_answers, b, prompts=prompts)
+    nothing = _zeros(answers.count, a.shape[1])
+    gap = _differences(nothing, both, np.zeros_like(a), features_and_answers, b - a, b, prompts)
     if len(b) < LEAST:
         return gap
     return [min(pair, key=lambda d: d.subset.error) for pair in zip(direct, gap, strict=True)]
@@ -172,7 +219,13 @@ def _zeros(rows: int, columns: int) -> Moments:
 
 
 def _differences(
-    answers: Moments, features: Moments, a: Floats, x: Floats, b: Floats, yardstick: Floats | None = None
+    answers: Moments,
+    features: Moments,
+    a: Floats,
+    x: Floats,
+    b: Floats,
+    yardstick: Floats | None = None,
+    prompts: Prompts | None = None,
 ) -> list[Difference]:
     """One estimate per column; R squared is the share saved of the error of a mean of b (or of `yardstick`)."""
     total, n = answers.count, len(_same_rows(a, b))
@@ -199,7 +252,7 @@ def _differences(
         ]
         r_squared = _error_share(left, b if yardstick is None else yardstick)
     return [
-        Difference(float(mean), total, n, part, _sampling(column, total), float(r))
+        Difference(float(mean), total, n, part, _sampling(column, total, prompts), float(r))
         for mean, part, column, r in zip(means, subset, gaps.T, r_squared, strict=True)
     ]
 
@@ -225,10 +278,36 @@ def _of_the_others(fit: Fit, x: Floats, others: Floats, left: Floats) -> tuple[F
     return fit.offset + other @ fit.slopes, ((1 - pull) * left).mean(0)
 
 
-def _sampling(gaps: Floats, total: int) -> Spread:
+def _sampling(gaps: Floats, total: int, prompts: Prompts | None) -> Spread:
     if len(gaps) < 2:
         return Spread(0.0, 1.0, 0.0, total)  # a data set of one sample: nothing is known of the spread
+    if prompts is not None and prompts.count < total:
+        return _sampling_of_prompts(gaps, total, prompts)
     return Spread(float(gaps.std(ddof=1)) / math.sqrt(total), len(gaps) - 1.0, _skewness(gaps), total)
+
+
+def _sampling_of_prompts(gaps: Floats, total: int, prompts: Prompts) -> Spread:
+    """Where prompts were drawn, with all their samples: the variance of a sum over clusters.
+
+    What pairs of samples that share a prompt have in common is estimated by the pairs within the subset, beside
+    `DOUBT` imagined ones that are equal, in the share that was not generated: few pairs tell little. Where everything
+    is generated this is the usual cluster-robust variance.
+    """
+    effective = total**2 / prompts.squares  # prompts, were all of the same size
+    if prompts.count < 2:
+        return Spread(math.inf, 1.0, 0.0, 1)  # nothing is known of the spread between prompts
+    centred = gaps - gaps.mean()
+    alone = float((centred**2).mean())
+    sums: Floats = np.asarray(np.bincount(prompts.known, centred), dtype=np.float64)
+    sizes = np.bincount(prompts.known)
+    pairs = (float((sizes**2).sum()) - len(gaps)) / 2
+    doubt = DOUBT * (1 - len(gaps) / total)
+    products = (float((sums**2).sum()) - float((centred**2).sum())) / 2
+    together = (products + doubt * alone) / (pairs + doubt) if pairs + doubt else alone
+    variance = (total * alone + (prompts.squares - total) * min(max(together, 0.0), alone)) / total**2
+    free = min(effective, float((sizes > 0).sum())) - 1
+    error = math.sqrt(variance * effective / (effective - 1)) if effective > 1 else math.inf
+    return Spread(error, max(free, 1.0), _skewness(sums[sizes > 0]), max(int(effective), 2))
 
 
 def _skewness(values: Floats) -> float:

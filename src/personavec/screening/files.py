@@ -28,7 +28,7 @@ def screen_files(
     other_weights: bool = False,
     terms: ApiTerms | None = None,
 ) -> ScreeningRun:
-    """Screen chat data in files (paper section 6): how far they would push the model, which samples do it.
+    """Screen chat data in files (paper section 6): how far they lie along each trait, which samples do it.
 
     Args:
         model: The model, or another engine that runs it.

@@ -1,26 +1,27 @@
 """What a screening found along one trait: the data set's figures, and what else differs as much."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from personavec.projection.measure import Measurements
-from personavec.screening.attribution import adjusted_shift, explanation, separation
+from personavec.screening.attribution import CHANCE, Corrected, Rival, adjusted_shift, explanation, separation
 from personavec.screening.differences import ScoredScan
 from personavec.screening.judge import judge_counts
 from personavec.screening.marks import Marks
 from personavec.screening.result import Covariates, Nulls, ReferencePlace, TraitFindings, WholeReadings
 from personavec.screening.scan import Scan
 from personavec.screening.track import Track
-from personavec.stats.bootstrap import auc
+from personavec.stats.bootstrap import auc, bootstrap_leads
 from personavec.stats.estimate import Estimate
-from personavec.stats.nulls import covariance_directions, isotropic_directions, place
+from personavec.stats.nulls import Place, covariance_directions, holm, isotropic_directions, place
 from personavec.stats.numbers import Floats
 
-DIRECTIONS = 200  # random directions of each kind
+DIRECTIONS = 200  # random directions of each kind, or more where many traits are screened
 
 
 class Gaps:
@@ -33,6 +34,7 @@ class Gaps:
 
     def __init__(self, data: Scan, clean: Scan, depth: int) -> None:
         self._gaps = [scan.theirs[:, depth] - scan.ours[:, depth] for scan in (data, clean)]
+        self._asked = [scan.known.asked[: len(scan.theirs)] for scan in (data, clean)]
 
     def __len__(self) -> int:
         """Samples of the data."""
@@ -41,44 +43,128 @@ class Gaps:
     def along(self, directions: Tensor) -> tuple[Floats, Floats]:
         """Differences (n, K) of the data and (m, K) of the reference along directions (K, d)."""
         units = torch.nn.functional.normalize(directions, dim=-1)
-        data, clean = ((gap @ units.T).double().numpy() for gap in self._gaps)
+        data, clean = (_on(gap, units) for gap in self._gaps)
         return data, clean
 
     def shifts(self, directions: Tensor) -> list[float]:
         """Data minus clean along each direction, in deviations of clean."""
+        return _shifts(*self.along(directions))
+
+    def random(self, treat: Callable[[Tensor], Tensor], count: int, seed: int) -> dict[str, tuple[Floats, Floats]]:
+        """As `along`, for about `count` random directions of each kind: any way, and with the covariance of clean gaps.
+
+        That of answers would lean towards what prompts are about, and gaps, like a persona vector, do not. Directions
+        are drawn from one half of the clean samples and read on the other, and the other way round: samples vary most
+        along what is made of them, so that data would seem to lie too near along random directions.
+
+        Args:
+            treat: What is made of all directions.
+        """
+        data, clean = self._gaps
+        size = len(clean) // 2
+        halves = [(clean[:size], clean[-size:]), (clean[-size:], clean[:size])] if size > 3 else [(clean, clean)]
+        each = -(-count // len(halves))
+        found: dict[str, list[tuple[Floats, Floats]]] = {"isotropic": [], "covariance": []}
+        for fold, (made, read) in enumerate(halves):
+            draws = {
+                "isotropic": isotropic_directions((1, clean.shape[1]), each, seed + 2 * fold),
+                "covariance": covariance_directions(made[:, None], ["clean"] * len(made), each, seed + 1 + 2 * fold),
+            }
+            for kind, drawn in draws.items():
+                units = treat(torch.nn.functional.normalize(drawn.squeeze(1), dim=-1))
+                found[kind].append((_on(data, units), _on(read, units)))
+        return {
+            kind: (np.hstack([a for a, _ in some]), np.hstack([b for _, b in some])) for kind, some in found.items()
+        }
+
+    def rivals(self, own: Tensor, others: Mapping[str, Tensor], seed: int) -> dict[str, Rival]:
+        """Other directions (d,), by name, beside one's own."""
+        if not others:
+            return {}
+        directions = torch.stack([own, *others.values()])
         data, clean = self.along(directions)
-        shifts: list[float] = ((data.mean(0) - clean.mean(0)) / clean.std(0, ddof=1)).tolist()
-        return shifts
+        ours, theirs = (asked.tolist() for asked in self._asked)
+        leads = bootstrap_leads(data, clean, ours, theirs, seed)
+        _, *shifts = self.shifts(directions)
+        return {name: Rival(shift, lead) for name, shift, lead in zip(others, shifts, leads, strict=True)}
 
 
-def trait_findings(
-    track: Track, data: Scan, clean: Scan, beside: Mapping[str, ScoredScan], marks: Marks, seed: int
-) -> TraitFindings:
-    """A trait's projection difference, beside that of the clean reference and of directions that mean nothing.
+@dataclass(frozen=True)
+class _Chance:
+    """A trait's shift where readings were kept whole, beside that along random directions.
+
+    Attributes:
+        gaps: There.
+        own: The shift along the trait's direction.
+        likely: Differences along random directions with the gaps' covariance, of data and reference.
+        nulls: Place of `own` among either kind.
+    """
+
+    gaps: Gaps
+    own: float
+    likely: tuple[Floats, Floats]
+    nulls: Mapping[str, Place]
+
+    @classmethod
+    def of(cls, track: Track, data: Scan, clean: Scan, count: int, seed: int) -> "_Chance":
+        gaps = Gaps(data, clean, track.depth)
+        (own,) = gaps.shifts(track.axis.direction[None])
+        random = gaps.random(track.axis.treat, count, seed)
+        nulls = {kind: place(own, _shifts(*sides)) for kind, sides in random.items()}
+        return cls(gaps, own, random["covariance"], nulls)
+
+
+def all_findings(
+    tracks: Sequence[Track], data: Scan, clean: Scan, beside: Mapping[str, ScoredScan], marks: Marks, seed: int
+) -> dict[str, TraitFindings]:
+    """By trait its projection difference, beside that of the clean reference and of directions that mean nothing.
 
     Nulls and other traits are compared on the samples whose readings were kept whole. What the vector has lost when it
     was made specific, random directions have lost too. AUC and covariates are those of `Survey.some`.
 
     Args:
-        data, clean: The scans that the track was made from.
+        data, clean: The scans that the tracks were made from.
         beside: Further reference sets, by name.
         seed: Of the random directions.
     """
-    axis = track.axis
+    count = max(DIRECTIONS, math.ceil(2 * len(tracks) / CHANCE))  # the smallest p must pass when it is corrected
+    chances = {track.trait: _Chance.of(track, data, clean, count, seed) for track in tracks}
+    corrected = holm({trait: chance.nulls["covariance"].p_value for trait, chance in chances.items()})
+    return {
+        track.trait: _trait_findings(
+            track,
+            data,
+            clean,
+            beside,
+            marks,
+            chances[track.trait],
+            Corrected(corrected[track.trait], len(tracks)),
+            seed,
+        )
+        for track in tracks
+    }
+
+
+def _trait_findings(
+    track: Track,
+    data: Scan,
+    clean: Scan,
+    beside: Mapping[str, ScoredScan],
+    marks: Marks,
+    chance: _Chance,
+    corrected: Corrected,
+    seed: int,
+) -> TraitFindings:
+    axis, gaps, nulls = track.axis, chance.gaps, chance.nulls
     total, reference = track.data.total.estimate(track.looks), track.clean.total.estimate()
     shift = _shift(total, reference, track.clean.deviation)
-    gaps = Gaps(data, clean, track.depth)
-    own_direction = axis.direction[None]
-    (own,) = gaps.shifts(own_direction)
-    there = [side.ravel() for side in gaps.along(own_direction)]
-    draws = _random_directions(track, clean, seed)
-    nulls = {name: place(own, gaps.shifts(drawn)) for name, drawn in draws.items()}
-    names, rivals = list(axis.rivals), list(axis.rivals.values())
-    others = dict(zip(names, gaps.shifts(torch.stack(rivals)), strict=True)) if rivals else {}
-    apart = separation(track.data.some, track.clean.some, *gaps.along(draws["covariance"]))
+    there = [side.ravel() for side in gaps.along(axis.direction[None])]
+    rivals = gaps.rivals(axis.direction, axis.rivals, seed)
+    prompts = data.survey.some.asked, clean.survey.some.asked
+    apart = separation(track.data.some, track.clean.some, *chance.likely, prompts)
     ours, theirs = (_covariates(scan.survey.some.measured) for scan in (data, clean))
-    adjusted = adjusted_shift(track.data.some, track.clean.some, ours, theirs)
-    said = explanation(track.trait, shift, nulls["covariance"], others, adjusted, own)
+    adjusted = adjusted_shift(track.data.some, track.clean.some, ours, theirs, prompts=prompts)
+    said = explanation(track.trait, shift, nulls["covariance"], rivals, adjusted, chance.own, corrected)
     limit = track.threshold
     return TraitFindings(
         projection_difference=total,
@@ -88,9 +174,11 @@ def trait_findings(
         deviation=track.clean.deviation,
         shift=shift,
         r_squared=track.data.r_squared,
-        own=WholeReadings(shift=own, auc=float(auc(*there)), n=len(gaps)),
+        own=WholeReadings(shift=chance.own, auc=float(auc(*there)), n=len(gaps)),
         nulls=Nulls(isotropic=nulls["isotropic"], covariance=nulls["covariance"]),
-        others=others,
+        p_holm=corrected.p_value,
+        others={name: rival.shift for name, rival in rivals.items()},
+        leads={name: rival.lead for name, rival in rivals.items()},
         auc=apart.auc,
         auc_null=apart.null,
         covariates=Covariates(
@@ -107,16 +195,15 @@ def trait_findings(
     )
 
 
-def _random_directions(track: Track, clean: Scan, seed: int) -> dict[str, Tensor]:
-    """Unit directions (K, d) of each kind, treated as the trait's own was."""
-    answers = clean.theirs[:, [track.depth]]
-    draws = {
-        "isotropic": isotropic_directions((1, len(track.axis.direction)), DIRECTIONS, seed),
-        "covariance": covariance_directions(answers, ["clean"] * len(answers), DIRECTIONS, seed + 1),
-    }
-    return {
-        name: track.axis.treat(torch.nn.functional.normalize(drawn.squeeze(1), dim=-1)) for name, drawn in draws.items()
-    }
+def _on(gaps: Tensor, units: Tensor) -> Floats:
+    """Projections (n, K)."""
+    found: Floats = (gaps @ units.T).double().numpy()
+    return found
+
+
+def _shifts(data: Floats, clean: Floats) -> list[float]:
+    shifts: list[float] = ((data.mean(0) - clean.mean(0)) / clean.std(0, ddof=1)).tolist()
+    return shifts
 
 
 def _reference_places(

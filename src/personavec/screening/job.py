@@ -21,7 +21,7 @@ from personavec.results import SUMMARY
 from personavec.screening.axis import Axis, panel_of, plain_axes, specific_axes
 from personavec.screening.differences import ScoredScan
 from personavec.screening.examples import sample_views
-from personavec.screening.findings import trait_findings
+from personavec.screening.findings import all_findings
 from personavec.screening.judge import judge_scores
 from personavec.screening.marks import Marks, columns, mark
 from personavec.screening.outputs import Split, split, write_scores
@@ -164,13 +164,11 @@ def _screen(inputs: Inputs, axes: Sequence[Axis], folder: RunFolder, *, resumed:
     write_scores(folder / "scores.parquet", columns(along, scans.table, marks))
     parted = _split(data, scans, marks, folder)
     data_scan, clean_scan = scans.data.scored.scan, scans.clean.scan
-    traits = {
-        track.trait: trait_findings(track, data_scan, clean_scan, scans.beside, marks, settings.seed) for track in along
-    }
+    traits = all_findings(along, data_scan, clean_scan, scans.beside, marks, settings.seed)
     reference = CleanReference(
         name=_name(clean), bundled=inputs.bundled, samples=len(clean_scan), drawn=len(clean_scan.drawn)
     )
-    truncated = data_scan.survey.truncated
+    truncated, prompts = data_scan.survey.truncated, len(np.unique(data_scan.survey.asked))
     run = ScreeningRun.of(
         provenance(engine.model, asdict(settings)),
         engine=engine.version,
@@ -184,10 +182,11 @@ def _screen(inputs: Inputs, axes: Sequence[Axis], folder: RunFolder, *, resumed:
         truncated=truncated,
         generated=reader.own.made,
         drawn=len(data_scan.drawn),
+        prompts=prompts,
         clean=reference,
         traits=traits,
         verdict=verdict(settings, traits, reference),
-        warnings=cautions(engine, data, along, truncated, parted),
+        warnings=cautions(engine, data, along, truncated, prompts, parted),
         seconds=0.0,
         resumed=resumed,
     )

@@ -99,16 +99,25 @@ def _shifts(traits: Mapping[str, TraitFindings]) -> Plot:
         return POSITIVE if shift.low > 0 else NEGATIVE if shift.high < 0 else NEUTRAL
 
     rows = [_Row(label(name), findings.shift, colour(findings.shift)) for name, findings in traits.items()]
+    nulls = [findings.nulls.covariance.p95 for findings in traits.values()]
 
     def paint(figure: Figure) -> None:
-        _draw_shifts(figure.subplots(), rows)
+        axes = figure.subplots()
+        axes.barh(range(len(rows)), [2 * p95 for p95 in nulls], 0.7, [-p95 for p95 in nulls], color=NEUTRAL, alpha=0.2)
+        _draw_shifts(axes, rows)
+        axes.set_ylim(len(rows) - 0.5, -0.5)
 
     return plot(
         "shifts",
-        "Which way would the data push?",
-        "Right of zero: the method predicts that fine-tuning on these data strengthens the trait; left: weakens it. "
-        "Bars are 95 % intervals; grey ones hold zero.",
-        "; ".join(f"{name}: {estimate(findings.shift, 2)}" for name, findings in traits.items()),
+        "Where do the data lie?",
+        "Right of zero the answers lie on the side of the trait, left on that of its opposite. Bars are 95 % "
+        "intervals; grey ones hold zero. The grey band behind each holds 95 in 100 random directions, which mean "
+        "nothing: a point inside it does not show this trait. How the data lie is no forecast of what training on them "
+        "does.",
+        "; ".join(
+            f"{name}: {estimate(findings.shift, 2)}, random directions to {number(findings.nulls.covariance.p95, 2)}"
+            for name, findings in traits.items()
+        ),
         paint,
         height=90 + 34 * len(rows),
     )
@@ -162,7 +171,7 @@ def _nulls(name: str, findings: TraitFindings) -> Plot:
         f"nulls-{_slug(name)}",
         f"Is it {label(name)}, or anything?",
         "The same data along other traits' vectors (circles) and along random directions (grey bands: 95 in 100 of "
-        "them; the wide one leans the way clean activity varies). Where the diamond is not clear of them, the data "
+        "them; the wide one leans the way clean samples vary). Where the diamond is not clear of them, the data "
         f"differ from clean ones, but not in {name} more than in other things.",
         "; ".join(f"{text}: {number(value, 2)}" for text, value, _ in rows),
         paint,

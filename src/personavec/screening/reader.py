@@ -20,7 +20,7 @@ from personavec.screening.settings import Settings
 from personavec.screening.threshold import check_size
 
 CLEAN_GENERATED = 96  # own answers to the clean reference's prompts in a hybrid screening
-REFERENCE_FORM = 3  # of what the cache keeps of a reference; one of another form is made anew
+REFERENCE_FORM = 4  # of what the cache keeps of a reference; one of another form is made anew
 
 
 @dataclass(frozen=True, eq=False)

@@ -31,7 +31,7 @@ class Nulls(Result):
 
     Attributes:
         isotropic: Any directions.
-        covariance: Directions with the covariance of clean answers.
+        covariance: Directions with the covariance of clean answers' differences from the model's own.
     """
 
     isotropic: RoundedPlace
@@ -97,12 +97,14 @@ class TraitFindings(Result):
         r_squared: Share of the variance of the model's own answers that the prompt predicts; None: no prediction.
         own: The samples whose readings were kept whole.
         nulls: Place of `own.shift` among random directions.
+        p_holm: p-value of `nulls.covariance`, corrected for the number of traits that were screened (Holm).
         others: Shift along the other traits' directions, by trait, as `own.shift`.
+        leads: How much larger `own.shift` is than each of these, by absolute value, over the same samples.
         auc: Probability that a sample of the data lies above one of the reference; of at most 65,536 samples.
         auc_null: max(AUC, 1 - AUC) of random directions.
         covariates: What answer length, refusals and prompt length explain.
-        specific: Whether the data differ in this trait: whether the shift exceeds random directions and other traits,
-            and is not explained by covariates.
+        specific: Whether the data differ in this trait: whether the shift exceeds random directions (by `p_holm`) and
+            other traits (by `leads`), and is not explained by covariates.
         sentences: That in words, the verdict first.
         threshold: Projection difference above which a sample is flagged.
         false_alarms: 95 % interval of the rate of false alarms, 0..1; None: the threshold was given.
@@ -121,7 +123,9 @@ class TraitFindings(Result):
     r_squared: Number | None
     own: WholeReadings
     nulls: Nulls
+    p_holm: Number
     others: dict[str, Number]
+    leads: dict[str, Figure]
     auc: Figure
     auc_null: Null
     covariates: Covariates
@@ -164,6 +168,7 @@ class ScreeningRun(Run):
         truncated: Samples whose end did not fit the model's context.
         generated: Own answers that were generated in the attempt that finished, and not read from the cache.
         drawn: Samples that the model itself answered.
+        prompts: How many different prompts the samples have. Intervals count prompts, not samples.
         clean: The clean reference.
         traits: Findings by trait.
         verdict: Sentences on what was found.
@@ -173,6 +178,7 @@ class ScreeningRun(Run):
     """
 
     COMMAND = "screen"
+    SCHEMA = 2
     model_config = ConfigDict(validate_by_name=True, serialize_by_alias=True)
 
     engine: str
@@ -186,6 +192,7 @@ class ScreeningRun(Run):
     truncated: int
     generated: int
     drawn: int
+    prompts: int
     clean: CleanReference
     traits: dict[str, TraitFindings]
     verdict: list[str]

@@ -27,7 +27,7 @@ from personavec.files import JsonLines, replacing
 from personavec.model import Conversation
 from personavec.progress import Progress, progress
 from personavec.projection import Turns
-from personavec.projection.measure import Tokens, measure_keeping, own_answers, readings, tokenise
+from personavec.projection.measure import Tokens, measure_keeping, own_answers, prompt_key, readings, tokenise
 from personavec.projection.own_answers import OwnAnswers
 from personavec.projection.panel import Panel
 from personavec.screening.lookup import Lookup
@@ -53,6 +53,7 @@ class Survey:
         answers, prompts: Moments of every column of `table`'s projections, one column each.
         truncated: How many samples did not fit the model's context.
         priorities: (n,) the order in which samples are drawn, see `stats.sampling`.
+        asked: (n,) a number that samples with the same prompt share.
         some: Of at most `SOME` samples, drawn at random: what needs many samples at once is computed from these.
     """
 
@@ -61,6 +62,7 @@ class Survey:
     prompts: Moments
     truncated: int
     priorities: Floats
+    asked: NDArray[np.int64]
     some: Block
 
     def __len__(self) -> int:
@@ -138,6 +140,7 @@ def _projection(engine: Engine, part: _Part, panel: Panel, turns: Turns) -> _Pro
     columns: dict[str, Column] = {
         "index": [s.index for s in good], "line": [s.line for s in good], "id": [s.id for s in good],
         "source": pa.array([s.source for s in good], pa.string()),
+        "asked": pa.array([prompt_key(s, turns) for s in good], pa.int64()),
     }  # fmt: skip
     whole: dict[str, Tensor] = {}
     if good:
@@ -284,14 +287,16 @@ class Scanner:
                 "Screen at least two samples. To look at a single conversation: personavec monitor.",
             )
         answers, prompts, truncated = [Moments(1) for _ in range(several)], Moments(several), 0
+        asked = []
         for block in table.blocks():
             for k, moments in enumerate(answers):
                 moments.update(block.measured.answers[:, [k]])
             prompts.update(block.measured.prompts)
             truncated += int(block.measured.truncated.sum())
+            asked.append(block.asked)
         order = priorities(table, self.seed)
         some = table.take(np.sort(smallest(order, SOME)))
-        return Survey(table, answers, prompts, truncated, order, some)
+        return Survey(table, answers, prompts, truncated, order, np.concatenate(asked), some)
 
     def _rejected(self) -> Iterator[_Rejection]:
         for path in sorted(self.folder.glob("part-*.rejected.jsonl")):

@@ -22,6 +22,7 @@ class Block:
     Attributes:
         rows: (n,) their numbers in the table.
         ids, indices, lines, sources: (n,) as `Sample` has them.
+        asked: (n,) a number that samples with the same prompt share, see `prompt_key`.
         measured: Of these samples.
     """
 
@@ -30,6 +31,7 @@ class Block:
     indices: NDArray[np.int64]
     lines: NDArray[np.int64]
     sources: pa.ChunkedArray
+    asked: NDArray[np.int64]
     measured: Measurements
 
     def __len__(self) -> int:
@@ -97,8 +99,8 @@ class Table(Collection[str]):
             refusals=column("refusal"),
             truncated=column("truncated"),
         )
-        indices, lines = (table[name].to_numpy() for name in ("index", "line"))
-        return Block(rows, table["id"], indices, lines, table["source"], measured)
+        indices, lines, asked = (table[name].to_numpy() for name in ("index", "line", "asked"))
+        return Block(rows, table["id"], indices, lines, table["source"], asked, measured)
 
 
 def _read(path: Path, columns: Sequence[str] | None = None) -> pa.Table:

@@ -4,11 +4,17 @@ from collections.abc import Mapping, Sequence
 
 from personavec.data import Dataset
 from personavec.engine import Engine
+from personavec.report.words import span
 from personavec.screening.outputs import Split
 from personavec.screening.result import CleanReference, ReferencePlace, TraitFindings
 from personavec.screening.settings import Settings
 from personavec.screening.track import Track
 
+FORECAST = (
+    "How the data lie is no forecast of what training on them does to the model: over 26 fine-tunes of ten families of "
+    "data the projection difference and the shift after training correlated with r = 0.26 to 0.64, for two of three "
+    "traits no more than along random directions. Train on some of them and measure (personavec finetune)."
+)
 SOURCES_SHOWN = 10  # of those that held no sample
 
 
@@ -19,6 +25,8 @@ def verdict(settings: Settings, traits: Mapping[str, TraitFindings], clean: Clea
     expected = None if settings.threshold is not None or settings.judge_all else rate
     sentences = [_trait(name, findings, expected) for name, findings in ranked]
     sentences += [_place(name, findings.references) for name, findings in ranked if findings.references]
+    if any(findings.specific for findings in traits.values()):
+        sentences.append(FORECAST)
     unspecific = [
         name for name, findings in ranked if not findings.specific and findings.flagged > 2 * rate * findings.shift.n
     ]
@@ -42,11 +50,14 @@ def verdict(settings: Settings, traits: Mapping[str, TraitFindings], clean: Clea
     return sentences
 
 
-def cautions(engine: Engine, data: Dataset, tracks: Sequence[Track], truncated: int, split: Split) -> list[str]:
+def cautions(
+    engine: Engine, data: Dataset, tracks: Sequence[Track], truncated: int, prompts: int, split: Split
+) -> list[str]:
     """What limits the figures.
 
     Args:
         truncated: How many samples did not fit the model's context.
+        prompts: How many different prompts the samples have.
         split: Where the records went.
     """
     notes = [*engine.template.notes, *data.notes]
@@ -56,8 +67,14 @@ def cautions(engine: Engine, data: Dataset, tracks: Sequence[Track], truncated: 
             f"{truncated} of {samples} samples do not fit the model's context of {engine.context_length} "
             "tokens: their ends were not read."
         )
-    if samples < 20:
-        notes.append(f"There are only {samples} samples: intervals are wide, and the shape of the data is unknown.")
+    if prompts < samples:
+        notes.append(
+            f"The {samples} samples have {prompts} different prompts. Answers to one prompt resemble each other, so "
+            "intervals count prompts."
+        )
+    if prompts < 20:
+        what = "samples" if prompts == samples else "different prompts"
+        notes.append(f"There are only {prompts} {what}: intervals are wide, and the shape of the data is unknown.")
     for track in tracks:
         r_squared, share = track.data.r_squared, track.axis.share
         if r_squared is not None and r_squared < 0.1:
@@ -81,12 +98,9 @@ def cautions(engine: Engine, data: Dataset, tracks: Sequence[Track], truncated: 
 def _trait(name: str, findings: TraitFindings, expected: float | None) -> str:
     """`expected`: share of clean samples that are flagged, None where it is not known."""
     shift = findings.shift
-    size = (
-        f"{shift.mean:+.2f} deviations of clean samples, 95 % interval {shift.low:+.2f} to {shift.high:+.2f}, "
-        f"n = {shift.n}"
-    )
+    size = f"{shift.mean:+.2f} deviations of clean samples, {span(shift, '+.2f')}, n = {shift.n}"
     if shift.low <= 0 <= shift.high:
-        said = f"No push of the data as a whole along {name} can be told from none ({size})."
+        said = f"No shift of the data as a whole along {name} can be told from none ({size})."
         if expected is None or findings.flagged <= 2 * expected * shift.n:
             return said
         return (
@@ -94,11 +108,6 @@ def _trait(name: str, findings: TraitFindings, expected: float | None) -> str:
             f"{expected * shift.n:.0f}."
         )
     way = "more" if shift.low > 0 else "less"
-    if findings.specific:
-        return (
-            f"The method predicts that fine-tuning on these data makes the model {way} {name} ({size}). "
-            f"{findings.sentences[0]}"
-        )
     return f"The data lie on the side of {way} {name} ({size}). {findings.sentences[0]}"
 
 

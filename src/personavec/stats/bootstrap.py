@@ -18,6 +18,8 @@ from personavec.stats.numbers import Floats, finite
 
 Codes = NDArray[np.intp]
 DRAWS = 2000
+FEW = 20  # units; of so many or more a few that differ are still enough
+APART = 5  # of fewer units at least so many must differ from where half of them crowd
 
 
 def bootstrap_mean(
@@ -25,7 +27,9 @@ def bootstrap_mean(
 ) -> Estimate:
     """Mean of values (n,) with an interval from resampling clusters (questions); None: each value by itself.
 
-    With a single cluster nothing is known of the spread between questions: the interval is the range of the values.
+    Where few questions are behind it and most of these say the same (differences of which many are 0), a bootstrap sees
+    next to nothing of the spread: of 95 intervals promised, 50 to 85 hold. Such a mean has no bounds, and neither has
+    that of a single cluster.
 
     Raises:
         ValueError: No values, values that are not finite, or not one cluster for each value.
@@ -35,9 +39,17 @@ def bootstrap_mean(
         codes, count = np.arange(len(array)), len(array)
     else:
         (codes,), count = _codes((array, clusters))
-    drawn = _means(array, codes, _weights(count, seed, draws))
-    low, high = _interval(drawn, count, (array.min(), array.max()))
+    low, high = -np.inf, np.inf
+    if not _too_few(np.bincount(codes, array) / np.bincount(codes)):
+        low, high = _interval(_means(array, codes, _weights(count, seed, draws)), count, (low, high))
     return Estimate(float(array.mean()), low, high, count)
+
+
+def _too_few(values: Floats) -> bool:
+    """Whether half or more of a few values lie within a twentieth of their range of the median, and hardly others do
+    not."""
+    crowd = int((np.abs(values - np.median(values)) <= np.ptp(values) / 20).sum())
+    return len(values) < FEW and 2 * crowd >= len(values) and len(values) - crowd < APART
 
 
 def auc(positive: ArrayLike, negative: ArrayLike) -> Any:
@@ -146,6 +158,54 @@ def bootstrap_ratio(above: ArrayLike, below: ArrayLike, seed: int = 0, draws: in
     weights = _weights(len(a), seed, draws)
     low, high = _interval(_ratio(weights @ a, weights @ b), len(a), (-np.inf, np.inf))
     return Estimate(float(a.mean() / b.mean()), low, high, len(a))
+
+
+def bootstrap_leads(
+    data: ArrayLike,
+    reference: ArrayLike,
+    data_clusters: Sequence[Hashable],
+    reference_clusters: Sequence[Hashable],
+    seed: int = 0,
+    draws: int = DRAWS,
+) -> list[Estimate]:
+    """How much farther data lie from a reference along the first of K directions than along each of the others.
+
+    The absolute differences of the means, in standard deviations of the reference along the same direction, minus one
+    another. Both are taken in the same draws, which take samples with their values along all directions.
+
+    Args:
+        data, reference: (n, K) and (m, K).
+        data_clusters, reference_clusters: What the samples of either side belong to; drawn on each side by itself.
+
+    Returns:
+        K - 1 estimates.
+
+    Raises:
+        ValueError: As in `bootstrap_mean`, or another K on one side.
+    """
+    a, b = finite(data, 2), finite(reference, 2)
+    if a.shape[1] != b.shape[1]:
+        raise ValueError(f"{a.shape[1]} directions against {b.shape[1]}")
+    b, a = b - b.mean(0), a - b.mean(0)  # so that squares keep their digits
+
+    def drawn(values: Floats, clusters: Sequence[Hashable], seed: int) -> tuple[Floats, Floats, int]:
+        """(1 + draws, K) of means and mean squares, the sample's own first."""
+        (codes,), count = _codes((values, clusters))
+        weights = np.vstack([np.ones(count), _weights(count, seed, draws)])
+        sizes = (weights @ np.bincount(codes, minlength=count))[:, None]
+        sums = np.zeros((2, count, values.shape[1]))
+        for powers, powered in zip(sums, (values, values**2), strict=True):
+            np.add.at(powers, codes, powered)
+        return weights @ sums[0] / sizes, weights @ sums[1] / sizes, count
+
+    ours, _, many = drawn(a, data_clusters, seed)
+    theirs, squares, few = drawn(b, reference_clusters, seed + 1)
+    spread = np.sqrt(np.maximum(squares - theirs**2, 0) * len(b) / max(len(b) - 1, 1))
+    sizes = np.full_like(ours, np.nan)
+    np.divide(np.abs(ours - theirs), spread, out=sizes, where=spread > 0)
+    leads = sizes[:, :1] - sizes[:, 1:]
+    count = min(many, few)
+    return [Estimate(float(lead[0]), *_interval(lead[1:], count, (-np.inf, np.inf)), count) for lead in leads.T]
 
 
 def spearman(x: ArrayLike, y: ArrayLike) -> float:

@@ -1,6 +1,6 @@
 """What chance gives: the nulls that stand beside every figure (random directions, with the same choice of layer)."""
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -77,6 +77,15 @@ def place(value: float, nulls: ArrayLike) -> Place:
     )
 
 
+def holm(p_values: Mapping[str, float]) -> dict[str, float]:
+    """p-values of several tests, corrected so that all below 5 % are wrong in 5 % of cases at most (Holm 1979)."""
+    corrected, least = {}, 0.0
+    for rank, name in enumerate(sorted(p_values, key=lambda each: p_values[each])):
+        least = max(least, min(1.0, (len(p_values) - rank) * p_values[name]))
+        corrected[name] = least
+    return {name: corrected[name] for name in p_values}
+
+
 def covariance_directions(readings: Tensor, sides: Sequence[str], count: int, seed: int) -> Tensor:
     """Random directions with the covariance that readings have within their side.
 
@@ -87,13 +96,46 @@ def covariance_directions(readings: Tensor, sides: Sequence[str], count: int, se
     Returns:
         (count, layers, d): the same random mixture of rollouts at every layer; not normalised.
     """
+    centred = _centred(readings, sides)
+    weights = torch.from_numpy(np.random.default_rng(seed).standard_normal((count, len(readings)))).float()
+    mixed: Tensor = torch.einsum("kn,nld->kld", weights, centred) / len(readings) ** 0.5
+    return mixed
+
+
+def shuffled_directions(
+    readings: Tensor, sides: Sequence[str], questions: Sequence[Hashable], count: int, seed: int
+) -> Tensor:
+    """Differences of means between two sides, as a vector is made, where chance says which answer is on which side.
+
+    The sides are shuffled within each question: what a question does to all of its answers cancels out here as it does
+    in the vector. The mean of each side is taken out first; a strong trait would else be in every shuffled difference.
+
+    Args:
+        readings: (n, layers, d).
+        sides: n names, "positive" or another.
+        questions: n.
+
+    Returns:
+        (count, layers, d), not normalised.
+    """
+    positive = np.array([side == "positive" for side in sides])
+    _, codes = np.unique(np.array([str(question) for question in questions]), return_inverse=True)
+    rng, weights = np.random.default_rng(seed), np.empty((count, len(positive)))
+    for row in weights:
+        order = np.lexsort((rng.random(len(codes)), codes))  # question by question, in a random order
+        shuffled = np.empty_like(positive)
+        shuffled[order] = positive[np.argsort(codes, kind="stable")]
+        row[:] = np.where(shuffled, 1 / max(positive.sum(), 1), -1 / max((~positive).sum(), 1))
+    return torch.einsum("kn,nld->kld", torch.from_numpy(weights).float(), _centred(readings, sides))
+
+
+def _centred(readings: Tensor, sides: Sequence[str]) -> Tensor:
+    """Readings minus the mean of their side."""
     centred = readings.clone()
     for side in set(sides):
         mine = torch.tensor([s == side for s in sides])
         centred[mine] -= readings[mine].mean(0)
-    weights = torch.from_numpy(np.random.default_rng(seed).standard_normal((count, len(readings)))).float()
-    mixed: Tensor = torch.einsum("kn,nld->kld", weights, centred) / len(readings) ** 0.5
-    return mixed
+    return centred
 
 
 def isotropic_directions(shape: tuple[int, int], count: int, seed: int) -> Tensor:
@@ -131,15 +173,24 @@ def separation(
 
 
 def separation_nulls(
-    extraction: tuple[Tensor, Tensor], evaluation: tuple[Tensor, Tensor], layers: Sequence[int], seed: int
+    extraction: tuple[Tensor, Tensor],
+    evaluation: tuple[Tensor, Tensor],
+    layers: Sequence[int],
+    asked: tuple[Sequence[Hashable], Sequence[Hashable]],
+    seed: int,
 ) -> dict[str, Null]:
-    """Summaries of `separation` for isotropic random directions and for such with the readings' covariance."""
+    """Summaries of `separation` for isotropic random directions and for such made of shuffled sides.
+
+    Args:
+        extraction, evaluation, layers: See `separation`.
+        asked: The questions of `extraction`, side by side.
+    """
     positive, negative = extraction
     everything = torch.cat([positive, negative])
     sides = ["positive"] * len(positive) + ["negative"] * len(negative)
     shape = (everything.shape[1], everything.shape[2])
     draws = {
         "isotropic": isotropic_directions(shape, DIRECTIONS, seed),
-        "covariance": covariance_directions(everything, sides, DIRECTIONS, seed + 1),
+        "shuffled": shuffled_directions(everything, sides, [*asked[0], *asked[1]], DIRECTIONS, seed + 1),
     }
     return {name: null_summary(separation(d, extraction, evaluation, layers)) for name, d in draws.items()}

@@ -107,7 +107,8 @@ def _arms(name: str, prevention: TraitPrevention) -> Plot:
     def paint(figure: Figure) -> None:
         axes = figure.subplots()
         if base is not None:
-            axes.axvspan(base.low, base.high, color=LINE, alpha=0.6)
+            if base.bounded:
+                axes.axvspan(base.low, base.high, color=LINE, alpha=0.6)
             axes.axvline(base.mean, color=MUTED)
         for row, (arm, e) in enumerate(arms):
             axes.errorbar(e.mean, row, xerr=whiskers(e), fmt="o", color=KINDS.get(arm.kind, INK), capsize=4)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from personavec.report.words import span
-from personavec.stats.estimate import Estimate
+from personavec.stats.estimate import TOO_FEW, Estimate
 from personavec.study.result import Arm, Correlation, Cost, StudyRun, SuiteRow, TraitPrevention
 
 PREVENTED = 70.0  # percent of the rise: what prevention is asked for,
@@ -143,7 +143,7 @@ def _cost(arm: Cost) -> str:
 
 
 def _percent(e: Estimate) -> str:
-    return f"{e.mean:+.1f} % [{e.low:+.1f}, {e.high:+.1f}]"
+    return f"{e.mean:+.1f} % [{e.low:+.1f}, {e.high:+.1f}]" if e.bounded else f"{e.mean:+.1f} % [{TOO_FEW}]"
 
 
 def _share(e: Estimate) -> str:
