@@ -27,7 +27,7 @@ def test_every_trait_has_texts_in_two_halves_on_questions_of_their_own(name: str
     texts = library_texts(name)
     for half in (texts.extract, texts.test):
         asked = [[text.question for text in side(half, which)] for which in ("positive", "negative")]
-        assert asked[0] == asked[1] and len(set(asked[0])) == len(asked[0]) == 20
+        assert asked[0] == asked[1] and len(set(asked[0])) == len(asked[0]) >= 20
     both = {text.question for text in texts.extract} & {text.question for text in texts.test}
     trait = load_library(name)
     assert not both | ({t.question for t in (*texts.extract, *texts.test)} & set(trait.extraction_questions))
@@ -59,4 +59,4 @@ def test_no_word_gives_the_trait_away(name: str) -> None:
     }
     for word in set().union(*words["positive"]):
         here, there = (sum(word in answer for answer in words[which]) for which in ("positive", "negative"))
-        assert here - there <= 20, word
+        assert here - there <= len(answers["positive"]) / 2, word

@@ -1,4 +1,4 @@
-"""`personavec judges`: do two judges agree?"""
+"""`personavec judges`: score chats, and do two judges agree?"""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,12 +12,12 @@ from personavec.judges.kinds import find_kind, open_judge, spellings
 if TYPE_CHECKING:
     from personavec.judges.base import JudgeModel
 
-app = typer.Typer(help="Compare judges.", no_args_is_help=True)
+app = typer.Typer(help="Score chats, compare judges.", no_args_is_help=True)
 
 
 @app.callback()
 def judges() -> None:
-    """Compare judges."""
+    """Score chats, compare judges."""
 
 
 @app.command("compare")
@@ -74,3 +74,49 @@ def compare(
             ]
         for name, estimate, places in rows:
             print(f"  {name:<38} {estimate:.{places}f} n = {estimate.n}")
+
+
+@app.command("score")
+def score(
+    chats: Annotated[list[str], typer.Argument(metavar="CHATS...", help="Files or folders of chats, as for screen.")],
+    trait: Annotated[str, typer.Option(callback=o.plain_text, help="Name of a library trait, or of a new one.")],
+    description: o.Description = None,
+    traits_from: o.TraitsFrom = None,
+    judge: Annotated[str, typer.Option(callback=o.plain_text, help=f"{spellings()}.")] = "probe",
+    judge_price: o.JudgePrice = None,
+    judge_rpm: o.JudgeRpm = None,
+    model: o.Model = None,
+    device: o.Device = None,
+    dtype: o.Dtype = None,
+    json: o.Json = False,
+) -> None:
+    """Score the last answer of every chat for a trait and for coherence; a model reads them, none answers again."""
+    if find_kind(judge) is None:
+        raise UserError(f"Unknown judge {judge!r}.", f"Choose {spellings()}.")
+    wanted = o.find_trait(trait, description, traits_from)
+    terms = o.read_terms(judge, judge_price, judge_rpm)
+
+    from personavec.data import open_data
+
+    data = open_data(chats)
+    chat = o.open_model(model, device, dtype)
+
+    from personavec.judges.scoring import score_chats
+
+    found = score_chats(chat, data, wanted, open_judge(judge, chat, terms=terms, device=device, dtype=dtype))
+    if json:
+        o.print_json(found.as_json())
+        return
+    for answer in found.answers:
+        said = "none" if answer.score is None else f"{answer.score:5.1f}"
+        error = "" if answer.uncertainty is None else f" ± {answer.uncertainty:.1f}"
+        coherent = "" if answer.coherence is None else f", coherence {answer.coherence:.0f}"
+        print(f"{answer.source}:{answer.line}  {wanted.name} {said}{error}{coherent}")
+    for rejected in found.rejected:
+        print(f"{rejected.source}:{rejected.line}  not scored: {rejected.reason}")
+    if found.mean is not None:
+        unscored = sum(answer.score is None for answer in found.answers)
+        print(
+            f"\n{wanted.name} by {found.judge}: {found.mean:.1f} (95 % interval, n = {found.mean.n} questions)", end=""
+        )
+        print(f"; {unscored} of {len(found.answers)} answers have no score." if unscored else ".")

@@ -136,11 +136,13 @@ class ProbeJudge(Judge):
         start = self.model.template.response_start
         answers = [rollout.response_ids[start(rollout.response_ids) :] for rollout in rollouts]
         spoken = [(rollout, answer) for rollout, answer in zip(rollouts, answers, strict=True) if answer]
+        for rollout in rollouts:
+            rollout.score = rollout.score_error = None
+        if not spoken:
+            return
         readings = read_answers(
             self.model, [r.question for r, _ in spoken], [a for _, a in spoken], [self.probe.layer], advance=advance
         )
-        for rollout in rollouts:
-            rollout.score = rollout.score_error = None
         for (rollout, _), value, error in zip(spoken, *self.probe.predict(readings[:, 0]), strict=True):
             if np.isfinite(value):
                 rollout.score, rollout.score_error = float(value), float(error)
