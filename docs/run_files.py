@@ -18,8 +18,8 @@ This page is made from the sources (`python docs/run_files.py`); `personavec sch
 schema. A field whose meaning changes raises the file's `schema_version`; a file of another version is refused with a
 sentence.
 
-Wherever a field is an *Estimate* it holds `mean`, `low`, `high` (its 95 % interval) and `n`, the number of independent
-units.
+Wherever a field is an *Estimate* it holds `mean`, `low`, `high` (its 95 % interval; null where n is too small for one)
+and `n`, the number of independent units.
 """
 
 

@@ -360,7 +360,7 @@ def test_a_finished_run_is_compared_with_traits_that_came_later(
     assert summary["specificity"]["vectors"] == ["tiny", "opposite"]
     assert summary["specificity"]["cosine"][0][1] < 0
     own, crossed = summary["specificity"]["effect"][0]
-    assert crossed["low"] <= crossed["mean"] <= crossed["high"]
+    assert crossed["low"] is None or crossed["low"] <= crossed["mean"] <= crossed["high"]  # None: too few questions
     assert [effect["n"] for row in summary["specificity"]["effect"] for effect in row] == [4, 4, 4, 4]
     assert any("it moves that of opposite most" in sentence for sentence in summary["verdict"])
     assert "opposite" in (first / "report.html").read_text()

@@ -4,6 +4,8 @@ from typing import Any
 
 import numpy as np
 
+from personavec.cli.schema import run_of
+
 TRAITS = ["apathetic", "evil", "hallucinating", "humorous", "impolite", "optimistic", "sycophantic"]
 
 
@@ -14,7 +16,7 @@ def estimate(mean: float, half: float = 5.0, n: int = 20) -> dict[str, Any]:
 def facts(command: str) -> dict[str, Any]:
     """What stands in the file of every run."""
     return {
-        "schema_version": 1,
+        "schema_version": run_of(command).SCHEMA,
         "command": command,
         "personavec": "0.1.0",
         "arguments": {"pairs": 3, "questions": 20, "seed": 0, "layer": "auto"},
