@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from personavec.errors import UserError
@@ -20,6 +21,7 @@ from personavec.model import ChatModel
 from personavec.rollouts import Rollout
 from personavec.stats.bootstrap import bootstrap_auc, pearson, spearman
 from personavec.stats.estimate import Estimate
+from personavec.stats.folds import folds
 from personavec.stats.moments import Moments
 from personavec.stats.numbers import Floats
 from personavec.stats.ridge import Fit, fit_subset
@@ -72,8 +74,8 @@ def train_probe(model: ChatModel, texts: Texts, seed: int = 0, advance: Advance 
         for half in (texts.extract, texts.test)
     )
     wanted = _labels(texts.extract)
-    folds = _folds([text.question for text in texts.extract], seed)
-    quality = [pearson(_left_out(readings[:, at], wanted, folds), wanted) for at in range(len(layers))]
+    left_out = folds([text.question for text in texts.extract], FOLDS, seed)
+    quality = [pearson(_left_out(readings[:, at], wanted, left_out), wanted) for at in range(len(layers))]
     best = int(np.argmax(quality))
     rows, others = readings[:, best].double().numpy(), held_out[:, best].double().numpy()
     fit = fit_subset(Moments.of(rows), rows, wanted[:, None])
@@ -101,20 +103,12 @@ def _labels(texts: Sequence[Text]) -> Floats:
     return np.array([ends[t.side] if t.score is None else t.score for t in texts], np.float64)
 
 
-def _folds(questions: Sequence[str], seed: int) -> Floats:
-    """A fold for each text (n,): all texts of a question are in one."""
-    names = sorted(set(questions))
-    order = np.random.default_rng(seed).permutation(len(names))
-    fold = {name: int(order[at]) % FOLDS for at, name in enumerate(names)}
-    return np.array([fold[question] for question in questions], np.float64)
-
-
-def _left_out(readings: Tensor, wanted: Floats, folds: Floats) -> Floats:
+def _left_out(readings: Tensor, wanted: Floats, fold_of: NDArray[np.intp]) -> Floats:
     """Predictions (n,) for each fold by the fit to the others."""
     rows = readings.double().numpy()
     found = np.zeros(len(rows))
-    for fold in np.unique(folds):
-        mine = folds == fold
+    for fold in np.unique(fold_of):
+        mine = fold_of == fold
         rest = fit_subset(Moments.of(rows[~mine]), rows[~mine], wanted[~mine, None])
         found[mine] = rest.predict(rows[mine])[0][:, 0]
     return found
