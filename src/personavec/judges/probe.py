@@ -25,7 +25,7 @@ from personavec.stats.folds import folds
 from personavec.stats.moments import Moments
 from personavec.stats.numbers import Floats
 from personavec.stats.ridge import Fit, fit_subset
-from personavec.texts import Text, Texts, read_answers
+from personavec.texts import TOKENS, Text, Texts, read_answers
 from personavec.texts.contrastive import find_texts
 from personavec.traits import Trait
 
@@ -64,15 +64,29 @@ class Probe:
 
 
 def train_probe(model: ChatModel, texts: Texts, seed: int = 0, advance: Advance | None = None) -> Probe:
-    """Fit a probe on the first half of contrastive texts, choose its layer there, and try it on the other half.
-
-    The layer is the one whose predictions, each question left out in turn in one of five folds, correlate best.
-    """
-    layers = sorted({max(1, round(model.n_layers * share)) for share in DEPTHS})
+    """Read contrastive texts, and fit a probe to what was read; see `fit_probe`."""
+    layers = probe_layers(model.n_layers)
     readings, held_out = (
         read_answers(model, [t.question for t in half], [t.answer for t in half], layers, advance=advance)
         for half in (texts.extract, texts.test)
     )
+    return fit_probe(texts, layers, readings, held_out, seed)
+
+
+def probe_layers(n_layers: int) -> list[int]:
+    """Layers that a probe may read at."""
+    return sorted({max(1, round(n_layers * share)) for share in DEPTHS})
+
+
+def fit_probe(texts: Texts, layers: Sequence[int], readings: Tensor, held_out: Tensor, seed: int = 0) -> Probe:
+    """Fit a probe on the first half of contrastive texts, choose its layer there, and try it on the other half.
+
+    The layer is the one whose predictions, each question left out in turn in one of five folds, correlate best.
+
+    Args:
+        layers: Among which it is chosen.
+        readings, held_out: (n, layers, d) of the two halves.
+    """
     wanted = _labels(texts.extract)
     left_out = folds([text.question for text in texts.extract], FOLDS, seed)
     quality = [pearson(_left_out(readings[:, at], wanted, left_out), wanted) for at in range(len(layers))]
@@ -120,19 +134,19 @@ class ProbeJudge(Judge):
     Args:
         model: Reads the answers, without steering.
         name: As the user names it.
+        tokens: Of each answer that are read: as many as of the texts that the probe was fitted to.
     """
 
-    def __init__(self, model: ChatModel, probe: Probe, name: str) -> None:
-        self.model, self.probe, self.name = model, probe, name
+    def __init__(self, model: ChatModel, probe: Probe, name: str, tokens: int = TOKENS) -> None:
+        self.model, self.probe, self.name, self.tokens = model, probe, name, tokens
 
     def score(self, rollouts: Sequence[Rollout], advance: Advance | None = None) -> None:
         """Set scores and their standard errors."""
         start = self.model.template.response_start
         answers = [rollout.response_ids[start(rollout.response_ids) :] for rollout in rollouts]
         spoken = [(rollout, answer) for rollout, answer in zip(rollouts, answers, strict=True) if answer]
-        readings = read_answers(
-            self.model, [r.question for r, _ in spoken], [a for _, a in spoken], [self.probe.layer], advance=advance
-        )
+        asked, said = [rollout.question for rollout, _ in spoken], [answer for _, answer in spoken]
+        readings = read_answers(self.model, asked, said, [self.probe.layer], tokens=self.tokens, advance=advance)
         for rollout in rollouts:
             rollout.score = rollout.score_error = None
         for (rollout, _), value, error in zip(spoken, *self.probe.predict(readings[:, 0]), strict=True):

@@ -30,7 +30,7 @@ from personavec.extraction.workbench import Workbench
 from personavec.files import RunFolder, check_utf8, to_json, write_atomic
 from personavec.info import JudgeFacts
 from personavec.judges.contrast import ContrastJudge
-from personavec.judges.probe import Probe, ProbeJudge, train_probe
+from personavec.judges.probe import Probe, ProbeJudge, fit_probe, probe_layers
 from personavec.model import ChatModel
 from personavec.progress import progress
 from personavec.provenance import identity, provenance
@@ -115,7 +115,7 @@ def _extract(bench: Workbench, texts: Texts, settings: TextSettings) -> TextsExt
     read = _read(bench, texts, settings)
     halves = {"extract": texts.extract, "test": texts.test}
     extract, test = (text_rollouts(bench.model, split, half, settings.tokens) for split, half in halves.items())
-    probe = ProbeJudge(bench.model, read.probe, "probe")
+    probe = ProbeJudge(bench.model, read.probe, "probe", settings.tokens)
     steered = steer(bench, read.vector, probe, extract, test)
     run = _summary(bench, texts, settings, read, steered)
     _write_answers(bench, steered)
@@ -136,9 +136,8 @@ def _read(bench: Workbench, texts: Texts, settings: TextSettings) -> _Read:
     model, seed = bench.model, settings.seed
     with bench.timings.stage("read"):
         extract, test = (_read_half(model, half, settings.tokens) for half in (texts.extract, texts.test))
-        both = len(texts.extract) + len(texts.test)
-        with progress("1/4 Training the probe", total=both, unit="texts") as job:
-            probe = train_probe(model, texts, seed, job.advance)
+    at = probe_layers(model.n_layers)
+    probe = fit_probe(texts, at, extract.readings[:, at], test.readings[:, at], seed)
     layers = choose_layer(extract, seed) if settings.layer == "auto" else []
     best = max(layers, key=lambda choice: choice.distance).layer if layers else int(settings.layer)
     if texts.rejected:
@@ -246,8 +245,8 @@ def _check(run: TextsRun) -> None:
         raise UserError(
             f"The vector of {run.trait.name!r} from these texts does nothing that can be told from chance on "
             f"{run.model.id}: no judge sees steering by it move the answers, and projections tell texts about other "
-            f"questions apart with AUC {auc.mean:.2f} ({auc.low:.2f} to {auc.high:.2f}, n = {auc.n} questions; vectors "
-            f"of shuffled sides reach {run.controls.shuffled.p95:.2f}). It was not saved.",
+            f"questions apart with AUC {auc.mean:.2f} ({auc.low:.2f} to {auc.high:.2f}, n = {auc.n} questions). "
+            "It was not saved.",
             "Give more texts (20 or more of each side), answers of both sides to every question, or use a more capable "
             "`model`.",
         )

@@ -56,12 +56,12 @@ def pushes(run: TextsRun) -> Plot:
 
 def layers(run: TextsRun) -> Plot:
     """AUC on the test half at every layer, against what chance reaches at the vector's."""
-    values, chosen, null = run.separation.by_layer, run.separation.auc, run.controls.shuffled
+    values, chosen, null = run.separation.by_layer, run.separation.auc, run.controls.isotropic
     numbers = list(range(1, len(values) + 1))
 
     def paint(figure: Figure) -> None:
         axes = figure.subplots()
-        axes.axhspan(null.mean, null.p95, color=NEUTRAL, alpha=0.25, label="shuffled sides: mean to p95")
+        axes.axhspan(null.mean, null.p95, color=NEUTRAL, alpha=0.25, label="random directions there: mean to p95")
         axes.axhline(0.5, color=MUTED, linestyle=":", linewidth=1.5, label="coin toss")
         axes.plot(numbers, values, color=SCORE, marker="o", markersize=3.5, label="this vector")
         axes.errorbar(run.layer, chosen.mean, yerr=whiskers(chosen), fmt="o", color=SCORE, capsize=4, markersize=8)
@@ -74,7 +74,7 @@ def layers(run: TextsRun) -> Plot:
         "layers",
         "How well does it read?",
         "AUC is how often, of two texts about other questions, the one with the trait projects higher; the bar "
-        "is the 95 % interval at the vector's layer, the grey band what vectors of shuffled sides reach there.",
+        "is the 95 % interval at the vector's layer, the grey band what random directions reach there.",
         f"At layer {run.layer}: AUC {estimate(chosen, 2)}; over all layers {min(values):.2f} to {max(values):.2f}.",
         paint,
         height=300,

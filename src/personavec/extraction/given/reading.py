@@ -11,7 +11,7 @@ from torch import Tensor
 from personavec.extraction.figures import Sides
 from personavec.extraction.given.result import Controls, LayerChoice, StyleFeature
 from personavec.rollouts import Side
-from personavec.stats.bootstrap import bootstrap_auc
+from personavec.stats.bootstrap import auc, bootstrap_auc
 from personavec.stats.estimate import Estimate
 from personavec.stats.folds import folds
 from personavec.stats.nulls import DIRECTIONS, isotropic_directions, null_summary, separation
@@ -98,17 +98,12 @@ def controls(directions: Tensor, layer: int, extract: Half, test: Half, seed: in
     rows = extract.readings[:, layer]
     placebos = torch.stack([difference(rows, _shuffled(extract, rng)) for _ in range(DIRECTIONS)])
     random = isotropic_directions((1, rows.shape[1]), DIRECTIONS, seed)
-    at_layer = [tuple(side[:, [layer]] for side in half.sides) for half in (extract, test)]
-    isotropic, shuffled = (
-        null_summary(separation(drawn, (a[0], a[1]), (b[0], b[1]), [0]))
-        for drawn in (random, placebos[:, None])
-        for a, b in [at_layer]
-    )
+    seen, unseen = ((half.sides[0][:, [layer]], half.sides[1][:, [layer]]) for half in (extract, test))
     along = (test.readings[:, layer] @ torch.nn.functional.normalize(directions[layer], dim=0)).double().numpy()
     styles = table([text.answer for text in test.texts])
     return Controls(
-        isotropic=isotropic,
-        shuffled=shuffled,
+        isotropic=null_summary(separation(random, seen, unseen, [0])),
+        shuffled=null_summary(auc(*(side[:, 0] @ placebos.T for side in unseen))),
         style=tuple(
             StyleFeature(name=name.replace("_", " "), auc=test.auc(styles[:, place], seed))
             for place, name in enumerate(Style._fields)

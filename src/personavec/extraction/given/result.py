@@ -61,7 +61,9 @@ class Controls(Result):
 
     Attributes:
         isotropic: AUCs of random directions, each with the sign that suits the other half.
-        shuffled: The same of vectors made with the sides dealt out anew among the answers to each question.
+        shuffled: AUCs of vectors made with the sides dealt out anew among the answers to each question. By accident
+            they hold some of the trait, with either sign: their mean is near 0.5, their spread says how few questions
+            there are.
         style: Features of style, each by itself.
         style_held_equal: The vector's AUC with all of these regressed out of its projections.
         halves_cosine: Between vectors of two random halves of the questions, mean over splits; None: no split has both
