@@ -239,7 +239,9 @@ def judged(run: TextsRun, *effects: tuple[float, float] | None) -> TextsRun:
     for judge, found in zip(run.judges, effects, strict=True):
         steering = None if found is None else {
             "effect": points(found[0]), "effect_on_null_questions": found[0], "coefficient": 1.0,
-            "null": {"effects": [found[1], -found[1]], "layers": [2, 2], "p": 0.3, "mean": 1, "p95": 1, "max": 1, "n": 2},
+            "null": {
+                "effects": [found[1], -found[1]], "layers": [2, 2], "p": 0.3, "mean": 1, "p95": 1, "max": 1, "n": 2,
+            },
         }  # fmt: skip
         made.append({**judge.as_json(), "steering": steering})
     return TextsRun.model_validate({**run.as_json(), "judges": made, "separation": separation, "controls": controls})
