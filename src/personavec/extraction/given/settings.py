@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from annotated_doc import Doc
 
 from personavec.errors import UserError
-from personavec.texts.readings import TOKENS
+from personavec.texts.length import TOKENS
 
 if TYPE_CHECKING:
     from personavec.model import ChatModel
