@@ -57,7 +57,7 @@ def page() -> str:
     parts: dict[str, dict[str, Any]] = {}
     for job in ROOMS:
         made: Any = schema(run_of(job))
-        lines += [f"## `personavec {job}`", "", made.get("description", ""), "", *table(made), ""]
+        lines += [f"## `personavec {run_of(job).COMMAND}`", "", made.get("description", ""), "", *table(made), ""]
         parts |= {name: part for name, part in made.get("$defs", {}).items() if "properties" in part}
     lines += ["## Parts", ""]
     for name, part in sorted(parts.items()):

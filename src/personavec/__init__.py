@@ -14,7 +14,7 @@ from personavec.lazy import offering
 if TYPE_CHECKING:
     from personavec.errors import UserError
     from personavec.evaluation import evaluate
-    from personavec.extraction import Extraction, Settings, extract
+    from personavec.extraction import Extraction, Settings, TextSettings, TextsExtraction, extract, extract_from_texts
     from personavec.finetune import PreventativeSteering, ShiftMonitor, Training, Tuned, fine_tune, preventing
     from personavec.interventions import ablation, capping, flooring, intervening, steer, steering
     from personavec.model import ChatModel, Conversation, Request, Response, load_model
@@ -29,7 +29,7 @@ __getattr__, __dir__ = offering(
     {
         "errors": ["UserError"],
         "evaluation": ["evaluate"],
-        "extraction": ["Extraction", "Settings", "extract"],
+        "extraction": ["Extraction", "Settings", "TextSettings", "TextsExtraction", "extract", "extract_from_texts"],
         "finetune": ["PreventativeSteering", "ShiftMonitor", "Training", "Tuned", "fine_tune", "preventing"],
         "interventions": ["ablation", "capping", "flooring", "intervening", "steer", "steering"],
         "model": ["ChatModel", "Conversation", "Request", "Response", "load_model"],
@@ -52,6 +52,8 @@ __all__ = [
     "Response",
     "Settings",
     "ShiftMonitor",
+    "TextSettings",
+    "TextsExtraction",
     "Training",
     "Trait",
     "Tuned",
@@ -60,6 +62,7 @@ __all__ = [
     "capping",
     "evaluate",
     "extract",
+    "extract_from_texts",
     "fine_tune",
     "flooring",
     "intervening",

@@ -291,6 +291,15 @@ def cosine(a: PersonaVector, b: PersonaVector, layer: int) -> float:
 def siblings(folder: Path, vector: PersonaVector) -> list[PersonaVector]:
     """The other traits' vectors of the same model in the runs beside this one, by name."""
     found: dict[str, PersonaVector] = {}
+    for _, other in beside(folder, vector):
+        if other.trait != vector.trait:
+            found.setdefault(other.trait, other)
+    return [found[name] for name in sorted(found)]
+
+
+def beside(folder: Path, vector: PersonaVector) -> list[tuple[Path, PersonaVector]]:
+    """All vectors of the same model in the runs beside this one, by the names of their folders."""
+    found = []
     for path in sorted(folder.resolve().parent.glob("*/vector.safetensors")):
         if path.parent == folder.resolve():
             continue
@@ -299,6 +308,6 @@ def siblings(folder: Path, vector: PersonaVector) -> list[PersonaVector]:
         except UserError:
             continue
         alike = other.model.get("weights") == vector.model.get("weights") and not other.normed_last_row
-        if alike and other.directions.shape == vector.directions.shape and other.trait != vector.trait:
-            found.setdefault(other.trait, other)
-    return [found[name] for name in sorted(found)]
+        if alike and other.directions.shape == vector.directions.shape:
+            found.append((path.parent, other))
+    return found

@@ -4,14 +4,38 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+import typer
+
 from personavec.cli import options as o
 from personavec.cli.expand import fields_of
+from personavec.errors import UserError
+from personavec.extraction.given.settings import TextSettings
 from personavec.extraction.settings import Settings
 
 if TYPE_CHECKING:
+    from personavec.extraction.given.result import TextsRun
     from personavec.extraction.result import ExtractionRun
+    from personavec.model import ChatModel
+    from personavec.traits import Trait
 
-_SUITED = dict.fromkeys(("pairs", "questions", "rollouts", "max_new_tokens", "random_directions"), "")
+_SUITED = {
+    **dict.fromkeys(("pairs", "questions", "rollouts", "max_new_tokens", "random_directions"), ""),
+    "judge": f"Default: {Settings.judge}.",
+}
+_SHARED = frozenset(Settings.__dataclass_fields__.keys() & TextSettings.__dataclass_fields__.keys())
+_SHOWN = 3  # questions whose answers are printed
+
+TextsFrom = Annotated[
+    str | None,
+    typer.Option(
+        "--texts",
+        metavar="library|FILE",
+        callback=o.plain_text,
+        help="Make the vector of texts that show the trait and texts that lack it, in place of the model's own "
+        "rollouts: the library's, or those of a file.",
+        show_default=False,
+    ),
+]
 
 
 def extract(
@@ -21,7 +45,11 @@ def extract(
     model: o.Model = None,
     description: o.Description = None,
     traits_from: o.TraitsFrom = None,
+    texts: TextsFrom = None,
     settings: Annotated[dict[str, Any], fields_of(Settings, without={"temperature", "positions"}, suited=_SUITED)],
+    of_texts: Annotated[
+        dict[str, Any], fields_of(TextSettings, without=_SHARED, suited={"tokens": f"Default: {TextSettings.tokens}."})
+    ],
     judge_price: o.JudgePrice = None,
     judge_rpm: o.JudgeRpm = None,
     device: o.Device = None,
@@ -30,9 +58,18 @@ def extract(
     json: o.Json = False,
 ) -> None:
     """Turn a trait into a persona vector, and measure what it does to the model."""
-    Settings(**settings)  # what no model could do is refused before one is loaded
     chosen = o.find_trait(trait, description, traits_from)
-    terms = o.read_terms(settings["judge"], judge_price, judge_rpm)
+    if texts is not None:
+        if foreign := sorted(settings.keys() - _SHARED):
+            raise UserError(f"`{foreign[0]}` does not go with `texts`.", "It is about the model's own rollouts.")
+        asked_for = TextSettings(**settings, **of_texts)
+        o.read_terms("probe", judge_price, judge_rpm)
+        _from_texts(o.open_model(model, device, dtype, thinking=thinking), chosen, texts, out, asked_for, json)
+        return
+    if of_texts:
+        raise UserError("`tokens` goes with `texts` only.", "Leave it out, or say which texts.")
+    Settings(**settings)  # what no model could do is refused before one is loaded
+    terms = o.read_terms(settings.get("judge", Settings.judge), judge_price, judge_rpm)
     chat = o.open_model(model, device, dtype, thinking=thinking)
 
     from personavec.extraction.job import extract as run_extraction
@@ -54,10 +91,77 @@ def extract(
             }
         )
     else:
-        _show(run, out, file)
+        _show(run, out)
 
 
-def _show(run: "ExtractionRun", out: Path, file: Path) -> None:
+def _from_texts(
+    chat: "ChatModel", trait: "Trait", texts: str, out: Path, settings: TextSettings, as_json: bool
+) -> None:
+    from personavec.extraction.given.job import extract_from_texts
+
+    run, file = extract_from_texts(chat, trait, texts, out, settings).run, out / "vector.safetensors"
+    if not as_json:
+        _show_texts(run, out)
+        return
+    effects = {judge.name: None if judge.steering is None else asdict(judge.steering.effect) for judge in run.judges}
+    o.print_json(
+        {
+            "trait": run.trait.name,
+            "model": run.model.id,
+            "layer": run.layer,
+            "vector": str(file),
+            "texts": run.texts.as_json(),
+            "auc": asdict(run.separation.auc),
+            "effects": effects,
+            "pushes": [push.as_json() for push in run.pushes],
+            "seconds": run.seconds,
+        }
+    )
+
+
+def _show_texts(run: "TextsRun", out: Path) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from personavec.extraction.given.steering import EFFECT
+
+    console = Console(highlight=False)
+    title = f"{run.trait.name} on {run.model.id}, layer {run.layer}, from texts ({run.texts.source})"
+    table = Table(title=title, title_justify="left")
+    names = [judge.name for judge in run.judges]
+    for heading in ("push", "coefficient", *(f"score by {name}" for name in names), "coherence", "n"):
+        table.add_column(heading, justify="right")
+    for push in run.pushes:
+        scores = ["none" if (score := push.score[name]) is None else f"{score:.0f}" for name in names]
+        sizes = (f"{100 * push.share:+g} %", f"{push.coefficient:+.2f}")
+        table.add_row(*sizes, *scores, f"{push.coherence:.0f}", str(push.coherence.n))
+    console.print(table)
+    console.print(f"\nAnswers to {_SHOWN} questions drawn at random, whole:", markup=False)
+    for example in run.examples[:_SHOWN]:
+        console.print(f"\n{example.question}", style="bold", markup=False)
+        for answer in example.answers:
+            if abs(answer.share) in (0, EFFECT):
+                console.print(f"  {100 * answer.share:+g} %  {' '.join(answer.text.split())}", markup=False)
+    console.print()
+    for sentence in (*run.verdict, *run.warnings):
+        console.print(f"- {sentence}", markup=False)
+    best = run.recommended_coefficient or EFFECT * run.unit
+    console.print(f"\nReport: {out / 'report.html'}\nNext:", markup=False)
+    _next(console, run.trait.name, out, best)
+
+
+def _next(console: Any, trait: str, out: Path, best: float) -> None:
+    file = out / "vector.safetensors"
+    for line in (
+        f'personavec generate "Tell me about your day." --steer {file}={best:.3g} --compare',
+        f"personavec chat --steer {file}={-best:.3g}",
+        f"personavec evaluate {trait} --steer {file}={best:.3g} --out {out}-evaluated",
+        f"personavec vectors show {file}",
+    ):
+        console.print(f"  {line}", markup=False, soft_wrap=True)
+
+
+def _show(run: "ExtractionRun", out: Path) -> None:
     from rich.console import Console
     from rich.table import Table
 
@@ -76,10 +180,4 @@ def _show(run: "ExtractionRun", out: Path, file: Path) -> None:
     o.print_sentences(*run.verdict, *run.warnings)
     best = run.recommended_coefficient or 1.0
     console.print(f"\nReport: {out / 'report.html'}\nNext:", markup=False)
-    for line in (
-        f'personavec generate "Tell me about your day." --steer {file}={best:g} --compare',
-        f"personavec chat --steer {file}={-best:g}",
-        f"personavec evaluate {run.trait.name} --steer {file}={best:g} --out {out}-evaluated",
-        f"personavec vectors show {file}",
-    ):
-        console.print(f"  {line}", markup=False, soft_wrap=True)
+    _next(console, run.trait.name, out, best)

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 ROOMS = {
     "extract": "extraction",
+    "extract-texts": "extraction.given",
     "evaluate": "evaluation",
     "monitor": "monitoring",
     "screen": "screening",

@@ -5,6 +5,9 @@ from typing import TYPE_CHECKING
 from personavec.lazy import offering
 
 if TYPE_CHECKING:
+    from personavec.extraction.given.job import extract_from_texts
+    from personavec.extraction.given.result import TextsExtraction, TextsRun
+    from personavec.extraction.given.settings import TextSettings
     from personavec.extraction.job import extract
     from personavec.extraction.result import Extraction, ExtractionRun
     from personavec.extraction.settings import Settings
@@ -12,10 +15,22 @@ if TYPE_CHECKING:
 __getattr__, __dir__ = offering(
     __name__,
     {
+        "given.job": ["extract_from_texts"],
+        "given.result": ["TextsExtraction", "TextsRun"],
+        "given.settings": ["TextSettings"],
         "job": ["extract"],
         "result": ["Extraction", "ExtractionRun"],
         "settings": ["Settings"],
     },
 )
 
-__all__ = ["Extraction", "ExtractionRun", "Settings", "extract"]
+__all__ = [
+    "Extraction",
+    "ExtractionRun",
+    "Settings",
+    "TextSettings",
+    "TextsExtraction",
+    "TextsRun",
+    "extract",
+    "extract_from_texts",
+]

@@ -10,14 +10,22 @@ from personavec.extraction.workbench import Workbench
 from personavec.rollouts import Rollout, Side, plan
 from personavec.stats.bootstrap import bootstrap_auc
 from personavec.stats.estimate import Estimate
+from personavec.texts.contrastive import has_library_texts
 
 THRESHOLD = 50.0  # of the paper's filter: scores of positives above, of negatives below, coherence at least
 MINIMUM_PAIRS = 5
 SIDES: tuple[Side, Side] = ("positive", "negative")
-ADVICE = (
+_ADVICE = (
     "Describe the trait more concretely (`description`), edit its instructions (personavec traits show), give more "
     "rollouts (`rollouts`, `pairs`), or use a more capable model (`model` default-1.5b)."
 )
+
+
+def advice(trait: str) -> str:
+    """What to do where a model cannot be made to show a trait."""
+    if not has_library_texts(trait):
+        return f"{_ADVICE} Or give `texts` that show it and texts that lack it: many a model reads what it cannot play."
+    return f"{_ADVICE} Or take the library's texts (`texts` library): many a model reads what it cannot play."
 
 
 @dataclass(frozen=True)
@@ -75,7 +83,7 @@ def judge_auc(bench: Workbench, evaluation: Sequence[Rollout]) -> Estimate:
     name = bench.trait.name
     positive, negative = ([r for r in evaluation if r.side == side and r.score is not None] for side in SIDES)
     if not positive or not negative:
-        raise UserError(f"The judge gave no score to one side of {name!r}.", ADVICE)
+        raise UserError(f"The judge gave no score to one side of {name!r}.", advice(name))
     auc = bootstrap_auc(
         [r.score or 0.0 for r in positive],
         [r.score or 0.0 for r in negative],
@@ -89,7 +97,7 @@ def judge_auc(bench: Workbench, evaluation: Sequence[Rollout]) -> Estimate:
             f"tell answers that should show it from their opposite (AUC {auc.mean:.2f}, 95 % interval {auc.low:.2f} "
             f"to {auc.high:.2f}, n = {auc.n} questions; 0.5 is guessing). "
             f"Examples:\n{_listing([*positive[:2], *negative[:2]])}\n",
-            ADVICE,
+            advice(name),
         )
     return auc
 
@@ -116,7 +124,7 @@ def keep_pairs(bench: Workbench, extraction: Sequence[Rollout]) -> dict[str, int
         raise UserError(
             f"The trait {bench.trait.name!r} could not be elicited from {bench.model.id}: {kept} of "
             f"{len(extraction) // 2} pairs of rollouts passed the filter ({why}). Examples:\n{_listing(examples)}\n",
-            ADVICE,
+            advice(bench.trait.name),
         )
     return dict(reasons)
 

@@ -1,6 +1,6 @@
 """What an extraction found, as figures: what steering does, how the sides separate, and their nulls."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
@@ -26,16 +26,18 @@ def dose_response(dose: Sequence[Rollout], norm: float, residual: float, seed: i
     return [DosePoint(share=point.coefficient * norm / residual, **dict(point)) for point in steered_points(dose, seed)]
 
 
-def coherent_coefficients(curve: Sequence[DosePoint]) -> list[float]:
-    """The coefficients around 0 whose mean coherence is at least 80 % of the natural one, without a gap."""
-    natural = next(point.coherence.mean for point in curve if point.coefficient == 0)
+def coherent_coefficients(coherence: Mapping[float, float]) -> list[float]:
+    """The coefficients around 0 whose mean coherence is at least 80 % of the natural one, without a gap.
+
+    Args:
+        coherence: Its mean by coefficient; that at 0 is natural.
+    """
     coherent = [0.0]
     for sign in (-1, 1):
-        points = sorted((p for p in curve if sign * p.coefficient > 0), key=lambda p: abs(p.coefficient))
-        for point in points:
-            if point.coherence.mean < NATURAL_SHARE * natural:
+        for coefficient in sorted((c for c in coherence if sign * c > 0), key=abs):
+            if coherence[coefficient] < NATURAL_SHARE * coherence[0.0]:
                 break
-            coherent.append(point.coefficient)
+            coherent.append(coefficient)
     return sorted(coherent)
 
 

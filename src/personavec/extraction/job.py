@@ -10,9 +10,9 @@ from torch import Tensor
 from personavec.errors import UserError
 from personavec.extraction.chance import NULL_QUESTIONS, NULL_SWEEP_QUESTIONS, chance_rollouts
 from personavec.extraction.contrast import (
-    ADVICE,
     THRESHOLD,
     Contrast,
+    advice,
     contrastive_rollouts,
     judge_auc,
     keep_pairs,
@@ -187,7 +187,7 @@ def _summary(bench: Workbench, vector: PersonaVector, answers: _Answers) -> Extr
     norm, residual = float(vector.at(vector.layer).norm()), float(vector.residual_norm[vector.layer])
     with bench.timings.stage("controls"):
         curve = dose_response(dose, norm, residual, seed)
-        coherent = coherent_coefficients(curve)
+        coherent = coherent_coefficients({point.coefficient: point.coherence.mean for point in curve})
         strongest = max((c for c in coherent if c > 0), default=None)
         steering = steering_effect(dose, answers.null, scale, seed)
         run = ExtractionRun.of(
@@ -243,7 +243,7 @@ def _check(run: ExtractionRun) -> None:
             f"by it moves the score by {effect.mean:.0f} points ({span(effect, '.0f', 'questions')}), and projections "
             f"tell unseen answers apart with AUC {auc.mean:.2f} "
             f"({auc.low:.2f} to {auc.high:.2f}). It was not saved.",
-            ADVICE,
+            advice(run.trait.name),
         )
 
 

@@ -49,10 +49,10 @@ def dose_response(run: ExtractionRun) -> Plot:
 
     def paint(figure: Figure) -> None:
         axes = figure.subplots()
-        _curve(axes, coefficients, [p.score for p in points], SCORE, "o", "score")
-        _curve(axes, coefficients, [p.coherence for p in points], COHERENCE, "s", "coherence")
+        curve(axes, coefficients, [p.score for p in points], SCORE, "o", "score")
+        curve(axes, coefficients, [p.coherence for p in points], COHERENCE, "s", "coherence")
         axes.axvspan(*run.coherent_range, color=GOOD, alpha=0.13, label="coherent range")
-        _scale_0_to_100(axes)
+        scale_0_to_100(axes)
         axes.set_xticks(coefficients, [signed(c) for c in coefficients])
         axes.set_xlabel("coefficient (multiples of the vector)")
         if percent:
@@ -90,13 +90,13 @@ def layer_sweep(run: ExtractionRun) -> Plot:
             layers = [p.layer for p in line]
             colour = POSITIVE if coefficient > 0 else NEGATIVE if coefficient < 0 else NEUTRAL
             marker = list(MARKERS)[sizes.index(abs(coefficient)) % len(MARKERS)]
-            _curve(score, layers, [p.score for p in line], colour, marker, f"coefficient {signed(coefficient)}")
-            _curve(coherence, layers, [p.coherence for p in line], colour, marker, None)
+            curve(score, layers, [p.score for p in line], colour, marker, f"coefficient {signed(coefficient)}")
+            curve(coherence, layers, [p.coherence for p in line], colour, marker, None)
         for axes, text in ((score, "trait score (points)"), (coherence, "coherence (points)")):
-            _scale_0_to_100(axes)
+            scale_0_to_100(axes)
             axes.set_title(text)
             axes.axvline(run.layer, color=MUTED, linestyle=":", linewidth=1.5)
-        _layer_ticks(coherence, [p.layer for p in points])
+        layer_ticks(coherence, [p.layer for p in points])
         figure.legend(loc="outside upper left", ncols=2 if len(coefficients) > 1 else 1)
 
     return plot(
@@ -246,7 +246,7 @@ def separation(run: ExtractionRun) -> Plot:
         axes.errorbar(run.layer, chosen.mean, yerr=whiskers(chosen), fmt="o", color=SCORE, capsize=4, markersize=8)
         axes.set_ylim(min(0.4, *values, chosen.low) - 0.03, 1.03)
         axes.set_ylabel("AUC (0.5 chance, 1 perfect)")
-        _layer_ticks(axes, layers)
+        layer_ticks(axes, layers)
         figure.legend(loc="outside upper left", ncols=1)
 
     return plot(
@@ -304,7 +304,7 @@ def cross_effects(run: ExtractionRun) -> Plot | None:
     )
 
 
-def _curve(
+def curve(
     axes: Any, x: Sequence[float], estimates: Sequence[Estimate], colour: str, marker: str, text: str | None
 ) -> None:
     """A line through the means with a band of the intervals; a single point gets whiskers instead."""
@@ -315,7 +315,8 @@ def _curve(
     axes.fill_between(x, *zip(*bounds, strict=True), color=colour, alpha=0.18)
 
 
-def _layer_ticks(axes: Any, layers: Sequence[int]) -> None:
+def layer_ticks(axes: Any, layers: Sequence[int]) -> None:
+    """An axis for layers, with few enough numbers to be read."""
     distinct = sorted(set(layers))
     if len(distinct) > LAYERS_SHOWN:
         step = -(-len(distinct) // LAYERS_SHOWN)
@@ -370,6 +371,7 @@ def _heat_map(
     return plot(name, title, caption, words, paint, height=115 + 33 * len(down), width=width)
 
 
-def _scale_0_to_100(axes: Any) -> None:
+def scale_0_to_100(axes: Any) -> None:
+    """An axis for points."""
     axes.set_ylim(-4, 104)
     axes.set_yticks([0, 25, 50, 75, 100])

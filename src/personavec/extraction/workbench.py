@@ -79,10 +79,16 @@ class Workbench:
                 seed=self.settings.seed,
             )
 
-    def fit(self, contrastive: Sequence[Rollout], neutral: Sequence[Rollout], others: Sequence[Rollout]) -> None:
+    def fit(
+        self,
+        contrastive: Sequence[Rollout],
+        neutral: Sequence[Rollout],
+        others: Sequence[Rollout],
+        description: str = "2/5 Judging rollouts",
+    ) -> None:
         """Calibrate the judge on some rollouts, and score these and others."""
         total = self.scorer.readings_needed(len(contrastive) + len(neutral) + len(others))
-        with self.timings.stage("judge"), progress("2/5 Judging rollouts", total=total, unit="readings") as job:
+        with self.timings.stage("judge"), progress(description, total=total, unit="readings") as job:
             self.scorer.fit(contrastive, neutral, job.advance)
             self.scorer.score(others, job.advance)
 
@@ -103,8 +109,8 @@ class Workbench:
             )
         return spoken
 
-    def read(self, rollouts: Sequence[Rollout]) -> Readings:
+    def read(self, rollouts: Sequence[Rollout], description: str = "3/5 Reading activations") -> Readings:
         """Readings of rollouts that have a response."""
         total = len(rollouts)
-        with self.timings.stage("read"), progress("3/5 Reading activations", total=total, unit="rollouts") as job:
+        with self.timings.stage("read"), progress(description, total=total, unit="rollouts") as job:
             return Readings.of(self.model, rollouts, job.advance)

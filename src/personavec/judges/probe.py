@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from personavec.errors import UserError
@@ -20,10 +21,11 @@ from personavec.model import ChatModel
 from personavec.rollouts import Rollout
 from personavec.stats.bootstrap import bootstrap_auc, pearson, spearman
 from personavec.stats.estimate import Estimate
+from personavec.stats.folds import folds
 from personavec.stats.moments import Moments
 from personavec.stats.numbers import Floats
 from personavec.stats.ridge import Fit, fit_subset
-from personavec.texts import Text, Texts, read_answers
+from personavec.texts import TOKENS, Text, Texts, read_answers
 from personavec.texts.contrastive import find_texts
 from personavec.traits import Trait
 
@@ -62,18 +64,32 @@ class Probe:
 
 
 def train_probe(model: ChatModel, texts: Texts, seed: int = 0, advance: Advance | None = None) -> Probe:
-    """Fit a probe on the first half of contrastive texts, choose its layer there, and try it on the other half.
-
-    The layer is the one whose predictions, each question left out in turn in one of five folds, correlate best.
-    """
-    layers = sorted({max(1, round(model.n_layers * share)) for share in DEPTHS})
+    """Read contrastive texts, and fit a probe to what was read; see `fit_probe`."""
+    layers = probe_layers(model.n_layers)
     readings, held_out = (
         read_answers(model, [t.question for t in half], [t.answer for t in half], layers, advance=advance)
         for half in (texts.extract, texts.test)
     )
+    return fit_probe(texts, layers, readings, held_out, seed)
+
+
+def probe_layers(n_layers: int) -> list[int]:
+    """Layers that a probe may read at."""
+    return sorted({max(1, round(n_layers * share)) for share in DEPTHS})
+
+
+def fit_probe(texts: Texts, layers: Sequence[int], readings: Tensor, held_out: Tensor, seed: int = 0) -> Probe:
+    """Fit a probe on the first half of contrastive texts, choose its layer there, and try it on the other half.
+
+    The layer is the one whose predictions, each question left out in turn in one of five folds, correlate best.
+
+    Args:
+        layers: Among which it is chosen.
+        readings, held_out: (n, layers, d) of the two halves.
+    """
     wanted = _labels(texts.extract)
-    folds = _folds([text.question for text in texts.extract], seed)
-    quality = [pearson(_left_out(readings[:, at], wanted, folds), wanted) for at in range(len(layers))]
+    left_out = folds([text.question for text in texts.extract], FOLDS, seed)
+    quality = [pearson(_left_out(readings[:, at], wanted, left_out), wanted) for at in range(len(layers))]
     best = int(np.argmax(quality))
     rows, others = readings[:, best].double().numpy(), held_out[:, best].double().numpy()
     fit = fit_subset(Moments.of(rows), rows, wanted[:, None])
@@ -101,20 +117,12 @@ def _labels(texts: Sequence[Text]) -> Floats:
     return np.array([ends[t.side] if t.score is None else t.score for t in texts], np.float64)
 
 
-def _folds(questions: Sequence[str], seed: int) -> Floats:
-    """A fold for each text (n,): all texts of a question are in one."""
-    names = sorted(set(questions))
-    order = np.random.default_rng(seed).permutation(len(names))
-    fold = {name: int(order[at]) % FOLDS for at, name in enumerate(names)}
-    return np.array([fold[question] for question in questions], np.float64)
-
-
-def _left_out(readings: Tensor, wanted: Floats, folds: Floats) -> Floats:
+def _left_out(readings: Tensor, wanted: Floats, fold_of: NDArray[np.intp]) -> Floats:
     """Predictions (n,) for each fold by the fit to the others."""
     rows = readings.double().numpy()
     found = np.zeros(len(rows))
-    for fold in np.unique(folds):
-        mine = folds == fold
+    for fold in np.unique(fold_of):
+        mine = fold_of == fold
         rest = fit_subset(Moments.of(rows[~mine]), rows[~mine], wanted[~mine, None])
         found[mine] = rest.predict(rows[mine])[0][:, 0]
     return found
@@ -126,10 +134,11 @@ class ProbeJudge(Judge):
     Args:
         model: Reads the answers, without steering.
         name: As the user names it.
+        tokens: Of each answer that are read: as many as of the texts that the probe was fitted to.
     """
 
-    def __init__(self, model: ChatModel, probe: Probe, name: str) -> None:
-        self.model, self.probe, self.name = model, probe, name
+    def __init__(self, model: ChatModel, probe: Probe, name: str, tokens: int = TOKENS) -> None:
+        self.model, self.probe, self.name, self.tokens = model, probe, name, tokens
 
     def score(self, rollouts: Sequence[Rollout], advance: Advance | None = None) -> None:
         """Set scores and their standard errors."""
@@ -140,9 +149,8 @@ class ProbeJudge(Judge):
             rollout.score = rollout.score_error = None
         if not spoken:
             return
-        readings = read_answers(
-            self.model, [r.question for r, _ in spoken], [a for _, a in spoken], [self.probe.layer], advance=advance
-        )
+        asked, said = [rollout.question for rollout, _ in spoken], [answer for _, answer in spoken]
+        readings = read_answers(self.model, asked, said, [self.probe.layer], tokens=self.tokens, advance=advance)
         for (rollout, _), value, error in zip(spoken, *self.probe.predict(readings[:, 0]), strict=True):
             if np.isfinite(value):
                 rollout.score, rollout.score_error = float(value), float(error)

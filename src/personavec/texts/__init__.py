@@ -4,7 +4,22 @@ A model that cannot be made to show a trait can still read it: readings of given
 vector too. Such texts come with the library's traits, from files, or from a stronger model.
 """
 
-from personavec.texts.contrastive import Text, Texts, library_texts, read_texts
-from personavec.texts.readings import TOKENS, read_answers
+from typing import TYPE_CHECKING
+
+from personavec.lazy import offering
+
+if TYPE_CHECKING:
+    from personavec.texts.contrastive import Text, Texts, library_texts, read_texts
+    from personavec.texts.length import TOKENS
+    from personavec.texts.readings import read_answers
+
+__getattr__, __dir__ = offering(
+    __name__,
+    {
+        "contrastive": ["Text", "Texts", "library_texts", "read_texts"],
+        "length": ["TOKENS"],
+        "readings": ["read_answers"],
+    },
+)
 
 __all__ = ["TOKENS", "Text", "Texts", "library_texts", "read_answers", "read_texts"]

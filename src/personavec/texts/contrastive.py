@@ -5,6 +5,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from personavec.traits import Trait
 LEAST = 5  # texts of a side, in either half
 MIDDLE = 50.0  # points: a scored text at or above it shows the trait
 _SIDES: Mapping[str, Side] = {"positive": "positive", "pos": "positive", "negative": "negative", "neg": "negative"}
+_LIBRARY = resources.files("personavec.traits").joinpath("library")
+_ENDING = ".texts.jsonl"
 _SPLITS = ("extract", "test")
 
 
@@ -91,17 +94,25 @@ class Texts:
         return hashlib.sha256(repr((len(self.extract), parts)).encode()).hexdigest()
 
 
+def has_library_texts(trait: str) -> bool:
+    """Whether the library holds texts for a trait."""
+    return _library_file(trait).is_file()
+
+
+def _library_file(trait: str) -> Traversable:
+    return _LIBRARY.joinpath(f"{trait.strip().casefold()}{_ENDING}")
+
+
 def library_texts(trait: str) -> Texts:
     """The library's texts for one of its traits.
 
     Raises:
         UserError: It has none for this trait.
     """
-    name = trait.strip().casefold()
-    folder = resources.files("personavec.traits").joinpath("library")
-    file = folder.joinpath(f"{name}.texts.jsonl")
+    file = _library_file(trait)
     if not file.is_file():
-        known = sorted(e.name.removesuffix(".texts.jsonl") for e in folder.iterdir() if e.name.endswith(".texts.jsonl"))
+        names = [entry.name for entry in _LIBRARY.iterdir()]
+        known = sorted(name.removesuffix(_ENDING) for name in names if name.endswith(_ENDING))
         raise UserError(
             f"The library holds no texts for the trait {trait!r}, only for {', '.join(known)}.",
             "Give a file of answers that show it and answers that lack it.",

@@ -8,8 +8,7 @@ from torch import Tensor
 from personavec.errors import UserError
 from personavec.model import ChatModel, Conversation
 from personavec.readout import read
-
-TOKENS = 80  # of an answer that are read: a trait shows early, and means dilute over long texts
+from personavec.texts.length import TOKENS
 
 
 def read_answers(

@@ -1,0 +1,213 @@
+"""What a vector from given texts does: answers under pushes of several sizes, scored by two kinds of judges."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TypeVar
+
+import numpy as np
+import torch
+
+from personavec.errors import UserError
+from personavec.extraction.chance import NULL_QUESTIONS
+from personavec.extraction.direction import with_neutral
+from personavec.extraction.effects import NATURAL_SHARE, estimate, score_matrix
+from personavec.extraction.figures import steering_effect
+from personavec.extraction.given.result import Push, PushedAnswer, RandomExample
+from personavec.extraction.workbench import Workbench
+from personavec.info import Steering
+from personavec.interventions import steering
+from personavec.judges.base import Judge
+from personavec.model import ChatModel
+from personavec.model.edits import Intervention
+from personavec.operations import ADD
+from personavec.rollouts import Rollout
+from personavec.stats.bootstrap import bootstrap_spearman_by_question
+from personavec.stats.estimate import Estimate
+from personavec.stats.nulls import isotropic_directions
+from personavec.texts import Text
+from personavec.vector import PersonaVector
+
+SHARES = (-0.25, -0.125, 0.125, 0.25)  # of the mean residual norm
+EFFECT = 0.25  # the share, in either direction, between which effects are taken
+FURTHER = 0.4  # tried as well where answers stay coherent at EFFECT
+EXAMPLES = 8  # questions whose answers are shown
+
+T = TypeVar("T")
+ByJudge = Mapping[str, list[Rollout]]  # the same answers with each judge's score
+
+
+@dataclass(frozen=True)
+class Steered:
+    """What was answered.
+
+    Attributes:
+        vector: With the statistics of the plain answers.
+        texts: The test half as rollouts, with the contrast judge's scores.
+        dose: Answers to the evaluation questions under every push, without one among them.
+        null: Answers to some of them under random directions of the vector's norm.
+    """
+
+    vector: PersonaVector
+    texts: list[Rollout]
+    dose: ByJudge
+    null: ByJudge
+
+
+def steer(
+    bench: Workbench, vector: PersonaVector, probe: Judge, extract: Sequence[Rollout], test: list[Rollout]
+) -> Steered:
+    """Plain answers, and answers under pushes; generated and scored.
+
+    The contrast judge is fitted on the texts that the vector is made of.
+
+    Args:
+        bench: Its scorer is the contrast judge.
+        extract, test: Both halves of the texts, as rollouts.
+    """
+    asked, layer = bench.trait.evaluation_questions, vector.layer
+    plain = bench.steered("dose", [], asked, layer, 0.0)
+    bench.generate(plain, "2/4 Answering")
+    bench.fit(extract, plain, test, "2/4 Judging")
+    spoken = bench.spoken(plain)
+    vector = with_neutral(bench, vector, spoken, bench.read(spoken, "2/4 Reading the answers"))
+    assert vector.residual_norm is not None
+    unit = float(vector.residual_norm[layer] / vector.at(layer).norm())
+
+    def pushed(share: float) -> list[Rollout]:
+        return bench.steered("dose", steering(vector, share * unit), asked, layer, share * unit)
+
+    dose = [answer for share in SHARES for answer in pushed(share)]
+    null = _random(bench, vector, EFFECT * unit)
+    bench.generate([*dose, *null], "3/4 Steering")
+    bench.score([*dose, *null], "4/4 Judging")
+    if _coherence(dose, EFFECT * unit) >= NATURAL_SHARE * _coherence(plain, 0.0):
+        further = pushed(FURTHER)
+        bench.generate(further, "3/4 Steering further")
+        bench.score(further, "4/4 Judging")
+        dose += further
+    second = partial(_second_opinion, bench, probe)
+    return Steered(vector, test, second([*plain, *dose]), second(null))
+
+
+def text_rollouts(model: ChatModel, split: str, texts: Sequence[Text], tokens: int) -> list[Rollout]:
+    """Given texts as if the model had answered them, cut like answers."""
+    places = {question: place for place, question in enumerate(dict.fromkeys(text.question for text in texts))}
+    return [
+        Rollout(
+            id=f"text/{split}/{number}",
+            stage="text",
+            question=text.question,
+            question_index=places[text.question],
+            prompt_ids=model.prompt_ids([{"role": "user", "content": text.question}]),
+            side=text.side,
+            response_ids=model.template.answer_ids(text.answer)[:tokens],
+            text=text.answer,
+            finished=True,
+        )
+        for number, text in enumerate(texts)
+    ]
+
+
+def _random(bench: Workbench, vector: PersonaVector, coefficient: float) -> list[Rollout]:
+    """Answers under random directions of the vector's norm, at plus and minus the coefficient."""
+    layer, settings = vector.layer, bench.settings
+    drawn = isotropic_directions((1, vector.directions.shape[1]), settings.random_directions, settings.seed + 2)[:, 0]
+    drawn = torch.nn.functional.normalize(drawn, dim=-1) * vector.at(layer).norm()
+    return [
+        answer
+        for number, direction in enumerate(drawn)
+        for signed in (-coefficient, coefficient)
+        for answer in bench.steered(
+            "null",
+            [Intervention(ADD, layer, signed * direction, settings.positions)],
+            bench.trait.evaluation_questions[:NULL_QUESTIONS],
+            layer,
+            signed,
+            f"random{number:02}",
+        )
+    ]
+
+
+def _second_opinion(bench: Workbench, probe: Judge, answers: Sequence[Rollout]) -> ByJudge:
+    """Answers that the bench's judge has scored with the probe's score, and with that which they have."""
+    first = [replace(answer) for answer in answers]
+    with bench.timings.stage("judge"):
+        probe.score(answers)
+    return {probe.name: list(answers), bench.scorer.name: first}
+
+
+def _coherence(answers: Sequence[Rollout], coefficient: float) -> float:
+    return float(np.mean([r.coherence or 0.0 for r in answers if r.coefficient == coefficient]))
+
+
+def pushes(dose: ByJudge, unit: float, seed: int) -> list[Push]:
+    """Scores and coherence by push.
+
+    Args:
+        unit: The coefficient of a push as large as what it is added to.
+    """
+    coefficients = sorted({r.coefficient or 0.0 for answers in dose.values() for r in answers})
+    return [
+        _push({name: [r for r in answers if r.coefficient == c] for name, answers in dose.items()}, c, unit, seed)
+        for c in coefficients
+    ]
+
+
+def _push(answers: ByJudge, coefficient: float, unit: float, seed: int) -> Push:
+    any_judge = next(iter(answers.values()))
+    return Push(
+        share=coefficient / unit,
+        coefficient=coefficient,
+        score={name: _known(partial(estimate, scored, "score", seed)) for name, scored in answers.items()},
+        scored={name: sum(r.score is not None for r in scored) for name, scored in answers.items()},
+        answers=len(any_judge),
+        coherence=estimate(any_judge, "coherence", seed),
+    )
+
+
+def effects(steered: Steered, coefficient: float, seed: int) -> dict[str, Steering | None]:
+    """The effect of the vector that each judge sees, beside that of random directions; None: it scored too little."""
+    return {
+        name: _known(partial(steering_effect, answers, steered.null[name], coefficient, seed))
+        for name, answers in steered.dose.items()
+    }
+
+
+def rank_correlation(dose: Sequence[Rollout], seed: int) -> Estimate | None:
+    """Between coefficient and score, by question; None: no answer has a score."""
+    if all(answer.score is None for answer in dose):
+        return None
+    return bootstrap_spearman_by_question(*score_matrix(dose), seed=seed)
+
+
+def random_examples(dose: ByJudge, unit: float, seed: int) -> list[RandomExample]:
+    """The answers to a few questions drawn at random, by push."""
+    answers = sorted(next(iter(dose.values())), key=lambda r: r.coefficient or 0.0)
+    scores = {name: {r.id: r.score for r in scored} for name, scored in dose.items()}
+    questions = list(dict.fromkeys(r.question for r in answers))
+    drawn = np.random.default_rng(seed).permutation(len(questions))[:EXAMPLES]
+    return [
+        RandomExample(
+            question=questions[place],
+            answers=tuple(
+                PushedAnswer(
+                    share=(r.coefficient or 0.0) / unit,
+                    text=r.text,
+                    score={name: of[r.id] for name, of in scores.items()},
+                    coherence=r.coherence,
+                )
+                for r in answers
+                if r.question == questions[place]
+            ),
+        )
+        for place in drawn
+    ]
+
+
+def _known(found: Callable[[], T]) -> T | None:
+    """A figure; None where a judge scored too little for it."""
+    try:
+        return found()
+    except UserError:
+        return None
