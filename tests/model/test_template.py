@@ -318,10 +318,10 @@ def test_response_to_a_prompt_that_opens_a_thought() -> None:
         cut = opened.answer_ids(unfinished)
         assert opened.response_start(cut) == len(cut)  # all of it is thought
         assert thinker.response_start(cut) == thinker.response_start(ids) == 0
-    assert any("--max-new-tokens" in note for note in opened.notes)
+    assert any("`max_new_tokens`" in note for note in opened.notes)
     assert whole(opened, opened.lead) == "\n</think>\n\n"
     assert thinker.lead == REASONER.lead == MADE["chatml"].lead == []
-    assert not any("--max-new-tokens" in note for note in (*thinker.notes, *REASONER.notes))
+    assert not any("`max_new_tokens`" in note for note in (*thinker.notes, *REASONER.notes))
     switched = make_reasoning(OPENS_ON_REQUEST)
     assert switched.notes == [] and switched.response_start(ids[:1]) == 0
 
@@ -515,7 +515,7 @@ def test_a_generated_answer_begins_after_its_channel() -> None:
     assert spoken(said, make_named(thinking=True)) == said
     assert template.goes_on(tokens.convert_tokens_to_ids("<|im_end|>"))
     assert not template.goes_on(tokens.convert_tokens_to_ids("<|return|>"))
-    assert any("--max-new-tokens" in note for note in template.notes)
+    assert any("`max_new_tokens`" in note for note in template.notes)
 
 
 @pytest.mark.parametrize("field", ["reasoning_content", "reasoning", "thinking"])
