@@ -132,6 +132,12 @@ def test_a_run_holds_what_two_judges_say_of_every_push(extraction: tuple[TextsEx
     coherence = {round(push.share, 3): push.coherence.mean for push in run.pushes}
     assert (len(shares) == 6) == (coherence[0.25] >= 0.8 * coherence[0])
     assert [judge.name for judge in run.judges] == ["probe", "contrast"]
+    contrast, at = run.judges[1], {round(push.share, 3): push.score["contrast"] for push in run.pushes}
+    high, low = at[0.25], at[-0.25]
+    assert contrast.steering is not None and high is not None and low is not None and high.n == low.n == 9
+    assert contrast.steering.effect.mean == pytest.approx(high.mean - low.mean, abs=1e-3)
+    assert len(contrast.steering.null.effects) == 2
+    assert run.probe.steering is None, "what this model writes is like none of the texts"
     assert run.probe.auc is not None and run.probe.spearman is not None and run.separation.auc.mean == 1
     for push in run.pushes:
         assert push.coefficient == pytest.approx(push.share * run.residual_norm / run.vector_norm)

@@ -33,6 +33,7 @@ log = logging.getLogger(__name__)
 
 DEPTHS = (0.37, 0.47, 0.57, 0.67)  # layers that a probe may read at, as shares of the model's depth
 FOLDS = 5
+PENALTIES = (0.1, 1.0, 10.0, 30.0, 100.0, 300.0, 1e3, 1e4, np.inf)  # a reading has more features than there are texts
 FAR = 1.5  # times the largest leverage of a text: beyond it an answer is like none of them
 
 
@@ -92,7 +93,7 @@ def fit_probe(texts: Texts, layers: Sequence[int], readings: Tensor, held_out: T
     quality = [pearson(_left_out(readings[:, at], wanted, left_out), wanted) for at in range(len(layers))]
     best = int(np.argmax(quality))
     rows, others = readings[:, best].double().numpy(), held_out[:, best].double().numpy()
-    fit = fit_subset(Moments.of(rows), rows, wanted[:, None])
+    fit = fit_subset(Moments.of(rows), rows, wanted[:, None], PENALTIES)
     found = fit.predict(others)[0][:, 0]
     positive = np.array([text.side == "positive" for text in texts.test])
     questions = [text.question for text in texts.test]
@@ -123,7 +124,7 @@ def _left_out(readings: Tensor, wanted: Floats, fold_of: NDArray[np.intp]) -> Fl
     found = np.zeros(len(rows))
     for fold in np.unique(fold_of):
         mine = fold_of == fold
-        rest = fit_subset(Moments.of(rows[~mine]), rows[~mine], wanted[~mine, None])
+        rest = fit_subset(Moments.of(rows[~mine]), rows[~mine], wanted[~mine, None], PENALTIES)
         found[mine] = rest.predict(rows[mine])[0][:, 0]
     return found
 

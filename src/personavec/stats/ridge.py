@@ -5,6 +5,7 @@ ends with "the mean alone". So features that tell nothing cost next to nothing. 
 leave more than a third as many effective coefficients as there are rows are not considered.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -108,7 +109,9 @@ def calibrate(features: ArrayLike, known: ArrayLike, baseline: ArrayLike) -> Cal
     return Calibration(predictions, errors, fit.r_squared, fit)
 
 
-def fit_subset(population: Moments, features: ArrayLike, baseline: ArrayLike) -> Fit:
+def fit_subset(
+    population: Moments, features: ArrayLike, baseline: ArrayLike, penalties: Sequence[float] | None = None
+) -> Fit:
     """The regressions from the subset's rows alone, for data that are streamed.
 
     Args:
@@ -116,6 +119,8 @@ def fit_subset(population: Moments, features: ArrayLike, baseline: ArrayLike) ->
             leaving a row out leaves them as they are.
         features: (n, k) of the subset.
         baseline: (n, T) of the subset.
+        penalties: Among which one is chosen, the last infinite; None: `PENALTIES`. Features that outnumber the rows
+            by far need large ones.
 
     Raises:
         ValueError: As in `calibrate`.
@@ -135,7 +140,7 @@ def fit_subset(population: Moments, features: ArrayLike, baseline: ArrayLike) ->
     best = np.full(b.shape[1], np.inf)
     chosen = np.full(b.shape[1], np.inf)
     alone = np.zeros_like(best)
-    for penalty in PENALTIES:
+    for penalty in penalties or PENALTIES:
         shrink = s**2 / (s**2 + n * penalty)
         leverage = 1 / n + u**2 @ shrink
         if np.isfinite(penalty) and (n < LEAST or 1 + shrink.sum() > n / 3 or leverage.max() > LEVERAGE):

@@ -14,7 +14,6 @@ from personavec.extraction.given.reading import Half, choose_layer, controls, di
 from personavec.extraction.given.result import LayerChoice, Opinion, TextFacts, TextsExtraction, TextsRun, Twin
 from personavec.extraction.given.settings import TextSettings
 from personavec.extraction.given.steering import (
-    EFFECT,
     Steered,
     effects,
     pushes,
@@ -179,12 +178,11 @@ def _summary(bench: Workbench, texts: Texts, settings: TextSettings, read: _Read
     vector, seed, trait = steered.vector, settings.seed, bench.trait
     assert vector.residual_norm is not None
     norm, residual = float(vector.at(vector.layer).norm()), float(vector.residual_norm[vector.layer])
-    unit = residual / norm
     with bench.timings.stage("controls"):
-        curve = pushes(steered.dose, unit, seed)
+        curve = pushes(steered.dose, steered.unit, seed)
         coherent = coherent_coefficients({push.coefficient: push.coherence.mean for push in curve})
         strongest = max((c for c in coherent if c > 0), default=None)
-        judges = _opinions(bench, read, steered, EFFECT * unit)
+        judges = _opinions(bench, read, steered)
         run = TextsRun.of(
             provenance(bench.model, {**asdict(settings), "texts": texts.source}),
             trait=TraitFacts(name=trait.name, description=trait.description, writer=trait.writer),
@@ -209,7 +207,7 @@ def _summary(bench: Workbench, texts: Texts, settings: TextSettings, read: _Read
             recommended_coefficient=strongest if all(map(works, judges)) else None,
             spearman=rank_correlation(steered.dose[judges[0].name], seed),
             twins=(),
-            examples=random_examples(steered.dose, unit, seed),
+            examples=random_examples(steered.dose, steered.unit, seed),
             verdict=(),
             warnings=bench.warnings,
             seconds=0.0,
@@ -218,14 +216,14 @@ def _summary(bench: Workbench, texts: Texts, settings: TextSettings, read: _Read
     return run.with_(seconds=round(bench.timings.seconds, 1), timings=bench.timings.stages)
 
 
-def _opinions(bench: Workbench, read: _Read, steered: Steered, coefficient: float) -> list[Opinion]:
+def _opinions(bench: Workbench, read: _Read, steered: Steered) -> list[Opinion]:
     """Of the probe, then of the contrast judge."""
     seed = bench.settings.seed
     aucs = {"probe": read.probe.auc, "contrast": _contrast_auc(read.test, steered.texts, seed)}
     ranks = {"probe": read.probe.spearman}
     return [
         Opinion(name=name, auc=aucs[name], spearman=ranks.get(name), steering=steering)
-        for name, steering in effects(steered, coefficient, seed).items()
+        for name, steering in effects(steered, seed).items()
     ]
 
 

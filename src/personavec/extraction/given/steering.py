@@ -43,12 +43,14 @@ class Steered:
 
     Attributes:
         vector: With the statistics of the plain answers.
+        unit: The coefficient of a push as large as what it is added to.
         texts: The test half as rollouts, with the contrast judge's scores.
         dose: Answers to the evaluation questions under every push, without one among them.
         null: Answers to some of them under random directions of the vector's norm.
     """
 
     vector: PersonaVector
+    unit: float
     texts: list[Rollout]
     dose: ByJudge
     null: ByJudge
@@ -72,7 +74,7 @@ def steer(
     spoken = bench.spoken(plain)
     vector = with_neutral(bench, vector, spoken, bench.read(spoken, "2/4 Reading the answers"))
     assert vector.residual_norm is not None
-    unit = float(vector.residual_norm[layer] / vector.at(layer).norm())
+    unit = float(vector.residual_norm[layer]) / float(vector.at(layer).norm())
 
     def pushed(share: float) -> list[Rollout]:
         return bench.steered("dose", steering(vector, share * unit), asked, layer, share * unit)
@@ -87,7 +89,7 @@ def steer(
         bench.score(further, "4/4 Judging")
         dose += further
     second = partial(_second_opinion, bench, probe)
-    return Steered(vector, test, second([*plain, *dose]), second(null))
+    return Steered(vector, unit, test, second([*plain, *dose]), second(null))
 
 
 def text_rollouts(model: ChatModel, split: str, texts: Sequence[Text], tokens: int) -> list[Rollout]:
@@ -166,10 +168,10 @@ def _push(answers: ByJudge, coefficient: float, unit: float, seed: int) -> Push:
     )
 
 
-def effects(steered: Steered, coefficient: float, seed: int) -> dict[str, Steering | None]:
+def effects(steered: Steered, seed: int) -> dict[str, Steering | None]:
     """The effect of the vector that each judge sees, beside that of random directions; None: it scored too little."""
     return {
-        name: _known(partial(steering_effect, answers, steered.null[name], coefficient, seed))
+        name: _known(partial(steering_effect, answers, steered.null[name], EFFECT * steered.unit, seed))
         for name, answers in steered.dose.items()
     }
 
