@@ -94,8 +94,7 @@ def test_what_else_tells_the_sides_apart_stands_beside_the_vector() -> None:
         rows[::2, 10, 0] += 4
     answers = [excited, plain] * 20
     found = controls(_mean_difference(readings), 10, half(readings), half(unseen, answers), seed=0)
-    assert found.shuffled.n == found.isotropic.n == 200
-    assert 0.4 < found.shuffled.mean < 0.6
+    assert found.isotropic.n == 200
     aucs = {feature.name: feature.auc.mean for feature in found.style}
     assert aucs["exclamation marks"] == 1 and aucs["log length"] == 0.5
     assert found.style_held_equal.mean < 0.7, "the marks know all that the vector does"

@@ -116,7 +116,7 @@ def _extract(bench: Workbench, texts: Texts, settings: TextSettings) -> TextsExt
     extract, test = (text_rollouts(bench.model, split, half, settings.tokens) for split, half in halves.items())
     probe = ProbeJudge(bench.model, read.probe, "probe", settings.tokens)
     steered = steer(bench, read.vector, probe, extract, test)
-    run = _summary(bench, texts, settings, read, steered)
+    run = _summary(bench, texts, settings, read, extract, steered)
     _write_answers(bench, steered)
     _check(run)
     judge = JudgeFacts(  # the state is the contrast judge's, whom later jobs ask, for coherence at least
@@ -173,8 +173,14 @@ def _read_half(model: ChatModel, texts: Sequence[Text], tokens: int) -> Half:
         return Half(tuple(texts), read_answers(model, questions, answers, tokens=tokens, advance=job.advance))
 
 
-def _summary(bench: Workbench, texts: Texts, settings: TextSettings, read: _Read, steered: Steered) -> TextsRun:
-    """All figures but those of vectors beside this one, and what they say."""
+def _summary(
+    bench: Workbench, texts: Texts, settings: TextSettings, read: _Read, made_of: Sequence[Rollout], steered: Steered
+) -> TextsRun:
+    """All figures but those of vectors beside this one, and what they say.
+
+    Args:
+        made_of: The texts that the vector is made of, as rollouts.
+    """
     vector, seed, trait = steered.vector, settings.seed, bench.trait
     assert vector.residual_norm is not None
     norm, residual = float(vector.at(vector.layer).norm()), float(vector.residual_norm[vector.layer])
@@ -199,7 +205,7 @@ def _summary(bench: Workbench, texts: Texts, settings: TextSettings, read: _Read
             layers=read.layers,
             residual_norm=residual,
             vector_norm=norm,
-            separation=separation(vector, steered.texts, read.extract.sides, read.test.sides, seed),
+            separation=separation(vector, made_of, read.extract.sides, steered.texts, read.test.sides, seed),
             controls=controls(vector.directions, vector.layer, read.extract, read.test, seed),
             judges=judges,
             pushes=curve,

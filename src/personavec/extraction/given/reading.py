@@ -4,14 +4,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from personavec.extraction.figures import Sides
 from personavec.extraction.given.result import Controls, LayerChoice, StyleFeature
 from personavec.rollouts import Side
-from personavec.stats.bootstrap import auc, bootstrap_auc
+from personavec.stats.bootstrap import bootstrap_auc
 from personavec.stats.estimate import Estimate
 from personavec.stats.folds import folds
 from personavec.stats.nulls import DIRECTIONS, isotropic_directions, null_summary, separation
@@ -94,16 +93,13 @@ def controls(directions: Tensor, layer: int, extract: Half, test: Half, seed: in
     Args:
         directions: (n_layers + 1, d).
     """
-    rng = np.random.default_rng(seed)
     rows = extract.readings[:, layer]
-    placebos = torch.stack([difference(rows, _shuffled(extract, rng)) for _ in range(DIRECTIONS)])
     random = isotropic_directions((1, rows.shape[1]), DIRECTIONS, seed)
     seen, unseen = ((half.sides[0][:, [layer]], half.sides[1][:, [layer]]) for half in (extract, test))
     along = (test.readings[:, layer] @ torch.nn.functional.normalize(directions[layer], dim=0)).double().numpy()
     styles = table([text.answer for text in test.texts])
     return Controls(
         isotropic=null_summary(separation(random, seen, unseen, [0])),
-        shuffled=null_summary(auc(*(side[:, 0] @ placebos.T for side in unseen))),
         style=tuple(
             StyleFeature(name=name.replace("_", " "), auc=test.auc(styles[:, place], seed))
             for place, name in enumerate(Style._fields)
@@ -116,17 +112,6 @@ def controls(directions: Tensor, layer: int, extract: Half, test: Half, seed: in
 def one_sided(texts: Sequence[Text]) -> int:
     """How many questions have answers of one side only."""
     return sum(len(sides) == 1 for sides in _sides_by_question(texts).values())
-
-
-def _shuffled(half: Half, rng: np.random.Generator) -> Tensor:
-    """Sides (n,) dealt out anew among the answers to each question; among all where no question has both."""
-    positive = half.positive.clone()
-    apart = one_sided(half.texts) == len(set(half.questions))
-    groups = np.unique([0] * len(positive) if apart else half.questions, return_inverse=True)[1]
-    for group in range(groups.max() + 1):
-        mine = np.flatnonzero(groups == group)
-        positive[mine] = positive[rng.permutation(mine)]
-    return positive
 
 
 def _halves_cosine(rows: Tensor, half: Half, seed: int) -> float | None:

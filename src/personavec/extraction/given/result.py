@@ -61,9 +61,6 @@ class Controls(Result):
 
     Attributes:
         isotropic: AUCs of random directions, each with the sign that suits the other half.
-        shuffled: AUCs of vectors made with the sides dealt out anew among the answers to each question. By accident
-            they hold some of the trait, with either sign: their mean is near 0.5, their spread says how few questions
-            there are.
         style: Features of style, each by itself.
         style_held_equal: The vector's AUC with all of these regressed out of its projections.
         halves_cosine: Between vectors of two random halves of the questions, mean over splits; None: no split has both
@@ -71,7 +68,6 @@ class Controls(Result):
     """
 
     isotropic: Null
-    shuffled: Null
     style: tuple[StyleFeature, ...]
     style_held_equal: Figure
     halves_cosine: Number | None
@@ -174,7 +170,7 @@ class TextsRun(Run):
         vector_norm: Of the vector at the layer.
         separation: How well projections tell the sides of the test half apart, and how well random directions do that
             choose their layer.
-        controls: The same at the one layer: random directions, shuffled sides, style.
+        controls: The same at the one layer: random directions, style.
         judges: Who scored the steered answers, and the effect that each of them sees.
         pushes: Scores and coherence by push, on evaluation questions.
         coherent_range: The smallest and the largest coefficient at which answers stay coherent.

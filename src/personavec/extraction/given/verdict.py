@@ -34,7 +34,7 @@ def reads(run: TextsRun) -> bool:
 
 def _reads_by_chance(run: TextsRun) -> bool:
     """Whether random directions tell them apart as well."""
-    return run.separation.auc.mean <= max(run.controls.isotropic.p95, run.separation.null.covariance.p95)
+    return run.separation.auc.mean <= max(run.controls.isotropic.p95, run.separation.null.isotropic.p95)
 
 
 def _headline(run: TextsRun) -> str:
@@ -103,10 +103,9 @@ def _reading(run: TextsRun) -> str:
     auc, null = run.separation.auc, run.controls
     text = (
         f"On {run.texts.test} texts about other questions, projections at layer {run.layer} tell {run.trait.name} from "
-        f"not with AUC {auc.mean:.2f} ({span(auc, '.2f', 'questions')}); at the same layer random directions reach "
-        f"{null.isotropic.p95:.2f} at the 95th percentile, vectors of shuffled sides (which hold some of the trait by "
-        f"accident) {null.shuffled.p95:.2f}, and "
-        f"random directions like the activity, at layers of their choice, {run.separation.null.covariance.p95:.2f}."
+        f"not with AUC {auc.mean:.2f} ({span(auc, '.2f', 'questions')}); random directions reach "
+        f"{null.isotropic.p95:.2f} at the 95th percentile there, and vectors made the same way of shuffled sides, at "
+        f"layers of their choice, {run.separation.null.shuffled.p95:.2f}."
     )
     if null.halves_cosine is None:
         return text
