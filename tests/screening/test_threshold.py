@@ -1,5 +1,7 @@
 """The false-alarm rate holds, whatever the distribution, and too few reference samples are refused."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -14,7 +16,12 @@ from personavec.stats.ridge import calibrate
 @pytest.mark.parametrize("kind", ["normal", "cauchy", "exponential"])
 def test_the_rate_holds_on_average_over_reference_sets(m: int, rate: float, kind: str) -> None:
     rng = np.random.default_rng(0)
-    draw = {"normal": rng.standard_normal, "cauchy": rng.standard_cauchy, "exponential": rng.exponential}[kind]
+    draws: dict[str, Any] = {
+        "normal": rng.standard_normal,
+        "cauchy": rng.standard_cauchy,
+        "exponential": rng.exponential,
+    }
+    draw = draws[kind]
     rates = [(draw(size=500) > threshold(draw(size=m), rate).value).mean() for _ in range(1500)]
     error = np.std(rates) / np.sqrt(len(rates))
     assert rate - 1 / (m + 1) - 4 * error <= np.mean(rates) <= rate + 4 * error
