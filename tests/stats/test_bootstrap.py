@@ -217,8 +217,9 @@ def test_bad_input_is_refused() -> None:
 
 def test_estimates_read_and_store_well() -> None:
     estimate = bootstrap_mean([60.0, 64.2], seed=1)
-    assert str(Estimate(62.1, 55.04, 69.26, 20)) == "62.1 [55.0, 69.3] n=20"
+    assert str(Estimate(62.1, 55.04, 69.26, 20)) == f"{Estimate(62.1, 55.04, 69.26, 20)}" == "62.1 [55.0, 69.3] n=20"
     assert f"{Estimate(0.314, -0.126, 0.5, 20):+.2f}" == "+0.31 [-0.13, +0.50]"
+    assert Estimate(0.123456, 0.234567, 0.345678, 3).rounded() == Estimate(0.1235, 0.2346, 0.3457, 3)
     assert estimate.rounded() == Estimate(62.1, 60, 64.2, 2)
     assert TypeAdapter(Estimate).dump_json(Estimate(62.1, 60, 64.2, 2)) == b'{"mean":62.1,"low":60.0,"high":64.2,"n":2}'
 
@@ -237,3 +238,17 @@ def test_correlations_of_a_published_replication(shared_data: Path, quantity: st
         for trait in ("evil", "sycophantic", "hallucinating")
     ]
     assert found == pytest.approx(expected, abs=0.0015)
+
+
+def test_means_with_gaps_are_over_the_answers_there_are() -> None:
+    """Means 5, 4.5 and 4 of coefficients 0, 1 and 2: what is missing counts as nothing, not as a score."""
+    nan = float("nan")
+    assert bootstrap_spearman_by_question([0, 1, 2], [[5, nan, 4], [5, 4.5, nan]]).mean == -1
+    with pytest.raises(ValueError, match="values of shape"):
+        bootstrap_spearman_by_question([[0, 1, 2]], [[5.0], [4.0]])
+
+
+def test_no_correlation_exceeds_one_by_rounding() -> None:
+    for seed in range(200):
+        x = np.random.default_rng(seed).standard_normal(5)
+        assert pearson(x, -3 * x) >= -1 and pearson(x, 7 * x) <= 1
