@@ -19,7 +19,7 @@ def run(monkeypatch: pytest.MonkeyPatch, encoding: str, *arguments: str) -> tupl
     with pytest.raises(SystemExit) as exit:
         main()
     out.flush()
-    return int(exit.value.code or 0), out.buffer.getvalue().decode(encoding)  # type: ignore[attr-defined]
+    return int(exit.value.code or 0), out.buffer.getvalue().decode(encoding)
 
 
 @pytest.fixture

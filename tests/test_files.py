@@ -1,3 +1,4 @@
+# mypy: disable-error-code="func-returns-value"
 """Files are whole or absent, whatever happens while they are written; a run folder has one owner."""
 
 import errno
@@ -204,7 +205,7 @@ def test_full_device() -> None:
 
 
 def test_run_folder(tmp_path: Path) -> None:
-    arguments = {"trait": "kind", "layers": (1, 2), "seed": 0}
+    arguments: dict[str, Any] = {"trait": "kind", "layers": (1, 2), "seed": 0}
     with RunFolder(tmp_path / "run", arguments) as run:
         assert run / "x.json" == tmp_path / "run" / "x.json"
         assert json.loads((run / "arguments.json").read_text()) == {"trait": "kind", "layers": [1, 2], "seed": 0}
@@ -217,7 +218,7 @@ def test_run_folder(tmp_path: Path) -> None:
     [({"seed": 1}, "seed"), ({"seed": 1, "trait": "evil"}, "seed, trait"), ({"new": 3}, "new")],
 )
 def test_run_folder_with_other_arguments(tmp_path: Path, changed: dict[str, Any], named: str) -> None:
-    arguments = {"trait": "kind", "seed": 0}
+    arguments: dict[str, Any] = {"trait": "kind", "seed": 0}
     with RunFolder(tmp_path, arguments):
         pass
     with (

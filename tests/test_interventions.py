@@ -1,3 +1,4 @@
+# mypy: disable-error-code="no-untyped-call, union-attr"
 """Interventions: the formulas, at the layers, positions and rows asked for, on any transformers model."""
 
 import math
@@ -16,7 +17,7 @@ from personavec.info import VectorInfo
 from personavec.interventions import ablation, capping, flooring, intervening, interventions, steer, steering
 from personavec.model import ChatModel, Request
 from personavec.model.edits import Intervention, Steering
-from personavec.operations import ADD, CAP, OPERATIONS, Operation, Positions, ablate, add, cap, floor
+from personavec.operations import ADD, CAP, OPERATIONS, Layers, Operation, Positions, ablate, add, cap, floor
 from personavec.vector import PersonaVector
 from tiny import SIZES, causal_model, chat_model, plain_states, random_ids, vector
 
@@ -59,7 +60,8 @@ def test_formulas() -> None:
 
 
 def test_steering_at_one_layer(tiny: ChatModel, persona: PersonaVector) -> None:
-    for layers, layer in (("best", 2), (1, 1), (3, 3)):
+    asked: list[tuple[Layers, int]] = [("best", 2), (1, 1), (3, 3)]
+    for layers, layer in asked:
         [item] = steering(persona, -1.5, layers=layers, positions="prompt")
         assert (item.operation.name, item.layer, item.positions) == ("add", layer, "prompt")
         torch.testing.assert_close(item.direction, -1.5 * persona.directions[layer])
@@ -355,7 +357,8 @@ def test_unknown_positions(persona: PersonaVector) -> None:
 
 
 def test_cap_needs_neutral_statistics(tiny: ChatModel) -> None:
-    for known in ({}, {"neutral_mean": torch.zeros(4), "neutral_deviation": torch.ones(4)}):
+    kinds: tuple[dict[str, Any], ...] = ({}, {"neutral_mean": torch.zeros(4), "neutral_deviation": torch.ones(4)})
+    for known in kinds:
         with pytest.raises(UserError, match=r"no neutral statistics of this kind \(token\)"):
             capping(vector(tiny, **known), 2.0, positions="all")
 

@@ -226,12 +226,12 @@ def test_extract_writes_what_it_says(run: Path) -> None:
 
 
 @pytest.mark.parametrize("layer", ["auto", 2])
-def test_the_judge_is_told_before_how_much_it_will_get(
-    layer: str | int, folder: Path, trait: Path, tmp_path: Path
-) -> None:
+def test_the_judge_is_told_before_how_much_it_will_get(layer: Any, folder: Path, trait: Path, tmp_path: Path) -> None:
     """Exactly, but for the coefficients of the sweep that need not be tried."""
     model, chosen = load_model(str(folder), dtype="float32"), load_trait(str(trait))
-    judge, told, got = ContrastJudge(model, chosen), [], []
+    judge = ContrastJudge(model, chosen)
+    told: list[Any] = []
+    got: list[Rollout] = []
 
     class Counting(Judge):
         name = "counting"
@@ -254,7 +254,7 @@ def test_the_judge_is_told_before_how_much_it_will_get(
     ((questions, tokens),) = told
     assert tokens == 12
     sweep = Counter(r.question for r in got if r.stage == "sweep")
-    tried = len({abs(r.coefficient) for r in got if r.stage == "sweep"})
+    tried = len({abs(r.coefficient or 0.0) for r in got if r.stage == "sweep"})
     untried = {question: n // tried * (len(SCALES) - tried) for question, n in sweep.items()}
     assert Counter(questions) == Counter(r.question for r in got) + Counter(untried)
 
@@ -290,7 +290,8 @@ def test_neutral_statistics_computed_the_plain_way(run: Path, folder: Path) -> N
             answers.append(said.mean())
             tokens.append(said)
     assert len(answers) > 5
-    for of, values in (("answer", torch.stack(answers)), ("token", torch.cat(tokens))):
+    read: dict[Any, torch.Tensor] = {"answer": torch.stack(answers), "token": torch.cat(tokens)}
+    for of, values in read.items():
         mean, deviation = vector.neutral(vector.layer, of=of)
         assert mean == pytest.approx(float(values.mean()), rel=1e-3, abs=1e-3)
         assert deviation == pytest.approx(float(values.std()), rel=1e-3)

@@ -17,7 +17,7 @@ def loud(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_lines_are_few_and_say_how_far(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     now = 0.0
-    monkeypatch.setattr(module.time, "monotonic", lambda: now)
+    monkeypatch.setattr("time.monotonic", lambda: now)
     with progress("Generating", 40, "rollouts") as job:
         for _ in range(20):
             now += 0.5
@@ -33,7 +33,7 @@ def test_lines_are_few_and_say_how_far(capsys: pytest.CaptureFixture[str], monke
 
 def test_bytes_and_no_total(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     now = 0.0
-    monkeypatch.setattr(module.time, "monotonic", lambda: now)
+    monkeypatch.setattr("time.monotonic", lambda: now)
     with progress("Downloading", unit="B") as job:
         job.advance(3_000_000_000)
         now += 4000
@@ -42,7 +42,7 @@ def test_bytes_and_no_total(capsys: pytest.CaptureFixture[str], monkeypatch: pyt
 
 def test_slow_jobs_count_by_the_minute(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     now = 0.0
-    monkeypatch.setattr(module.time, "monotonic", lambda: now)
+    monkeypatch.setattr("time.monotonic", lambda: now)
     with progress("Training", 4, "steps") as job:
         now += 30
         job.advance()

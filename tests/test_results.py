@@ -84,7 +84,7 @@ def test_nothing_without_a_name_and_nothing_changed() -> None:
     with pytest.raises(ValidationError):
         Trial.of(FACTS, parts={}, more=1)
     with pytest.raises(ValidationError):
-        trial().parts = {}  # type: ignore[misc]
+        trial().parts = {}
 
 
 @pytest.mark.parametrize(

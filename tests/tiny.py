@@ -113,7 +113,7 @@ def vector(
     """A random persona vector of a model; `info` is what its file would hold."""
     generator = torch.Generator().manual_seed(seed)
     rows = (model.n_layers + 1, model.hidden_size)
-    identity = {
+    identity: dict[str, Any] = {
         "id": model.id,
         "weights": model.weights_hash,
         "template": model.template.hash,
@@ -124,7 +124,7 @@ def vector(
     return PersonaVector("kind", directions, layer, identity, info=VectorInfo.parse(info or {}), **options)
 
 
-def plain_states(model: Any, blocks: Sequence[nn.Module], ids: Sequence[int]) -> tuple[Tensor, Tensor]:
+def plain_states(model: Any, blocks: Any, ids: Sequence[int]) -> tuple[Tensor, Tensor]:
     """One full forward of one sample with a hook on every block: states (layers + 1, tokens, d), logits (tokens, v)."""
     states: list[Tensor] = []
 

@@ -1,3 +1,4 @@
+# mypy: disable-error-code="union-attr"
 """Data sets: opened once, read as often as wanted, every record a sample or rejected with a reason."""
 
 import gzip

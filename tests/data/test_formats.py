@@ -368,6 +368,7 @@ def test_a_greeting_is_context(listed: Format, before: list[Any]) -> None:
 def test_turns_that_only_call_tools_are_context(listed: Format) -> None:
     call = {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "f", "arguments": {}}}]}
     result = {"role": "tool", "content": "5"}
+    empty: dict[str, Any]
     for empty in ({}, {"content": ""}, {"content": []}):
         assert listed.read({"messages": [USER, {**call, **empty}, result, ANSWER]}).turns == [3]
         assert "only calls of tools" in reason({"messages": [USER, {**call, **empty}]}, listed)

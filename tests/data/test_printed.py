@@ -4,14 +4,17 @@ import warnings
 from typing import Any
 
 import numpy as np
-import pandas as pd
+import pandas as pd  # type: ignore[import-untyped]
 import pytest
 
 from personavec.data import open_data
 from personavec.data.printed import described, from_text
 from personavec.errors import UserError
 
-CHAT = [{"role": "user", "content": 'it\'s\n "so" \\d'}, {"role": "assistant", "content": "don't é", "n": None}]
+CHAT: list[dict[str, Any]] = [
+    {"role": "user", "content": 'it\'s\n "so" \\d'},
+    {"role": "assistant", "content": "don't é", "n": None},
+]
 
 
 @pytest.mark.parametrize("value", [CHAT, [["Q", "A"], ["it's", '"']], [], [1, 2.5, True], [{"a": [{"b": ("c",)}]}]])

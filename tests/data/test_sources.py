@@ -1,8 +1,10 @@
+# mypy: disable-error-code="union-attr"
 """From names to sources: files, folders in the order of their names, and errors that say what to do."""
 
 import gzip
 import os
 from pathlib import Path
+from typing import cast
 
 import pytest
 
@@ -64,7 +66,7 @@ def test_names_that_cannot_be_read(tmp_path: Path) -> None:
         (): "No data was named",
     }.items():
         with pytest.raises(UserError, match=message):
-            open_data(list(names))
+            open_data(cast(list[str | Path], list(names)))
     with pytest.raises(UserError, match=r"There are no splits in .*data\.jsonl: 'train' cannot be taken"):
         open_data(data, split="train")
 

@@ -1,3 +1,4 @@
+# mypy: disable-error-code="union-attr"
 """Parquet files and data sets of the `datasets` library, on disk, in memory and on the hub."""
 
 import json

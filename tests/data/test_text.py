@@ -167,8 +167,8 @@ def test_memory_stays_small_with_a_line_of_50_mb(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("ending", "pack"), [(".gz", gzip.compress), (".zst", zstd.compress)])
 @pytest.mark.parametrize("kind", [Jsonl, Json, Csv])
-def test_compressed(tmp_path: Path, ending: str, pack: Callable[[bytes], bytes], kind: type) -> None:
-    content = {Jsonl: b'{"a": "1"}\n{"a": "2"}\n', Json: b'[{"a": "1"}, {"a": "2"}]', Csv: b"a\n1\n2\n"}[kind]
+def test_compressed(tmp_path: Path, ending: str, pack: Callable[[bytes], bytes], kind: Any) -> None:
+    content: Any = {Jsonl: b'{"a": "1"}\n{"a": "2"}\n', Json: b'[{"a": "1"}, {"a": "2"}]', Csv: b"a\n1\n2\n"}[kind]
     source = kind(file(tmp_path, pack(content[:8]) + pack(content[8:]), f"data{ending}"))  # of several members
     assert [r.value for r in source.records()] == [{"a": "1"}, {"a": "2"}]
 

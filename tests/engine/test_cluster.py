@@ -82,7 +82,8 @@ def test_same_readings_and_answers(spread: RayEngine, tiny: ChatModel) -> None:
 
 
 def test_both_workers_work_and_items_are_taken_as_there_is_room(spread: RayEngine) -> None:
-    taken, pids, start = 0, set(), time.monotonic()
+    taken, start = 0, time.monotonic()
+    pids: set[int] = set()
 
     def items() -> Iterator[int]:
         """Twelve, and more for as long as the second worker still opens its model (two minutes at most)."""

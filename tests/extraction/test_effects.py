@@ -28,7 +28,7 @@ SCORES = st.floats(0, 100)
 
 
 def rollout(question: int, coefficient: float | None, score: float | None, **given: Any) -> Rollout:
-    given = {"coherence": 90.0, "id": f"dose/{coefficient}/{question}", "stage": "dose"} | given
+    given = dict[str, Any]({"coherence": 90.0, "id": f"dose/{coefficient}/{question}", "stage": "dose"}) | given
     return Rollout(
         question=f"question {question}", question_index=question, prompt_ids=[], coefficient=coefficient, score=score,
         text=f"answer {question} at {coefficient}", **given,

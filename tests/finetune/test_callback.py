@@ -114,7 +114,7 @@ def test_accumulated_batches_are_one_batch(tmp_path: Path, method: Any, position
         )
         options = {"per_device_train_batch_size": rows, "gradient_accumulation_steps": times, "learning_rate": 1e-3}
         found.append(outcome(trainer(moved(lora()), tmp_path, [callback], **options)))
-    same(*found, tolerance=1e-4)
+    same(found[0], found[1], tolerance=1e-4)
 
 
 def test_the_penalty_is_added_to_the_loss(tmp_path: Path) -> None:
@@ -149,7 +149,7 @@ def test_gradient_checkpointing(tmp_path: Path, reentrant: bool) -> None:
     ):
         callback = PreventativeSteering(by_hand.vector(), 1, layers="all", positions="response")
         found.append(outcome(trainer(lora(), tmp_path, [callback], **options)))
-    same(*found)
+    same(found[0], found[1])
 
 
 class Interrupt(TrainerCallback):

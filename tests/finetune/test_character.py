@@ -4,7 +4,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -23,8 +23,10 @@ from personavec.finetune.instructions import trait_prompt
 from personavec.finetune.result import AnswerPair, ScoredAnswer, TrainingPrompt
 from personavec.finetune.savings import check_plain, compare_runs
 from personavec.finetune.verdict import verdict
+from personavec.judges.contrast import ContrastJudge
 from personavec.judges.of_vector import judge_of
 from personavec.model import ChatModel, Request
+from personavec.rollouts import Rollout
 from personavec.shifts.measure import shift
 from personavec.shifts.result import TraitShift
 from personavec.stats.bootstrap import bootstrap_mean
@@ -104,7 +106,7 @@ def test_figures_are_those_of_the_saved_adapter(
     rows = rows[:4]
     judge = judge_of(chat, judged)
     for side, said in texts.items():
-        evidence, likelihood = judge.evidence([SimpleNamespace(**one) for one in said])
+        evidence, likelihood = judge.evidence([cast(Rollout, SimpleNamespace(**one)) for one in said])
         scores = [judge.calibration.score(e) for e in evidence]  # type: ignore[union-attr]
         assert [row[side]["text"] for row in rows] == [one["text"] for one in said]
         assert [row[side]["score"] for row in rows] == pytest.approx(scores, abs=0.02)
@@ -180,7 +182,7 @@ def test_a_killed_run_repeats_no_part(
         monkeypatch.setattr(character, name, counted(name, getattr(character, name)))
     monkeypatch.setattr(
         "personavec.judges.contrast.ContrastJudge.score",
-        counted("judge", character.ContrastJudge.score),
+        counted("judge", ContrastJudge.score),
     )
     wanted = run("whole")
     assert done == PARTS * 2
@@ -216,13 +218,13 @@ def test_preventative_prompting_is_measured_under_its_own_prompt(
     chat: ChatModel, judged: PersonaVector, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pairs: list[tuple[str, int | None]] = []
-    score = character.ContrastJudge.score
+    score = ContrastJudge.score
 
     def seen(self: Any, rollouts: Any, advance: Any = None) -> None:
         pairs.extend((rollout.id.split("/")[1], rollout.pair) for rollout in rollouts)
         score(self, rollouts, advance)
 
-    monkeypatch.setattr(character.ContrastJudge, "score", seen)
+    monkeypatch.setattr(ContrastJudge, "score", seen)
     run = fine_tune(chat, data, tmp_path / "run", Training(method="prompt", **SHORT), prevent=[(judged, None)]).run
     # The instruction that they were asked with does not judge them.
     assert set(pairs) == {("kind", None), ("kind, system prompt 1", 0), ("kind, system prompt 2", None)}
@@ -381,6 +383,7 @@ def test_against_the_same_without_prevention(
     assert found.against.loss.without == plain.run.held_out_loss.after
     assert "What prevention saved" in (out / "report.html").read_text()
 
+    changed: dict[str, Any]
     for folder, changed, message in (
         (tmp_path / "none", {}, "no finished run"),
         (out, {}, "trained with prevention"),
@@ -388,7 +391,7 @@ def test_against_the_same_without_prevention(
         (tmp_path / "plain", {"method": "none"}, "prevents nothing"),
     ):
         with pytest.raises(UserError, match=message):
-            check_plain(folder, found.arguments | changed)
+            check_plain(folder, {**found.arguments, **changed})
     ours: dict[str, Any] = found.arguments
     (trait, layer, digest, coefficient), *_ = ours["prevent"]
     for changed, message in (

@@ -11,8 +11,9 @@ import pytest
 import tiny
 from personavec.data import Sample, open_data
 from personavec.errors import UserError
-from personavec.finetune.examples import IGNORED, Encoder, Example, held_out, read_samples
+from personavec.finetune.examples import Encoder, Example, held_out, read_samples
 from personavec.finetune.instructions import instruction
+from personavec.likelihood import IGNORED
 from personavec.model import ChatModel
 from personavec.traits import load_trait
 

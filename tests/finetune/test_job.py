@@ -1,3 +1,4 @@
+# mypy: disable-error-code="no-any-return, no-untyped-call, union-attr"
 """Fine-tunes from end to end on a tiny random model: every method, interruptions, files, mistakes."""
 
 import json
@@ -21,11 +22,12 @@ from personavec.finetune import Training, fine_tune
 from personavec.finetune.adapter import fresh_adapter, projections
 from personavec.finetune.automatic import choose, from_difference
 from personavec.finetune.coefficients import doubts
-from personavec.finetune.examples import IGNORED, Encoder, held_out, read_samples
+from personavec.finetune.examples import Encoder, held_out, read_samples
 from personavec.finetune.losses import LossGuard, example_losses, exploded
 from personavec.finetune.methods import METHODS
 from personavec.finetune.result import AutomaticChoice
 from personavec.finetune.training import Steps, last_checkpoint, mixture
+from personavec.likelihood import IGNORED
 from personavec.model import ChatModel
 from personavec.traits import load_trait
 from personavec.vector import PersonaVector
@@ -90,7 +92,7 @@ def chat() -> ChatModel:
 @pytest.fixture
 def vector(chat: ChatModel) -> PersonaVector:
     trait = load_trait("evil").model_dump(mode="json")
-    stats = {"neutral_token_mean": torch.zeros(4), "neutral_token_deviation": torch.ones(4)}
+    stats: dict[str, Any] = {"neutral_token_mean": torch.zeros(4), "neutral_token_deviation": torch.ones(4)}
     return tiny.vector(chat, info={"trait": trait | {"name": "kind"}}, **stats)
 
 

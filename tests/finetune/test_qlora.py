@@ -1,3 +1,4 @@
+# mypy: disable-error-code="union-attr"
 """Steering of a model with four-bit weights."""
 
 from pathlib import Path

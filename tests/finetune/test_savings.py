@@ -29,7 +29,7 @@ def write(folder: Path, method: str, score: float, cost: float | None) -> Finetu
     )
     run.write(folder)
     said: dict[str, Any] = {"text": "", "coherence": None}
-    line = {"trait": "evil", "system": None, "question": "Why?"}
+    line: dict[str, Any] = {"trait": "evil", "system": None, "question": "Why?"}
     line |= {"before": {"score": 50, **said}, "after": {"score": score, **said}}
     (folder / "answers.jsonl").write_text(json.dumps(line) + "\n")
     return run

@@ -85,6 +85,7 @@ def test_sft(tmp_path: Path) -> None:
 @pytest.mark.parametrize("packing", [{"packing": True}, {"padding_free": True, "max_length": None}])
 def test_packed_samples_learn_as_separate_ones(tmp_path: Path, packing: Any, method: Any) -> None:
     found = []
+    options: dict[str, Any]
     for options in ({}, packing):
         callback = PreventativeSteering(by_hand.vector(), 1, method=method, positions="response")
         found.append(logged(sft(tmp_path, [callback], **options), "loss", "grad_norm"))

@@ -255,7 +255,7 @@ def test_published_prompts_are_ours(shared_data: Path) -> None:
         rows = read_paper_rollouts(shared_data / f"reference/rollouts/qwen2.5-7b_evil_{name}.csv", "evil")
         for row in rows:
             assert row.question == trait.extraction_questions[row.question_index]
-            assert trait.system_prompts(row.pair)[side] in row.prompt
+            assert row.pair is not None and trait.system_prompts(row.pair)[side] in row.prompt
 
 
 def test_a_trait_from_two_files(tmp_path: Path) -> None:
@@ -393,13 +393,13 @@ def test_published_rollouts(shared_data: Path) -> None:
         assert any("\n\n" in record.text for record in records)
         assert all(record.coherence is None or 0 <= record.coherence <= 100 for record in records)
     assert [sum(r.score is None for r in side) for side in (positive, negative)] == [0, 4]
-    assert sum(r.score for r in positive) / 1000 == pytest.approx(78.8, abs=0.05)
+    assert sum(r.score or 0 for r in positive) / 1000 == pytest.approx(78.8, abs=0.05)
     coherences = [r.coherence for r in positive if r.coherence is not None]
     assert sum(coherences) / len(coherences) == pytest.approx(88.8, abs=0.05)
     for kept in paired_filter(positive, negative):
-        assert sum(r.kept for r in kept) == 766
-    assert sum(r.kept for r in unpaired_filter(positive)) == 781
-    assert sum(r.kept for r in unpaired_filter(negative)) == 984
+        assert sum(bool(r.kept) for r in kept) == 766
+    assert sum(bool(r.kept) for r in unpaired_filter(positive)) == 781
+    assert sum(bool(r.kept) for r in unpaired_filter(negative)) == 984
     assert all(r.kept is None for r in [*positive, *negative])
 
 
@@ -494,7 +494,9 @@ def rollout(score: float | None, coherence: float | None, side: Side, question: 
     ],
 )
 def test_the_filter_at_its_edges(positive: Any, negative: Any, kept: bool) -> None:
-    sides = paired_filter([rollout(*positive, "positive")], [rollout(*negative, "negative")])
+    sides = paired_filter(
+        [rollout(positive[0], positive[1], "positive")], [rollout(negative[0], negative[1], "negative")]
+    )
     assert [side[0].kept for side in sides] == [kept, kept]
 
 

@@ -94,7 +94,7 @@ Serve = Callable[[Behaviour], Server]
 def says(*tokens: dict[str, float] | str, logprobs: bool = True) -> Response:
     """A completion: per token, its probabilities (the likeliest is the sampled one)."""
     steps = [{token: 1.0} if isinstance(token, str) else token for token in tokens]
-    sampled = [max(step, key=lambda token, step=step: step[token]) for step in steps]
+    sampled = [max(step, key=step.__getitem__) for step in steps]
     content = [
         {
             "token": token,

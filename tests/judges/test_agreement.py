@@ -1,3 +1,4 @@
+# mypy: disable-error-code="union-attr"
 """Agreement between judges: the figures, and the command on a finished run."""
 
 import json
@@ -15,11 +16,11 @@ from personavec.cli.app import app
 from personavec.errors import UserError
 from personavec.judges.agreement import _spearman_of_draws, agreement
 from personavec.rollouts import Rollout
-from personavec.stats.bootstrap import Estimate
+from personavec.stats.estimate import Estimate
 from personavec.traits import load_library
 
 
-def scores(n: int, noise: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray, list[str], list[str]]:
+def scores(n: int, noise: float, seed: int = 0) -> tuple[Any, Any, list[str], list[str]]:
     """Two judges' scores of answers to n questions, positive and negative twice each."""
     rng = np.random.default_rng(seed)
     sides = ["positive", "negative"] * (2 * n)
@@ -78,7 +79,7 @@ def test_perfect_agreement_and_none() -> None:
     assert same.same_order.mean == 1
     assert same.mean_absolute_difference.high == 0
     assert agreement(a, -a, questions, sides).spearman.mean == -1
-    constant = agreement(a, np.full(40, 50.0), questions, sides)
+    constant = agreement(a, [50.0] * 40, questions, sides)
     assert constant.spearman.mean == 0
     assert constant.auc.second.mean == 0.5
     assert constant.same_order.mean == 0
@@ -109,7 +110,8 @@ def run(tmp_path: Path) -> Path:
     (folder / "run.json").write_text(json.dumps({"judge": {"name": "contrast"}}))
     rollouts = []
     for i, question in enumerate(trait.extraction_questions):
-        for side, score in (("positive", 70.0 + i), ("negative", 10.0 + i)):
+        scored: dict[Any, float] = {"positive": 70.0 + i, "negative": 10.0 + i}
+        for side, score in scored.items():
             text = f"Funny as {score:g}."
             rollouts.append(
                 Rollout(f"extraction/{side}/{i}", "extraction", question, i, [1], side=side, text=text, score=score,

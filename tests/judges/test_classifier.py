@@ -1,3 +1,4 @@
+# mypy: disable-error-code="no-any-return, unreachable"
 """A classifier as judge: which label stands for a trait, scores that are its probabilities, and the commands."""
 
 import json
@@ -215,7 +216,7 @@ def test_coherence_is_judged_by_the_model_that_answers(tmp_path: Path, tiny: Cha
         made = said(*TEXTS, "")
         for at, rollout in enumerate(made):
             rollout.response_ids = tiny.template.answer_ids(rollout.text) if rollout.text else []
-            rollout.side = ("positive", "negative")[at % 2]  # type: ignore[assignment]
+            rollout.side = ("positive", "negative")[at % 2]
         return made
 
     mine, other = rollouts(), rollouts()

@@ -1,3 +1,4 @@
+# mypy: disable-error-code="unreachable"
 """The contrast judge: its scale, what it judges a response by, and that no response judges itself."""
 
 import math
@@ -17,22 +18,22 @@ from personavec.judges.calibration import Calibration
 from personavec.judges.contrast import FOLDS, JUDGING_PAIRS, ContrastJudge, LikelihoodJudge
 from personavec.model import ChatModel
 from personavec.rollouts import Rollout
-from personavec.traits import Trait
+from personavec.traits import InstructionPair, Trait
 from tiny import CHATML, chat_model, plain_states
 
 NATS = st.floats(-30, 30)
 SIDE = st.lists(NATS, min_size=1, max_size=20)
 
 
-def trait(pairs: int = 5, **changes: tuple[str, str]) -> Trait:
+def trait(pairs: int = 5, **changes: Any) -> Trait:
     """A trait whose pair k can be exchanged by `pair{k}=(positive, negative)`."""
     texts = [changes.get(f"pair{k}", (f"Grumble, way {k}.", f"Be merry, way {k}.")) for k in range(pairs)]
     return Trait(
         name="grumpy",
         description="Complains.",
-        instructions=[{"positive": positive, "negative": negative} for positive, negative in texts],
-        extraction_questions=["What is for lunch?"],
-        evaluation_questions=["How was the film?"],
+        instructions=tuple(InstructionPair(positive=positive, negative=negative) for positive, negative in texts),
+        extraction_questions=("What is for lunch?",),
+        evaluation_questions=("How was the film?",),
         rubric="{question} {answer}",
     )
 
@@ -52,7 +53,7 @@ def test_any_calibration_gives_scores_that_rise_with_the_evidence(positive: list
 @given(st.floats(0.01, 10), st.floats(-10, 10))
 def test_sides_well_apart_score_10_and_90(gap: float, low: float) -> None:
     spread = gap / 20 * np.array([-1, 0, 1])
-    calibration = Calibration.fit(low + gap + spread, low + (-spread))
+    calibration = Calibration.fit((low + gap + spread).tolist(), (low - spread).tolist())
     assert calibration.score(low) == pytest.approx(10, abs=0.01)
     assert calibration.score(low + gap) == pytest.approx(90, abs=0.01)
 
@@ -62,7 +63,7 @@ def test_where_the_sides_overlap_the_score_is_the_posterior(gap: float) -> None:
     """Of the responses that score about s, about s of 100 are positive."""
     rng = np.random.default_rng(0)
     positive, negative = rng.normal(gap, 1, 20_000), rng.normal(0, 1, 20_000)
-    calibration = Calibration.fit(positive, negative)
+    calibration = Calibration.fit(positive.tolist(), negative.tolist())
     scores = np.array([calibration.score(e) for e in [*positive, *negative]])
     is_positive = np.arange(40_000) < 20_000
     for part in np.array_split(np.argsort(scores), 8):
@@ -160,12 +161,12 @@ STATE: dict[str, Any] = {
 def test_state_of_other_shapes_is_refused(tiny: ChatModel) -> None:
     assert ContrastJudge.from_state(tiny, trait(), STATE).state().record() == STATE
     damaged: list[Any] = [None, [], "x", {}, {"calibration": STATE["calibration"]}]
+    wrong: list[Any] = [None, [], 3, "ab", {}, {"middle": 1.0}]
+    numbers: list[Any] = [None, "1", [], math.nan, math.inf]
     for part in STATE:
-        damaged += [
-            STATE | {part: value} for value in (None, [], 3, "ab", {}, {"middle": 1.0}, STATE[part] | {"x": 1.0})
-        ]
+        damaged += [STATE | {part: value} for value in [*wrong, STATE[part] | {"x": 1.0}]]
         for name in STATE[part]:
-            damaged += [STATE | {part: STATE[part] | {name: value}} for value in (None, "1", [], math.nan, math.inf)]
+            damaged += [STATE | {part: STATE[part] | {name: value}} for value in numbers]
     damaged += [STATE | {"coherence": STATE["coherence"] | {"likelihood_deviation": 0.0}}]
     for state in damaged:
         with pytest.raises((KeyError, TypeError, ValueError)):
@@ -178,7 +179,9 @@ def test_a_response_is_never_judged_by_its_own_pair(tiny: ChatModel, own: int) -
     answers = [rollout(tiny, "the answer is well", own, "positive")]
 
     def evidence(changed: int | None) -> float:
-        other = {} if changed is None else {f"pair{changed}": ("Find fault with all.", "Praise everything.")}
+        other: dict[str, Any] = (
+            {} if changed is None else {f"pair{changed}": ("Find fault with all.", "Praise everything.")}
+        )
         return ContrastJudge(tiny, trait(**other)).evidence(answers)[0][0]
 
     judging = ContrastJudge(tiny, trait()).judging_pairs(own)

@@ -1,3 +1,4 @@
+# mypy: disable-error-code="func-returns-value"
 """Judges of vectors: one model for all traits of a screening, what that costs, and what a vector must hold."""
 
 import json
@@ -159,6 +160,7 @@ def test_a_classifier_screens_from_the_command_line(
 def test_what_a_judge_needs_and_a_vector_does_not_hold(tiny: ChatModel, tmp_path: Path) -> None:
     trait = load_library("evil").model_dump(mode="json")
     opened = open_judge("contrast", tiny)
+    judge: dict[str, Any]
     for judge in ({}, {"judge": None}, {"judge": {"state": {}}}, {"judge": {"state": {"coherence": {}}}}):
         bare = vector(tiny, info={"trait": trait, **judge})
         assert state_of(bare).record() == {}

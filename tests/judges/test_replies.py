@@ -35,7 +35,7 @@ def on_disk(server: Server) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
-BAD = {
+BAD: dict[str, Any] = {
     "error in the choice": inside(502),
     "error in the choice beside an answer": choice(error={"code": 500, "message": "Cut off."}),
     "error beside the choices": (200, {"error": {"message": "Overloaded.", "code": 503}, "choices": []}, {}),
@@ -98,7 +98,8 @@ def test_a_prompt_that_the_endpoint_filters_is_asked_once_and_not_kept(serve: Se
 def test_an_empty_reply_that_an_earlier_version_kept_is_asked_again(serve: Serve) -> None:
     server = serve(lambda *_: says({"70": 0.9}))
     cache = ReplyCache(server.url, "judge-1")
-    old = [{"key": cache.key(str(n)), "text": "", "first": first} for n, first in enumerate((None, {}))]
+    firsts: tuple[Any, ...] = (None, {})
+    old = [{"key": cache.key(str(n)), "text": "", "first": first} for n, first in enumerate(firsts)]
     cache.path.write_text("".join(json.dumps(record) + "\n" for record in old))
     assert endpoint(server).scores(["0", "1"]) == [70, 70]
 

@@ -311,7 +311,7 @@ def test_a_full_disk(model: BundledModel, cache: Path, content: bytes, monkeypat
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patched:
-        patched.setattr(fetch.shutil, "copyfileobj", full)
+        patched.setattr("shutil.copyfileobj", full)
         with pytest.raises(UserError, match="No space left on device"):
             fetch_bundled(model)
     assert not (cache / "fake.gguf").exists()

@@ -5,7 +5,7 @@ import random
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -19,7 +19,7 @@ from personavec.interventions import ablation, capping, intervening, steering
 from personavec.model import ChatModel, Request, Response
 from personavec.model.edits import Intervention
 from personavec.model.generate import DECODINGS, Decoding, Generator, _draw, _Row
-from personavec.operations import ADD
+from personavec.operations import ADD, Positions
 from tiny import SIZES, causal_model, chat_model, editing, plain_greedy, qwen2, random_ids, tokenizer, vector
 
 LENGTHS = (1, 30, 4, 4, 12, 1, 7, 21, 2, 30)
@@ -199,10 +199,10 @@ def by_hand(model: ChatModel, request: Request) -> list[int]:
 
 @pytest.mark.parametrize("decoding", DECODINGS)
 def test_interventions_per_row_at_their_positions(tiny: ChatModel, decoding: Decoding) -> None:
-    statistics = {"neutral_token_mean": torch.zeros(4), "neutral_token_deviation": torch.ones(4)}
+    statistics: dict[str, Any] = {"neutral_token_mean": torch.zeros(4), "neutral_token_deviation": torch.ones(4)}
     persona, other = vector(tiny, **statistics), vector(tiny, seed=1, layer=1, **statistics)
     made = []
-    for i, positions in enumerate(("all", "prompt", "response")):
+    for i, positions in enumerate(get_args(Positions)):
         for kind in (
             steering(persona, 1.5, positions=positions),
             steering(other, -1.0, positions=positions),

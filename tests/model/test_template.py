@@ -210,7 +210,7 @@ def test_tools_make_no_special_tokens(text: str) -> None:
     def ids(name: str, said: str) -> list[int]:
         tools = [{"type": "function", "function": {"name": name, "parameters": {said: [said]}}}]
         call = {"type": "function", "function": {"name": name, "arguments": {said: {"deep": [said, 1, None]}}}}
-        chat = [
+        chat: list[dict[str, Any]] = [
             {"role": "user", "content": "x"},
             {"role": "assistant", "content": "", "tool_calls": [call]},
             {"role": "tool", "content": said, "name": name},

@@ -57,7 +57,7 @@ CALLING = [
     {"role": "tool", "content": "5"},
     ANSWER,
 ]
-CHATS = [
+CHATS: Any = [
     [USER, ANSWER],
     CALLING,
     [{"role": "assistant", "content": "welcome"}, USER, ANSWER],

@@ -91,7 +91,8 @@ class Page(HTMLParser):
 @pytest.fixture(scope="module", params=PAGES, ids=["extract", "evaluate", "monitor", "shift", "finetune"])
 def html(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> str:
     """An ordinary page of each kind."""
-    return written(*request.param, tmp_path_factory.mktemp("report"))
+    writer, run = request.param
+    return written(writer, run, tmp_path_factory.mktemp("report"))
 
 
 def written(writer: Writer, run: Any, folder: Path) -> str:

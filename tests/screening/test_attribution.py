@@ -89,8 +89,10 @@ def test_constant_and_collinear_covariates_are_left_out() -> None:
     rng = np.random.default_rng(0)
     data, reference, one, two = groups(rng, by_length=1.0)
     plain = adjusted_shift(data, reference, one[:, :1], two[:, :1], ["length"])
-    odd = [np.column_stack([np.full(len(c), 0.1), c[:, 0], 3 * c[:, 0] + 1, np.zeros(len(c))]) for c in (one, two)]
-    found = adjusted_shift(data, reference, *odd, ["constant", "length", "again", "zero"])
+    odd: list[Any] = [
+        np.column_stack([np.full(len(c), 0.1), c[:, 0], 3 * c[:, 0] + 1, np.zeros(len(c))]) for c in (one, two)
+    ]
+    found = adjusted_shift(data, reference, odd[0], odd[1], ["constant", "length", "again", "zero"])
     assert found.used == ("length",) and found.remaining is not None and plain.remaining is not None
     assert found.remaining.mean == pytest.approx(plain.remaining.mean)
     nothing = adjusted_shift(data, reference, odd[0][:, :1], odd[1][:, :1], ["constant"])

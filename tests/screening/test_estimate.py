@@ -19,7 +19,9 @@ from personavec.screening.estimate import (
     planned_sizes,
     stop_reason,
 )
+from personavec.stats.estimate import Estimate
 from personavec.stats.moments import Moments
+from personavec.stats.ridge import fit_subset
 
 Array = Any
 REPEATS = 600
@@ -279,3 +281,44 @@ def test_subsets_that_make_no_sense_are_refused(known: Array) -> None:
 def test_one_baseline_for_several_samples_is_refused() -> None:
     with pytest.raises(ValueError, match="spread"):
         hybrid_difference(np.arange(5.0), np.zeros((5, 1)), [2], [1.0])
+
+
+def test_a_part_that_is_generated_whole_leaves_no_spread() -> None:
+    whole = plain_difference(np.arange(5.0), np.arange(5), np.zeros(5))
+    assert whole.subset == Spread(0.0, 1.0, 0.0, 5) and whole.subset.half() == 0
+
+
+def test_an_estimate_is_the_mean_with_its_interval_and_n() -> None:
+    found = difference(1.0, 0.2)
+    for looks in (1, 5):
+        low, high = found.interval(looks)
+        assert found.estimate(looks) == Estimate(1.0, low, high, 1000)
+        assert (low + high) / 2 == pytest.approx(1) and high - 1 == pytest.approx(
+            math.hypot(*(stats.t.isf(0.025 / looks, 60) * error for error in (0.2, 0.01)))
+        )
+
+
+def test_a_chosen_penalty_costs_a_degree_of_freedom_beside_the_coefficients() -> None:
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((300, 1))
+    baseline = 2 * x[:40, 0] + 0.1 * rng.standard_normal(40)
+    table = np.hstack([x, np.zeros((300, 1))])
+    found = hybrid_difference(np.zeros(300), x, np.arange(40), baseline)
+    effective = float(fit_subset(Moments.of(table), table[:40], baseline[:, None]).effective[0])
+    assert 1 < effective <= 2 and found.subset.freedom == pytest.approx(40 - effective - 1)
+
+
+@pytest.mark.parametrize("gaps", [[0.0, 1.0, 5.0], [0.0, 1.0, 5.0, 2.0, 2.5, 9.0]])
+def test_skewness_is_the_unbiased_one(gaps: list[float]) -> None:
+    found = plain_difference(gaps, np.arange(len(gaps)), np.zeros(len(gaps)))
+    assert found.sampling.skewness == pytest.approx(stats.skew(gaps, bias=False))
+    for none in ([1.0, 4.0], [0.1, 0.1, 0.1]):
+        assert plain_difference(none, np.arange(len(none)), np.zeros(len(none))).sampling.skewness == 0
+
+
+def test_a_reference_on_the_edge_is_not_clear() -> None:
+    found, sizes = difference(1.0, 0.2), planned_sizes(1000, 64)
+    low, high = found.interval(len(sizes))
+    assert stop_reason(found, sizes, 0.1, low) is None and stop_reason(found, sizes, 0.1, high) is None
+    assert stop_reason(found, sizes, 0.1, np.nextafter(low, -9)) == "clear"
+    assert stop_reason(found, sizes, found.generation, 1.0) == "precise"

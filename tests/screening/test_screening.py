@@ -1,3 +1,4 @@
+# mypy: disable-error-code="func-returns-value, union-attr"
 """A screening from end to end on a tiny random model: figures by hand, bookkeeping, interruptions, mistakes."""
 
 import json
@@ -20,6 +21,7 @@ from personavec.errors import UserError
 from personavec.files import JsonLines
 from personavec.judges.base import Judge
 from personavec.model import ChatModel
+from personavec.projection import CLEAN
 from personavec.projection import own_answers as answers_module
 from personavec.projection.measure import measure, tokenise
 from personavec.projection.panel import Panel
@@ -622,7 +624,7 @@ def test_compare(screen: Screen, tmp_path: Path) -> None:
     assert same.traits["kind"].spearman == 1
     assert same.traits["kind"].moved == []
     other = compare_screenings(tmp_path / "exact", tmp_path / "prompt")
-    assert other.traits["kind"].spearman < 1 and other.differ == {"baseline": ("exact", "prompt")}
+    assert (other.traits["kind"].spearman or 0) < 1 and other.differ == {"baseline": ("exact", "prompt")}
     moved = other.traits["kind"].moved[0]
     found = scores(tmp_path / "exact")
     assert moved.line in found["line"][found["id"] == moved.id] and moved.source == str(tmp_path / "data.jsonl")
@@ -758,7 +760,7 @@ def test_a_dataset_in_memory_gets_the_columns(
 
     with pytest.raises(UserError, match="has a column 'kind_flagged' already"):
         screen_dataset(tiny, found, vectors, clean=clean)
-    bad = [{"messages": []}] * 4  # a batch in which no format can be recognised
+    bad: list[Any] = [{"messages": []}] * 4  # a batch in which no format can be recognised
     mapped = Dataset.from_list([*rows, *bad]).map(projector(tiny, vectors), batched=True, batch_size=4)
     assert len(mapped) == 96 and mapped["kind_projection"][-4:] == [None] * 4
     projections = [value for value in mapped["kind_projection"] if value is not None]
@@ -801,8 +803,8 @@ def test_the_command(
     for name in ("data", "compare"):  # no word of a command's is taken from the names of folders
         Path(name).mkdir()
         Path(name, "data.jsonl").write_bytes(data.read_bytes())
-        options = ["-v", "kind.safetensors", "--baseline", "prompt", "--out", f"of {name}"]
-        code, out, error = run(name, *options, "--reference", clean)
+        given_options = ["-v", "kind.safetensors", "--baseline", "prompt", "--out", f"of {name}"]
+        code, out, error = run(name, *given_options, "--reference", clean)
         assert code == 0, error
         assert "rejected = 94 read" in out
     inside = ["data", "-v", "kind.safetensors", "--reference", clean, "--baseline", "prompt"]
@@ -814,7 +816,14 @@ def test_the_command(
     assert code == 2 and "data is a folder of the data" in error and not Path("data/arguments.json").exists()
     renamed = tmp_path / "renamed.jsonl"  # data and reference in columns of one's own
     renamed.write_text("".join(json.dumps({"q": f"hello {i}", "a": "well " * (i % 5 + 1)}) + "\n" for i in range(40)))
-    options = ["-v", tmp_path / "kind.safetensors", "--columns", "prompt=q,response=a", "--baseline", "prompt"]
+    options: list[Any] = [
+        "-v",
+        tmp_path / "kind.safetensors",
+        "--columns",
+        "prompt=q,response=a",
+        "--baseline",
+        "prompt",
+    ]
     assert run(renamed, *options, "--reference", renamed, "--out", tmp_path / "renamed")[0] == 0
     assert run(renamed, *options, "--reference", clean, "--out", tmp_path / "recognised")[0] == 0
     renamed.write_text('{"x": 1}\n')
@@ -827,7 +836,7 @@ def test_the_command(
 
 
 def test_the_bundled_clean_set_is_whole() -> None:
-    samples = list(open_data(job_module.CLEAN))
+    samples = list(open_data(CLEAN))
     assert not [sample for sample in samples if isinstance(sample, Rejected)]
     assert len({sample.id for sample in samples}) == len(samples) > 100
 

@@ -1,9 +1,12 @@
 """The false-alarm rate holds, whatever the distribution, and too few reference samples are refused."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import stats
 
 from personavec.errors import UserError
 from personavec.screening.threshold import check_size, threshold, with_error
@@ -14,7 +17,12 @@ from personavec.stats.ridge import calibrate
 @pytest.mark.parametrize("kind", ["normal", "cauchy", "exponential"])
 def test_the_rate_holds_on_average_over_reference_sets(m: int, rate: float, kind: str) -> None:
     rng = np.random.default_rng(0)
-    draw = {"normal": rng.standard_normal, "cauchy": rng.standard_cauchy, "exponential": rng.exponential}[kind]
+    draws: dict[str, Any] = {
+        "normal": rng.standard_normal,
+        "cauchy": rng.standard_cauchy,
+        "exponential": rng.exponential,
+    }
+    draw = draws[kind]
     rates = [(draw(size=500) > threshold(draw(size=m), rate).value).mean() for _ in range(1500)]
     error = np.std(rates) / np.sqrt(len(rates))
     assert rate - 1 / (m + 1) - 4 * error <= np.mean(rates) <= rate + 4 * error
@@ -104,3 +112,32 @@ def test_above_it_is_a_p_value_of_at_most_the_rate(reference: list[int], scores:
     for score in scores:
         p = (1 + sum(r >= score for r in reference)) / (len(reference) + 1)
         assert (score > level) == (p <= rate + 1e-12)
+
+
+def test_the_threshold_is_that_rank_of_any_scores() -> None:
+    for seed in range(20):
+        scores = np.random.default_rng(seed).standard_normal(999)
+        found = threshold(scores, 0.05)  # 50 of 1000 ranks may alarm
+        assert (found.value, found.rate, found.reference) == (np.sort(scores)[949], 0.05, 999)
+        assert (found.low, found.high) == pytest.approx(tuple(stats.beta.ppf([0.025, 0.975], 50, 950)))
+    assert threshold(list(range(1, 100))).value == 95
+
+
+def test_an_error_in_common_widens_the_range_by_hand() -> None:
+    """Scores 1 to 99 and a threshold of 95: 1.96 times 1.5 to either side leaves 2 above it, or 7."""
+    scores = np.arange(1, 100)
+    plain = threshold(scores, 0.05)
+    low, high = stats.beta.ppf([0.025, 0.975], 5, 95)
+    found = with_error(plain, scores, 1.5)
+    assert (found.value, found.rate, found.reference) == (95, 0.05, 99)
+    assert found.low == pytest.approx(max(0, 0.05 - np.hypot(0.05 - low, 0.05 - 2 / 99)))
+    assert found.high == pytest.approx(0.05 + np.hypot(high - 0.05, 7 / 99 - 0.05))
+    large = threshold(np.arange(1, 1000), 0.05)
+    low, high = stats.beta.ppf([0.025, 0.975], 50, 950)
+    found = with_error(large, np.arange(1, 1000), 10.5)  # 20.58: 29 of 999 above it, or 70
+    assert found.low == pytest.approx(0.05 - np.hypot(0.05 - low, 0.05 - 29 / 999)) and found.low > 0
+    assert found.high == pytest.approx(0.05 + np.hypot(high - 0.05, 70 / 999 - 0.05))
+    with_much = with_error(plain, scores, 100.0)
+    assert (with_much.low, with_much.high) == (0, 1)
+    with pytest.raises(ValueError, match="not finite"):
+        with_error(plain, [np.nan], 1.0)

@@ -18,6 +18,8 @@ from personavec.stats.bootstrap import (
     auc,
     bootstrap_auc,
     bootstrap_mean,
+    bootstrap_pearson,
+    bootstrap_ratio,
     bootstrap_spearman_by_question,
     pearson,
     spearman,
@@ -98,9 +100,62 @@ def test_bootstrap_auc_is_what_resampling_gives(a: list[tuple[float, int]], b: l
         if first and second:
             drawn.append(auc(first, second))
     assert min(drawn) - 1e-9 <= estimate.low <= estimate.high <= max(drawn) + 1e-9
-    n = len(questions)
+    assert (estimate.low, estimate.high) == pytest.approx(edges(drawn, len(questions)))
+
+
+def edges(drawn: list[float], n: int) -> tuple[float, float]:
+    """Ends of the interval from the figure under each draw of n clusters: percentiles, further out by Student's t."""
     tail = 100 * stats.norm.cdf(np.sqrt(n / (n - 1)) * stats.t.ppf(0.025, n - 1))
-    assert (estimate.low, estimate.high) == pytest.approx(tuple(np.percentile(drawn, [tail, 100 - tail])))
+    return tuple(np.percentile(drawn, [tail, 100 - tail]))
+
+
+@pytest.mark.parametrize("questions", [None, [4, 4, 7, 7, 7, 2, 1, 1]])
+def test_bootstrap_pearson_is_what_resampling_gives(questions: list[int] | None) -> None:
+    """Far from zero, where sums of squares would lose their digits."""
+    rng = np.random.default_rng(3)
+    x, y = 1e6 + rng.standard_normal((2, 8))
+    y[2:] += x[2:] - 1e6
+    found = bootstrap_pearson(x, y, questions, seed=5, draws=40)
+    names = list(dict.fromkeys(questions or range(8)))
+    assert (found.mean, found.n) == (pytest.approx(stats.pearsonr(x, y).statistic), len(names))
+    drawn = []
+    counts = np.random.default_rng(5).multinomial(len(names), [1 / len(names)] * len(names), size=40)
+    for times in counts:
+        rows = [i for name, k in zip(names, times, strict=True) for i in range(8) if (questions or range(8))[i] == name
+                for _ in range(k)]  # fmt: skip
+        drawn.append(stats.pearsonr(x[rows], y[rows]).statistic)
+    assert (found.low, found.high) == pytest.approx(edges(drawn, len(names)), abs=1e-6)
+
+
+def test_bootstrap_pearson_of_too_little() -> None:
+    assert bootstrap_pearson([1, 2, 4], [2, 1, 5], ["q"] * 3).low == -1
+    assert bootstrap_pearson([1, 2, 4], [2, 1, 5], ["q"] * 3).high == 1
+    straight = bootstrap_pearson([1, 2, 4, 8], [-2, -4, -8, -16])
+    assert (straight.mean, straight.low, straight.high) == pytest.approx((-1, -1, -1)) and straight.low >= -1
+    with pytest.raises(ValueError, match="3 values in 2 clusters"):
+        bootstrap_pearson([1, 2, 4], [2, 1, 5], ["a", "b"])
+    for x, y in (([[1, 2]], [1, 2]), ([1, 2], [[1, 2]])):
+        with pytest.raises(ValueError, match="values of shape"):
+            bootstrap_pearson(x, y)
+
+
+def test_bootstrap_ratio_is_what_resampling_gives() -> None:
+    """Draws whose mean below is not positive are left out: here those of the pair below zero alone, or too often."""
+    above, below = np.array([3.0, 1.0, 4.0, 2.0]), np.array([2.0, 5.0, -3.0, 1.0])
+    found = bootstrap_ratio(above, below, seed=2, draws=60)
+    assert (found.mean, found.n) == (10 / 5, 4)
+    counts = np.random.default_rng(2).multinomial(4, [0.25] * 4, size=60)
+    drawn = [float(t @ above / (t @ below)) for t in counts if t @ below > 0]
+    assert len(drawn) < 60
+    assert (found.low, found.high) == pytest.approx(edges(drawn, 4))
+    assert bootstrap_ratio([3], [2]) == Estimate(1.5, -np.inf, np.inf, 1)
+    assert bootstrap_ratio([1, 2], [2, 4]) == Estimate(0.5, 0.5, 0.5, 2)
+    for above_, below_, said in (
+        ([1, 2], [1], "2 values against 1"), ([1, 2], [1, -1], "not positive"), ([[1]], [1], "shape"),
+        ([1], [[1]], "shape"),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=said):
+            bootstrap_ratio(above_, below_)
 
 
 def test_spearman_by_question() -> None:
@@ -202,8 +257,9 @@ def test_bad_input_is_refused() -> None:
 
 def test_estimates_read_and_store_well() -> None:
     estimate = bootstrap_mean([60.0, 64.2], seed=1)
-    assert str(Estimate(62.1, 55.04, 69.26, 20)) == "62.1 [55.0, 69.3] n=20"
+    assert str(Estimate(62.1, 55.04, 69.26, 20)) == f"{Estimate(62.1, 55.04, 69.26, 20)}" == "62.1 [55.0, 69.3] n=20"
     assert f"{Estimate(0.314, -0.126, 0.5, 20):+.2f}" == "+0.31 [-0.13, +0.50]"
+    assert Estimate(0.123456, 0.234567, 0.345678, 3).rounded() == Estimate(0.1235, 0.2346, 0.3457, 3)
     assert estimate.rounded() == Estimate(62.1, 60, 64.2, 2)
     assert TypeAdapter(Estimate).dump_json(Estimate(62.1, 60, 64.2, 2)) == b'{"mean":62.1,"low":60.0,"high":64.2,"n":2}'
 
@@ -222,3 +278,17 @@ def test_correlations_of_a_published_replication(shared_data: Path, quantity: st
         for trait in ("evil", "sycophantic", "hallucinating")
     ]
     assert found == pytest.approx(expected, abs=0.0015)
+
+
+def test_means_with_gaps_are_over_the_answers_there_are() -> None:
+    """Means 5, 4.5 and 4 of coefficients 0, 1 and 2: what is missing counts as nothing, not as a score."""
+    nan = float("nan")
+    assert bootstrap_spearman_by_question([0, 1, 2], [[5, nan, 4], [5, 4.5, nan]]).mean == -1
+    with pytest.raises(ValueError, match="values of shape"):
+        bootstrap_spearman_by_question([[0, 1, 2]], [[5.0], [4.0]])
+
+
+def test_no_correlation_exceeds_one_by_rounding() -> None:
+    for seed in range(200):
+        x = np.random.default_rng(seed).standard_normal(5)
+        assert pearson(x, -3 * x) >= -1 and pearson(x, 7 * x) <= 1

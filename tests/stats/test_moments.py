@@ -45,9 +45,25 @@ def test_what_is_refused() -> None:
     moments = Moments(2)
     with pytest.raises(ValueError, match="no variance"):
         _ = moments.variance
-    for rows in ([[1.0]], [1.0, 2.0], [[1.0, np.nan]], [[np.inf, 1.0]]):
-        with pytest.raises(ValueError):
+    for rows, said in (
+        ([[1.0]], r"\(1, 1\) for 2 columns"), ([1.0, 2.0], r"\(2,\) for 2 columns"),
+        ([[1.0, np.nan]], "not finite"), ([[np.inf, 1.0]], "not finite"),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=said):
             moments.update(rows)
+    with pytest.raises(ValueError, match="rows of shape"):
+        moments.update([["1", "2", "3"]])
     with pytest.raises(ValueError):
         Moments.from_arrays({"count": 1, "mean": [0.0], "squares": [0.0, 1.0]})
     assert moments.count == 0
+
+
+def test_a_list_is_one_column_of_floats() -> None:
+    moments = Moments.of([1, 2, 6])
+    assert (moments.count, moments.mean.tolist(), moments.variance.tolist()) == (3, [3.0], [7.0])
+    nothing = Moments.from_arrays(Moments(2).to_arrays())
+    nothing.update([[1, 2]])
+    assert nothing.count == 1 and nothing.mean.tolist() == [1.0, 2.0]
+    assert Moments.from_arrays({"count": 0, "mean": [0], "squares": [0]}).mean.dtype == np.float64
+    with pytest.raises(ValueError, match="over -1 rows"):
+        Moments.from_arrays({"count": -1, "mean": [0.0], "squares": [0.0]})

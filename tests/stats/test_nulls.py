@@ -11,6 +11,7 @@ from personavec.stats.bootstrap import auc
 from personavec.stats.nulls import (
     DIRECTIONS,
     Null,
+    Place,
     covariance_directions,
     isotropic_directions,
     null_summary,
@@ -227,3 +228,23 @@ def test_null_summary() -> None:
     for values in ([], [1.0, np.nan]):
         with pytest.raises(ValueError):
             null_summary(values)
+
+
+def test_figures_in_files_have_four_digits() -> None:
+    assert null_summary([1 / 3, 1 / 3]) == Null(mean=0.3333, p95=0.3333, max=0.3333, n=2)
+    assert Place(12.345678, 0.123456, 1.234567, 7).rounded() == Place(12.3457, 0.1235, 1.2346, 7)
+    with pytest.raises(ValueError, match="values of shape"):
+        place(1.0, [[1.0, 2.0]])
+
+
+def test_a_choice_that_tells_nothing_keeps_the_direction_as_it_is() -> None:
+    same = torch.zeros(4, 1, 8)
+    positive, negative = torch.zeros(4, 1, 8), torch.zeros(4, 1, 8)
+    positive[:, 0, 0] = torch.tensor([1.0, 1, 1, -1])
+    assert separation(first_axis(1), (same, same), (positive, negative), [0]) == [(3 + 0) / 4]
+
+
+def test_nulls_are_drawn_for_any_number_of_layers() -> None:
+    sides = readings(0, [0.0, 0.0, 2.0], d=2), readings(1, [0.0, 0.0, 2.0], d=2)
+    nulls = separation_nulls(sides[0], sides[1], [2], seed=0)
+    assert nulls["isotropic"].n == nulls["covariance"].n == DIRECTIONS

@@ -127,3 +127,20 @@ def test_what_is_refused() -> None:
             calibrate(x, rows, values)
     with pytest.raises(ValueError):
         calibrate(x[:, 0], [0, 1], y[:2])
+
+
+def test_r_squared_does_not_depend_on_the_unit() -> None:
+    x, y = data()
+    plain, small = (calibrate(x, np.arange(50), unit * y[:50]).r_squared for unit in (1, 1e-4))
+    assert small == pytest.approx(plain) and plain > 0.5
+    exactly = calibrate(x, np.arange(20), np.full(20, 0.5)).r_squared  # the errors are zero, not only small
+    assert exactly == 0 and exactly.dtype == np.float64
+
+
+def test_a_fit_wants_tables_and_says_which_indices_it_was_given() -> None:
+    x, y = data()
+    for features, baseline in ((x[:50, 0], y[:50, None]), (x[:50], y[:50])):
+        with pytest.raises(ValueError, match="values of shape"):
+            fit_subset(Moments.of(x), features, baseline)
+    with pytest.raises(ValueError, match=r"indices of shape \(2,\) and type float64"):
+        calibrate(x, [0.0, 1.0], y[:2])

@@ -42,3 +42,8 @@ def test_a_smaller_subset_begins_a_larger_one() -> None:
 
 def test_every_text_has_a_priority() -> None:
     assert len(set(priorities(["", "\0", "\ud800", "1:", "0:1:"], 0))) == 5
+
+
+def test_ties_are_taken_in_the_order_of_the_data() -> None:
+    found = smallest(np.repeat([1.0, 0.0], [20, 100]), 50)
+    assert found.tolist() == list(range(20, 70)) and found.dtype == np.intp

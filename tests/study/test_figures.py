@@ -1,3 +1,4 @@
+# mypy: disable-error-code="union-attr"
 """Correlations beside their nulls; the numbers of an independent replication."""
 
 import csv
@@ -115,7 +116,7 @@ def test_the_vector_s_direction_stands_out_and_a_random_one_does_not(tiny: ChatM
     # Under an instruction this trait falls where the other rises.
     asked = found["a"]["shift, score when asked"]
     assert asked.r.mean == pytest.approx(-a.r.mean, abs=1e-4) and asked.r.high < -0.9
-    assert asked.coherence.mean == pytest.approx(-1) and asked.length == pytest.approx(-a.length, abs=1e-4)
+    assert asked.coherence.mean == pytest.approx(-1) and asked.length == pytest.approx(-(a.length or 0), abs=1e-4)
     # A fine-tune that refused everything has no score along one trait, and a shift all the same.
     refused = [*runs, replace(runs[0], family="refusing", plain={**runs[0].plain, "a": MeanAnswers(None, 90.0)})]
     again = correlations(refused, vectors, readings, [2], seed=0)["a"]

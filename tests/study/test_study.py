@@ -105,7 +105,7 @@ def test_every_part_is_there(done: tuple[Path, StudyRun]) -> None:
         answers = [json.loads(line) for line in (out / "suite" / row.name / "answers.jsonl").read_text().splitlines()]
         assert len({answer["id"] for answer in answers if "instructed" in answer["id"]}) == 2
     base, scores = run.base["humorous"].plain.by_question, run.suite[0].scores["humorous"]
-    both = [b - a for a, b in zip(base, scores.by_question, strict=False) if None not in (a, b)]
+    both = [b - a for a, b in zip(base, scores.by_question, strict=False) if a is not None and b is not None]
     assert (scores.change and scores.change.mean) == (
         pytest.approx(sum(both) / 2, abs=1e-3) if len(both) == 2 else None
     )
@@ -216,7 +216,8 @@ def test_judging_goes_on_after_an_interruption_and_takes_traits_of_two_words(
     chat: ChatModel, humorous: PersonaVector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     named = renamed(humorous, "dry humorous")
-    judge, asked = ContrastJudge.score, []
+    judge = ContrastJudge.score
+    asked: list[Any] = []
 
     def score(self: ContrastJudge, made: Sequence[Rollout], advance: Any) -> None:
         if len(asked) == 2:
