@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch import Tensor
 
 from personavec import likelihood
 from personavec.interventions import steering
@@ -75,9 +76,15 @@ def test_token_logs_are_taken_in_pieces(tiny: ChatModel, monkeypatch: pytest.Mon
     tokens = [best[0], (best[1] + 1) % 320, best[2], best[3], (best[4] + 1) % 320]
     heads: list[int] = []
     head = tiny.head
-    monkeypatch.setattr(type(tiny), "head", lambda self, piece: (heads.append(len(piece)), head(piece))[1])
+
+    def counted(_: ChatModel, piece: Tensor) -> Tensor:
+        heads.append(len(piece))
+        return head(piece)
+
+    monkeypatch.setattr(type(tiny), "head", counted)
     monkeypatch.setattr(likelihood, "HEAD_TOKENS", 2)
-    logs, greedy = token_logs(tiny, states, tokens)
+    with torch.inference_mode():
+        logs, greedy = token_logs(tiny, states, tokens)
     assert heads == [2, 2, 1]
     assert logs.dtype == torch.float64 and logs.tolist() == pytest.approx(wanted[range(5), tokens].tolist(), rel=1e-5)
     assert greedy.tolist() == [True, False, True, True, False]

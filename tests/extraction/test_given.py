@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from pydantic import JsonValue
 from torch import Tensor
 
 from personavec.cli import main, options
@@ -20,9 +21,9 @@ from personavec.extraction.given.reading import Half, choose_layer, controls, di
 from personavec.extraction.given.verdict import verdict
 from personavec.info import VectorInfo
 from personavec.model import ChatModel
-from personavec.rollouts import read_rollouts
+from personavec.rollouts import Side, read_rollouts
 from personavec.texts import Text, Texts, contrastive
-from personavec.traits import Trait
+from personavec.traits import InstructionPair, Trait
 from personavec.vector import PersonaVector
 from tiny import plain_states
 
@@ -32,14 +33,9 @@ SETTINGS = TextSettings(max_new_tokens=5, random_directions=2, tokens=12)
 
 def texts(questions: int = 10) -> Texts:
     """Answers of both sides to every question, which differ from question to question."""
-    return Texts.of(
-        "made up",
-        [
-            Text(f"Question {number}?", f"{said} {number}", side)
-            for number in range(questions)
-            for side, said in (("positive", SHOWS), ("negative", LACKS))
-        ],
-    )
+    sides: list[tuple[Side, str]] = [("positive", SHOWS), ("negative", LACKS)]
+    made = [Text(f"Question {n}?", f"{said} {n}", side) for n in range(questions) for side, said in sides]
+    return Texts.of("made up", made)
 
 
 @pytest.fixture(scope="module")
@@ -47,9 +43,9 @@ def trait() -> Trait:
     return Trait(
         name="tiny",
         description="Says hello.",
-        instructions=[{"positive": f"{c} hello", "negative": f"{c} 012"} for c in "abcde"],
-        extraction_questions=["Question 1?"],
-        evaluation_questions=[f"Asked {number}?" for number in range(9)],
+        instructions=tuple(InstructionPair(positive=f"{c} hello", negative=f"{c} 012") for c in "abcde"),
+        extraction_questions=("Question 1?",),
+        evaluation_questions=tuple(f"Asked {number}?" for number in range(9)),
         rubric="{question} {answer} 0..100?",
         writer="test",
     )
@@ -211,7 +207,7 @@ def test_the_vector_of_the_models_own_rollouts_stands_beside_it(
     tiny: ChatModel, trait: Trait, tmp_path: Path, extraction: tuple[TextsExtraction, Path]
 ) -> None:
     mine = extraction[0].vector
-    rollouts = {"generated": 9, "extraction": 9, "kept": 9, "kept_pairs": 4, "reasons": {}}
+    rollouts: JsonValue = {"generated": 9, "extraction": 9, "kept": 9, "kept_pairs": 4, "reasons": {}}
     own = replace(mine, layer=3, directions=-mine.directions, info=VectorInfo.parse({"rollouts": rollouts}))
     run = extract_from_texts(tiny, trait, texts(), tmp_path / "texts", SETTINGS).run
     assert not run.twins
@@ -238,7 +234,7 @@ def points(mean: float, half: float = 5.0, n: int = 9) -> dict[str, Any]:
 def judged(run: TextsRun, *effects: tuple[float, float] | None) -> TextsRun:
     """With judges that see effects of such a size, and chance effects of such a size; random directions read worse."""
     null = {"mean": 0.5, "p95": 0.7, "max": 0.8, "n": 200}
-    separation = {**run.separation.as_json(), "null": {"isotropic": null, "covariance": null}}
+    separation = {**run.separation.as_json(), "null": {"isotropic": null, "shuffled": null}}
     controls = {**run.controls.as_json(), "isotropic": null}
     made = []
     for judge, found in zip(run.judges, effects, strict=True):

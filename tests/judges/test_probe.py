@@ -11,11 +11,10 @@ import torch
 
 from personavec.cli import main
 from personavec.errors import UserError
-from personavec.judges import probe as room
 from personavec.judges.kinds import find_kind, open_judge
 from personavec.judges.probe import Probe, ProbeJudge, ProbeModel, train_probe
 from personavec.model import ChatModel
-from personavec.rollouts import Rollout
+from personavec.rollouts import Rollout, Side
 from personavec.texts import Text, Texts, read_answers
 from personavec.traits import load_trait
 
@@ -28,10 +27,11 @@ HAPPY, PLAIN = (
 
 def texts(count: int = 16, score: bool = False) -> Texts:
     """Sides that differ in the words they use."""
+    sides: list[tuple[Side, tuple[str, str]]] = [("positive", HAPPY), ("negative", PLAIN)]
     made = [
-        Text(f"why {number} {number % 3}", f"{answer} {number % 5}", side, SCORES[side] if score else None)
+        Text(f"why {number} {number % 3}", f"{said[number % 2]} {number % 5}", side, SCORES[side] if score else None)
         for number in range(count)
-        for side, answer in (("positive", HAPPY[number % 2]), ("negative", PLAIN[number % 2]))
+        for side, said in sides
     ]
     return Texts.of("made", made)
 
@@ -88,13 +88,6 @@ def test_scores_are_learnt_where_texts_have_them(tiny: ChatModel) -> None:
     judged = [rollout(tiny, HAPPY[0] + " 3")]
     ProbeJudge(tiny, train_probe(tiny, texts(score=True)), "probe").score(judged)
     assert judged[0].score is not None and 5 <= judged[0].score <= 20
-
-
-def test_folds_never_part_the_answers_to_a_question() -> None:
-    questions = [f"q{number // 3}" for number in range(36)]
-    folds = room._folds(questions, 0)
-    assert all(len({f for f, q in zip(folds, questions, strict=True) if q == name}) == 1 for name in set(questions))
-    assert len(set(folds)) == room.FOLDS
 
 
 def test_a_probe_that_knows_nothing_is_refused(tiny: ChatModel, tmp_path: Path) -> None:

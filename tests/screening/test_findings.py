@@ -54,9 +54,9 @@ def rates() -> dict[str, float]:
         now = _shifts(*gaps.random(lambda drawn: drawn, 240, run)["covariance"])
         p_before, p = ([place(one, nulls).p_value for one in own] for nulls in (before, now))
         strongest = int(np.argmax(np.abs(own)))
-        found["one, before"].append(np.mean(np.array(p_before) <= 0.05))
+        found["one, before"].append(float(np.mean(np.array(p_before) <= 0.05)))
         found["any, before"].append(p_before[strongest] <= 0.05)
-        found["one"].append(np.mean(np.array(p) <= 0.05))
+        found["one"].append(float(np.mean(np.array(p) <= 0.05)))
         found["uncorrected"].append(p[strongest] <= 0.05)
         found["any"].append(
             any(
@@ -64,10 +64,10 @@ def rates() -> dict[str, float]:
                 and all(
                     rival.lead.low > 0
                     for rival in gaps.rivals(
-                        vectors[at], {str(k): vectors[k] for k in range(VECTORS) if k != at}, run
+                        vectors[int(at)], {str(k): vectors[k] for k in range(VECTORS) if k != int(at)}, run
                     ).values()
                 )
-                for at, value in holm(dict(enumerate(p))).items()  # type: ignore[arg-type]
+                for at, value in holm({str(k): value for k, value in enumerate(p)}).items()
             )
         )
     return {name: float(np.mean(values)) for name, values in found.items()}
