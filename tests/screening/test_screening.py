@@ -811,7 +811,7 @@ def test_the_command(
         assert code == 0, error
         assert "rejected = 94 read" in out
     code, _, error = run(*inside, "--out", "data")
-    assert code == 2 and "data is a folder of the data" in error and not Path("data/arguments.json").exists()
+    assert code == 2 and "Data of this run are in data" in error and not Path("data/arguments.json").exists()
     renamed = tmp_path / "renamed.jsonl"  # data and reference in columns of one's own
     renamed.write_text("".join(json.dumps({"q": f"hello {i}", "a": "well " * (i % 5 + 1)}) + "\n" for i in range(40)))
     options = ["-v", tmp_path / "kind.safetensors", "--columns", "prompt=q,response=a", "--baseline", "prompt"]

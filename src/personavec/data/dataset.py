@@ -146,13 +146,16 @@ class Dataset:
         return part
 
     def check_apart(self, out: Path | str) -> None:
-        """Make sure that a run's folder is not one of the data's: what is in it would no longer count as data.
+        """Make sure that a run's folder holds none of the data: the run's own files would take their place.
 
         Raises:
-            UserError: It is. A folder of its own inside of the data's is none of them.
+            UserError: It does. A folder of its own beside the data, inside of theirs, holds none of them.
         """
-        if Path(out).resolve() in self._folders:
-            raise UserError(f"{out} is a folder of the data.", "Choose another with `out`; one inside of it will do.")
+        if any(folder.is_relative_to(Path(out).resolve()) for folder in self._folders):
+            raise UserError(
+                printable(f"Data of this run are in {out}, which is to be its folder."),
+                "Choose another with `out`; one inside of it will do.",
+            )
 
     @cached_property
     def total(self) -> int | None:
