@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerFast
 
 from personavec.errors import UserError
 from personavec.model.template import PLACEHOLDER, Conversation, Template
-from tiny import CHATML, tokenizer
+from tiny import CALLS, CHATML, tokenizer
 
 # The traits of well-known templates, each in our own few lines.
 NO_SYSTEM = (  # as Gemma's: refuses a system message, trims, closes turns
@@ -318,10 +318,10 @@ def test_response_to_a_prompt_that_opens_a_thought() -> None:
         cut = opened.answer_ids(unfinished)
         assert opened.response_start(cut) == len(cut)  # all of it is thought
         assert thinker.response_start(cut) == thinker.response_start(ids) == 0
-    assert any("--max-new-tokens" in note for note in opened.notes)
+    assert any("`max_new_tokens`" in note for note in opened.notes)
     assert whole(opened, opened.lead) == "\n</think>\n\n"
     assert thinker.lead == REASONER.lead == MADE["chatml"].lead == []
-    assert not any("--max-new-tokens" in note for note in (*thinker.notes, *REASONER.notes))
+    assert not any("`max_new_tokens`" in note for note in (*thinker.notes, *REASONER.notes))
     switched = make_reasoning(OPENS_ON_REQUEST)
     assert switched.notes == [] and switched.response_start(ids[:1]) == 0
 
@@ -515,7 +515,7 @@ def test_a_generated_answer_begins_after_its_channel() -> None:
     assert spoken(said, make_named(thinking=True)) == said
     assert template.goes_on(tokens.convert_tokens_to_ids("<|im_end|>"))
     assert not template.goes_on(tokens.convert_tokens_to_ids("<|return|>"))
-    assert any("--max-new-tokens" in note for note in template.notes)
+    assert any("`max_new_tokens`" in note for note in template.notes)
 
 
 @pytest.mark.parametrize("field", ["reasoning_content", "reasoning", "thinking"])
@@ -576,6 +576,61 @@ def test_contents_in_parts() -> None:
 def test_a_template_that_leaves_the_users_text_out_is_refused() -> None:
     with pytest.raises(UserError, match="leaves the user's text out"):
         make(CHATML.replace("{{ m['content'] }}", "{{ m['text'] }}"))
+
+
+CALL = [{"type": "function", "function": {"name": "weather", "arguments": {"city": "Bern"}}}]
+ASKED = [
+    {"role": "user", "content": "weather?"},
+    {"role": "assistant", "content": "", "tool_calls": CALL},
+    {"role": "tool", "content": 'Said:\n"7 Grad, schön"'},
+    {"role": "assistant", "content": "It is 7."},
+]
+
+FIRST_OF = "{{% for m in messages if m.role != '{}' or m is sameas messages[0] %}}" + CHATML.partition("%}")[2].replace(
+    "{", "{{"
+).replace("}", "}}")
+
+
+@pytest.mark.parametrize(
+    ("text", "chat", "left_out"),
+    [
+        (CHATML, ASKED, "the call of the tool weather"),
+        (CALLS.replace("for m in messages", "for m in messages if m.role != 'tool'"), ASKED, "what the tool says"),
+        (CHATML.replace("m['content']", "m['content'][:5]"), messages("hello there", "hi"), "what the user says"),
+        (FIRST_OF.format("user"), messages("hm", "well", "hm", "so"), "what the user says"),  # the same words twice
+        (
+            FIRST_OF.format("system"),
+            [
+                *messages("hi", "well", system="Be kind."),
+                {"role": "system", "content": "Be brief."},
+                *messages("a", "b"),
+            ],
+            "what the system says",
+        ),
+    ],
+)
+def test_a_conversation_of_which_the_template_leaves_something_out_is_refused(
+    text: str, chat: list[Any], left_out: str
+) -> None:
+    template = make(text)
+    for encode in (template.conversations, lambda chat: template.prompt_ids(chat[:-1])):
+        with pytest.raises(UserError, match=f"leaves out {left_out}"):
+            encode(chat)
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        "m['content']",
+        "m['content'] | tojson",
+        "m['content'].split() | join(' ')",
+        "m['content'].replace('/no_think', '')",
+    ],
+)
+def test_a_text_that_the_template_writes_in_its_own_way_is_there(written: str) -> None:
+    template = make(CALLS.replace("m['content']", f"m['content'] if m.role == 'assistant' else {written}"))
+    assert template.conversations(ASKED) and template.prompt_ids(ASKED[:-1])
+    assert template.conversations(messages("hi\n /no_think", "hello", "hi", "well", system=" Be\n\nkind. /think"))
 
 
 def test_a_template_that_does_not_write_answers_down_is_refused_with_a_reason() -> None:
