@@ -1,6 +1,7 @@
 """A screening from end to end on a tiny random model: figures by hand, bookkeeping, interruptions, mistakes."""
 
 import json
+import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -654,6 +655,20 @@ def test_data_without_a_sample_are_refused_before_anything_is_read(
     (tmp_path / "bad.jsonl").write_bytes(b"".join(lines(20, 5)))
     with pytest.raises(KilledError):  # the folder is free for other data
         screen_files(tiny, tmp_path / "bad.jsonl", vectors, tmp_path / "bad", clean=clean)
+
+
+def test_folders_that_cannot_be_written_are_told(
+    tiny: ChatModel, data: Path, vectors: list[PersonaVector], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(UserError, match=r"The path .*enc/o\\xfe is not UTF-8"):
+        screen_files(tiny, data, vectors, tmp_path / "enc" / os.fsdecode(b"o\xfe"))
+    (tmp_path / "file").touch()
+    (tmp_path / "half" / "references").mkdir(parents=True)
+    (tmp_path / "half" / "answers").touch()
+    for cache in ("file", "half"):
+        monkeypatch.setenv("PERSONAVEC_CACHE", str(tmp_path / cache))
+        with pytest.raises(UserError, match=r"Cannot write the cache folder .*set PERSONAVEC_CACHE to another folder"):
+            screen_files(tiny, data, vectors, tmp_path / "out")
 
 
 def test_a_model_that_says_nothing_is_named(screen: Screen, monkeypatch: pytest.MonkeyPatch) -> None:
