@@ -17,6 +17,7 @@ CHATML = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
+CALLS = CHATML.replace("<|im_end|>", "{% if m.tool_calls %}{{ m.tool_calls | tojson }}{% endif %}<|im_end|>", 1)
 CORPUS = [
     "the model answers the question, and then the question answers the model",
     "hello there\n\nhow are you today? I am well\n\n",

@@ -157,6 +157,15 @@ def test_an_unknown_format_names_the_columns(tmp_path: Path) -> None:
     assert [item.messages for item in data] == [PAIR]
 
 
+def test_what_is_not_read_is_told_of_every_file(tmp_path: Path) -> None:
+    marked = json.dumps({"messages": [PAIR[0], {**PAIR[1], "train_on_turn": False}], "weight": 0})
+    for name, line in (("a", GOOD), ("b", marked), ("c", GOOD)):
+        file(tmp_path, f"{line}\n" * 120, f"data/{name}.jsonl")
+    data = open_data(tmp_path / "data")
+    assert data.notes == ["Columns that are not read: weight.", "Fields of messages that are not read: train_on_turn."]
+    assert data.columns == {"messages": "messages"} and data.total == 360
+
+
 @pytest.mark.parametrize("content", ["", "\n \r\n", "\ufeff"])
 @pytest.mark.parametrize("name", ["data.jsonl", "data.json", "data.csv"])
 def test_empty_files(tmp_path: Path, name: str, content: str) -> None:

@@ -170,6 +170,8 @@ def test_tool_calls_and_tools_are_kept() -> None:
         ({"messages": NUMPY}, "a list as NumPy prints it, without commas, which cannot be read back: [{'role'"),
         ({"messages": "[{'role': 'user', 'content'"}, "text that is no list, neither in JSON (not JSON: .*nor in"),
         ({"messages": "[{'role': 'user', 'role': 'x', 'content': 'Q'}]"}, "text that is no list, neither in JSON"),
+        ({"messages": "({'role': 'user'}, {})"}, "found text that begins as a tuple, not as a list: ({'role': 'user'}"),
+        ({"messages": "{'role': 'user'}"}, "found text that begins as an object, not as a list: {'role': 'user'}"),
         ({"messages": PAIR, "tools": "['a' 'b']"}, 'expected a list in "tools", found a list as NumPy prints it'),
         ({"messages": [{**USER, "role": "narrator"}, ANSWER]}, 'message 1: expected a role such as .*found "narrator"'),
         ({"messages": [{**USER, "role": None}, ANSWER]}, "found null"),
@@ -181,7 +183,7 @@ def test_tool_calls_and_tools_are_kept() -> None:
         ({"messages": [{**USER, "tool_calls": [{"name": "f"}]}, ANSWER]}, "only the assistant can"),
         ({"messages": [USER, {**ANSWER, "tool_calls": [{"function": {}}]}]}, "a tool call names no function"),
         ({"messages": [USER, {**ANSWER, "tool_calls": 3}]}, 'expected a list as "tool_calls", found a number'),
-        ({"messages": [USER, {**ANSWER, "weight": "0"}]}, 'expected a number as "weight", found text'),
+        ({"messages": [USER, {**ANSWER, "weight": "0"}]}, 'expected a number from 0 on as "weight", found text'),
         ({"messages": [{**USER, "name": 7}, ANSWER]}, 'expected text as "name", found a number'),
         ({"messages": PAIR, "system": 5}, 'expected text in "system", found a number'),
         ({"messages": [SYSTEM, *PAIR], "system": "other"}, "two system prompts"),
@@ -337,6 +339,8 @@ def test_marks_of_turns_that_are_not_trained_on(style: str, mark: str, value: An
     ("marks", "expected"),
     [
         ({"train": "no"}, 'message 2: expected true or false as "train", found text'),
+        ({"weight": -1}, 'message 2: expected a number from 0 on as "weight", found -1'),
+        ({"loss_weight": float("nan")}, 'message 2: expected a number from 0 on as "loss_weight", found nan'),
         ({"weight": 1, "train": False}, 'message 2: "weight" says that it is trained on, "train" that it is not'),
         ({"train_detail": [{"begin_offset": 0, "train": False}]}, '"train_detail" marks parts of a turn'),
     ],
@@ -353,6 +357,8 @@ def test_what_is_not_read_in_messages_is_named(listed: Format) -> None:
         "Only the assistant's turns are trained on: train of other turns is not followed.",
     ]
     assert listed.notes([{"messages": [{**USER, "name": "x", "train": False}, {**ANSWER, "thinking": "hm"}]}]) == []
+    for mark in ({"train": "false"}, {"weight": -1}, {"weight": "0"}):  # for which the record is rejected
+        assert listed.notes([{"messages": [USER, {**ANSWER, **mark}]}]) == []
 
 
 @pytest.mark.parametrize("before", [[], [SYSTEM]])

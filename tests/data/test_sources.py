@@ -3,6 +3,7 @@
 
 import gzip
 import os
+import re
 from pathlib import Path
 from typing import cast
 
@@ -180,9 +181,21 @@ def test_a_run_folder_is_none_of_the_datas_folders(tmp_path: Path, monkeypatch: 
     (tmp_path / "data" / "empty").mkdir()
     monkeypatch.chdir(tmp_path / "data")
     data = open_data(".")
-    for out in (".", tmp_path / "data", "sub", "sub/deep", "../other", "more"):
-        with pytest.raises(UserError, match="is a folder of the data"):
+    for out in (".", tmp_path / "data", tmp_path, "sub", "sub/deep", "../other", "more"):
+        with pytest.raises(UserError, match="Data of this run are in"):
             data.check_apart(out)
-    for free in ("out", "sub/out", "empty", tmp_path, "../runs"):
+    for free in ("out", "sub/out", "empty", "../runs"):
         data.check_apart(free)
-    open_data("sub/deep/b.jsonl").check_apart("sub/deep")  # a file that is named is that file
+
+
+def test_a_run_folder_holds_no_file_that_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make(tmp_path, "o/kept.jsonl", "o/parts/a.jsonl", "elsewhere/b.jsonl")
+    monkeypatch.chdir(tmp_path)
+    Path("o", "link.jsonl").symlink_to(tmp_path / "elsewhere" / "b.jsonl")
+    Path("alias").symlink_to("o")
+    taken = [("o/kept.jsonl", "o"), ("o/kept.jsonl", "alias"), ("alias/kept.jsonl", "o"), ("o/parts/a.jsonl", "o")]
+    for file, out in [*taken, ("o/link.jsonl", "o"), ("o/link.jsonl", "elsewhere"), ("o/kept.jsonl", ".")]:
+        with pytest.raises(UserError, match=f"Data of this run are in {re.escape(out)}"):
+            open_data(file).check_apart(out)
+    for file, out in (("o/kept.jsonl", "o/run"), ("o/kept.jsonl", "elsewhere"), ("o/kept.jsonl", "oo")):
+        open_data(file).check_apart(out)

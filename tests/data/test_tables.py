@@ -87,6 +87,8 @@ def test_parquet_columns(tmp_path: Path) -> None:
 def test_saved_data_sets(tmp_path: Path) -> None:
     one = datasets.Dataset.from_list(ROWS)
     one.save_to_disk(tmp_path / "one")
+    with pytest.raises(UserError, match="Data of this run are in"):
+        open_data(tmp_path / "one").check_apart(tmp_path / "one")
     data = open_data(tmp_path / "one")
     assert [json.loads(item.raw) for item in data] == ROWS and data.total == 250
     assert data.digest == open_data(tmp_path / "one").digest

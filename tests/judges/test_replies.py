@@ -9,6 +9,7 @@ import pytest
 from endpoint import Response, Serve, Server, fails, prompt_of, says
 
 from personavec.endpoint.failures import Trouble
+from personavec.endpoint.reply import read_reply
 from personavec.errors import UserError
 from personavec.judges.api.cache import ReplyCache
 from personavec.judges.api.client import Endpoint
@@ -42,6 +43,9 @@ BAD: dict[str, Any] = {
     "error beside an answer": (200, {**(says("80") or (0, {}, {}))[1], "error": {"message": "Broken."}}, {}),
     "error in words": (200, {"error": "The model is being loaded."}, {}),
     "error by its object": (200, {"object": "error", "message": "CUDA out of memory.", "code": 50002}, {}),
+    "errors beside an answer": (200, {**(says("80") or (0, {}, {}))[1], "errors": [{"message": "Broken."}]}, {}),
+    "error in the message": choice(message={"content": "0", "error": {"message": "Cut off.", "code": 500}}),
+    "status beside an answer": (200, {**(says("80") or (0, {}, {}))[1], "base_resp": {"status_code": 1000}}, {}),
     "finish reason error": choice(finish_reason="error"),
     "finish reason error without content": choice(finish_reason="error", message={"content": None}),
     "filtered": choice(finish_reason="content_filter", message={"role": "assistant", "content": None}),
@@ -95,6 +99,19 @@ def test_a_prompt_that_the_endpoint_filters_is_asked_once_and_not_kept(serve: Se
     assert len(server.requests) == 1 and not on_disk(server)
 
 
+def test_a_prompt_that_moderation_stops_is_only_unanswered(serve: Serve) -> None:
+    moderated = fails(403, "This model requires moderation and your input was flagged.")
+    server = serve(lambda request, _: moderated if prompt_of(request) == "b" else says({"70": 0.9}))
+    assert endpoint(server).scores(["a", "b", "c"]) == [70, None, 70]
+    assert len(server.requests) == 3
+
+
+def test_a_mark_of_utf_8_before_a_reply_is_passed_over() -> None:
+    body = (says({"70": 0.9}) or (0, {}, {}))[1]
+    assert read_reply("\ufeff" + json.dumps(body)).text == "70"
+    assert Trouble.of('\ufeff{"error": {"code": 402, "message": "Pay."}}').status == 402
+
+
 def test_an_empty_reply_that_an_earlier_version_kept_is_asked_again(serve: Serve) -> None:
     server = serve(lambda *_: says({"70": 0.9}))
     cache = ReplyCache(server.url, "judge-1")
@@ -126,6 +143,17 @@ def test_an_empty_reply_that_an_earlier_version_kept_is_asked_again(serve: Serve
         (BAD["finish reason error"], r"answers with an error \(error\)", 3),
         ((200, {"detail": "Not Found"}, {}), r"as an OpenAI-compatible endpoint does: Not Found", 3),
         ((200, "Hello, I am a proxy.", {}), r"as an OpenAI-compatible endpoint does: Hello, I am a proxy\.", 3),
+        ((200, {"success": False, "code": 402, "message": "Empty."}, {}), r"quota is used up \(error 402: Em", 1),
+        ((200, {"success": False, "message": "No."}, {}), r"answers with an error \(error: No\.\).*kept", 3),
+        ((200, {"code": 429, "msg": "Slow."}, {}), r"still at its rate limit \(error 429: Slow\.\)", 4),
+        ((200, {"detail": "overloaded"}, {}), r"keeps failing \(error 503: overloaded\)\. Try again later", 4),
+        ((200, {"errors": [{"message": "Down.", "status": 503}]}, {}), r"keeps failing \(error 503: Down\.\)", 4),
+        (
+            (200, {"choices": None, "base_resp": {"status_code": 1002, "status_msg": "rate limit"}}, {}),
+            r"still at its rate limit \(error 429: rate limit\)",
+            4,
+        ),
+        (fails(403, "No access."), r"refused the key \(status 403: No access\.\)", 1),
         (fails(402, "Add credits."), r"quota is used up \(status 402: Add credits\.\)\. Top it up", 1),
         ((402, {"detail": [{"msg": "Pay first."}]}, {}), r"\(status 402: Pay first\.\)", 1),
         ((429, {"message": "Slow down."}, {}), r"rate limit \(status 429: Slow down\.\)", 4),

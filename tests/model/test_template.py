@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerFast
 
 from personavec.errors import UserError
 from personavec.model.template import PLACEHOLDER, Conversation, Template
-from tiny import CHATML, tokenizer
+from tiny import CALLS, CHATML, tokenizer
 
 # The traits of well-known templates, each in our own few lines.
 NO_SYSTEM = (  # as Gemma's: refuses a system message, trims, closes turns
@@ -576,6 +576,61 @@ def test_contents_in_parts() -> None:
 def test_a_template_that_leaves_the_users_text_out_is_refused() -> None:
     with pytest.raises(UserError, match="leaves the user's text out"):
         make(CHATML.replace("{{ m['content'] }}", "{{ m['text'] }}"))
+
+
+CALL = [{"type": "function", "function": {"name": "weather", "arguments": {"city": "Bern"}}}]
+ASKED = [
+    {"role": "user", "content": "weather?"},
+    {"role": "assistant", "content": "", "tool_calls": CALL},
+    {"role": "tool", "content": 'Said:\n"7 Grad, schön"'},
+    {"role": "assistant", "content": "It is 7."},
+]
+
+FIRST_OF = "{{% for m in messages if m.role != '{}' or m is sameas messages[0] %}}" + CHATML.partition("%}")[2].replace(
+    "{", "{{"
+).replace("}", "}}")
+
+
+@pytest.mark.parametrize(
+    ("text", "chat", "left_out"),
+    [
+        (CHATML, ASKED, "the call of the tool weather"),
+        (CALLS.replace("for m in messages", "for m in messages if m.role != 'tool'"), ASKED, "what the tool says"),
+        (CHATML.replace("m['content']", "m['content'][:5]"), messages("hello there", "hi"), "what the user says"),
+        (FIRST_OF.format("user"), messages("hm", "well", "hm", "so"), "what the user says"),  # the same words twice
+        (
+            FIRST_OF.format("system"),
+            [
+                *messages("hi", "well", system="Be kind."),
+                {"role": "system", "content": "Be brief."},
+                *messages("a", "b"),
+            ],
+            "what the system says",
+        ),
+    ],
+)
+def test_a_conversation_of_which_the_template_leaves_something_out_is_refused(
+    text: str, chat: list[Any], left_out: str
+) -> None:
+    template = make(text)
+    for encode in (template.conversations, lambda chat: template.prompt_ids(chat[:-1])):
+        with pytest.raises(UserError, match=f"leaves out {left_out}"):
+            encode(chat)
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        "m['content']",
+        "m['content'] | tojson",
+        "m['content'].split() | join(' ')",
+        "m['content'].replace('/no_think', '')",
+    ],
+)
+def test_a_text_that_the_template_writes_in_its_own_way_is_there(written: str) -> None:
+    template = make(CALLS.replace("m['content']", f"m['content'] if m.role == 'assistant' else {written}"))
+    assert template.conversations(ASKED) and template.prompt_ids(ASKED[:-1])
+    assert template.conversations(messages("hi\n /no_think", "hello", "hi", "well", system=" Be\n\nkind. /think"))
 
 
 def test_a_template_that_does_not_write_answers_down_is_refused_with_a_reason() -> None:

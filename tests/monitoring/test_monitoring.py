@@ -17,7 +17,7 @@ from personavec.errors import UserError
 from personavec.model import ChatModel
 from personavec.monitoring import monitor, project
 from personavec.monitoring.result import MonitorRun
-from tiny import CHATML, causal_model, chat_model, plain_states, qwen2, tokenizer, vector
+from tiny import CALLS, CHATML, causal_model, chat_model, plain_states, qwen2, tokenizer, vector
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -93,7 +93,7 @@ def lines(path: Path) -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def model() -> ChatModel:
-    return chat_model()
+    return chat_model(chat_template=CALLS)
 
 
 @pytest.mark.parametrize("name", ["chats.jsonl", "chats.jsonl.gz", "chats.jsonl.zst", "chats.csv", "chats.parquet"])

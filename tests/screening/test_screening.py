@@ -2,6 +2,7 @@
 """A screening from end to end on a tiny random model: figures by hand, bookkeeping, interruptions, mistakes."""
 
 import json
+import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -658,6 +659,20 @@ def test_data_without_a_sample_are_refused_before_anything_is_read(
         screen_files(tiny, tmp_path / "bad.jsonl", vectors, tmp_path / "bad", clean=clean)
 
 
+def test_folders_that_cannot_be_written_are_told(
+    tiny: ChatModel, data: Path, vectors: list[PersonaVector], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(UserError, match=r"The path .*enc/o\\xfe is not UTF-8"):
+        screen_files(tiny, data, vectors, tmp_path / "enc" / os.fsdecode(b"o\xfe"))
+    (tmp_path / "file").touch()
+    (tmp_path / "half" / "references").mkdir(parents=True)
+    (tmp_path / "half" / "answers").touch()
+    for cache in ("file", "half"):
+        monkeypatch.setenv("PERSONAVEC_CACHE", str(tmp_path / cache))
+        with pytest.raises(UserError, match=r"Cannot write the cache folder .*set PERSONAVEC_CACHE to another folder"):
+            screen_files(tiny, data, vectors, tmp_path / "out")
+
+
 def test_a_model_that_says_nothing_is_named(screen: Screen, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(answers_module.OwnAnswers, "__call__", lambda self, prompts: [[] for _ in prompts])
     with pytest.raises(UserError, match="the model itself answers 0 of 70 prompts"):
@@ -813,7 +828,7 @@ def test_the_command(
         assert code == 0, error
         assert "rejected = 94 read" in out
     code, _, error = run(*inside, "--out", "data")
-    assert code == 2 and "data is a folder of the data" in error and not Path("data/arguments.json").exists()
+    assert code == 2 and "Data of this run are in data" in error and not Path("data/arguments.json").exists()
     renamed = tmp_path / "renamed.jsonl"  # data and reference in columns of one's own
     renamed.write_text("".join(json.dumps({"q": f"hello {i}", "a": "well " * (i % 5 + 1)}) + "\n" for i in range(40)))
     options: list[Any] = [

@@ -3,7 +3,7 @@
 import copy
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
@@ -80,7 +80,7 @@ class Dataset:
         form: The same with its columns: how every record is read.
         columns: Which column of the first records holds what.
         notes: What a user should know: what was left out, which columns and which fields of messages are not
-            read.
+            read, by the first records of every source.
         size: Bytes on disk of all sources; None where that is not known.
     """
 
@@ -92,9 +92,10 @@ class Dataset:
     ) -> None:
         self._sources, self._folders = found.sources, found.folders
         self._taken: tuple[int, int] = (0, 1)  # which records: the first, and every how many
-        first = list(islice((r.value for r in self.records() if isinstance(r.value, dict | list)), FIRST))
+        first = _first(self.records())
         self.form = format if isinstance(format, Format) else recognise(first, _names(self._sources), format, columns)
-        present = dict.fromkeys(c for value in first if isinstance(value, dict) for c in value)
+        present: dict[str, None] = {}
+        told = self.form.notes(_noting(first if len(self._sources) == 1 else self._heads(), present))
         self.columns = {role: column for role, column in self.form.columns.items() if column in present}
         unread = [column for column in present if column not in self.columns.values()]
         self.notes = [*found.notes]
@@ -103,7 +104,7 @@ class Dataset:
             self.notes.append(
                 printable(f"Columns that are not read: {', '.join(f'{c:.60}' for c in unread[:10])}{more}.")
             )
-        self.notes += map(printable, self.form.notes(first))
+        self.notes += map(printable, told)
 
     @property
     def sources(self) -> list[str]:
@@ -132,6 +133,11 @@ class Dataset:
             yield from source.records()
             source.check_unchanged()
 
+    def _heads(self) -> Iterator[Any]:
+        """What the first records of every source hold: of one folder, files need not be alike."""
+        for source in self._sources:
+            yield from _first(source.records())
+
     def __iter__(self) -> Iterator[Sample | Rejected]:
         first, step = self._taken
         for index, record in islice(enumerate(self.records()), first, None, step):
@@ -146,13 +152,16 @@ class Dataset:
         return part
 
     def check_apart(self, out: Path | str) -> None:
-        """Make sure that a run's folder is not one of the data's: what is in it would no longer count as data.
+        """Make sure that a run's folder holds none of the data: the run's own files would take their place.
 
         Raises:
-            UserError: It is. A folder of its own inside of the data's is none of them.
+            UserError: It does. A folder of its own beside the data, inside of theirs, holds none of them.
         """
-        if Path(out).resolve() in self._folders:
-            raise UserError(f"{out} is a folder of the data.", "Choose another with `out`; one inside of it will do.")
+        if any(folder.is_relative_to(Path(out).resolve()) for folder in self._folders):
+            raise UserError(
+                printable(f"Data of this run are in {out}, which is to be its folder."),
+                "Choose another with `out`; one inside of it will do.",
+            )
 
     @cached_property
     def total(self) -> int | None:
@@ -256,6 +265,19 @@ def read_sample(index: int, record: Record, format: Format) -> Sample | Rejected
         except RecursionError:
             reason = "nested too deeply"
     return Rejected(index, record.line, record.source, record.raw, reason)
+
+
+def _first(records: Iterable[Record]) -> list[Any]:
+    """What the first of some records hold that could be parsed."""
+    return list(islice((r.value for r in records if isinstance(r.value, dict | list)), FIRST))
+
+
+def _noting(values: Iterable[Any], present: dict[str, None]) -> Iterator[Any]:
+    """The values, while the names of their columns are put down."""
+    for value in values:
+        if isinstance(value, dict):
+            present.update(dict.fromkeys(value))
+        yield value
 
 
 def _names(sources: Sequence[Source]) -> str:

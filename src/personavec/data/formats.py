@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -72,13 +72,15 @@ class Format:
 
     def notes(self, values: Iterable[object]) -> list[str]:
         """What of the messages of some records is not read, in sentences."""
-        items = []
+        return notes_on(self._items(values), "from" if self.name == "sharegpt" else "role", FIELDS)
+
+    def _items(self, values: Iterable[object]) -> Iterator[Mapping[str, Any]]:
+        """The messages of some records, as they are written there."""
+        columns = [self.columns[part] for part in ("messages", "prompt", "response") if part in self.columns]
         for value in values:
-            columns = [self.columns[part] for part in ("messages", "prompt", "response") if part in self.columns]
             cells = [value.get(column) for column in columns] if isinstance(value, Mapping) else [value]
             for listed in map(from_text, cells):
-                items += [item for item in listed if isinstance(item, Mapping)] if isinstance(listed, list) else []
-        return notes_on(items, "from" if self.name == "sharegpt" else "role", FIELDS)
+                yield from (item for item in listed if isinstance(item, Mapping)) if isinstance(listed, list) else ()
 
     def _prompt_inside(self, value: Mapping[str, Any], missing: list[str]) -> bool:
         """Whether the prompt is missing because the response is a whole conversation (TRL's implicit prompt)."""

@@ -1,8 +1,9 @@
 """Marks by which the data of training tools say of a turn whether it is trained on."""
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, TypeGuard
 
 from personavec.data.printed import kind
 
@@ -31,7 +32,7 @@ def left_out(item: Mapping[str, Any]) -> bool:
     """Whether a message's marks say that it is not to be trained on.
 
     Raises:
-        MarkError: A mark is no number and not true or false, two disagree, or one is of parts of the turn.
+        MarkError: A mark is no number from 0 on and not true or false, two disagree, or one is of parts of the turn.
     """
     for name in PARTIAL:
         if item.get(name):
@@ -44,10 +45,15 @@ def left_out(item: Mapping[str, Any]) -> bool:
 
 
 def _trained(name: str, value: object) -> bool:
-    if not isinstance(value, int | float):
-        expected = "a number" if name in ("weight", "loss_weight") else "true or false"
-        raise MarkError(f'expected {expected} as "{name}", found {kind(value)}')
+    if not _is_mark(value):
+        expected = "a number from 0 on" if name in ("weight", "loss_weight") else "true or false"
+        found = f"{value!s:.20}" if isinstance(value, int | float) else kind(value)
+        raise MarkError(f'expected {expected} as "{name}", found {found}')
     return bool(value) is MARKS[name]
+
+
+def _is_mark(value: object) -> TypeGuard[float]:
+    return isinstance(value, int | float) and 0 <= value < math.inf
 
 
 def notes_on(items: Iterable[Mapping[str, Any]], role: str, known: Iterable[str]) -> list[str]:
@@ -63,7 +69,7 @@ def notes_on(items: Iterable[Mapping[str, Any]], role: str, known: Iterable[str]
     for item in items:
         there = {str(name): value for name, value in item.items() if value not in (None, "", [], {})}
         unread.update(there.keys() - read)
-        weighed += any(there.get(name, 0) not in (0, 1) for name in MARKS)
+        weighed += any(_is_mark(mark := there.get(name)) and mark not in (0, 1) for name in MARKS)
         if item.get(role) in ("user", "human", "system", "tool"):
             others.update(name for name in MARKS if name in there and there[name] == MARKS[name])
     notes = []

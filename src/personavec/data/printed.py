@@ -74,9 +74,11 @@ def described(value: object) -> str:
     if isinstance(value, Mapping) and value:
         fields = ", ".join(f"{str(name)!r:.60}" for name in list(value)[:5])
         return f"an object with the fields {fields}"
-    if isinstance(value, str) and re.match(r"\s*(\[|array\()", value):
+    if isinstance(value, str) and re.match(r"\s*([\[({]|array\()", value):
         text = " ".join(value.split())
         start = text[:SHOWN] + ("…" if len(text) > SHOWN else "")
+        if text[0] in "({":
+            return f"text that begins as {'a tuple' if text[0] == '(' else 'an object'}, not as a list: {start}"
         if re.search(r"\}\s*\{|\barray\(|\]\s*\[|['\"]\s+['\"]", value):
             return f"{NUMPY}: {start}"
         reason = parse(value.encode(errors="surrogatepass"))[1]

@@ -52,7 +52,7 @@ class Found:
     Attributes:
         sources: In the order of the names.
         notes: Sentences on what was left out.
-        folders: Those that were gone through for it and hold some of it, links resolved.
+        folders: Those that hold some of it, up to the ones that were named, links resolved.
     """
 
     sources: list[Source]
@@ -81,6 +81,7 @@ def find_sources(names: Sequence[str | Path], split: str | None) -> Found:
             raise cannot_read(path, error) from error
         if path.is_dir() and any((path / mark).exists() for mark in ("state.json", "dataset_dict.json")):
             found: list[Source] = [saved_dataset(path, split)]
+            folders.add(path.resolve())
             splits = True
         elif path.is_dir():
             inside = _inside(path)
@@ -89,6 +90,7 @@ def find_sources(names: Sequence[str | Path], split: str | None) -> Found:
             folders |= inside.homes
         elif path.exists() or path.is_symlink() or not _may_be_hub_id(name):
             found = [_file(path, split)]
+            folders |= {path.parent.resolve(), path.resolve().parent}  # of a link and of what it leads to
         else:
             found = [hub(str(name), split)]
             splits = True

@@ -14,8 +14,11 @@ LONGEST_WORDS = 200  # characters of what a server says
 KEPT = "answers so far are kept."
 
 # Where the words of an error stand, in the replies of the servers that are met.
-_WORDS = ("error", "errors", "message", "detail", "msg", "error_description", "title", "reason")
-_CODES = ("code", "status", "type")
+_WORDS = (
+    "error", "errors", "base_resp", "message", "detail", "msg", "status_msg", "error_description", "title", "reason",
+)  # fmt: skip
+_CODES = ("code", "status", "status_code", "type")
+_INSIDE = ("error", "errors", "base_resp", "detail")  # what may hold the codes
 _STATUS = {  # of errors that are named
     "authentication_error": 401,
     "invalid_api_key": 401,
@@ -34,6 +37,17 @@ _STATUS = {  # of errors that are named
     "internal_server_error": 500,
     "overloaded_error": 503,
 }
+_SPOKEN = {  # of errors in a body of status 200 that names no other
+    "rate limit": 429,
+    "too many requests": 429,
+    "overloaded": 503,
+    "unavailable": 503,
+    "server is busy": 503,
+}
+_MODERATED = (
+    "moderation", "input was flagged", "prompt was flagged", "content policy", "content management policy",
+    "inappropriate content", "safety system",
+)  # fmt: skip
 
 
 class Again(Exception):
@@ -93,7 +107,7 @@ class Trouble:
             status: HTTP's; None for a body of status 200, which may name one itself.
         """
         if isinstance(body, str):
-            text = body
+            text = body.removeprefix("\ufeff")
             try:
                 body = json.loads(text)
             except (ValueError, RecursionError):
@@ -102,7 +116,10 @@ class Trouble:
         named = [_STATUS.get(code, int(code) if code.isdecimal() and len(code) == 3 else 0) for code in codes]
         known = [number for number in named if 400 <= number < 600]
         name = next((code for code in codes if not code.isdecimal()), "")
-        return cls(status or next(iter(known), None), name, _words(body), "logprobs" in str(body), status is None)
+        words = _words(body)
+        if status is None:
+            known += [number for said, number in _SPOKEN.items() if said in words.lower()]
+        return cls(status or next(iter(known), None), name, words, "logprobs" in str(body), status is None)
 
     def said(self, secret: str = "") -> str:
         """In a few words, to stand in brackets; `secret` (a key) is not repeated."""
@@ -122,7 +139,8 @@ def explain(trouble: Trouble, where: str, model: str, headers: Mapping[str, str]
     too_long = status in (400, 413, 422) and any(
         text in trouble.words.lower() for text in ("context length", "too long")
     )
-    if trouble.name == "content_filter":
+    moderated = status in (400, 403, 422) and any(text in trouble.words.lower() for text in _MODERATED)
+    if trouble.name == "content_filter" or moderated:
         return Unanswered()
     if status in (401, 403):
         return UserError(f"{where} refused the key ({said}).", "Check the environment variable OPENAI_API_KEY.")
@@ -201,8 +219,10 @@ def _words(value: Any) -> str:
 
 def _codes(value: Any) -> list[str]:
     """Numbers and names by which a body calls its error, the innermost first."""
+    if isinstance(value, list):
+        value = next(iter(value), None)
     if not isinstance(value, dict):
         return []
-    inner = _codes(value["error"]) if "error" in value else []
+    inner = [code for key in _INSIDE for code in _codes(value.get(key))]
     own = [value.get(key) for key in _CODES]
     return inner + [str(code) for code in own if isinstance(code, int | str) and not isinstance(code, bool)]

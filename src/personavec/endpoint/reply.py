@@ -84,6 +84,7 @@ class _Part(BaseModel):
 class _Message(BaseModel):
     content: Annotated[str | list[Annotated[_Part | None, _Lenient]] | None, _Lenient] = None
     refusal: Annotated[str | None, _Lenient] = None
+    error: Any = None
 
     @property
     def text(self) -> str:
@@ -103,7 +104,16 @@ class _Choice(BaseModel):
 class _Body(BaseModel):
     choices: Annotated[list[_Choice] | None, _Lenient] = None
     error: Any = None
+    errors: Any = None
     object: Any = None
+    success: Any = None
+    base_resp: Any = None
+
+    @property
+    def failed(self) -> bool:
+        """Whether it says so, in one of the ways that servers have."""
+        code = self.base_resp.get("status_code") if isinstance(self.base_resp, dict) else None
+        return bool(self.error or self.errors or self.object == "error" or self.success is False or code)
 
 
 def read_reply(text: str) -> Answer:
@@ -113,17 +123,19 @@ def read_reply(text: str) -> Answer:
         NoReply: There is none.
     """
     try:
-        value = json.loads(text)
+        value = json.loads(text.removeprefix("\ufeff"))
         body = _Body.model_validate(value)
     except (ValueError, RecursionError):
         raise NoReply("nonsense", Trouble.of(text)) from None
-    if body.error or body.object == "error":
+    if body.failed:
         raise NoReply("error", Trouble.of(value))
     if not body.choices:
-        raise NoReply("nonsense", Trouble.of(value))
+        trouble = Trouble.of(value)
+        raise NoReply("nonsense" if trouble.status is None else "error", trouble)
     choice = body.choices[0]
-    if choice.error or choice.finish_reason == "error":
-        raise NoReply("error", Trouble.of({"error": choice.error} if choice.error else value["choices"][0]))
+    error = choice.error or (choice.message.error if choice.message is not None else None)
+    if error or choice.finish_reason == "error":
+        raise NoReply("error", Trouble.of({"error": error} if error else value["choices"][0]))
     if choice.finish_reason == "content_filter":
         raise NoReply("filtered")
     if choice.message is None:

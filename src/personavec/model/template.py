@@ -1,6 +1,7 @@
 """From chat messages to token ids, with the exact span of every response."""
 
 import hashlib
+import json
 import logging
 import re
 from collections.abc import Collection, Mapping, Sequence
@@ -25,6 +26,8 @@ PLAIN_TEMPLATE = (
 )
 
 
+# What templates change in a text that they write down: white space, and switches that they follow.
+_LOOSE = re.compile(r"\s+|/(no_?)?think\b|/system_override\b")
 _INSTRUCTION = {"role": "system", "content": "Wm5"}
 _PROBE = [{"role": "user", "content": "Zk4"}, {"role": "assistant", "content": "Qx7"}]
 
@@ -78,6 +81,47 @@ def split_thought(content: str) -> tuple[str | None, str]:
     if not mark:
         return None, content
     return before.lstrip().removeprefix(THOUGHT[0]).strip("\n"), answer.lstrip("\n")
+
+
+def _check_whole(messages: Sequence[Message], text: str) -> None:
+    """Make sure that what was said to the model, and its calls of tools, stand in what a template made of it.
+
+    In their order, but for a system message, which some templates put elsewhere. What the model itself said may be
+    written in another way: templates leave thoughts out.
+
+    Raises:
+        UserError: Something does not.
+    """
+    text, position = _LOOSE.sub("", text), 0
+    for message in messages:
+        role, content = message["role"], message["content"]
+        if role == "system":
+            if _end_of(content, text, 0) is None:
+                raise _left_out("what the system says")
+            continue
+        names = [str(call.get("function", call).get("name", "")) for call in message.get("tool_calls") or ()]
+        said = [] if role == "assistant" else [(content, f"what the {role} says")]
+        for written, what in [*said, *((name, f"the call of the tool {name}") for name in names)]:
+            end = _end_of(written, text, position)
+            if end is None:
+                raise _left_out(what)
+            position = end
+
+
+def _end_of(written: str, text: str, start: int) -> int | None:
+    """Where it ends in a rendering, as it is or as JSON in one of its two ways; None: it is not there."""
+    written = written.strip()
+    spelt = [written, *(json.dumps(written, ensure_ascii=ascii)[1:-1] for ascii in (False, True))]
+    bare = {_LOOSE.sub("", one) for one in spelt}
+    return min((at + len(one) for one in bare if (at := text.find(one, start)) >= 0), default=None)
+
+
+def _left_out(what: str) -> UserError:
+    return UserError(
+        f"The chat template leaves out {what}.",
+        "Correct the template (chat_template.jinja, or the tokenizer's chat_template), or choose a model whose "
+        "template writes such messages down.",
+    )
 
 
 class Template:
@@ -344,9 +388,15 @@ class Template:
         return ids
 
     def prompt_ids(self, messages: Sequence[Message], tools: Sequence[Any] = ()) -> list[int]:
-        """Token ids of a prompt: the messages and the opening of the assistant's turn."""
+        """Token ids of a prompt: the messages and the opening of the assistant's turn.
+
+        Raises:
+            UserError: A message without role and content, or a template that refuses the messages or leaves one out.
+        """
         safe, calm, held = self._disarmed(self._arranged(messages), tools)
-        return self._tokens(self._render(safe, True, tools=calm), held, start=True)
+        text = self._render(safe, True, tools=calm)
+        _check_whole(safe, text)
+        return self._tokens(text, held, start=True)
 
     def answer_ids(self, text: str) -> list[int]:
         """Token ids of a response as the model would have written it after a prompt (no end-of-turn marker)."""
@@ -405,8 +455,8 @@ class Template:
         that writes a turn down in another way than it opens one is followed in what it writes down.
 
         Raises:
-            UserError: No assistant turn, a message without role and content, or a template that refuses the messages
-                or does not write an answer down.
+            UserError: No assistant turn, a message without role and content, or a template that refuses the messages,
+                leaves out what stands before an answer, or does not write an answer down.
         """
         arranged = self._arranged(messages)
         safe, calm, held = self._disarmed(arranged, tools)
@@ -423,6 +473,7 @@ class Template:
             )
         last = self._render(safe[: turns[-1] + 1], False, tools=calm)
         made = [self._written(safe, turn, calm, last, self._thinks(arranged[turn]["content"])) for turn in turns]
+        _check_whole(safe[: turns[-1]], made[-1].opening)
         whole = Conversation([], [])
         position = 0
         for turn, written in zip(turns, made, strict=True):

@@ -8,7 +8,7 @@ from functools import cached_property
 
 from filelock import FileLock
 
-from personavec.cache import cache_folder
+from personavec.cache import folder_in_cache
 from personavec.engine import Engine
 from personavec.files import JsonLines
 
@@ -31,8 +31,7 @@ class OwnAnswers:
         self.engine, self.max_new_tokens, self.made = engine, max_new_tokens, 0
         identity = json.dumps([engine.identity, max_new_tokens], sort_keys=True)
         name = hashlib.sha256(identity.encode()).hexdigest()[:16]
-        self._lines = JsonLines(cache_folder() / "answers" / f"{name}.jsonl")
-        self._lines.path.parent.mkdir(parents=True, exist_ok=True)
+        self._lines = JsonLines(folder_in_cache("answers") / f"{name}.jsonl")
         self._alone = FileLock(self._lines.path.with_suffix(".lock"))
 
     @cached_property

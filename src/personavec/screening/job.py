@@ -12,7 +12,7 @@ from pydantic import JsonValue
 from personavec.data import Dataset, open_data
 from personavec.engine import Engine
 from personavec.errors import UserError
-from personavec.files import RunFolder
+from personavec.files import RunFolder, check_utf8
 from personavec.judges.base import Judge
 from personavec.progress import progress
 from personavec.projection import CLEAN
@@ -106,6 +106,7 @@ def run_screening(
     Raises:
         UserError: See `Scanner.measure`, `Panel.of`, `threshold`, `remove_span`.
     """
+    check_utf8(out)
     axes = plain_axes(vectors, [v for v in others if v.trait not in {vector.trait for vector in vectors}])
     inputs = Inputs(engine, data, clean or open_data(CLEAN), clean is None, beside, scorers or {}, settings)
     for source in (data, inputs.clean, *beside):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from personavec.cache import cache_folder
+from personavec.cache import folder_in_cache
 from personavec.data import Dataset
 from personavec.engine import Engine
 from personavec.projection.own_answers import OwnAnswers
@@ -65,8 +65,7 @@ class Reader:
             UserError: See `Scanner` and `check_size`.
         """
         settings = self.settings
-        folder = cache_folder() / "references" / self._key(data)
-        folder.mkdir(parents=True, exist_ok=True)
+        folder = folder_in_cache("references", self._key(data))
         with FileLock(folder / ".lock"):
             scanner = self._scanner(data, folder, name)
             survey = scanner.measure()
