@@ -579,7 +579,7 @@ def test_a_template_that_leaves_the_users_text_out_is_refused() -> None:
 
 
 CALL = [{"type": "function", "function": {"name": "weather", "arguments": {"city": "Bern"}}}]
-ASKED = [
+ASKED: list[dict[str, Any]] = [
     {"role": "user", "content": "weather?"},
     {"role": "assistant", "content": "", "tool_calls": CALL},
     {"role": "tool", "content": 'Said:\n"7 Grad, schön"'},

@@ -8,7 +8,7 @@ from personavec.texts.style import Style, features, held_equal, table
 
 def test_features_of_a_text() -> None:
     text = "Well! Is it 3.5 km?\n- one\n* two\n1. three\nNO 😀"
-    assert tuple(features(text)) == pytest.approx((np.log(13), 3, 1, 1, 3, 4 / 22, 1))
+    assert tuple(features(text)) == pytest.approx((np.log(13), 3, 1, 1, 3, 4 / 23, 1))
     assert features("") == Style(0, 0, 0, 0, 0, 0, 0)
     assert features("– a dash is no list, nor is 1.5\nor 2 things").list_lines == 0
 

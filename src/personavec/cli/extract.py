@@ -1,6 +1,5 @@
 """`personavec extract`: the main job."""
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -85,7 +84,7 @@ def extract(
                 "vector": str(file),
                 "kept": run.rollouts.kept,
                 "rollouts": run.rollouts.extraction,
-                "judge_auc": asdict(run.judge.auc),
+                "judge_auc": run.judge.auc,
                 "dose_response": [point.as_json() for point in run.dose_response],
                 "seconds": run.seconds,
             }
@@ -103,7 +102,7 @@ def _from_texts(
     if not as_json:
         _show_texts(run, out)
         return
-    effects = {judge.name: None if judge.steering is None else asdict(judge.steering.effect) for judge in run.judges}
+    effects = {judge.name: None if judge.steering is None else judge.steering.effect for judge in run.judges}
     o.print_json(
         {
             "trait": run.trait.name,
@@ -111,7 +110,7 @@ def _from_texts(
             "layer": run.layer,
             "vector": str(file),
             "texts": run.texts.as_json(),
-            "auc": asdict(run.separation.auc),
+            "auc": run.separation.auc,
             "effects": effects,
             "pushes": [push.as_json() for push in run.pushes],
             "seconds": run.seconds,

@@ -50,7 +50,7 @@ def compare(
 
     result = compare_run(run, open_other, limit=limit, seed=seed)
     if json:
-        o.print_json(result.model_dump())
+        o.print_json(result.as_json())
         return
     first, second = result.judges.first, result.judges.second
     print(f"{result.trait}: {result.rollouts} rollouts of {run}, judged by {first} (first) and {second} (second)")

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from pydantic_core import to_jsonable_python
 
 from personavec.cli.flags import with_flags
 from personavec.errors import UserError
@@ -106,7 +107,7 @@ def default_folder(job: str, name: str, *settings: object) -> Path:
 
 def print_json(value: Any) -> None:
     """One JSON object on standard output; in ASCII where that cannot take all of it."""
-    text = to_json(value)
+    text = to_json(to_jsonable_python(value))
     try:
         text.encode(sys.stdout.encoding or "utf-8")
     except UnicodeEncodeError:
