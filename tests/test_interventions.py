@@ -14,10 +14,20 @@ from transformers import LlamaConfig
 
 from personavec.errors import UserError
 from personavec.info import VectorInfo
-from personavec.interventions import ablation, capping, flooring, intervening, interventions, steer, steering
+from personavec.interventions import (
+    _own_norms,
+    ablation,
+    capping,
+    flooring,
+    intervening,
+    interventions,
+    noise_doubts,
+    steer,
+    steering,
+)
 from personavec.model import ChatModel, Request
 from personavec.model.edits import Intervention, Steering
-from personavec.operations import ADD, CAP, OPERATIONS, Layers, Operation, Positions, ablate, add, cap, floor
+from personavec.operations import ABLATE, ADD, CAP, OPERATIONS, Layers, Operation, Positions, ablate, add, cap, floor
 from personavec.vector import PersonaVector
 from tiny import SIZES, causal_model, chat_model, plain_states, random_ids, vector
 
@@ -444,6 +454,40 @@ def test_a_coefficient_beyond_the_coherent_range_is_told(tiny: ChatModel, person
     with pytest.warns(UserWarning, match=words) as caught, steer(tiny.model, measured, 2.0):
         states(tiny, random_ids(5, 0))
     assert [one.filename for one in caught] == [__file__]
+
+
+def test_a_push_beyond_the_norm_of_the_stream_is_told_where_no_range_is_known(
+    tiny: ChatModel, persona: PersonaVector
+) -> None:
+    norm = float(persona.at(2).norm())
+    statistics = {name: torch.ones(4) for name in ("neutral_token_mean", "neutral_token_deviation")}
+    known = replace(persona, residual_norm=torch.full((4,), 10 * norm), **statistics)
+    ranged = replace(known, info=VectorInfo(coherent_range=(-3, 3)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        steering(known, 9.0), capping(known, 50.0), flooring(known, -50.0), flooring(known, 5.0)
+        assert not noise_doubts([(ADD, ranged, 1.4), (ADD, ranged, 1.4), (ABLATE, ranged, None)])
+    with pytest.warns(UserWarning, match=r"Coefficient -11 of kind changes the model's states by 1\.1 times their own"):
+        steering(known, -11.0)
+    with pytest.warns(UserWarning, match=r"Coefficient \+99 of kind .* at layer"):
+        steering(ranged, 99.0, layers=1)
+    for bounding, words, number in ((flooring, r"The floor 500", 500), (capping, r"The cap -500", -500)):
+        with pytest.warns(UserWarning, match=f"{words} of kind changes the model's states by .* may be noise"):
+            bounding(known, number)
+        with pytest.raises(UserError, match=r"Choose one such as -?[12], in deviations of the tokens"):
+            bounding(known, 1e6 * number)
+    for one, number in ((ranged, 2.5), (known, 6.0)):  # one vector twice is one coefficient
+        [doubt] = noise_doubts([(ADD, one, number), (ADD, one, number)])
+        assert f"Coefficient +{2 * number:g} of kind" in doubt
+    for model in (tiny, tiny.model):  # whose norm is measured
+        own = _own_norms(model)
+        assert len(own) == 4 and all(0 < one < 1e3 for one in own)
+        with (
+            pytest.warns(UserWarning, match="by 3.0 times their own norm at layer 2"),
+            steer(model, persona, 3 * own[2] / norm),
+        ):
+            states(tiny, random_ids(5, 0))
+    assert noise_doubts([(ADD, persona, 9e5)]) == []
 
 
 def test_states_that_a_dtype_cannot_hold_are_refused() -> None:

@@ -8,8 +8,11 @@ from contextlib import contextmanager
 from typing import Any, get_args
 from weakref import WeakKeyDictionary
 
+import torch
+from torch import Tensor
+
 from personavec.errors import UserError
-from personavec.model.blocks import Blocks, find_blocks
+from personavec.model.blocks import Blocks, Edit, find_blocks
 from personavec.model.edits import Intervention, Steering
 from personavec.operations import ABLATE, ADD, CAP, FLOOR, Layers, Operation, Positions
 from personavec.vector import PersonaVector
@@ -57,7 +60,7 @@ def interventions(
         steps = vector.increments() if layers == "all" else {(at := _layer(vector, layers)): vector.at(at)}
         for layer in steps:
             size = abs(coefficient) * float(vector.at(layer).norm())
-            _check_size(vector, layer, size, f"The coefficient {coefficient:g}")
+            _check_size(operation, vector, layer, size, f"The coefficient {coefficient:g}")
         return [Intervention(operation, layer, coefficient * step, positions) for layer, step in steps.items()]
     items = []
     for layer in vector.steerable_layers if layers == "all" else [_layer(vector, layers)]:
@@ -66,7 +69,9 @@ def interventions(
         else:
             mean, deviation = vector.neutral(layer, of="token")
             # Far on its own side a bound does nothing, on the other it moves every token.
-            _check_size(vector, layer, operation.side * number * deviation, f"The {operation.option} {number:g}")
+            _check_size(
+                operation, vector, layer, operation.side * number * deviation, f"The {operation.option} {number:g}"
+            )
             items.append(Intervention(operation, layer, vector.unit(layer), positions, mean + number * deviation))
     return items
 
@@ -76,35 +81,82 @@ def steering(
 ) -> list[Intervention]:
     """Interventions that add `coefficient` times the persona vector; see `interventions`.
 
-    Warns of a coefficient at which answers were measured to be incoherent.
+    Warns of a coefficient at which answers may be noise; see `noise_doubts`.
     """
     added = interventions(ADD, vector, coefficient, layers=layers, positions=positions)
-    doubt = beyond_coherence(ADD, vector, coefficient, layers)
-    if doubt is not None:
-        warnings.warn(doubt, stacklevel=2)
+    _warn(ADD, vector, coefficient, layers)
     return added
 
 
-def beyond_coherence(
-    operation: Operation, vector: PersonaVector, number: float | None, layers: Layers = "best"
-) -> str | None:
-    """A sentence where a coefficient lies outside of the range in which answers were measured to stay coherent.
+def noise_doubts(
+    asked: Sequence[tuple[Operation, PersonaVector, float | None]], layers: Layers = "best", model: Any = None
+) -> list[str]:
+    """Sentences on what may leave nothing but noise, of edits that act together.
 
-    None too where that was not measured: another operation, an imported vector, or another layer than its own.
+    A coefficient is held against the range in which answers were measured to stay coherent. Where there is none (an
+    imported vector, another layer than its own, a bound) the change of the stream is held against the stream's norm.
+
+    Args:
+        asked: Operations with their vectors and numbers; coefficients of one vector are summed.
+        model: Its norm is measured where a vector's file does not have it; None: then nothing is said.
     """
-    if operation.takes != "coefficient" or number is None:
+    together: dict[str, tuple[Operation, PersonaVector, float]] = {}
+    for place, (operation, vector, number) in enumerate(asked):
+        if number is not None:
+            key = str(vector.identity) if operation.sums else str(place)
+            together[key] = (operation, vector, number + (together[key][2] if key in together else 0.0))
+    found = (
+        _beyond_coherence(vector, number)
+        if operation.takes == "coefficient" and _has_range(vector, layers)
+        else _beyond_norm(operation, vector, number, layers, model)
+        for operation, vector, number in together.values()
+    )
+    return [doubt for doubt in found if doubt is not None]
+
+
+def _warn(operation: Operation, vector: PersonaVector, number: float, layers: Layers) -> None:
+    for doubt in noise_doubts([(operation, vector, number)], layers):
+        warnings.warn(doubt, stacklevel=3)  # of who asked for the edit
+
+
+def _has_range(vector: PersonaVector, layers: Layers) -> bool:
+    return vector.info.coherent_range is not None and layers in ("best", "all", vector.layer)
+
+
+def _beyond_coherence(vector: PersonaVector, coefficient: float) -> str | None:
+    assert vector.info.coherent_range is not None
+    low, high = vector.info.coherent_range
+    if low <= coefficient <= high:
         return None
-    if vector.info.coherent_range is not None and layers in ("best", "all", vector.layer):
-        low, high = vector.info.coherent_range
-        if not low <= number <= high:
-            return (
-                f"Coefficient {number:+g} of {vector.trait} is outside of {low:+g} to {high:+g}, where answers "
-                "were measured to stay coherent: they may be noise."
-            )
-    return None
+    return (
+        f"Coefficient {coefficient:+g} of {vector.trait} is outside of {low:+g} to {high:+g}, where answers were "
+        "measured to stay coherent: they may be noise."
+    )
 
 
-def _check_size(vector: PersonaVector, layer: int, size: float, what: str) -> None:
+def _beyond_norm(operation: Operation, vector: PersonaVector, number: float, layers: Layers, model: Any) -> str | None:
+    """A coefficient or bound that changes states by more than their own norm; of a bound, neutral tokens' states."""
+    if vector.residual_norm is None and model is None:
+        return None
+    norms = _own_norms(model) if vector.residual_norm is None else vector.residual_norm.tolist()
+    times = {}
+    for layer in vector.steerable_layers if layers == "all" else [_layer(vector, layers)]:
+        if operation.takes == "coefficient":
+            change = abs(number) * float(vector.at(layer).norm())
+        else:
+            change = operation.side * number * vector.neutral(layer, of="token")[1]
+        times[layer] = change / norms[layer] if norms[layer] else 0.0
+    most = max(times, key=lambda layer: times[layer])
+    if not times[most] > 1:
+        return None
+    what = f"Coefficient {number:+g}" if operation.takes == "coefficient" else f"The {operation.option} {number:g}"
+    return (
+        f"{what} of {vector.trait} changes the model's states by {times[most]:.1f} times their own norm at layer "
+        f"{most}: answers may be noise."
+    )
+
+
+def _check_size(operation: Operation, vector: PersonaVector, layer: int, size: float, what: str) -> None:
     """Refuse an edit after which nothing of the stream would be left.
 
     Args:
@@ -114,10 +166,13 @@ def _check_size(vector: PersonaVector, layer: int, size: float, what: str) -> No
     own = 0.0 if vector.residual_norm is None else float(vector.residual_norm[layer])
     if size <= (LARGEST * own if own else LARGEST_NORM):
         return
+    advice = "Choose one such as 1.5 or -1.5; `personavec vectors show` tells where answers stay coherent."
+    if operation.takes == "bound":
+        advice = f"Choose one such as {operation.example}, in deviations of the tokens of neutral answers."
     times = f"{size / own:.1g} times the norm of" if own else f"a vector of norm {size:.1g} to"
     raise UserError(
         f"{what} of {vector.trait!r} adds {times} the model's own states at layer {layer}: nothing of them is left.",
-        "Choose one such as 1.5 or -1.5; `personavec vectors show` tells where answers stay coherent.",
+        advice,
     )
 
 
@@ -135,7 +190,9 @@ def capping(
 
     At 2, few tokens of neutral answers are touched.
     """
-    return interventions(CAP, vector, ceiling, layers=layers, positions=positions)
+    held = interventions(CAP, vector, ceiling, layers=layers, positions=positions)
+    _warn(CAP, vector, ceiling, layers)
+    return held
 
 
 def flooring(
@@ -145,7 +202,9 @@ def flooring(
 
     At -2, few tokens of neutral answers are touched.
     """
-    return interventions(FLOOR, vector, least, layers=layers, positions=positions)
+    held = interventions(FLOOR, vector, least, layers=layers, positions=positions)
+    _warn(FLOOR, vector, least, layers)
+    return held
 
 
 def _layer(vector: PersonaVector, layers: str | int) -> int:
@@ -170,6 +229,33 @@ def _blocks_of(model: Any) -> Blocks:
     if model not in _known:
         _known[model] = find_blocks(model)
     return _known[model]
+
+
+# Mean norm of the states after each block, by model.
+_measured: WeakKeyDictionary[Any, list[float]] = WeakKeyDictionary()
+
+
+def _own_norms(model: Any) -> list[float]:
+    """Mean norm of a few tokens' states at each layer; without the first token, which is like no other."""
+    inner = getattr(model, "model", model) if hasattr(model, "blocks") else model
+    if inner not in _measured:
+        blocks = getattr(model, "blocks", None) or _blocks_of(model)
+        weight = inner.get_input_embeddings().weight
+        ids = torch.linspace(0, weight.shape[0] - 1, 18).long()[1:-1]  # no words, but a sequence that any model takes
+        if hasattr(model, "prompt_ids"):
+            ids = torch.tensor(model.prompt_ids([{"role": "user", "content": "Tell me about a walk that you liked."}]))
+        norms: dict[int, float] = {}
+
+        def noting(layer: int) -> Edit:
+            def note(hidden: Tensor) -> None:
+                norms[layer] = float(hidden[0, 1:].float().norm(dim=-1).mean())
+
+            return note
+
+        with torch.no_grad(), blocks.unwatched(), blocks.watching({n: noting(n) for n in range(len(blocks) + 1)}):
+            inner(input_ids=ids[None].to(getattr(inner, "device", weight.device)), use_cache=False)
+        _measured[inner] = [norms[layer] for layer in sorted(norms)]
+    return _measured[inner]
 
 
 @contextmanager
@@ -230,7 +316,9 @@ def steer(
     for one, entry in zip(vectors, per_vector, strict=True):
         for row, value in zip(rows, entry * count if len(entry) == 1 else entry, strict=True):
             row += interventions(ADD, one, value, layers=layers, positions=positions)
-            if (doubt := beyond_coherence(ADD, one, value, layers)) is not None:
-                warnings.warn(doubt, stacklevel=3)  # of who opens the context
+    for column in range(count):
+        asked = [(ADD, one, entry[column % len(entry)]) for one, entry in zip(vectors, per_vector, strict=True)]
+        for doubt in noise_doubts(asked, layers, model):
+            warnings.warn(doubt, stacklevel=3)  # of who opens the context
     with intervening(model, rows) as state:
         yield state

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import tiny
 from personavec.cli import main
@@ -55,8 +56,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
     chat.model.save_pretrained(path / "model")
     chat.tokenizer.save_pretrained(path / "model")
     trait = load_trait("evil").model_dump(mode="json")
+    tokens = {f"neutral_token_{what}": torch.ones(chat.n_layers + 1) for what in ("mean", "deviation")}
     for name, judge in (("kind", {"judge": tiny.JUDGE}), ("plain", {})):
-        vector = tiny.vector(chat, info={"trait": trait | {"name": name}, **judge})
+        vector = tiny.vector(chat, info={"trait": trait | {"name": name}, **judge}, **tokens)
         replace(vector, trait=name).save(path / f"{name}.safetensors")
     lines = [
         json.dumps(
@@ -107,6 +109,13 @@ def test_without_measuring(place: Place, tmp_path: Path) -> None:
     again = place.run("--prevent", f"{vector}=2", *options, "--out", tmp_path / "run", "--json")
     told = json.loads(again.out)
     assert told["traits"] == {} and told["perplexity"] is None
+
+
+def test_a_bound_is_called_one(place: Place, tmp_path: Path) -> None:
+    bound = ["--method", "floor", "--prevent", f"{place.path / 'plain.safetensors'}=-1"]
+    found = place.run(*bound, "--rank", 4, "--no-measure", "--out", tmp_path / "run")
+    assert found.code == 0 and "Prevented by floor: plain, bound -1." in found.out
+    assert "plain (bound" in (tmp_path / "run" / "report.html").read_text()
 
 
 def test_a_folder_of_runs_is_watched(place: Place, tmp_path: Path) -> None:

@@ -397,7 +397,8 @@ def test_doubtful_coefficients_are_told(
     assert "not certain" in _doubts("kind", 2.0, push(1.0))[0]  # a single sample
     assert "so auto chose 0" in _doubts("kind", 0.0, push(-2.0, -1.0))[0]
     assert "does not prevent kind" in _doubts("kind", 0.0, None)[0]
-    run = fine_tune(chat, data, tmp_path / "run", Training(**SHORT), prevent=[(vector, -1.0)], measure=False).run
+    run = fine_tune(chat, data, tmp_path / "run", Training(**SHORT), prevent=[(vector, -50.0)], measure=False).run
+    assert any("Coefficient -50 of kind changes the model's states by" in note for note in run.warnings)
     assert any("make up for that with more of it" in note for note in run.warnings)
     assert "make up for that with more of it" in caplog.text
 

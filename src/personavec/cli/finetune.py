@@ -130,6 +130,8 @@ def read_prevention(text: str) -> "tuple[Path, Coefficient]":
 def _show(tuned: "Tuned", out: Path, model: str | None, prevent: Sequence[str]) -> None:
     from rich.console import Console
 
+    from personavec.finetune.methods import METHODS
+
     run, console = tuned.run, Console(highlight=False)
     safe = "" if run.safe is None else f", {run.safe} safe samples mixed in"
     print(
@@ -137,7 +139,7 @@ def _show(tuned: "Tuned", out: Path, model: str | None, prevent: Sequence[str]) 
         f"{run.rejected} rejected = {run.records} read{safe}. {run.cut} were cut to --max-length."
     )
     for prevented in run.prevented:
-        number = "" if prevented.coefficient is None else f", coefficient {prevented.coefficient:g}"
+        number = "" if prevented.coefficient is None else f", {METHODS[run.method].takes} {prevented.coefficient:g}"
         chosen = "" if prevented.auto is None else ", chosen from the data"
         print(f"Prevented by {run.method}: {prevented.trait}{number}{chosen}.")
     console.print(_table(run))

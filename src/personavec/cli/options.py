@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from personavec.judges.api.terms import ApiTerms
     from personavec.model import ChatModel
     from personavec.model.edits import Intervention
+    from personavec.operations import Operation
     from personavec.traits import Trait
     from personavec.vector import PersonaVector
 
@@ -278,7 +279,7 @@ def word_or_number(option: str, text: str, words: Collection[str]) -> str | int:
     """
     if text in words:
         return text
-    if text.isdigit():
+    if text.isdecimal():
         return int(text)
     raise UserError(
         f"{option} {text!r} is not understood.", f"Choose {', '.join(words)}, or a layer number such as 14."
@@ -289,7 +290,7 @@ def read_interventions(
     model: "ChatModel", asked: Mapping[str, Sequence[str]], layers: str, positions: str, other_weights: bool = False
 ) -> "tuple[list[Intervention], list[str], list[PersonaVector]]":
     """What the options do to the stream, the same in words, and the vectors they name, checked against the model."""
-    from personavec.interventions import beyond_coherence, check_positions, interventions
+    from personavec.interventions import check_positions, interventions, noise_doubts
     from personavec.vector import PersonaVector
 
     check_positions(positions)
@@ -298,6 +299,7 @@ def read_interventions(
     edits: list[Intervention] = []
     words: list[str] = []
     vectors: list[PersonaVector] = []
+    given: list[tuple[Operation, PersonaVector, float | None]] = []
     for name, texts in asked.items():
         operation = OPERATIONS[name]
         for text in texts:
@@ -309,12 +311,12 @@ def read_interventions(
             vector = PersonaVector.load(path)
             vector.check(model, other_weights=other_weights)
             vectors.append(vector)
+            given.append((operation, vector, number))
             edits += interventions(operation, vector, number, layers=chosen, positions=where)
-            doubt = beyond_coherence(operation, vector, number, chosen)
-            if doubt is not None:
-                print(f"Warning: {doubt}", file=sys.stderr)
             done = operation.words.format(trait=vector.trait, number=number)
             words.append(f"{done} ({_place(layers, vector)}, {positions} positions)")
+    for doubt in noise_doubts(given, chosen, model):
+        print(f"Warning: {doubt}", file=sys.stderr)
     return edits, words, vectors
 
 

@@ -25,7 +25,7 @@ from personavec.finetune.coefficients import Coefficient, Start, doubts, start
 from personavec.finetune.corpus import Corpus, read_corpus
 from personavec.finetune.examples import Encoder
 from personavec.finetune.losses import example_losses
-from personavec.finetune.methods import StreamMethod
+from personavec.finetune.methods import OperationMethod, StreamMethod
 from personavec.finetune.page import write_finetune_report
 from personavec.finetune.request import Request, check_request
 from personavec.finetune.result import (
@@ -42,6 +42,7 @@ from personavec.finetune.settings import Training
 from personavec.finetune.training import Trained, require_trl, train
 from personavec.finetune.verdict import verdict
 from personavec.finetune.watch import ShiftMonitor
+from personavec.interventions import noise_doubts
 from personavec.model import ChatModel
 from personavec.projection import CLEAN
 from personavec.provenance import provenance
@@ -231,8 +232,14 @@ class _Job:
             Start,
             lambda: start(self.model, prevent, measured, corpus.samples, corpus.unseen, seed),
         )
+        method = self.settings.prevention
         for vector, coefficient, auto in zip(self.vectors, begun.coefficients, begun.auto, strict=True):
-            for doubt in doubts(self.settings.prevention, vector.trait, coefficient, auto):
+            for doubt in doubts(method, vector.trait, coefficient, auto):
+                log.warning(doubt)
+                self.notes.append(doubt)
+        if isinstance(method, OperationMethod):
+            given = [(method.operation, *one) for one in zip(self.vectors, begun.coefficients, strict=True)]
+            for doubt in noise_doubts(given, self.settings.layers, self.model):
                 log.warning(doubt)
                 self.notes.append(doubt)
         return begun

@@ -42,6 +42,11 @@ class Method:
     mixes: bool = False
     asks: bool = False
 
+    @property
+    def takes(self) -> str:
+        """What the number that stands behind a vector is."""
+        return "coefficient"
+
     def check_vectors(self, named: bool) -> None:
         """Refuse vectors, or none of them.
 
@@ -135,6 +140,11 @@ class OperationMethod(StreamMethod):
     """
 
     operation: Operation = ADD
+
+    @property
+    def takes(self) -> str:
+        """See `Operation`."""
+        return self.operation.takes
 
     @classmethod
     def of(

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
+from personavec.finetune.methods import METHODS
 from personavec.finetune.result import FinetuneRun, LossPoint, ShiftPoint, TraitChange
 from personavec.report.drawing import LINE, MARKERS, NEUTRAL, SCORE, SERIES, Plot, in_rows, label, plot, whiskers
 from personavec.report.provenance import provenance_tables
@@ -22,6 +23,7 @@ def write_finetune_report(run: FinetuneRun, path: Path | str) -> None:
         path,
         "finetune/page.html",
         run=run,
+        takes=METHODS[run.method].takes,
         plots={
             "shifts": shifts(run.traits, run.systems),
             "scores": _scores(run.traits),
