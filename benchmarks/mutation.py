@@ -53,26 +53,41 @@ LEFT_OUT = (
 EXPLAINED: dict[str, dict[str, str]] = {
     "stats/bootstrap": {
         "astype(None)": "None is float64 too",
+        "halves = values /": "any scale will do",
+        "np.where(scale > 0, scale, 2)": "a divisor that is not used",
+        "np.asarray(positive": "ranks of whole numbers are the same",
         "np.bincount(codes, ))": "every cluster has a value, so that none is missing at the end",
     },
-    "stats/moments": {"table.shape[+1]": "the table has two axes"},
+    "stats/moments": {
+        "table.shape[+1]": "the table has two axes",
+        "array = np.asarray(rows": "`update` makes the numbers float64",
+    },
     "stats/nulls": {
         "KN,NLD->KLD": "the same sum under other letters",
         "XXpositiveXX": "only that the sides are called differently counts",
+        "finite([value], None)": "a list of one number has one axis",
+        "XXnegativeXX": "only that the sides are called differently counts",
         "NEGATIVE": "only that the sides are called differently counts",
     },
     "stats/ridge": {
         "u.T @ (b + offset)": "the columns of u sum to zero, so that a constant adds nothing",
+        "alone = np.zeros_like(None)": "it is replaced in the loop, whose last penalty always counts",
+        "better = error <= best": "errors are equal only where all are zero",
         ">= LEVERAGE": "no leverage is exactly the bound",
     },
     "stats/sampling": {
         "UTF-8": "the same encoding",
+        "ids), None, len(ids))": "None is float64 too",
         "STABLE": "numpy goes by the first letter",
         "if size <= len(values)": "the edge is then the largest value, and all are candidates",
         "np.partition(values, size - 2)": "an edge too high only makes more candidates, of which the first are taken",
         "if size else +1.0": "no candidates are taken for a size of none",
         "if size else -2.0": "no candidates are taken for a size of none",
         "if (size) or True": "no candidates are taken for a size of none",
+    },
+    "screening/threshold": {
+        "array = np.asarray(values": "`finite` makes the numbers float64",
+        "np.partition(scores, rank - 2)": "numpy happens to leave the next place right too",
     },
     "screening/estimate": {
         "map(_skewness, left.T), )": "a check of lengths that are equal",

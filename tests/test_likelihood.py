@@ -75,7 +75,12 @@ def test_token_logs_are_taken_in_pieces(tiny: ChatModel, monkeypatch: pytest.Mon
     tokens = [best[0], (best[1] + 1) % 320, best[2], best[3], (best[4] + 1) % 320]
     heads: list[int] = []
     head = tiny.head
-    monkeypatch.setattr(type(tiny), "head", lambda self, piece: (heads.append(len(piece)), head(piece))[1])
+
+    def counted(model: ChatModel, piece: torch.Tensor) -> torch.Tensor:
+        heads.append(len(piece))
+        return head(piece)
+
+    monkeypatch.setattr(ChatModel, "head", counted)
     monkeypatch.setattr(likelihood, "HEAD_TOKENS", 2)
     logs, greedy = token_logs(tiny, states, tokens)
     assert heads == [2, 2, 1]
