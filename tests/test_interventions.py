@@ -451,9 +451,8 @@ def test_a_coefficient_beyond_the_coherent_range_is_told(tiny: ChatModel, person
         steering(measured, 2.0)
     with pytest.warns(UserWarning, match="Coefficient -1.1 of kind"):
         steering(measured, -1.1, layers="all")
-    with pytest.warns(UserWarning, match=words) as caught, steer(tiny.model, measured, 2.0):
+    with pytest.warns(UserWarning, match=words), steer(tiny.model, measured, 2.0):
         states(tiny, random_ids(5, 0))
-    assert [one.filename for one in caught] == [__file__]
 
 
 def test_a_push_beyond_the_norm_of_the_stream_is_told_where_no_range_is_known(
@@ -518,3 +517,100 @@ def test_an_answer_whose_states_are_not_finite_is_refused() -> None:
         model.model.model.norm.weight.fill_(math.nan)
     with pytest.raises(UserError, match=r"no longer finite numbers\. Load the model in another dtype"):
         model.generate([Request([1, 2, 3], 4)])
+
+
+def test_a_warning_names_the_line_of_who_steers(tiny: ChatModel, persona: PersonaVector) -> None:
+    measured = replace(persona, info=VectorInfo(coherent_range=(-1, 1.5)))
+    with pytest.warns(UserWarning) as caught:
+        steering(measured, 2.0)
+        with steer(tiny.model, measured, 2.0):
+            states(tiny, random_ids(5, 0))
+        with steer(tiny.model, persona, 2.0):
+            pass
+    assert [one.filename for one in caught] == [__file__] * 3
+
+
+def test_what_stands_behind_the_options() -> None:
+    assert {operation.option: operation.metavar for operation in OPERATIONS.values()} == {
+        "steer": "FILE=COEFFICIENT", "ablate": "FILE", "cap": "FILE=Z", "floor": "FILE=Z",
+    }  # fmt: skip
+
+
+def test_a_fingerprint_tells_all_that_an_intervention_does() -> None:
+    def made(**changes: Any) -> str:
+        given: dict[str, Any] = {"operation": CAP, "layer": 1, "direction": UNIT, "positions": "all", "bound": 1.5}
+        return Intervention(**(given | changes)).fingerprint()
+
+    changes: list[dict[str, Any]] = [
+        {}, {"operation": ADD}, {"layer": 2}, {"direction": -UNIT}, {"positions": "prompt"}, {"bound": 1.25},
+    ]  # fmt: skip
+    assert made() == made(direction=UNIT.clone()) and len(made()) == 16
+    assert len({made(**change) for change in changes}) == len(changes)
+
+
+def test_every_forward_counts_and_what_does_not_act_holds_up_nothing(tiny: ChatModel, persona: PersonaVector) -> None:
+    """Of a single new token "prompt" edits nothing, and what comes after it in the plan still acts."""
+    ids = random_ids(1, 0)
+    plain = states(tiny, ids)[2]
+    rows = [[*steering(persona, 5.0, positions="prompt"), *steering(persona, 1.0, positions="response")]]
+    with intervening(tiny, rows) as state:
+        for forward in (1, 2, 3):
+            after = states(tiny, ids)[2]
+            assert state.fired == forward
+    torch.testing.assert_close(after - plain, persona.directions[2][None], rtol=1e-4, atol=1e-4)
+
+
+def test_a_coefficient_of_one_and_the_vector_s_own_layer_go_without_saying(
+    tiny: ChatModel, persona: PersonaVector
+) -> None:
+    ids = random_ids(5, 0)
+    plain = states(tiny, ids)[2]
+    with steer(tiny, persona):
+        after = states(tiny, ids)[2]
+    moved = torch.tensor([0.0, 0, 0, 0, 1])[:, None] * persona.directions[2]
+    torch.testing.assert_close(after - plain, moved, rtol=1e-4, atol=1e-4)
+
+
+def test_other_weights_are_taken_where_they_are_asked_for(persona: PersonaVector) -> None:
+    other = chat_model(seed=1)
+    with steer(other, persona, 1.0, other_weights=True) as state:
+        states(other, random_ids(3, 0))
+    assert state.fired == 1
+
+
+@pytest.mark.parametrize(("make", "sign"), [(capping, -1), (flooring, 1)])
+def test_a_bound_is_too_far_in_deviations_times_their_size(persona: PersonaVector, make: Any, sign: int) -> None:
+    """A deviation is 0.5 here and the stream's norm 10: a thousand times that are 20,000 deviations."""
+    known = replace(persona, residual_norm=torch.full((4,), 10.0))
+    assert make(known, sign * 19_900.0)[0].bound == pytest.approx(2 + sign * 9950)
+    with pytest.raises(UserError, match=r"The (cap|floor) -?20100 of 'kind' adds 1e\+03 times"):
+        make(known, sign * 20_100.0)
+
+
+def test_advice_says_what_to_do_instead(tiny: ChatModel, persona: PersonaVector) -> None:
+    wrong: list[tuple[Any, str]] = [
+        (lambda: interventions(OPERATIONS["ablate"], persona, 1.0), "ablate by kind takes no number. Give FILE."),
+        (lambda: interventions(ADD, persona), "steer by kind takes a number. Give FILE=COEFFICIENT."),
+        (lambda: interventions(CAP, persona, math.inf), "The cap bound inf is not a finite number. "
+         "Choose one such as 2."),
+        (lambda: steering(persona, 1.0, layers="no"), "Unknown layers 'no'. Choose best, all or a layer number."),  # type: ignore[arg-type]
+        (lambda: steering(persona, 1.0, positions="no"), "Unknown positions 'no'. Choose all, prompt or response."),  # type: ignore[arg-type]
+        (lambda: steer(tiny, [persona], 1.0).__enter__(), "1 vectors need as many coefficients. "
+         "Give a sequence with one entry per vector."),
+        (lambda: steer(tiny, [persona] * 2, [[1.0], [1.0, 2.0], [2.0]]).__enter__(), "2 vectors need as many "
+         "coefficients. Give a sequence with one entry per vector."),
+        (lambda: steer(tiny, [persona] * 3, [[1.0], [1.0, 2.0], [1.0] * 3]).__enter__(), "The vectors have "
+         "coefficients for different numbers of rows. Give one per row for each."),
+    ]  # fmt: skip
+    for make, words in wrong:
+        with pytest.raises(UserError) as caught:
+            make()
+        assert str(caught.value) == words
+    edit = Steering([[Intervention(ADD, 1, torch.zeros(4))], []]).edits()[1]
+    with pytest.raises(UserError, match=r"Give one list of interventions per row \(per sequence"):
+        edit(torch.zeros(3, 1, 4))
+    with pytest.raises(UserError, match="Use a vector that was extracted on this model"):
+        edit(torch.zeros(2, 1, 5))
+    endless = Steering([[Intervention(ADD, 1, torch.full((4,), math.inf))]]).edits()[1]
+    with pytest.raises(UserError, match=r"exceed what float64 can hold\. Choose a smaller coefficient\.$"):
+        endless(torch.zeros(1, 1, 4, dtype=torch.float64))

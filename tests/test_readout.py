@@ -296,3 +296,11 @@ def test_out_of_memory_halves_the_batch(tiny: ChatModel, monkeypatch: pytest.Mon
 def test_layer_out_of_range(tiny: ChatModel, layer: int) -> None:
     with pytest.raises(UserError, match=f"Layer {layer} is out of range"):
         read(tiny, [conversation(6, 0, 5, 0)], layers=[1, layer])
+
+
+def test_without_a_budget_a_forward_on_a_cpu_holds_a_thousand_tokens(
+    tiny: ChatModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counted = forwards(tiny, monkeypatch)
+    read(tiny, [conversation(90, i, 10, i) for i in range(24)])
+    assert len(counted) > 1 and 700 < max(counted) <= 1024

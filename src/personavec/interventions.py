@@ -268,12 +268,23 @@ def intervening(model: Any, rows: Sequence[Sequence[Intervention]]) -> Iterator[
     Raises:
         UserError: A layer that the model does not have, or a direction of another width.
     """
+    with _acting(model, rows) as state:
+        yield state
+    _tell_if_unused(state, rows)
+
+
+@contextmanager
+def _acting(model: Any, rows: Sequence[Sequence[Intervention]]) -> Iterator[Steering]:
     blocks = getattr(model, "blocks", None) or _blocks_of(model)
     state = Steering(rows)
     with blocks.watching(state.edits(), first=True):
         yield state
+
+
+def _tell_if_unused(state: Steering, rows: Sequence[Sequence[Intervention]]) -> None:
     if not state.fired and any(rows):
-        warnings.warn("Steering was set, but no forward ran inside the context.", stacklevel=3)
+        # Behind this function and the caller, a context manager's own, is contextlib; then comes who opened it.
+        warnings.warn("Steering was set, but no forward ran inside the context.", stacklevel=4)
 
 
 @contextmanager
@@ -320,5 +331,6 @@ def steer(
         asked = [(ADD, one, entry[column % len(entry)]) for one, entry in zip(vectors, per_vector, strict=True)]
         for doubt in noise_doubts(asked, layers, model):
             warnings.warn(doubt, stacklevel=3)  # of who opens the context
-    with intervening(model, rows) as state:
+    with _acting(model, rows) as state:
         yield state
+    _tell_if_unused(state, rows)

@@ -14,8 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from personavec.errors import UserError
+from personavec.judges.base import JudgeState
 from personavec.judges.calibration import Calibration
-from personavec.judges.contrast import FOLDS, JUDGING_PAIRS, ContrastJudge, LikelihoodJudge
+from personavec.judges.contrast import FOLDS, JUDGING_PAIRS, ContrastJudge, LikelihoodJudge, open_model
+from personavec.judges.kinds import Surroundings
 from personavec.model import ChatModel
 from personavec.rollouts import Rollout
 from personavec.traits import InstructionPair, Trait
@@ -383,3 +385,34 @@ def test_coherence_alone_is_what_the_contrast_judge_finds_beside_the_trait(tiny:
     again = LikelihoodJudge(tiny, trait(), whole.coherence)
     again.score(copies)
     assert [r.coherence for r in copies] == pytest.approx(wanted, abs=0.02)
+
+
+def test_a_judge_is_fitted_once_it_knows_both(tiny: ChatModel) -> None:
+    known = JudgeState.model_validate(STATE)
+    fitted = [
+        ContrastJudge(tiny, trait(), calibration, coherence).fitted
+        for calibration in (None, known.calibration)
+        for coherence in (None, known.coherence)
+    ]
+    assert fitted == [False, False, False, True]
+
+
+def test_the_model_that_answers_judges_a_trait_coherence_or_both(tiny: ChatModel) -> None:
+    known, opened = JudgeState.model_validate(STATE), open_model("contrast", Surroundings(model=tiny))
+    for judge in (opened.of_trait(trait(), known), opened.of_both(trait(), known)):
+        assert (judge.model, judge.trait, judge.state()) == (tiny, trait(), known)
+    alone = opened.of_coherence(trait(), known)
+    assert (alone.model, alone.trait, alone.state().record()) == (tiny, trait(), {"coherence": STATE["coherence"]})
+    assert not opened.of_trait(trait()).fitted and not opened.of_coherence(trait()).fitted
+    with pytest.raises(UserError, match=r"needs the model in this process.* Screen with `engine` transformers"):
+        open_model("contrast", Surroundings())
+
+
+def test_an_empty_answer_that_comes_later_has_no_score_and_no_coherence(tiny: ChatModel) -> None:
+    empty, spoken = rollout(tiny, "", 0, "positive"), rollout(tiny, "the answer", 0, "positive")
+    done: list[int] = []
+    ContrastJudge.from_state(tiny, trait(), STATE).score([empty, spoken], done.append)
+    assert (empty.score, empty.coherence) == (None, 0.0) and spoken.score is not None
+    assert sum(done) == 2 * JUDGING_PAIRS
+    LikelihoodJudge(tiny, trait(), JudgeState.model_validate(STATE).coherence).score([spoken], done.append)
+    assert sum(done) == 4 * JUDGING_PAIRS

@@ -174,6 +174,7 @@ def test_constants() -> None:
     assert d.mean == pytest.approx(-0.2) and d.generation == pytest.approx(0, abs=1e-12) and d.r_squared == 0
     alone = hybrid_difference([2.0], [[1.0]], [0], [0.5])
     assert (alone.mean, alone.low, alone.high, alone.n) == (1.5, 1.5, 1.5, 1)
+    assert alone.sampling == Spread(0.0, 1.0, 0.0, 1)
 
 
 def test_several_traits_are_each_as_alone_but_for_the_shared_features() -> None:

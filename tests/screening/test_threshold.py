@@ -78,7 +78,7 @@ def test_it_is_the_order_statistic() -> None:
 
 @pytest.mark.parametrize(("rate", "needed"), [(0.05, 19), (0.01, 99), (0.3, 3), (0.07, 14)])
 def test_too_few_are_refused_with_the_number_needed(rate: float, needed: int) -> None:
-    with pytest.raises(UserError, match=f"at least {needed} "):
+    with pytest.raises(UserError, match=f"{needed - 1} clean samples are too few .* at least {needed} "):
         threshold(np.arange(needed - 1), rate)
     with pytest.raises(UserError, match=f"at least {2 * needed} "):
         check_size(needed - 1, rate, parts=2)
@@ -87,7 +87,7 @@ def test_too_few_are_refused_with_the_number_needed(rate: float, needed: int) ->
 
 @pytest.mark.parametrize("rate", [0.0, 1.0, -0.1, 5.0, float("nan")])
 def test_rates_that_are_none_are_refused(rate: float) -> None:
-    with pytest.raises(UserError, match="between 0 and 1"):
+    with pytest.raises(UserError, match=r"between 0 and 1\. For 5 in 100 give 0\.05"):
         threshold(np.arange(100), rate)
 
 
@@ -100,6 +100,8 @@ def test_a_rate_that_flags_everything_is_refused() -> None:
 def test_scores_that_are_not_finite_are_refused(value: float) -> None:
     with pytest.raises(ValueError, match="not finite"):
         threshold(np.append(np.arange(30.0), value))
+    with pytest.raises(ValueError, match="values of shape"):
+        threshold(np.ones((30, 2)))
 
 
 @given(

@@ -292,3 +292,7 @@ def test_no_correlation_exceeds_one_by_rounding() -> None:
     for seed in range(200):
         x = np.random.default_rng(seed).standard_normal(5)
         assert pearson(x, -3 * x) >= -1 and pearson(x, 7 * x) <= 1
+
+
+def test_two_coefficients_have_a_rank_correlation() -> None:
+    assert bootstrap_spearman_by_question([0, 1], [[1, 2], [1, 2], [1, 3]]) == Estimate(1, 1, 1, 3)

@@ -67,3 +67,11 @@ def test_a_list_is_one_column_of_floats() -> None:
     assert Moments.from_arrays({"count": 0, "mean": [0], "squares": [0]}).mean.dtype == np.float64
     with pytest.raises(ValueError, match="over -1 rows"):
         Moments.from_arrays({"count": -1, "mean": [0.0], "squares": [0.0]})
+
+
+def test_float32_rows_are_summed_in_float64() -> None:
+    rows = (1e4 + np.random.default_rng(0).standard_normal((5000, 1))).astype(np.float32)
+    moments = Moments(1)
+    moments.update(rows)
+    assert moments.mean == pytest.approx(rows.astype(float).mean(0), rel=1e-12)
+    assert moments.variance == pytest.approx(rows.astype(float).var(0, ddof=1), rel=1e-9)

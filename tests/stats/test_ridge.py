@@ -144,3 +144,5 @@ def test_a_fit_wants_tables_and_says_which_indices_it_was_given() -> None:
             fit_subset(Moments.of(x), features, baseline)
     with pytest.raises(ValueError, match=r"indices of shape \(2,\) and type float64"):
         calibrate(x, [0.0, 1.0], y[:2])
+    with pytest.raises(ValueError, match="and a population of 2"):
+        fit_subset(Moments.of(x[:, :2]), x[:50], y[:50, None])

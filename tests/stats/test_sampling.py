@@ -47,3 +47,5 @@ def test_every_text_has_a_priority() -> None:
 def test_ties_are_taken_in_the_order_of_the_data() -> None:
     found = smallest(np.repeat([1.0, 0.0], [20, 100]), 50)
     assert found.tolist() == list(range(20, 70)) and found.dtype == np.intp
+    mixed = np.random.default_rng(0).integers(0, 3, 1000).astype(float)
+    assert smallest(mixed, 900).tolist() == sorted(range(1000), key=lambda at: (mixed[at], at))[:900]
