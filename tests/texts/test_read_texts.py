@@ -59,7 +59,15 @@ def test_records_that_are_no_texts_are_kept_with_their_lines_and_reasons(tmp_pat
     texts = read_texts(written(tmp_path, [*bad, *records()]))
     found = [(record.line, reason) for record, reason in texts.rejected]
     assert [line for line, _ in found] == [1, 2, 3, 4, 5, 6, 7]
-    words = ("`question`", "`answer`", "neither `side` nor `score`", "`side` is 'left'", "`score` is 101", "`split`", "")
+    words = (
+        "`question`",
+        "`answer`",
+        "neither `side` nor `score`",
+        "`side` is 'left'",
+        "`score` is 101",
+        "`split`",
+        "",
+    )
     assert all(word in reason for word, (_, reason) in zip(words, found, strict=True))
     assert len(texts.extract) + len(texts.test) == 24
 

@@ -8,16 +8,22 @@ import torch
 from torch import Tensor
 
 from personavec.projection.measure import Measurements
-from personavec.screening.attribution import adjusted_shift, explanation, separation
+from personavec.screening.attribution import (
+    adjusted_shift,
+    auc_interval,
+    domain_explanation,
+    explanation,
+    separation,
+)
 from personavec.screening.differences import ScoredScan
 from personavec.screening.judge import judge_counts
 from personavec.screening.marks import Marks
-from personavec.screening.result import Covariates, Nulls, ReferencePlace, TraitFindings, WholeReadings
+from personavec.screening.result import AgainstDomains, Covariates, Nulls, ReferencePlace, TraitFindings, WholeReadings
 from personavec.screening.scan import Scan
-from personavec.screening.track import Track
+from personavec.screening.track import UNKNOWN, Track
 from personavec.stats.bootstrap import auc
 from personavec.stats.estimate import Estimate
-from personavec.stats.nulls import covariance_directions, isotropic_directions, place
+from personavec.stats.nulls import Place, covariance_directions, isotropic_directions, place
 from personavec.stats.numbers import Floats
 
 DIRECTIONS = 200  # random directions of each kind
@@ -78,7 +84,12 @@ def trait_findings(
     apart = separation(track.data.some, track.clean.some, *gaps.along(draws["covariance"]))
     ours, theirs = (_covariates(scan.survey.some.measured) for scan in (data, clean))
     adjusted = adjusted_shift(track.data.some, track.clean.some, ours, theirs)
-    said = explanation(track.trait, shift, nulls["covariance"], others, adjusted, own)
+    domains = _domains(track, data, draws["covariance"], marks)
+    said = (
+        explanation(track.trait, shift, nulls["covariance"], others, adjusted, own)
+        if domains is None
+        else domain_explanation(track.trait, domains, int(marks.flags[track.trait].sum()))
+    )
     limit = track.threshold
     return TraitFindings(
         projection_difference=total,
@@ -104,6 +115,42 @@ def trait_findings(
         specific_share=axis.share,
         references=_reference_places(track, beside, total, reference),
         judge=judge_counts(marks.opinions[track.trait]) if marks.opinions else None,
+        domains=domains,
+    )
+
+
+def _domains(track: Track, data: Scan, random: Tensor, marks: Marks) -> AgainstDomains | None:
+    """The data against each domain of the scene, along the trait and along directions treated alike."""
+    axis = track.axis
+    if axis.scene is None:
+        return None
+    theirs = data.theirs[:, track.depth]
+    halves = axis.scene.bank.second
+
+    def against(directions: Tensor) -> Floats:
+        """AUCs (domains, K)."""
+        ours = (theirs @ directions.T).numpy()
+        return np.stack([np.asarray(auc(ours, (rows @ directions.T).numpy())) for rows in halves.values()])
+
+    own = against(axis.direction[None])[:, 0]
+    worst = list(halves)[int(own.argmin())]
+
+    def beyond(directions: Tensor) -> Place:
+        found = against(directions)
+        least = np.maximum(found.min(0), 1 - found.max(0))  # the better sign
+        return place(max(float(own.min()) - 0.5, 0), np.maximum(least - 0.5, 0))
+
+    mine, rows = (each @ axis.direction for each in (theirs, halves[worst]))
+    low, high = auc_interval(mine.double().numpy(), rows.double().numpy())
+    instead = {reason: int(marked.sum()) for reason, marked in marks.instead[track.trait].items()}
+    return AgainstDomains(
+        worst=worst,
+        auc=Estimate(float(own.min()), low, high, len(theirs) + len(halves[worst])),
+        aucs=dict(zip(halves, own.tolist(), strict=True)),
+        random=beyond(random),
+        placebos=None if axis.placebos is None else beyond(axis.placebos),
+        unknown=instead.pop(UNKNOWN, 0),
+        instead=instead,
     )
 
 
