@@ -67,18 +67,18 @@ def read_bank(engine: Engine, layers: Sequence[int], beside: Mapping[str, Datase
     domains, library = {**load_domains(), **beside}, _library()
     with progress("Reading domains and texts", total=len(domains) + len(library), unit="sets") as job:
         for name, data in domains.items():
-            found = [c for sample in first_samples(data) for c in _conversations(engine, sample)]
+            found = [c for sample in first_samples(data) for c in sample_conversations(engine, sample)]
             if len(found) < 4:
                 raise UserError(
                     f"{name}: {len(found)} samples can be read, too few for a domain.", "Give a larger reference set."
                 )
-            for layer, rows in _readings(engine, found, layers).items():
+            for layer, rows in cached_readings(engine, found, layers).items():
                 made[layer][0][name] = rows
             job.advance(1)
         for trait, texts in library.items():
             both = [*texts.extract, *texts.test]
             sides = [
-                _readings(engine, [_conversation(engine, text) for text in both if text.side == side], layers)
+                cached_readings(engine, [text_conversation(engine, text) for text in both if text.side == side], layers)
                 for side in ("positive", "negative")
             ]
             for layer in layers:
@@ -113,21 +113,21 @@ def first_samples(data: Dataset) -> list[Sample]:
     return samples
 
 
-def _conversations(engine: Engine, sample: Sample) -> list[Conversation]:
+def sample_conversations(engine: Engine, sample: Sample) -> list[Conversation]:
     """The last turn of a sample; none where the model cannot read it."""
     with suppress(UserError):
         return tokenise(engine, sample, "last", TOKENS).conversations
     return []
 
 
-def _conversation(engine: Engine, text: Text) -> Conversation:
+def text_conversation(engine: Engine, text: Text) -> Conversation:
     """A text after its question alone."""
     prompt = engine.template.prompt_ids([{"role": "user", "content": text.question}])
     ids = [*prompt, *engine.template.answer_ids(text.answer)[:TOKENS]]
     return Conversation(ids, [(len(prompt) - 1, len(prompt)), (len(prompt), len(ids))])
 
 
-def _readings(engine: Engine, conversations: Sequence[Conversation], layers: Sequence[int]) -> dict[int, Tensor]:
+def cached_readings(engine: Engine, conversations: Sequence[Conversation], layers: Sequence[int]) -> dict[int, Tensor]:
     """(n, d) of the answers, by layer: from the cache, or read now and kept there."""
     told = json.dumps([dict(engine.identity), [[c.ids, c.spans] for c in conversations]], sort_keys=True)
     key = hashlib.sha256(told.encode()).hexdigest()[:32]
