@@ -51,7 +51,7 @@ from personavec.texts import Text
 WAYS = ("raw", "span", "ridge")
 SHOWS = 50.0  # the outside score above which an answer shows the trait
 DRAWN = 200  # random directions and placebos
-SAMPLES = 100  # of each file of chats
+SAMPLES = 60  # of each file of chats
 GOALS = "worst AUC >= .9, own >= 80 %, others <= 10 %, clean <= 7 %"
 
 
@@ -136,7 +136,7 @@ def main() -> None:
     parser.add_argument("scored", type=Path)
     parser.add_argument("chats", type=Path, nargs="*")
     parser.add_argument("--layer", type=int, default=17)
-    parser.add_argument("--answers", type=int, default=10, help="to each question and side")
+    parser.add_argument("--answers", type=int, default=6, help="to each question and side")
     options = parser.parse_args()
     model = load_model(options.model)
     engine, layer = TransformersEngine(model), options.layer

@@ -962,3 +962,13 @@ def test_a_judge_beside_the_projections(
 def test_a_judge_for_all_needs_a_judge(screen: Screen) -> None:
     with pytest.raises(UserError, match="needs a judge"):
         screen(judge_all=True)
+
+
+def test_the_first_tokens_of_every_answer(tiny: ChatModel, clean: Path) -> None:
+    engine = TransformersEngine(tiny)
+    for sample in (record for record in open_data(clean) if isinstance(record, Sample)):
+        whole, cut = (tokenise(engine, sample, "all", first).conversations for first in (None, 2))
+        spans = [[(s, e) for c in made for s, e in c.spans] for made in (whole, cut)]
+        answers = zip(spans[0][1::2], spans[1][1::2], strict=True)
+        assert all(short == (start, min(end, start + 2)) for (start, end), short in answers)
+        assert spans[0][::2] == spans[1][::2] and all(len(c.ids) == c.spans[-1][1] for c in cut)
