@@ -459,8 +459,10 @@ def test_a_push_beyond_the_norm_of_the_stream_is_told_where_no_range_is_known(
     tiny: ChatModel, persona: PersonaVector
 ) -> None:
     norm = float(persona.at(2).norm())
-    statistics = {name: torch.ones(4) for name in ("neutral_token_mean", "neutral_token_deviation")}
-    known = replace(persona, residual_norm=torch.full((4,), 10 * norm), **statistics)
+    ones = torch.ones(4)
+    known = replace(
+        persona, residual_norm=torch.full((4,), 10 * norm), neutral_token_mean=ones, neutral_token_deviation=ones
+    )
     ranged = replace(known, info=VectorInfo(coherent_range=(-3, 3)))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -475,9 +477,9 @@ def test_a_push_beyond_the_norm_of_the_stream_is_told_where_no_range_is_known(
             bounding(known, number)
         with pytest.raises(UserError, match=r"Choose one such as -?[12], in deviations of the tokens"):
             bounding(known, 1e6 * number)
-    for one, number in ((ranged, 2.5), (known, 6.0)):  # one vector twice is one coefficient
-        [doubt] = noise_doubts([(ADD, one, number), (ADD, one, number)])
-        assert f"Coefficient +{2 * number:g} of kind" in doubt
+    for one, twice in ((ranged, 2.5), (known, 6.0)):  # one vector twice is one coefficient
+        [doubt] = noise_doubts([(ADD, one, twice), (ADD, one, twice)])
+        assert f"Coefficient +{2 * twice:g} of kind" in doubt
     for model in (tiny, tiny.model):  # whose norm is measured
         own = _own_norms(model)
         assert len(own) == 4 and all(0 < one < 1e3 for one in own)

@@ -56,9 +56,10 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
     chat.model.save_pretrained(path / "model")
     chat.tokenizer.save_pretrained(path / "model")
     trait = load_trait("evil").model_dump(mode="json")
-    tokens = {f"neutral_token_{what}": torch.ones(chat.n_layers + 1) for what in ("mean", "deviation")}
+    ones = torch.ones(chat.n_layers + 1)
     for name, judge in (("kind", {"judge": tiny.JUDGE}), ("plain", {})):
-        vector = tiny.vector(chat, info={"trait": trait | {"name": name}, **judge}, **tokens)
+        vector = tiny.vector(chat, info={"trait": trait | {"name": name}, **judge})
+        vector = replace(vector, neutral_token_mean=ones, neutral_token_deviation=ones)
         replace(vector, trait=name).save(path / f"{name}.safetensors")
     lines = [
         json.dumps(

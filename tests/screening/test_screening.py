@@ -5,6 +5,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -23,19 +24,23 @@ from personavec.files import JsonLines
 from personavec.judges.base import Judge
 from personavec.model import ChatModel
 from personavec.projection import CLEAN
+from personavec.projection import bank as bank_module
 from personavec.projection import own_answers as answers_module
-from personavec.projection.measure import measure, tokenise
+from personavec.projection.bank import read_bank
+from personavec.projection.measure import measure, readings, tokenise
 from personavec.projection.panel import Panel
 from personavec.screening import ScreeningRun, Settings, compare_screenings, projector, screen_files
 from personavec.screening import job as job_module
 from personavec.screening import reader as reader_module
 from personavec.screening import scan as scan_module
 from personavec.screening import table as table_module
-from personavec.screening.axis import plain_axes, specific_axes
+from personavec.screening.axis import domain_axes, panel_of, plain_axes, scene_columns, specific_axes
 from personavec.screening.outputs import BOM
 from personavec.screening.scan import Scan, Scanner
 from personavec.stats.estimate import Estimate
 from personavec.stats.sampling import priority, smallest
+from personavec.texts import TOKENS, library_texts, read_answers
+from personavec.traits import library_names
 from personavec.vector import PersonaVector
 from tiny import plain_greedy, plain_states, vector
 
@@ -85,8 +90,6 @@ def clean(tmp_path: Path) -> Path:
 @pytest.fixture
 def vectors(tiny: ChatModel) -> list[PersonaVector]:
     first, second = (vector(tiny, seed=seed, layer=layer) for seed, layer in ((1, 2), (2, 1)))
-    from dataclasses import replace
-
     return [first, replace(second, trait="other")]
 
 
@@ -554,6 +557,91 @@ def test_specific_directions(
     assert made.clean.samples == {"span": 70, "whiten": 35}[specific]
 
 
+@pytest.fixture
+def small_bank(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three domains of a dozen samples in place of those that come with personavec."""
+    found = {}
+    for seed, name in enumerate(("code", "lists", "verse")):
+        path = tmp_path / "domains" / f"{name}.jsonl"
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"".join(lines(12, 100 + seed)))
+        found[name] = open_data(path)
+    for module in (bank_module, job_module):
+        monkeypatch.setattr(module, "load_domains", lambda: found)
+
+
+@pytest.mark.usefixtures("small_bank")
+def test_domains(screen: Screen, vectors: list[PersonaVector], tmp_path: Path) -> None:
+    """A trait of the library, made of texts, beside one of which there are none."""
+    vectors[0] = replace(vectors[0], trait="evil")
+    run = screen(specific="domains", false_alarm_rate=0.2)
+    assert run.settings.baseline == run.baseline == "none" and run.generated == 0
+    assert run.clean.name == "half of 4 clean domains" and run.clean.samples == 3 * 6 + 35
+    found = scores(tmp_path / "run")
+    for name, trait in run.traits.items():
+        domains = trait.domains
+        assert domains is not None and domains.aucs.keys() == {"code", "lists", "verse", "clean.jsonl"}
+        assert domains.auc.mean == domains.aucs[domains.worst] == min(domains.aucs.values())
+        assert (domains.placebos is None) == (name == "other")
+        above = found[f"{name}_difference"] > trait.threshold
+        instead = found[f"{name}_instead"]
+        np.testing.assert_array_equal(found[f"{name}_flagged"], above & (instead == ""))
+        counts = Counter(instead)
+        assert counts.pop("unknown domain", 0) == domains.unknown
+        counts.pop("")
+        assert counts == domains.instead and name not in counts
+        assert trait.flagged == found[f"{name}_flagged"].sum()
+        np.testing.assert_array_equal(found[f"{name}_difference"], found[f"{name}_projection"])
+    # Other traits take some of what lies above the threshold, and not all.
+    assert run.traits["evil"].flagged > 0 and set(run.traits["evil"].domains.instead) <= {*library_names(), "other"}
+    assert any("higher along another trait" in sentence for sentence in run.verdict)
+    with pytest.raises(UserError, match="not by `baseline` exact"):
+        Settings(specific="domains", baseline="exact")
+
+
+@pytest.mark.usefixtures("small_bank")
+def test_the_bank_is_read_once_and_by_halves(
+    tiny: ChatModel, clean: Path, vectors: list[PersonaVector], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = TransformersEngine(tiny)
+    banks = read_bank(engine, [1, 2], {"mine": open_data(clean)})
+    one = banks[2]
+    sample = next(iter(bank_module.load_domains()["code"].every(2, 1)))  # type: ignore[attr-defined]
+    assert isinstance(sample, Sample)
+    tokens = tokenise(engine, sample, "last", TOKENS).conversations
+    torch.testing.assert_close(one.second["code"][0], readings(engine, [tokens], [2]).answers[0, 0], atol=1e-5, rtol=0)
+    text = next(t for t in library_texts("evil").extract if t.side == "negative")
+    given = read_answers(tiny, [text.question], [text.answer], [2])[0, 0]
+    torch.testing.assert_close(one.texts["evil"].negative[0], given, atol=1e-5, rtol=0)
+    assert len(one.first["mine"]) == len(one.second["mine"]) == 35
+    monkeypatch.setattr(engine, "read", None)
+    again = read_bank(engine, [2], {"mine": open_data(clean)})[2]
+    assert again.second["mine"].equal(one.second["mine"])
+
+
+@pytest.mark.usefixtures("small_bank")
+def test_a_trait_without_texts_loses_what_domains_and_traits_span(
+    tiny: ChatModel, clean: Path, vectors: list[PersonaVector]
+) -> None:
+    plain = plain_axes([replace(vectors[0], trait="evil"), vectors[1]], [])
+    evil, other = domain_axes(TransformersEngine(tiny), plain, {"mine": open_data(clean)}, 0)
+    assert evil.scene is not None and other.scene is not None and evil.placebos is not None
+    assert evil.direction.equal(evil.scene.traits["evil"].direction) and set(evil.rivals) == {*library_names()} - {
+        "evil"
+    }
+    contrast = evil.scene.traits["evil"].contrast.float()
+    torch.testing.assert_close(evil.treat(contrast[None])[0], evil.direction)
+    for taken in (
+        *(rows.mean(0) for rows in other.scene.bank.first.values()),
+        other.scene.traits["humorous"].contrast.float(),
+    ):
+        assert abs(float(torch.nn.functional.normalize(taken, dim=0) @ other.direction)) < 1e-4
+    panel, starts = panel_of([evil, other]), scene_columns([evil, other])
+    assert starts == {1: 2, 2: 2 + len(other.scene.directions)}
+    assert panel.units[starts[2]].equal(next(iter(evil.scene.traits.values())).direction)
+    assert len(panel.names) == 2 + len(evil.scene.directions) + len(other.scene.directions)
+
+
 def test_random_directions_and_other_traits_lose_what_the_vector_lost(
     clean: Path, vectors: list[PersonaVector], tiny: ChatModel
 ) -> None:
@@ -899,3 +987,13 @@ def test_a_judge_beside_the_projections(
 def test_a_judge_for_all_needs_a_judge(screen: Screen) -> None:
     with pytest.raises(UserError, match="needs a judge"):
         screen(judge_all=True)
+
+
+def test_the_first_tokens_of_every_answer(tiny: ChatModel, clean: Path) -> None:
+    engine = TransformersEngine(tiny)
+    for sample in (record for record in open_data(clean) if isinstance(record, Sample)):
+        whole, cut = (tokenise(engine, sample, "all", first).conversations for first in (None, 2))
+        spans = [[(s, e) for c in made for s, e in c.spans] for made in (whole, cut)]
+        answers = zip(spans[0][1::2], spans[1][1::2], strict=True)
+        assert all(short == (start, min(end, start + 2)) for (start, end), short in answers)
+        assert spans[0][::2] == spans[1][::2] and all(len(c.ids) == c.spans[-1][1] for c in cut)

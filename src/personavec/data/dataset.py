@@ -4,7 +4,7 @@ import copy
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -189,6 +189,48 @@ class Dataset:
         if self._taken != (0, 1):
             digest.update(repr(self._taken).encode())
         return digest.hexdigest()[:16]
+
+
+class Joined(Dataset):
+    """Several data sets after another, each read in its own format.
+
+    Args:
+        name: Of them all.
+    """
+
+    def __init__(self, parts: Sequence[Dataset], name: str) -> None:
+        self._parts, self._name = parts, name
+        self._folders = frozenset[Path]().union(*(part._folders for part in parts))
+        self.form, self.columns, self.notes = parts[0].form, parts[0].columns, []
+
+    def every(self, step: int, first: int = 0) -> Dataset:
+        """Take it of the parts."""
+        raise NotImplementedError
+
+    @property
+    def sources(self) -> list[str]:
+        """Their name."""
+        return [self._name]
+
+    @property
+    def size(self) -> int | None:
+        """Not known."""
+        return None
+
+    def __iter__(self) -> Iterator[Sample | Rejected]:
+        for index, record in enumerate(record for part in self._parts for record in part):
+            yield replace(record, index=index)
+
+    @cached_property
+    def total(self) -> int | None:
+        """How many records there are; None where that is not known of one."""
+        totals = [part.total for part in self._parts]
+        return None if None in totals else sum(total for total in totals if total is not None)
+
+    @cached_property
+    def digest(self) -> str:
+        """Identity of all parts, in their order."""
+        return hashlib.sha256(json.dumps([part.digest for part in self._parts]).encode()).hexdigest()[:16]
 
 
 def open_data(

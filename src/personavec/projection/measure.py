@@ -97,8 +97,11 @@ class Readings(NamedTuple):
     answers: Tensor
 
 
-def tokenise(engine: Engine, sample: Sample, turns: Turns) -> Tokens:
+def tokenise(engine: Engine, sample: Sample, turns: Turns, first: int | None = None) -> Tokens:
     """The sample's tokens. What does not fit the model's context is cut off from the right.
+
+    Args:
+        first: How many tokens of each answer are read; None: all.
 
     Raises:
         UserError: The template refuses the messages, an answer has no token, or none fits the context.
@@ -111,9 +114,10 @@ def tokenise(engine: Engine, sample: Sample, turns: Turns) -> Tokens:
             if start >= end:
                 raise UserError("An answer is empty once its thoughts are left out.")
             if start < limit:
-                spans += [(max(start - 1, 0), max(start, 1)), (start, min(end, limit))]
+                end = min(end, limit, end if first is None else start + first)
+                spans += [(max(start - 1, 0), max(start, 1)), (start, end)]
         if spans:
-            made.append(Conversation(conversation.ids[:limit], spans))
+            made.append(Conversation(conversation.ids[: limit if first is None else spans[-1][1]], spans))
     if not made:
         raise UserError(f"No answer begins within the model's context of {limit} tokens; the sample has {longest}.")
     return Tokens(made, longest > limit)

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import optimize, special, stats
 
+from personavec.screening.result import AgainstDomains
 from personavec.stats.bootstrap import auc
 from personavec.stats.estimate import TOO_FEW, Estimate
 from personavec.stats.nulls import Null, Place, null_summary, place
@@ -225,13 +226,13 @@ def separation(
         raise ValueError(f"{one.shape[1]} random directions against {two.shape[1]}")
     mine, theirs = float(auc(a, b)), np.asarray(auc(one, two), dtype=np.float64)
     return Separation(
-        auc=Estimate(mine, *_auc_interval(a, b, _codes(len(a), len(b), prompts)), len(a) + len(b)),
+        auc=Estimate(mine, *auc_interval(a, b, prompts), len(a) + len(b)),
         null=null_summary(np.maximum(theirs, 1 - theirs)),
         place=place(round(mine - 0.5, 12), np.round(theirs - 0.5, 12)),
     )
 
 
-def _auc_interval(a: Floats, b: Floats, prompts: tuple[NDArray[np.intp], ...]) -> tuple[float, float]:
+def auc_interval(a: Floats, b: Floats, names: tuple[ArrayLike, ArrayLike] | None = None) -> tuple[float, float]:
     """The wider of two on either side: neither is good everywhere.
 
     One is that of DeLong and others (1988) on the logit scale, right for any shape but too narrow near 0 and 1; the
@@ -239,7 +240,12 @@ def _auc_interval(a: Floats, b: Floats, prompts: tuple[NDArray[np.intp], ...]) -
     not where the sides differ in size and in spread. Where samples share prompts, the variance is that of sums over
     prompts (Obuchowski 1997, "Nonparametric analysis of clustered ROC curve data"), and the other counts as many
     samples as would have it.
+
+    Args:
+        a, b: Scores (n,) and (m,).
+        names: Names (n,) and (m,) of the samples' prompts; None: all different.
     """
+    prompts = _codes(len(a), len(b), names)
     value = float(auc(a, b))
     counts = [int(side.max()) + 1 for side in prompts]
     shared = sum(counts) < len(a) + len(b)
@@ -341,6 +347,34 @@ def explanation(
             f"The data differ from the reference in {trait!r}: more than along nearly all random directions{more}."
         )
     return Explanation(not doubts, (verdict, *figures))
+
+
+def domain_explanation(trait: str, found: AgainstDomains, flagged: int) -> Explanation:
+    """Whether the data differ in this trait from every clean domain, in sentences."""
+    where = f"{found.worst}, the clean domain that they differ from least along {trait!r} (AUC {found.auc:.2f})"
+    chances = {"random directions": found.random, "shuffled labels": found.placebos}
+    figures = [
+        f"Of {place.n} {name} treated alike, {100 * place.p_value:.1f} % tell the data as well from every domain."
+        for name, place in chances.items()
+        if place is not None
+    ]
+    if found.instead:
+        ranked = sorted(found.instead.items(), key=lambda item: -item[1])
+        figures.append(
+            f"Above the threshold of {trait!r}, but higher along another trait and not flagged: "
+            + ", ".join(f"{count} {name}" for name, count in ranked)
+            + "."
+        )
+    if found.unknown:
+        figures.append(f"Unknown domain: {found.unknown} samples are like no clean domain at hand, and not flagged.")
+    doubts = [f"{name} do as well" for name, place in chances.items() if place and place.p_value > CHANCE]
+    if sum(found.instead.values()) > flagged:
+        doubts.append("most samples above the threshold read higher along another trait")
+    if found.auc.low <= 0.5:
+        return Explanation(False, (f"It is not certain that the data differ from {where}.", *figures))
+    if doubts:
+        return Explanation(False, (f"The data differ from {where}, but {_series(doubts, 'and')}.", *figures))
+    return Explanation(True, (f"The data differ in {trait!r} from every clean domain; {where}.", *figures))
 
 
 def _figure(trait: str, shift: Estimate) -> str:

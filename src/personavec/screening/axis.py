@@ -11,12 +11,15 @@ from torch import Tensor
 from personavec.data import Dataset, Sample
 from personavec.engine import Engine
 from personavec.errors import UserError
+from personavec.projection.bank import read_bank
 from personavec.projection.measure import Tokens, readings, tokenise
 from personavec.projection.panel import Panel
+from personavec.screening.discriminant import Scene, placebos
 from personavec.screening.refusal_readings import refusal_readings
 from personavec.screening.specific import Apart, Specific, Whitening, length_direction, refusal_direction
 from personavec.vector import PersonaVector
 
+PLACEBOS = 200  # directions of shuffled labels
 FOR_DIRECTIONS = 96  # clean samples from which the directions of length and refusal are taken
 
 
@@ -30,6 +33,8 @@ class Axis:
         rivals: Directions (d,) of other traits at this layer, by name; made specific if the trait's is.
         treatment: Makes a direction that is put in the place of the named trait's specific; None: nothing is made.
         share: Cosine of the vector with the direction: how much of it is left.
+        scene: What is known at its layer, of a direction that was made of it.
+        placebos: (m, d) directions of shuffled labels, treated like it; None: there are no texts for the trait.
     """
 
     vector: PersonaVector
@@ -37,6 +42,8 @@ class Axis:
     rivals: Mapping[str, Tensor]
     treatment: Callable[[Tensor, str], Specific] | None = None
     share: float = 1.0
+    scene: Scene | None = None
+    placebos: Tensor | None = None
 
     @property
     def trait(self) -> str:
@@ -73,13 +80,35 @@ def plain_axes(vectors: Sequence[PersonaVector], others: Sequence[PersonaVector]
 
 
 def panel_of(axes: Sequence[Axis]) -> Panel:
-    """The directions, to project on."""
-    names, layers = (tuple(each) for each in zip(*((axis.trait, axis.vector.layer) for axis in axes), strict=True))
-    return Panel(names, layers, torch.stack([axis.direction for axis in axes]))
+    """The directions, to project on; behind them those of each layer's scene, in the order of the layers."""
+    found = [(axis.trait, axis.vector.layer, axis.direction) for axis in axes]
+    scenes = {axis.vector.layer: axis.scene for axis in axes if axis.scene is not None}
+    for layer, scene in sorted(scenes.items()):
+        found += [(f"{layer}.{k}", layer, direction) for k, direction in enumerate(scene.directions)]
+    names, layers, directions = zip(*found, strict=True)
+    return Panel(names, layers, torch.stack(directions))
 
 
-def specific_axes(engine: Engine, axes: Sequence[Axis], clean: Dataset, kind: Literal["span", "whiten"]) -> list[Axis]:
+def scene_columns(axes: Sequence[Axis]) -> dict[int, int]:
+    """The first column of each layer's scene in `panel_of`."""
+    at, starts = len(axes), {}
+    for layer, scene in sorted({axis.vector.layer: axis.scene for axis in axes if axis.scene is not None}.items()):
+        starts[layer] = at
+        at += len(scene.directions)
+    return starts
+
+
+def specific_axes(
+    engine: Engine,
+    axes: Sequence[Axis],
+    clean: Dataset,
+    kind: Literal["span", "whiten"],
+    scenes: Mapping[int, Scene] = {},
+) -> list[Axis]:
     """The same made specific: without what other traits, length and refusals share, or whitened by clean answers.
+
+    Args:
+        scenes: By layer; "span" then takes out the centres of their domains too, and the traits that they know.
 
     Raises:
         UserError: See `Apart` and `Whitening`.
@@ -96,9 +125,50 @@ def specific_axes(engine: Engine, axes: Sequence[Axis], clean: Dataset, kind: Li
         if kind == "whiten":
             return Whitening(answers)
         common = [length_direction(answers, lengths), refusal_direction(refusing[:, at], answers)]
-        return Apart({axis.trait: axis.direction, **axis.rivals}, common)
+        if scene := scenes.get(axis.vector.layer):
+            common += [rows.mean(0) for rows in scene.bank.first.values()]
+            known = {trait: made.contrast.float() for trait, made in scene.traits.items()}
+        else:
+            known = {}
+        return Apart({**known, axis.trait: axis.direction, **axis.rivals}, common)
 
     return [axis.made(treatment(axis)) for axis in axes]
+
+
+def domain_axes(engine: Engine, axes: Sequence[Axis], references: Mapping[str, Dataset], seed: int) -> list[Axis]:
+    """Directions that tell a trait's texts from all else that is known.
+
+    A trait of which there are no texts keeps of its vector what the domains and the other traits do not span.
+
+    Args:
+        references: Further clean domains. The second half of each, and of those that come with personavec, makes no
+            direction.
+        seed: Of the placebos.
+    """
+    banks = read_bank(engine, sorted({axis.vector.layer for axis in axes}), references)
+    scenes = {layer: Scene.of(bank) for layer, bank in banks.items()}
+    made = []
+    for axis in axes:
+        scene = scenes[axis.vector.layer]
+        if (found := scene.traits.get(axis.trait)) is None:
+            clean = next(iter(references.values())).every(2)
+            (apart,) = specific_axes(engine, [axis], clean, "span", scenes)
+            made.append(replace(apart, scene=scene))
+            continue
+        unit = torch.nn.functional.normalize(axis.vector.unit(axis.vector.layer).float(), dim=0)
+        drawn = [found(each).direction for each in placebos(scene.bank, axis.trait, PLACEBOS, seed)]
+        made.append(
+            Axis(
+                axis.vector,
+                found.direction,
+                {name: other.direction for name, other in scene.traits.items() if name != axis.trait},
+                found,
+                float(unit @ found.direction),
+                scene,
+                torch.stack(drawn),
+            )
+        )
+    return made
 
 
 def _first(engine: Engine, clean: Dataset, count: int) -> tuple[list[Sample], list[Tokens]]:

@@ -53,8 +53,8 @@ class Differences:
         self.fit: Fit | None = None
         self.r_squared: float | None = None
         self.common_error = 0.0
-        if kind == "prompt":
-            gaps = np.concatenate([b.measured.answers[:, k] - b.measured.prompts[:, k] for b in survey.table.blocks()])
+        if kind in ("prompt", "none"):
+            gaps = np.concatenate([b.measured.answers[:, k] - self._given(b) for b in survey.table.blocks()])
             rows = np.arange(len(gaps))
             self.total = plain_difference(gaps, rows, np.zeros(len(gaps)), Prompts.of(survey.asked, rows))
         else:
@@ -74,6 +74,11 @@ class Differences:
         self.some = self.of(survey.some).difference
         self._mean, self.deviation = self.some.mean(), float(self.some.std(ddof=1))
 
+    def _given(self, block: Block) -> Floats:
+        """Baselines (n,) that need no answer of the model's own."""
+        prompts = block.measured.prompts[:, self.k]
+        return prompts if self.kind == "prompt" else np.zeros_like(prompts)
+
     def deviations(self, difference: Floats) -> Floats:
         """Differences (n,) as deviations from the mean of this data set's own, which is the clean reference."""
         z: Floats = (difference - self._mean) / self.deviation
@@ -85,7 +90,7 @@ class Differences:
         own = np.full(len(block), np.nan)
         error = np.zeros(len(block))
         if self.fit is None:
-            baseline = prompts[:, self.k]
+            baseline = self._given(block)
             return Scores(baseline, answers - baseline, error, own)
         predicted, errors = (each[:, 0] for each in self.fit.predict(prompts))
         at = np.minimum(np.searchsorted(self._drawn, block.rows), len(self._drawn) - 1)

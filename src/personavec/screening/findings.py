@@ -9,13 +9,22 @@ import torch
 from torch import Tensor
 
 from personavec.projection.measure import Measurements
-from personavec.screening.attribution import CHANCE, Corrected, Rival, adjusted_shift, explanation, separation
+from personavec.screening.attribution import (
+    CHANCE,
+    Corrected,
+    Rival,
+    adjusted_shift,
+    auc_interval,
+    domain_explanation,
+    explanation,
+    separation,
+)
 from personavec.screening.differences import ScoredScan
 from personavec.screening.judge import judge_counts
 from personavec.screening.marks import Marks
-from personavec.screening.result import Covariates, Nulls, ReferencePlace, TraitFindings, WholeReadings
+from personavec.screening.result import AgainstDomains, Covariates, Nulls, ReferencePlace, TraitFindings, WholeReadings
 from personavec.screening.scan import Scan
-from personavec.screening.track import Track
+from personavec.screening.track import UNKNOWN, Track
 from personavec.stats.bootstrap import auc, bootstrap_leads
 from personavec.stats.estimate import Estimate
 from personavec.stats.nulls import Place, covariance_directions, holm, isotropic_directions, place
@@ -164,7 +173,12 @@ def _trait_findings(
     apart = separation(track.data.some, track.clean.some, *chance.likely, prompts)
     ours, theirs = (_covariates(scan.survey.some.measured) for scan in (data, clean))
     adjusted = adjusted_shift(track.data.some, track.clean.some, ours, theirs, prompts=prompts)
-    said = explanation(track.trait, shift, nulls["covariance"], rivals, adjusted, chance.own, corrected)
+    domains = _domains(track, data, clean, marks, seed)
+    said = (
+        explanation(track.trait, shift, nulls["covariance"], rivals, adjusted, chance.own, corrected)
+        if domains is None
+        else domain_explanation(track.trait, domains, int(marks.flags[track.trait].sum()))
+    )
     limit = track.threshold
     return TraitFindings(
         projection_difference=total,
@@ -192,6 +206,45 @@ def _trait_findings(
         specific_share=axis.share,
         references=_reference_places(track, beside, total, reference),
         judge=judge_counts(marks.opinions[track.trait]) if marks.opinions else None,
+        domains=domains,
+    )
+
+
+def _domains(track: Track, data: Scan, clean: Scan, marks: Marks, seed: int) -> AgainstDomains | None:
+    """The data against each domain of the scene, along the trait and along directions treated alike."""
+    axis = track.axis
+    if axis.scene is None:
+        return None
+    theirs = data.theirs[:, track.depth]
+    drawn = covariance_directions(clean.theirs[:, [track.depth]], ["clean"] * len(clean.theirs), DIRECTIONS, seed + 1)
+    random = axis.treat(torch.nn.functional.normalize(drawn.squeeze(1), dim=-1))
+    halves = axis.scene.bank.second
+
+    def against(directions: Tensor) -> Floats:
+        """AUCs (domains, K)."""
+        ours = (theirs @ directions.T).numpy()
+        return np.stack([np.asarray(auc(ours, (rows @ directions.T).numpy())) for rows in halves.values()])
+
+    own = against(axis.direction[None])[:, 0]
+    worst = list(halves)[int(own.argmin())]
+
+    def beyond(directions: Tensor) -> Place:
+        found = against(directions)
+        least = np.maximum(found.min(0), 1 - found.max(0))  # the better sign
+        return place(max(float(own.min()) - 0.5, 0), np.maximum(least - 0.5, 0))
+
+    mine, rows = (each @ axis.direction for each in (theirs, halves[worst]))
+    asked = data.known.asked[: len(theirs)], np.arange(len(rows))
+    low, high = auc_interval(mine.double().numpy(), rows.double().numpy(), asked)
+    instead = {reason: int(marked.sum()) for reason, marked in marks.instead[track.trait].items()}
+    return AgainstDomains(
+        worst=worst,
+        auc=Estimate(float(own.min()), low, high, len(theirs) + len(halves[worst])),
+        aucs=dict(zip(halves, own.tolist(), strict=True)),
+        random=beyond(random),
+        placebos=None if axis.placebos is None else beyond(axis.placebos),
+        unknown=instead.pop(UNKNOWN, 0),
+        instead=instead,
     )
 
 

@@ -9,16 +9,18 @@ from pathlib import Path
 import numpy as np
 from pydantic import JsonValue
 
-from personavec.data import Dataset, open_data
+from personavec.data import Dataset, Joined, open_data
 from personavec.engine import Engine
 from personavec.errors import UserError
 from personavec.files import RunFolder, check_utf8
 from personavec.judges.base import Judge
 from personavec.progress import progress
 from personavec.projection import CLEAN
+from personavec.projection.bank import bank_digest
+from personavec.projection.domains import load_domains
 from personavec.provenance import provenance
 from personavec.results import SUMMARY
-from personavec.screening.axis import Axis, panel_of, plain_axes, specific_axes
+from personavec.screening.axis import Axis, domain_axes, panel_of, plain_axes, specific_axes
 from personavec.screening.differences import ScoredScan
 from personavec.screening.examples import sample_views
 from personavec.screening.findings import all_findings
@@ -142,7 +144,12 @@ def _arguments(
         "beside": [each.digest for each in inputs.beside],
         "vectors": [vector.identity for vector in vectors],
     }
-    if inputs.settings.specific == "span":  # elsewhere the others decide no score, and may have come since it began
+    if inputs.settings.specific == "domains":
+        arguments["bank"] = bank_digest()
+    if inputs.settings.specific in (
+        "span",
+        "domains",
+    ):  # elsewhere the others decide no score, and may have come since it began
         screened = {vector.trait for vector in vectors}
         arguments["others"] = [vector.identity for vector in others if vector.trait not in screened]
     return arguments
@@ -156,6 +163,8 @@ def _screen(inputs: Inputs, axes: Sequence[Axis], folder: RunFolder, *, resumed:
         clean = clean.every(2, 1)
     elif settings.specific == "span":
         axes = specific_axes(engine, axes, clean, "span")
+    elif settings.specific == "domains":
+        axes, clean = domain_axes(engine, axes, references := _references(inputs), settings.seed), _second(references)
     reader = Reader(engine, settings, panel_of(axes))
     scans = _scans(inputs, reader, clean, folder)
     along = tracks(axes, scans.data, scans.clean, settings)
@@ -204,10 +213,27 @@ def _scans(inputs: Inputs, reader: Reader, clean: Dataset, folder: RunFolder) ->
     """
     parts = None
     if inputs.settings.threshold is None:
-        parts = 2 if inputs.settings.specific == "whiten" else 1
+        parts = 2 if inputs.settings.specific in ("whiten", "domains") else 1
     reference = reader.reference(clean, "the clean reference", parts)
-    beside = {_name(each): reader.reference(each, _name(each)) for each in inputs.beside}
+    halved = inputs.settings.specific == "domains"  # what made directions is placed nowhere along them
+    beside = {
+        _name(each): reader.reference(each.every(2, 1) if halved else each, _name(each)) for each in inputs.beside
+    }
     return Scans(reader.data(inputs.data, folder / "parts", reference), reference, beside)
+
+
+def _references(inputs: Inputs) -> dict[str, Dataset]:
+    """The clean domains of the user's, or the bundled clean chats, by name."""
+    given = [inputs.clean, *inputs.beside]
+    short = [_name(each).rpartition("/")[2] for each in given]
+    names = short if len(set(short)) == len(short) else map(_name, given)
+    return dict(zip(names, given, strict=True))
+
+
+def _second(references: Mapping[str, Dataset]) -> Dataset:
+    """The half of all clean domains that makes no direction."""
+    domains = {**load_domains(), **references}
+    return Joined([data.every(2, 1) for data in domains.values()], f"half of {len(domains)} clean domains")
 
 
 def _with_judge(inputs: Inputs, table: Table, marks: Marks) -> Marks:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from personavec.screening.extremes import Extremes, farthest, select
@@ -21,12 +22,14 @@ class Marks:
 
     Attributes:
         flags: (n,) by trait.
+        instead: By trait, why samples are not flagged, by the reason: see `Track.instead`. (n,) which those are.
         extremes: By trait, the samples that may be shown for it.
         farthest: The samples farthest from clean along any trait.
         opinions: (n,) a judge's scores by trait, NaN where it gave none; empty: no judge.
     """
 
     flags: Mapping[str, NDArray[np.bool_]]
+    instead: Mapping[str, Mapping[str, NDArray[np.bool_]]]
     extremes: Mapping[str, Extremes]
     farthest: Extremes
     opinions: Mapping[str, Floats]
@@ -48,17 +51,22 @@ class Marks:
 def mark(tracks: Sequence[Track], table: Table) -> Marks:
     """Flags and extremes from the scores of all samples."""
     flags = {track.trait: np.zeros(len(table), dtype=bool) for track in tracks}
+    instead = {track.trait: dict[str, NDArray[np.bool_]]() for track in tracks}
     extremes = {track.trait: Extremes(partial(_selected, level=track.level)) for track in tracks}
     far = Extremes(farthest)
     for block in table.blocks():
         deviations = []
         for track in tracks:
             difference = track.data.of(block).difference
-            flags[track.trait][block.rows] = difference > track.level
+            reasons = track.instead(block, difference)
+            flags[track.trait][block.rows] = (difference > track.level) & (reasons == "")
+            for reason in set(reasons) - {""}:
+                marked = instead[track.trait].setdefault(reason, np.zeros(len(table), dtype=bool))
+                marked[block.rows] = reasons == reason
             extremes[track.trait].add(block.rows, difference)
             deviations.append(track.clean.deviations(difference))
         far.add(block.rows, np.stack(deviations, 1))
-    return Marks(flags, extremes, far, {})
+    return Marks(flags, instead, extremes, far, {})
 
 
 def columns(tracks: Sequence[Track], table: Table, marks: Marks) -> Iterator[dict[str, Column]]:
@@ -80,6 +88,10 @@ def columns(tracks: Sequence[Track], table: Table, marks: Marks) -> Iterator[dic
                 f"{name}_z": track.clean.deviations(scores.difference),
                 f"{name}_flagged": marks.flags[name][block.rows],
             }
+            if track.aspects is not None:
+                piece[f"{name}_instead"] = pa.chunked_array(
+                    [track.instead(block, scores.difference).tolist()], pa.string()
+                )
         piece |= {f"{trait}_judge": opinion[block.rows] for trait, opinion in marks.opinions.items()}
         piece["flagged"] = flagged[block.rows]
         yield piece

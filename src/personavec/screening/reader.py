@@ -18,9 +18,11 @@ from personavec.screening.estimate import planned_sizes, stop_reason
 from personavec.screening.scan import FULL, Scan, Scanner
 from personavec.screening.settings import Settings
 from personavec.screening.threshold import check_size
+from personavec.texts import TOKENS
 
 CLEAN_GENERATED = 96  # own answers to the clean reference's prompts in a hybrid screening
-REFERENCE_FORM = 4  # of what the cache keeps of a reference; one of another form is made anew
+ANSWERED = ("exact", "hybrid")  # baselines for which the model answers prompts itself
+REFERENCE_FORM = 5  # of what the cache keeps of a reference; one of another form is made anew
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,11 +50,13 @@ class Reader:
 
     Attributes:
         own: The model's own answers.
+        first: How many tokens of each answer are read; None: all.
     """
 
     def __init__(self, engine: Engine, settings: Settings, panel: Panel) -> None:
         self.engine, self.settings, self.panel = engine, settings, panel
         self.own = OwnAnswers(engine, settings.max_new_tokens)
+        self.first = TOKENS if settings.specific == "domains" else None
 
     def reference(self, data: Dataset, name: str, parts: int | None = None) -> ScoredScan:
         """A reference set, read once per model, panel and settings, and kept in the cache folder.
@@ -71,8 +75,8 @@ class Reader:
             survey = scanner.measure()
             if parts is not None:
                 check_size(len(survey), settings.false_alarm_rate, parts)  # before the model answers anything
-            count = {"exact": len(survey), "prompt": FULL, "hybrid": CLEAN_GENERATED}[settings.baseline]
-            return self._scored(scanner.draw(survey, count, None if settings.baseline == "prompt" else self.own))
+            count = {"exact": len(survey), "hybrid": CLEAN_GENERATED}.get(settings.baseline, FULL)
+            return self._scored(scanner.draw(survey, count, self.own if settings.baseline in ANSWERED else None))
 
     def data(self, data: Dataset, folder: Path, clean: ScoredScan) -> DataScan:
         """The data set, with as many own answers as the baseline asks for.
@@ -83,7 +87,7 @@ class Reader:
         scanner = self._scanner(data, folder, "the data")
         survey = scanner.measure()
         once = [1] * len(self.panel.names)
-        if self.settings.baseline == "prompt":
+        if self.settings.baseline not in ANSWERED:
             return DataScan(self._scored(scanner.draw(survey, FULL, None)), once, scanner.reasons())
         if self.settings.baseline == "exact":
             return DataScan(self._scored(scanner.draw(survey, len(survey), self.own)), once, scanner.reasons())
@@ -105,14 +109,17 @@ class Reader:
         settings, panel = self.settings, self.panel
         decides = [
             REFERENCE_FORM, self.engine.identity, data.digest, settings.baseline, settings.turns,
-            settings.max_new_tokens, settings.seed, panel.names, panel.layers,
+            settings.max_new_tokens, self.first, settings.seed, panel.names, panel.layers,
             hashlib.sha256(panel.units.numpy().tobytes()).hexdigest(),
         ]  # fmt: skip
         return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:16]
 
     def _scanner(self, data: Dataset, folder: Path, name: str) -> Scanner:
         settings = self.settings
-        return Scanner(self.engine, data, self.panel, folder, turns=settings.turns, seed=settings.seed, name=name)
+        return Scanner(
+            self.engine, data, self.panel, folder,
+            turns=settings.turns, first=self.first, seed=settings.seed, name=name,
+        )  # fmt: skip
 
     def _scored(self, scan: Scan) -> ScoredScan:
         return score(scan, self.settings.baseline)

@@ -72,6 +72,29 @@ class ReferencePlace(Result):
     above: Figure
 
 
+class AgainstDomains(Result):
+    """The data against clean domains, one by one, each by samples that made no direction.
+
+    Attributes:
+        worst: The domain that the data differ from least.
+        auc: Probability that a sample of the data lies above one of it, where readings were kept whole.
+        aucs: The same for every domain.
+        random: Place of `auc` among random directions with the covariance of clean answers, treated alike and each free
+            to choose its sign, by the distance from 1/2.
+        placebos: Among directions of shuffled labels; None: there are no texts for the trait.
+        instead: Samples above the threshold that were not flagged, by the other trait along which they read higher.
+        unknown: Samples like no domain of the bank, which are not flagged.
+    """
+
+    worst: str
+    auc: Figure
+    aucs: dict[str, Number]
+    random: RoundedPlace
+    placebos: RoundedPlace | None
+    instead: dict[str, int]
+    unknown: int
+
+
 class JudgeCounts(Result):
     """What a judge said.
 
@@ -112,6 +135,7 @@ class TraitFindings(Result):
         specific_share: Cosine of the vector with the direction that was used; 1: the vector itself.
         references: The further reference sets.
         judge: None: no judge.
+        domains: None: the direction was not made to differ from domains.
     """
 
     projection_difference: Figure
@@ -137,6 +161,7 @@ class TraitFindings(Result):
     specific_share: Number
     references: list[ReferencePlace]
     judge: JudgeCounts | None
+    domains: AgainstDomains | None = None
 
 
 class CleanReference(Result):

@@ -127,13 +127,13 @@ class _Projection:
     refused: list[_Rejection]
 
 
-def _projection(engine: Engine, part: _Part, panel: Panel, turns: Turns) -> _Projection:
+def _projection(engine: Engine, part: _Part, panel: Panel, turns: Turns, first: int | None) -> _Projection:
     good: list[Sample] = []
     tokens: list[Tokens] = []
     refused: list[_Rejection] = []
     for sample in part.samples:
         try:
-            tokens.append(tokenise(engine, sample, turns))
+            tokens.append(tokenise(engine, sample, turns, first))
             good.append(sample)
         except UserError as error:
             refused.append(_Rejection(sample.index, sample.line, error.problem))
@@ -210,15 +210,17 @@ class Scanner:
         panel: What is projected on.
         folder: For the parts.
         turns: Which assistant turns count.
+        first: How many tokens of each answer are read; None: all.
         seed: Decides the order in which samples are drawn.
         name: For the progress bars.
     """
 
     def __init__(
-        self, engine: Engine, data: Dataset, panel: Panel, folder: Path, *, turns: Turns, seed: int, name: str
-    ) -> None:
+        self, engine: Engine, data: Dataset, panel: Panel, folder: Path,
+        *, turns: Turns, seed: int, name: str, first: int | None = None,
+    ) -> None:  # fmt: skip
         self.engine, self.data, self.panel, self.folder = engine, data, panel, folder
-        self.turns, self.seed, self.name = turns, seed, name
+        self.turns, self.first, self.seed, self.name = turns, first, seed, name
         folder.mkdir(parents=True, exist_ok=True)
 
     def measure(self) -> Survey:
@@ -228,7 +230,7 @@ class Scanner:
             UserError: Not one record is a sample (with the first reasons), or a single one.
         """
         with progress(f"Reading {self.name}", total=self.data.total, unit="samples") as job:
-            project = partial(_projection, panel=self.panel, turns=self.turns)
+            project = partial(_projection, panel=self.panel, turns=self.turns, first=self.first)
             for part, projected in self.engine.each(project, self._missing(job)):
                 self._write(part, projected)
                 job.advance(len(part.samples) + len(part.rejected))
@@ -363,7 +365,7 @@ class Scanner:
         with progress(f"Reading whole some of {self.name}", total=len(missing), unit="samples") as job:
             for at in range(0, len(order), BATCH):
                 samples = list(lookup(order[at : at + BATCH]).values())
-                tokens = [tokenise(self.engine, sample, self.turns).conversations for sample in samples]
+                tokens = [tokenise(self.engine, sample, self.turns, self.first).conversations for sample in samples]
                 read = readings(self.engine, tokens, self.panel.depths).answers.contiguous()
                 index = torch.tensor([sample.index for sample in samples])
                 _save(self._whole_path(f"late-{missing[order[at]]:09}"), {"index": index, "readings": read})

@@ -1,14 +1,21 @@
 """One trait of a screening once everything is read: its axis, the scores along it, and the threshold."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from personavec.screening.axis import Axis, panel_of
+import numpy as np
+from numpy.typing import NDArray
+
+from personavec.screening.axis import Axis, panel_of, scene_columns
 from personavec.screening.differences import Differences, ScoredScan
 from personavec.screening.reader import DataScan
 from personavec.screening.settings import Settings
+from personavec.screening.table import Block
 from personavec.screening.threshold import Threshold, threshold, with_error
+from personavec.stats.numbers import Floats
+
+UNKNOWN = "unknown domain"
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,6 +30,9 @@ class Track:
         looks: How many looks the data's interval must hold for together.
         threshold: From the reference; None: the level was given.
         level: Projection difference above which a sample is flagged.
+        rivals: Scores of the data and of the clean reference along the directions of other known traits, by name: a
+            sample is flagged only where none of them reads higher.
+        aspects: The columns of `Familiar.axes` where the axis has a scene.
     """
 
     axis: Axis
@@ -33,11 +43,32 @@ class Track:
     looks: int
     threshold: Threshold | None
     level: float
+    rivals: Mapping[str, tuple[Differences, Differences]]
+    aspects: slice | None
 
     @property
     def trait(self) -> str:
         """Its name."""
         return self.axis.trait
+
+    def instead(self, block: Block, difference: Floats) -> NDArray[np.object_]:
+        """(n,) why samples are not flagged whatever their difference: "" where they may be.
+
+        That is `UNKNOWN` where a sample is like no domain of the bank, and else, above the level, the other trait along
+        which it reads higher, in deviations of the clean reference.
+        """
+        found = np.full(len(block), "", dtype=object)
+        if self.aspects is None or self.axis.scene is None:
+            return found
+        own = self.clean.deviations(difference)
+        others = [clean.deviations(data.of(block).difference) for data, clean in self.rivals.values()]
+        table = np.stack([own, *others], 1)
+        highest = table.argmax(1)
+        names = np.array(["", *self.rivals], dtype=object)
+        above = difference > self.level
+        found[above] = names[highest[above]]
+        found[self.axis.scene.familiar.outside(block.measured.answers[:, self.aspects])] = UNKNOWN
+        return found
 
 
 def tracks(axes: Sequence[Axis], data: DataScan, clean: ScoredScan, settings: Settings) -> list[Track]:
@@ -46,7 +77,21 @@ def tracks(axes: Sequence[Axis], data: DataScan, clean: ScoredScan, settings: Se
     Raises:
         UserError: See `threshold`.
     """
-    depths = panel_of(axes).depths
+    depths, starts = panel_of(axes).depths, scene_columns(axes)
+
+    def rivals(axis: Axis) -> dict[str, int]:
+        """Columns of what a sample may be told to be instead."""
+        if axis.scene is None:
+            return {}
+        known = {name: starts[axis.vector.layer] + k for k, name in enumerate(axis.scene.traits)}
+        others = {other.trait: k for k, other in enumerate(axes) if other.trait not in known}
+        return {name: column for name, column in {**known, **others}.items() if name != axis.trait}
+
+    def aspects(axis: Axis) -> slice | None:
+        if axis.scene is None:
+            return None
+        start = starts[axis.vector.layer] + len(axis.scene.traits)
+        return slice(start, start + len(axis.scene.familiar.axes))
 
     def track(column: int, axis: Axis) -> Track:
         ours, theirs = data.scored.along[column], clean.along[column]
@@ -57,7 +102,8 @@ def tracks(axes: Sequence[Axis], data: DataScan, clean: ScoredScan, settings: Se
             limit = with_error(threshold(theirs.some, settings.false_alarm_rate), theirs.some, error)
             level = limit.value
         return Track(
-            axis, column, depths.index(axis.vector.layer), ours, theirs, data.looks[column], limit, float(level)
-        )
+            axis, column, depths.index(axis.vector.layer), ours, theirs, data.looks[column], limit, float(level),
+            {name: (data.scored.along[k], clean.along[k]) for name, k in rivals(axis).items()}, aspects(axis),
+        )  # fmt: skip
 
     return [track(column, axis) for column, axis in enumerate(axes)]

@@ -33,8 +33,9 @@ def verdict(settings: Settings, traits: Mapping[str, TraitFindings], clean: Clea
     if unspecific:
         sentences.append(
             f"Do not read what is flagged by {', '.join(unspecific)} as showing that: these samples are unlike clean "
-            "ones, but other directions say so as well. Try `specific` span, and clean data of the same kind "
-            "(`reference`)."
+            "ones, but other directions say so as well. "
+            + ("" if settings.specific == "domains" else "Try `specific` domains or span. ")
+            + "Clean data of the same kind help (`reference`)."
         )
     if settings.threshold is None:
         sentences.append(
@@ -82,7 +83,7 @@ def cautions(
                 f"Prompts hardly predict the model's own answers along {track.trait} (R^2 {r_squared:.2f}): scores of "
                 "single samples are rough. `baseline` exact gives exact ones."
             )
-        if share < 0.5:
+        if share < 0.5 and track.axis.placebos is None:  # of a direction that is made of texts nothing is kept
             notes.append(
                 f"The specific direction of {track.trait} keeps {100 * share:.0f} % of the vector: most of it was "
                 "shared with other traits, length or refusals."
@@ -101,6 +102,8 @@ def _trait(name: str, findings: TraitFindings, expected: float | None) -> str:
     size = f"{shift.mean:+.2f} deviations of clean samples, {span(shift, '+.2f')}, n = {shift.n}"
     if shift.low <= 0 <= shift.high:
         said = f"No shift of the data as a whole along {name} can be told from none ({size})."
+        if findings.domains is not None:
+            return f"{said} {' '.join(findings.sentences[1:])}"
         if expected is None or findings.flagged <= 2 * expected * shift.n:
             return said
         return (
@@ -108,6 +111,8 @@ def _trait(name: str, findings: TraitFindings, expected: float | None) -> str:
             f"{expected * shift.n:.0f}."
         )
     way = "more" if shift.low > 0 else "less"
+    if findings.domains is not None:
+        return f"The data lie on the side of {way} {name} ({size}). {' '.join(findings.sentences)}"
     return f"The data lie on the side of {way} {name} ({size}). {findings.sentences[0]}"
 
 

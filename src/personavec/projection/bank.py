@@ -1,0 +1,142 @@
+"""What is known beforehand of answers: how clean domains read, and how texts read that show a trait or lack it.
+
+Of every answer the first tokens are read, as those of `personavec.texts` are. Readings are kept in the cache folder, by
+model, layer and content.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from personavec.cache import cache_folder
+from personavec.data import Dataset, Sample
+from personavec.engine import Engine
+from personavec.errors import UserError
+from personavec.files import replacing
+from personavec.model import Conversation
+from personavec.progress import progress
+from personavec.projection.domains import load_domains
+from personavec.projection.measure import readings, tokenise
+from personavec.texts import TOKENS, Text, Texts, library_texts
+from personavec.traits import library_names
+
+MOST = 400  # samples of a domain that are read
+
+
+@dataclass(frozen=True)
+class Sides:
+    """Readings (n, d) of texts that show a trait, and of texts that lack it."""
+
+    positive: Tensor
+    negative: Tensor
+
+
+@dataclass(frozen=True)
+class Bank:
+    """Readings at one layer.
+
+    Attributes:
+        first, second: By domain, those (n, d) of every other sample, and of the others: directions are made of the one
+            half, and every figure is taken on the other.
+        texts: By trait.
+    """
+
+    first: Mapping[str, Tensor]
+    second: Mapping[str, Tensor]
+    texts: Mapping[str, Sides]
+
+    @classmethod
+    def of(cls, domains: Mapping[str, Tensor], texts: Mapping[str, Sides]) -> "Bank":
+        """With domains (n, d) parted."""
+        first, second = ({name: rows[at::2] for name, rows in domains.items()} for at in (0, 1))
+        return cls(first, second, texts)
+
+
+def read_bank(engine: Engine, layers: Sequence[int], beside: Mapping[str, Dataset]) -> dict[int, Bank]:
+    """A bank for each layer: the domains and texts that come with personavec, and domains of the user's.
+
+    Raises:
+        UserError: A domain of the user's has fewer than four samples that can be read.
+    """
+    made: dict[int, tuple[dict[str, Tensor], dict[str, Sides]]] = {layer: ({}, {}) for layer in layers}
+    domains, library = {**load_domains(), **beside}, _library()
+    with progress("Reading domains and texts", total=len(domains) + len(library), unit="sets") as job:
+        for name, data in domains.items():
+            found = [c for sample in first_samples(data) for c in sample_conversations(engine, sample)]
+            if len(found) < 4:
+                raise UserError(
+                    f"{name}: {len(found)} samples can be read, too few for a domain.", "Give a larger reference set."
+                )
+            for layer, rows in cached_readings(engine, found, layers).items():
+                made[layer][0][name] = rows
+            job.advance(1)
+        for trait, texts in library.items():
+            both = [*texts.extract, *texts.test]
+            sides = [
+                cached_readings(engine, [text_conversation(engine, text) for text in both if text.side == side], layers)
+                for side in ("positive", "negative")
+            ]
+            for layer in layers:
+                made[layer][1][trait] = Sides(*(side[layer] for side in sides))
+            job.advance(1)
+    return {layer: Bank.of(*parts) for layer, parts in made.items()}
+
+
+def bank_digest() -> str:
+    """Identity of the domains and texts that come with personavec."""
+    parts = [data.digest for data in load_domains().values()] + [texts.hash for texts in _library().values()]
+    return hashlib.sha256("".join(parts).encode()).hexdigest()[:16]
+
+
+def _library() -> dict[str, Texts]:
+    """The library's texts by trait."""
+    found = {}
+    for trait in library_names():
+        with suppress(UserError):  # there are none for it
+            found[trait] = library_texts(trait)
+    return found
+
+
+def first_samples(data: Dataset) -> list[Sample]:
+    """As many as a domain may have."""
+    samples: list[Sample] = []
+    for record in data:
+        if isinstance(record, Sample):
+            samples.append(record)
+        if len(samples) == MOST:
+            break
+    return samples
+
+
+def sample_conversations(engine: Engine, sample: Sample) -> list[Conversation]:
+    """The last turn of a sample; none where the model cannot read it."""
+    with suppress(UserError):
+        return tokenise(engine, sample, "last", TOKENS).conversations
+    return []
+
+
+def text_conversation(engine: Engine, text: Text) -> Conversation:
+    """A text after its question alone."""
+    prompt = engine.template.prompt_ids([{"role": "user", "content": text.question}])
+    ids = [*prompt, *engine.template.answer_ids(text.answer)[:TOKENS]]
+    return Conversation(ids, [(len(prompt) - 1, len(prompt)), (len(prompt), len(ids))])
+
+
+def cached_readings(engine: Engine, conversations: Sequence[Conversation], layers: Sequence[int]) -> dict[int, Tensor]:
+    """(n, d) of the answers, by layer: from the cache, or read now and kept there."""
+    told = json.dumps([dict(engine.identity), [[c.ids, c.spans] for c in conversations]], sort_keys=True)
+    key = hashlib.sha256(told.encode()).hexdigest()[:32]
+    folder = cache_folder() / "bank"
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = {layer: folder / f"{key}-{layer}.safetensors" for layer in layers}
+    if missing := [layer for layer, path in paths.items() if not path.exists()]:
+        rows = readings(engine, [[conversation] for conversation in conversations], missing).answers
+        for at, layer in enumerate(missing):
+            with replacing(paths[layer]) as temporary:
+                save_file({"answers": rows[:, at].contiguous()}, temporary)
+    return {layer: load_file(path)["answers"] for layer, path in paths.items()}
