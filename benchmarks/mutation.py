@@ -248,8 +248,7 @@ def main() -> None:
     settings.register_profile(
         "mutation", deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
     )
-    settings.load_profile("mutation")
-    os.environ.update(OMP_NUM_THREADS="1", OMP_WAIT_POLICY="PASSIVE")
+    os.environ.update(HYPOTHESIS_PROFILE="mutation", OMP_NUM_THREADS="1", OMP_WAIT_POLICY="PASSIVE")
     with tempfile.TemporaryDirectory() as folder:
         prepare(Path(folder), asked.modules)
         os.chdir(folder)

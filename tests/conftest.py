@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 from matplotlib.figure import Figure
 
 from personavec.capability import passages
@@ -15,6 +16,9 @@ from tiny import chat_model
 # The models of the tests are too small for more threads: here, and in the processes that tests start.
 torch.set_num_threads(1)
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# A busy machine makes no test fail.
+settings.register_profile("tests", deadline=None)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "tests"))
 
 
 def pytest_collection_finish() -> None:
