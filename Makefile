@@ -7,7 +7,7 @@ TRAIT ?= humorous
 .PHONY: try test lint fix
 
 try: $(VENV)/.installed
-	$(BIN)/personavec extract $(TRAIT) --out runs/$(TRAIT)
+	$(BIN)/personavec extract $(TRAIT) --texts library --out runs/$(TRAIT)
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
