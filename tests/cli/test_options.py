@@ -17,6 +17,6 @@ def test_columns_are_read_by_part() -> None:
 def test_a_layer_is_a_number_or_one_of_the_words() -> None:
     assert word_or_number("--layer", "auto", ["auto"]) == "auto"
     assert word_or_number("--layer", "14", ["auto"]) == 14
-    for wrong in ("best", "-1", "1.5", ""):
+    for wrong in ("best", "-1", "1.5", "", "²"):
         with pytest.raises(UserError, match=r"^--layer .* is not understood\. Choose auto, or a layer number"):
             word_or_number("--layer", wrong, ["auto"])

@@ -136,6 +136,17 @@ def test_a_tuned_prompt_is_refused_however_little_it_does(untied: Path, tmp_path
         load(untied, place)
 
 
+def test_an_adapter_of_nan_is_told(untied: Path, tmp_path: Path) -> None:
+    trained(peft.LoraConfig(r=4, **LINEAR), tmp_path)
+    held = load_file(tmp_path / "adapter_model.safetensors")
+    save_file(
+        {name: torch.full_like(tensor, torch.nan) for name, tensor in held.items()},
+        tmp_path / "adapter_model.safetensors",
+    )
+    with pytest.raises(UserError, match="or of its adapter, are not finite"):
+        load(untied, tmp_path)
+
+
 def test_an_adapter_that_trains_biases_of_the_base_is_refused(untied: Path, tmp_path: Path) -> None:
     """PEFT writes them over the base's own, so that nothing takes them off again."""
     place = trained(peft.LoraConfig(r=4, bias="all", **LINEAR), tmp_path)

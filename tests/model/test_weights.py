@@ -1,6 +1,7 @@
 """Checkpoints that are not the model's: every parameter missing, tensor unused or other size is told, and refused."""
 
 import json
+import math
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -188,6 +189,26 @@ def test_a_gguf_file_is_held_to_the_same(lacking: str | None, more: str | None, 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(UserError, match=said):
         patch.setenv("PERSONAVEC_CACHE", str(tmp_path / "cache"))
         open_checkpoint(str(path), dtype="float32")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("model.layers.1.mlp.up_proj.weight", math.nan, "are not finite"),
+        ("lm_head.weight", math.nan, "are not finite"),
+        ("", 0.0, "are all 0 where it matters"),
+    ],
+)
+def test_weights_that_are_no_weights_are_told(name: str, value: float, said: str, tmp_path: Path) -> None:
+    model = causal_model(qwen2(tie_word_embeddings=False))
+    with torch.no_grad():
+        for key, parameter in model.named_parameters():
+            if name in key:
+                parameter.fill_(value)
+    model.save_pretrained(tmp_path)
+    tokenizer().save_pretrained(tmp_path)
+    with pytest.raises(UserError, match=f"The weights of .* {said}"):
+        load_model(str(tmp_path), device="cpu", dtype="float32")
 
 
 def test_a_folder_with_a_model_and_an_adapter_is_refused(tmp_path: Path) -> None:

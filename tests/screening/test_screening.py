@@ -747,6 +747,17 @@ def test_data_without_a_sample_are_refused_before_anything_is_read(
         screen_files(tiny, tmp_path / "bad.jsonl", vectors, tmp_path / "bad", clean=clean)
 
 
+def test_what_another_version_began_is_refused(screen: Screen, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch, pytest.raises(KilledError):
+        patch.setattr(job_module, "write_scores", dying(iter([True]), lambda *_: None))
+        screen(baseline="prompt")
+    [path] = tmp_path.glob("*/arguments.json")
+    begun = json.loads(path.read_text())
+    path.write_text(json.dumps({name: value for name, value in begun.items() if name != "schema"}))
+    with pytest.raises(UserError, match="holds a run with another schema"):
+        screen(baseline="prompt")
+
+
 def test_folders_that_cannot_be_written_are_told(
     tiny: ChatModel, data: Path, vectors: list[PersonaVector], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

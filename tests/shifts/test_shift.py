@@ -13,7 +13,10 @@ from personavec.cli import main
 from personavec.errors import UserError
 from personavec.model import ChatModel, load_model
 from personavec.shifts.measure import compare, prompt_readings, shift
-from personavec.shifts.verdict import verdict
+from personavec.shifts.result import ShiftNulls, TraitShift
+from personavec.shifts.verdict import sentence, verdict
+from personavec.stats.estimate import Estimate
+from personavec.stats.nulls import Place
 from personavec.traits.of_vector import questions
 from personavec.vector import PersonaVector
 from tiny import CHATML, chat_model, plain_states, tokenizer, vector
@@ -47,6 +50,28 @@ def folders(tmp_path_factory: pytest.TempPathFactory, humorous: PersonaVector) -
         made.tokenizer.save_pretrained(found[name])
     humorous.save(folder / "humorous.safetensors")
     return {**found, "vector": folder / "humorous.safetensors"}
+
+
+def test_other_traits_are_compared_in_words_that_claim_no_test() -> None:
+    at = Place(99.0, 0.01, 0.5, 200)
+    nulls = ShiftNulls(isotropic=at, covariance=at)
+
+    def told(**others: float) -> str:
+        return sentence(
+            "evil",
+            TraitShift(
+                layer=2,
+                shift=Estimate(1.0, 0.8, 1.2, 20),
+                neutral_deviations=None,
+                nulls=nulls,
+                others=others,
+                systems=(),
+            ),
+        )
+
+    assert told().endswith("farther than along random directions.")
+    assert told(kind=0.9).endswith("on average than along other traits, a difference that is not tested.")
+    assert told(kind=-1.1).endswith("along kind it moved on average as far or farther.")
 
 
 def load(folders: dict[str, Path], name: str = "base", adapter: str | None = None) -> ChatModel:

@@ -38,7 +38,7 @@ def plain_text(value: Any) -> Any:
         try:
             return os.fsencode(value).decode()
         except UnicodeError as error:
-            raise UserError(f"{shown!r} holds bytes that are not UTF-8.", "Write it in UTF-8.") from error
+            raise UserError(f"'{shown}' holds bytes that are not UTF-8.", "Write it in UTF-8.") from error
     return [plain_text(one) for one in value] if isinstance(value, list) else value
 
 

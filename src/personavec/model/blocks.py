@@ -13,6 +13,16 @@ from personavec.errors import UserError
 Edit = Callable[[Tensor], Tensor | None]
 
 
+class NotFiniteError(UserError):
+    """A model gives NaN or infinity."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__(
+            f"The weights of {type(model).__name__}, or of its adapter, are not finite, or too large for their dtype.",
+            "Load it in another `dtype`; if that gives the same, the file or the training that wrote it went wrong.",
+        )
+
+
 @dataclass(frozen=True)
 class Blocks:
     """The decoder blocks of one model.
@@ -100,7 +110,7 @@ def find_blocks(model: nn.Module, *, prove: bool = True) -> Blocks:
         prove: Without the forward, which sharded weights do not allow, the candidate must be the only one.
 
     Raises:
-        UserError: No list, or more than one, behaves like a chain of decoder blocks.
+        UserError: No list, or more than one, behaves like a chain of decoder blocks, or what it gives is not finite.
     """
     config = getattr(model, "config", None)
     if config is None:
@@ -182,6 +192,8 @@ def _chained(blocks: Blocks, width: int) -> Tensor | None:
         return None
     finally:
         blocks.trunk.train(training)
+    if order == list(blocks.layers) and not all(bool(tensor.isfinite().all()) for tensor in outputs):
+        raise NotFiniteError(blocks.trunk)
     chained = (
         order == list(blocks.layers)
         and len(inputs) == len(outputs) == len(blocks)

@@ -11,7 +11,7 @@ from torch import Tensor
 from personavec.errors import UserError
 from personavec.model.adapter import probe_tokens
 from personavec.model.batches import additive, by_length, padded
-from personavec.model.blocks import Blocks, find_blocks
+from personavec.model.blocks import Blocks, NotFiniteError, find_blocks
 from personavec.model.edits import Intervention
 from personavec.model.evaluating import evaluating
 from personavec.model.generate import DECODINGS, Decoding, Generator, Request, Response
@@ -84,7 +84,7 @@ class ChatModel:
         try:
             return find_blocks(self.model)
         except UserError as error:
-            if hasattr(self.model, "peft_config"):
+            if hasattr(self.model, "peft_config") and not isinstance(error, NotFiniteError):
                 raise self._other_forward("they do not run alone") from error
             raise
 
@@ -111,6 +111,12 @@ class ChatModel:
             raise self._other_forward(f"its own forward fails: {type(error).__name__} {error}") from error
         if whole.shape != ours.shape:
             raise self._other_forward(f"it gives {len(whole)} tokens for {len(ours)}")
+        if not bool(whole.isfinite().all()):
+            raise NotFiniteError(self.model)
+        if not bool(whole.any()):
+            raise UserError(
+                f"The weights of {self.id} are all 0 where it matters: its logits are.", "Give the trained model."
+            )
         apart = float((whole - ours.to(whole.device)).norm() / whole.norm())
         if not apart < (1e-4 if self.dtype == torch.float32 else 0.01):
             raise self._other_forward(f"its logits differ by {100 * apart:.2g} %")

@@ -139,6 +139,7 @@ def _arguments(
     arguments: dict[str, JsonValue] = {
         **asdict(inputs.settings),
         **inputs.engine.identity,
+        "schema": ScreeningRun.SCHEMA,  # what was begun by another version has other parts
         "data": inputs.data.digest,
         "clean": inputs.clean.digest,
         "beside": [each.digest for each in inputs.beside],

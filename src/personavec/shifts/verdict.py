@@ -31,8 +31,14 @@ def _plain(name: str, trait: TraitShift) -> str:
         return f"The model moved toward {way} {name} ({size}), but no farther than along random directions."
     larger = [other for other, value in trait.others.items() if abs(value) >= abs(e.mean)]
     if larger:
-        return f"The model moved toward {way} {name} ({size}); along {', '.join(larger)} it moved as far or farther."
-    return f"The model moved toward {way} {name} ({size}), farther than along random directions and other traits."
+        return (
+            f"The model moved toward {way} {name} ({size}); along {', '.join(larger)} it moved on average as far or "
+            "farther."
+        )
+    moved = f"The model moved toward {way} {name} ({size}), farther than along random directions"
+    if not trait.others:
+        return f"{moved}."
+    return f"{moved}, and on average than along other traits, a difference that is not tested."
 
 
 def _under_prompts(trait: TraitShift) -> list[str]:

@@ -44,8 +44,11 @@ def _correlated(name: str, pair: Correlation, first: str, second: str) -> str:
         chance = f"95 in 100 stay below {random.p95:.2f}, p = {random.p_value:.2f}"
         return f"{text}, but random directions do as well ({chance})."
     if rivals:
-        return f"{text}, more than random directions give; the vectors of {', '.join(rivals)} do as well."
-    return f"{text}, more than random directions (p = {random.p_value:.2f}) and the other traits' vectors give."
+        return f"{text}, more than random directions give; by r alone the vectors of {', '.join(rivals)} do as well."
+    text = f"{text}, more than random directions give (p = {random.p_value:.2f})"
+    return (
+        f"{text}; the other traits' vectors have a lower r, by how much is not tested." if pair.others else f"{text}."
+    )
 
 
 def _hidden(suite: Sequence[SuiteRow]) -> list[str]:
