@@ -196,6 +196,7 @@ def test_positions(tiny: ChatModel, persona: PersonaVector, positions: Positions
             1,
             {"all": [1], "prompt": [0], "response": [1]},
         ),
+        (2, {"all": [1, 1], "prompt": [1, 1], "response": [0, 1]}),
     ):
         ids = random_ids(tokens, 0)
         plain = states(tiny, ids)[2]
@@ -406,7 +407,7 @@ def test_vector_of_another_model(tiny: ChatModel, persona: PersonaVector) -> Non
         pytest.raises(UserError, match=r"width 32 does not fit .* 64"),
     ):
         wide(input_ids=torch.tensor([[1, 2]]))
-    with pytest.raises(UserError, match="different widths"):
+    with pytest.raises(UserError, match=r"different widths \[32, 64\]\. Use vectors of one model"):
         Steering([[Intervention(ADD, 1, torch.zeros(32))], [Intervention(ADD, 1, torch.zeros(64))]])
 
 
@@ -444,6 +445,8 @@ def test_a_coefficient_beyond_the_coherent_range_is_told(tiny: ChatModel, person
         for coefficient in (-1.0, 0.0, 1.5):
             steering(measured, coefficient)
         steering(measured, 9.0, layers=1)  # nothing was measured at that layer
+        with steer(tiny.model, measured, 9.0, layers=1):
+            states(tiny, random_ids(2, 0))
         steering(persona, 9.0)
         steering(replace(persona, info=VectorInfo.parse({"coherent_range": "?"})), 9.0)
     words = r"Coefficient \+2 of kind is outside of -1 to \+1.5, where answers were measured to stay coherent"
@@ -616,3 +619,17 @@ def test_advice_says_what_to_do_instead(tiny: ChatModel, persona: PersonaVector)
     endless = Steering([[Intervention(ADD, 1, torch.full((4,), math.inf))]]).edits()[1]
     with pytest.raises(UserError, match=r"exceed what float64 can hold\. Choose a smaller coefficient\.$"):
         endless(torch.zeros(1, 1, 4, dtype=torch.float64))
+
+
+def test_the_response_is_what_is_edited_unless_asked_otherwise(persona: PersonaVector) -> None:
+    made = [steering(persona, 1.0), ablation(persona), capping(persona, 2.0), flooring(persona, -2.0)]
+    assert [(items[0].positions, items[0].layer) for items in made] == [("response", 2)] * 4
+    assert interventions(ADD, persona, 1.0)[0].positions == "response"
+
+
+def test_what_float16_holds_is_let_through() -> None:
+    small = Steering([[Intervention(ADD, 1, torch.full((4,), 2.0))]]).edits()[1]
+    assert small(torch.ones(1, 1, 4, dtype=torch.float16)).tolist() == [[[3.0] * 4]]
+    beyond = Steering([[Intervention(CAP, 1, torch.eye(4)[0], bound=7e4)]]).edits()[1]
+    with pytest.raises(UserError, match="exceed what float16 can hold"):  # it would cap nothing
+        beyond(torch.zeros(1, 1, 4, dtype=torch.float16))

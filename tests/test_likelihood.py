@@ -1,5 +1,7 @@
 """Losses of whole sequences equal those of a full forward each, also in batches, under steering and in pieces."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -110,3 +112,35 @@ def test_dropout_is_off_while_losses_are_taken_and_on_again_after() -> None:
         block.self_attn.attention_dropout = 0.5
     assert sequence_losses(model, IDS, LABELS, name="losses").tolist() == plain.tolist()
     assert model.model.training
+
+
+def test_a_forward_is_given_a_mask_where_it_has_several_rows_and_keeps_nothing(
+    tiny: ChatModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[dict[str, Any]] = []
+    forward = tiny.blocks.trunk.forward
+
+    def seen(**options: Any) -> Any:
+        given.append(options)
+        return forward(**options)
+
+    monkeypatch.setattr(tiny.blocks.trunk, "forward", seen)
+    sequence_losses(tiny, [IDS[1], IDS[2]], [LABELS[1], LABELS[2]], name="losses")
+    sequence_losses(tiny, [IDS[1]], [LABELS[1]], name="losses")
+    both, alone = given
+    assert sorted(both["attention_mask"].sum(1).tolist()) == [4, 6] and "attention_mask" not in alone
+    assert both["use_cache"] is alone["use_cache"] is False
+
+
+def test_progress_is_told_what_is_counted(tiny: ChatModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[tuple[Any, ...]] = []
+    plain = likelihood.progress
+
+    def telling(name: str, total: int, unit: str) -> Any:
+        told.append((name, total, unit))
+        return plain(name, total, unit)
+
+    monkeypatch.setattr(likelihood, "progress", telling)
+    sequence_losses(tiny, IDS, LABELS, name="losses")
+    sequence_losses(tiny, IDS, LABELS, name="again", unit="texts")
+    assert told == [("losses", 3, "samples"), ("again", 3, "texts")]

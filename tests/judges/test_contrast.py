@@ -416,3 +416,5 @@ def test_an_empty_answer_that_comes_later_has_no_score_and_no_coherence(tiny: Ch
     assert sum(done) == 2 * JUDGING_PAIRS
     LikelihoodJudge(tiny, trait(), JudgeState.model_validate(STATE).coherence).score([spoken], done.append)
     assert sum(done) == 4 * JUDGING_PAIRS
+    with pytest.raises(ValueError, match="another judge's state"):
+        ContrastJudge.from_state(tiny, trait(), {"coherence": STATE["coherence"]})
