@@ -134,7 +134,7 @@ def test_a_forward_is_given_a_mask_where_it_has_several_rows_and_keeps_nothing(
 
 def test_progress_is_told_what_is_counted(tiny: ChatModel, monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[tuple[Any, ...]] = []
-    plain = likelihood.progress
+    plain = likelihood.progress  # type: ignore[attr-defined]
 
     def telling(name: str, total: int, unit: str) -> Any:
         told.append((name, total, unit))
