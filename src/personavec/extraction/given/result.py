@@ -185,7 +185,7 @@ class TextsRun(Run):
         timings: Seconds by stage.
     """
 
-    COMMAND: ClassVar[str] = "extract --texts"
+    COMMAND: ClassVar[str] = "extract texts"
 
     trait: TraitFacts
     texts: TextFacts
