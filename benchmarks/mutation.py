@@ -71,12 +71,15 @@ EXPLAINED: dict[str, dict[str, str]] = {
     },
     "stats/ridge": {
         "u.T @ (b + offset)": "the columns of u sum to zero, so that a constant adds nothing",
+        "alone = None": "it is replaced in the loop, whose last penalty always counts",
+        ">= n / 3": "no effective number of coefficients is exactly a third",
         "alone = np.zeros_like(None)": "it is replaced in the loop, whose last penalty always counts",
         "better = error <= best": "errors are equal only where all are zero",
         ">= LEVERAGE": "no leverage is exactly the bound",
     },
     "stats/sampling": {
         "UTF-8": "the same encoding",
+        "np.float64, )": "the length is a hint",
         "ids), None, len(ids))": "None is float64 too",
         "STABLE": "numpy goes by the first letter",
         "if size <= len(values)": "the edge is then the largest value, and all are candidates",
@@ -87,6 +90,7 @@ EXPLAINED: dict[str, dict[str, str]] = {
     },
     "screening/threshold": {
         "array = np.asarray(values": "`finite` makes the numbers float64",
+        "(scores >= level": "no score lies exactly there",
         "np.partition(scores, rank - 2)": "numpy happens to leave the next place right too",
     },
     "screening/estimate": {
@@ -99,6 +103,11 @@ EXPLAINED: dict[str, dict[str, str]] = {
         '8 if logits.device.type != "cpu"': "costs time only",
         "- shared >= longest": "lines are one token shorter: costs time only",
         '(model.device.type == "cpu") or True': "there is no GPU here",
+        "use_cache=None": "costs memory only",
+        'scores = ""': "nobody looks at it unless it is replaced",
+        "<= length for line": "a mask that hides nothing",
+        "32769": "there is no GPU here",
+        "self.shared.append(None)": "what was allowed already is allowed again",
         "budget / 2": "a whole number exceeds both or neither",
     },
     "likelihood": {
@@ -111,6 +120,7 @@ EXPLAINED: dict[str, dict[str, str]] = {
     "model/edits": {
         "last = torch.zeros(1, tokens, 1, device": "numbers are made truth values where they are used",
         "self._directions.device == hidden.device": "what is there already is moved once more",
+        "self._bounds.to(hidden.dtype)": "there is one device",
         "self._directions.to(hidden.dtype)": "there is one device",
     },
     "interventions": {
@@ -119,7 +129,11 @@ EXPLAINED: dict[str, dict[str, str]] = {
         "inside the context.": "told by a test that cannot run here: mutmut adds calls in between",
         "stacklevel=5": "told by a test that cannot run here: mutmut adds calls in between",
     },
-    "judges/contrast": {"for rollout in rollouts]] = None": "None becomes NaN"},
+    "judges/contrast": {
+        "for rollout in rollouts]] = None": "None becomes NaN",
+        "conversations, log_likelihood=True": "all layers are read for nothing: costs time only",
+        "invalid=None": "a warning of numpy's more",
+    },
 }
 
 

@@ -612,7 +612,9 @@ def test_advice_says_what_to_do_instead(tiny: ChatModel, persona: PersonaVector)
             make()
         assert str(caught.value) == words
     edit = Steering([[Intervention(ADD, 1, torch.zeros(4))], []]).edits()[1]
-    with pytest.raises(UserError, match=r"Give one list of interventions per row \(per sequence"):
+    with pytest.raises(
+        UserError, match=r"for 2 rows, but the batch has 3\. Give one list of interventions per row \(per sequence"
+    ):
         edit(torch.zeros(3, 1, 4))
     with pytest.raises(UserError, match="Use a vector that was extracted on this model"):
         edit(torch.zeros(2, 1, 5))
@@ -633,3 +635,8 @@ def test_what_float16_holds_is_let_through() -> None:
     beyond = Steering([[Intervention(CAP, 1, torch.eye(4)[0], bound=7e4)]]).edits()[1]
     with pytest.raises(UserError, match="exceed what float16 can hold"):  # it would cap nothing
         beyond(torch.zeros(1, 1, 4, dtype=torch.float16))
+
+
+def test_a_floor_lies_at_the_layers_asked_for(persona: PersonaVector) -> None:
+    """The mean of neutral tokens is the layer's number, their deviation 0.5."""
+    assert [(item.layer, item.bound) for item in flooring(persona, -2.0, layers="all")] == [(1, 0), (2, 1), (3, 2)]

@@ -293,7 +293,9 @@ def test_sides_and_natural_answers_that_say_nothing_are_refused(tiny: ChatModel)
     contrastive, neutral, planted = crowd(tiny)
     for side in ("positive", "negative"):
         silent = {r.id: math.nan for r in contrastive if r.side == side}
-        with pytest.raises(UserError, match=f"No response under the {side} instructions .*'grumpy'"):
+        with pytest.raises(
+            UserError, match=f"No response under the {side} .*'grumpy'.* The responses are empty; raise `max"
+        ):
             Planted(tiny, planted | silent).fit(contrastive, neutral)
     with pytest.raises(UserError, match="no natural answer"):
         Planted(tiny, planted | {r.id: math.nan for r in neutral}).fit(contrastive, neutral)
@@ -404,8 +406,9 @@ def test_the_model_that_answers_judges_a_trait_coherence_or_both(tiny: ChatModel
     alone = opened.of_coherence(trait(), known)
     assert (alone.model, alone.trait, alone.state().record()) == (tiny, trait(), {"coherence": STATE["coherence"]})
     assert not opened.of_trait(trait()).fitted and not opened.of_coherence(trait()).fitted
-    with pytest.raises(UserError, match=r"needs the model in this process.* Screen with `engine` transformers"):
+    with pytest.raises(UserError, match=r"needs the model in this process.* Screen with `engine` transf") as caught:
         open_model("contrast", Surroundings())
+    assert "contrast" not in caught.value.advice and "classifier:" in caught.value.advice
 
 
 def test_an_empty_answer_that_comes_later_has_no_score_and_no_coherence(tiny: ChatModel) -> None:

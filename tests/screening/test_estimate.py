@@ -184,7 +184,7 @@ def test_several_traits_are_each_as_alone_but_for_the_shared_features() -> None:
     one, two = hybrid_differences(table, features, subset, bases[subset])
     alone = hybrid_difference(answers, features, subset, baseline[subset])
     assert one.mean == pytest.approx(alone.mean, rel=0.02)
-    assert two.subset.error == pytest.approx(2 * one.subset.error)
+    assert two.subset.error == pytest.approx(2 * one.subset.error) and two.r_squared == pytest.approx(one.r_squared)
 
 
 def test_a_stream_gives_the_same() -> None:
@@ -219,6 +219,8 @@ def test_the_interval_widens_with_skewness_and_with_looks() -> None:
     assert even.half() == pytest.approx(stats.t.ppf(0.975, 30))
     assert even.half(5) == pytest.approx(stats.t.ppf(0.995, 30))
     assert even.half() < skewed.half() < 1.2 * even.half()
+    # z = 1.96: z^4 + 2 z^2 - 3 is 19.44, times the square of a skewness of 2, over 18 and 32
+    assert skewed.half() == pytest.approx((1 + 4 * 19.4398 / 18 / 32) * even.half(), rel=1e-5)
 
 
 def test_the_subset_doubles_until_all_is_generated() -> None:
@@ -323,3 +325,15 @@ def test_a_reference_on_the_edge_is_not_clear() -> None:
     assert stop_reason(found, sizes, 0.1, low) is None and stop_reason(found, sizes, 0.1, high) is None
     assert stop_reason(found, sizes, 0.1, np.nextafter(low, -9)) == "clear"
     assert stop_reason(found, sizes, found.generation, 1.0) == "precise"
+
+
+def test_r_squared_is_the_share_of_the_baseline_s_own_spread() -> None:
+    """Of 7 of 50 the gap is taken: tiny, beside a baseline that spreads as the answers do."""
+    rng = np.random.default_rng(0)
+    answers = rng.standard_normal(50)
+    baseline = answers[:7] + 0.01 * rng.standard_normal(7)
+    assert hybrid_difference(answers, np.zeros((50, 1)), np.arange(7), baseline).r_squared > 0.99
+    with pytest.raises(ValueError, match="values of shape"):
+        plain_difference(answers[:, None], np.arange(7), baseline)
+    with pytest.raises(ValueError, match="values of shape"):
+        differences_from_moments(Moments(1), Moments(1), answers[:7, None], answers[:7], baseline[:, None])

@@ -92,7 +92,7 @@ def test_rates_that_are_none_are_refused(rate: float) -> None:
 
 
 def test_a_rate_that_flags_everything_is_refused() -> None:
-    with pytest.raises(UserError, match="everything"):
+    with pytest.raises(UserError, match=r"everything\. Ask for a lower rate"):
         threshold([], 1 - 1e-12)
 
 

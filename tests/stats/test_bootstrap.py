@@ -296,3 +296,9 @@ def test_no_correlation_exceeds_one_by_rounding() -> None:
 
 def test_two_coefficients_have_a_rank_correlation() -> None:
     assert bootstrap_spearman_by_question([0, 1], [[1, 2], [1, 2], [1, 3]]) == Estimate(1, 1, 1, 3)
+
+
+def test_the_same_draws_come_again_unless_another_seed_is_given() -> None:
+    x, y = np.random.default_rng(0).standard_normal((2, 12)) + 4
+    for figure in (bootstrap_pearson, bootstrap_ratio):
+        assert figure(x, y, draws=20) == figure(x, y, seed=0, draws=20) != figure(x, y, seed=1, draws=20)

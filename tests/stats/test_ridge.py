@@ -146,3 +146,7 @@ def test_a_fit_wants_tables_and_says_which_indices_it_was_given() -> None:
         calibrate(x, [0.0, 1.0], y[:2])
     with pytest.raises(ValueError, match="and a population of 2"):
         fit_subset(Moments.of(x[:, :2]), x[:50], y[:50, None])
+    with pytest.raises(ValueError, match="values of shape"):
+        fit_subset(Moments.of(x), x[:50], y[:50, None]).predict(x[0])
+    with pytest.raises(ValueError, match="out of range for 300 samples, or given twice"):
+        calibrate(x, [0, 0], y[:2])
