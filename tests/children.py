@@ -48,13 +48,13 @@ class Child:
         """Without a chance to tidy up."""
         self._process.kill()
 
-    def communicate(self, timeout: float = 120) -> tuple[str, str]:
+    def communicate(self, timeout: float = 300) -> tuple[str, str]:
         """Waits for its end: what it wrote to standard output and to standard error."""
         self._process.join(timeout)
         assert self._process.exitcode is not None, f"still running after {timeout} s"
         return self._out.read_text(), self._err.read_text()
 
-    def until(self, condition: Callable[[], bool], timeout: float = 120) -> None:
+    def until(self, condition: Callable[[], bool], timeout: float = 300) -> None:
         """Waits for a condition, as long as the process runs."""
         end = time.monotonic() + timeout
         while self.poll() is None and not condition():

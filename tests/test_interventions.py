@@ -445,7 +445,8 @@ def test_a_coefficient_beyond_the_coherent_range_is_told(tiny: ChatModel, person
         for coefficient in (-1.0, 0.0, 1.5):
             steering(measured, coefficient)
         steering(measured, 9.0, layers=1)  # nothing was measured at that layer
-        with steer(tiny.model, measured, 9.0, layers=1):
+        narrow = replace(persona, info=VectorInfo(coherent_range=(-0.1, 0.1)))
+        with steer(tiny.model, narrow, 0.5, layers=1):
             states(tiny, random_ids(2, 0))
         steering(persona, 9.0)
         steering(replace(persona, info=VectorInfo.parse({"coherent_range": "?"})), 9.0)
@@ -530,7 +531,7 @@ def test_a_warning_names_the_line_of_who_steers(tiny: ChatModel, persona: Person
         steering(measured, 2.0)
         with steer(tiny.model, measured, 2.0):
             states(tiny, random_ids(5, 0))
-        with steer(tiny.model, persona, 2.0):
+        with steer(tiny.model, persona, 0.2):
             pass
     assert [one.filename for one in caught] == [__file__] * 3
 

@@ -175,12 +175,13 @@ def test_what_a_judge_needs_and_a_vector_does_not_hold(tiny: ChatModel, tmp_path
 
 
 def test_kinds_are_found_by_the_names_that_are_offered() -> None:
-    assert list(KINDS) == ["contrast", "local", "api", "classifier"]
-    assert spellings() == "contrast, local:MODEL, api:MODEL or classifier:MODEL#LABEL"
+    assert list(KINDS) == ["contrast", "probe", "local", "api", "classifier"]
+    assert spellings() == "contrast, probe[:TEXTS], local:MODEL, api:MODEL or classifier:MODEL#LABEL"
     assert spellings(any_answers=True) == "local:MODEL, api:MODEL or classifier:MODEL#LABEL"
     for kind in KINDS.values():
-        assert find_kind(kind.spelling) is kind
-        assert find_kind(kind.spelling, any_answers=True) is (None if kind.answers else kind)
+        for name in {kind.spelling.partition("[")[0], kind.spelling.replace("[", "").replace("]", "")}:
+            assert find_kind(name) is kind
+            assert find_kind(name, any_answers=True) is (None if kind.answers else kind)
     for name in ("", "contrast:x", "local", "local:", "api", ":x", "gpt", "Contrast"):
         assert find_kind(name) is None
         with pytest.raises(UserError, match=r"Unknown judge.*Choose contrast"):
