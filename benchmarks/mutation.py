@@ -239,7 +239,8 @@ def table(count: int, seed: int, modules: Sequence[str]) -> str:
         rows.append(f"| {module} | {len(data.exit_code_by_key)} | {len(tried)} | {killed} | {share} | {explained} |"
                     f" {len(survivors) - explained} |")  # fmt: skip
     head = "| module | mutants | tried | killed | killed of tried | survivors explained | not explained |\n"
-    note = f"At most {count} mutants of a module are tried, drawn with seed {seed}; a timeout counts as killed."
+    note = f"At most {count} mutants of a module are tried, drawn with seed {seed}; a timeout counts as killed. Simulations\n"
+    note += "of seconds are left out (a lower bound), and so are mutants of whole sentences."
     return "\n".join(["# Mutation testing: faults that the tests notice\n", head + "|---|---|---|---|---|---|---|", *rows,
                       f"\n{note} What is changed and how: `benchmarks/mutation.py`.\n", "## Survivors\n", *left, ""])  # fmt: skip
 

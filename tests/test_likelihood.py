@@ -11,6 +11,7 @@ from personavec.interventions import steering
 from personavec.likelihood import IGNORED, each_sequence, sequence_losses, token_logs
 from personavec.model import ChatModel
 from personavec.operations import Positions
+from personavec.progress import progress
 from tiny import chat_model, editing, plain_states, random_ids, vector
 
 IDS = [random_ids(count, count) for count in (9, 4, 6)]
@@ -134,11 +135,10 @@ def test_a_forward_is_given_a_mask_where_it_has_several_rows_and_keeps_nothing(
 
 def test_progress_is_told_what_is_counted(tiny: ChatModel, monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[tuple[Any, ...]] = []
-    plain = likelihood.progress  # type: ignore[attr-defined]
 
     def telling(name: str, total: int, unit: str) -> Any:
         told.append((name, total, unit))
-        return plain(name, total, unit)
+        return progress(name, total, unit)
 
     monkeypatch.setattr(likelihood, "progress", telling)
     sequence_losses(tiny, IDS, LABELS, name="losses")

@@ -225,7 +225,7 @@ def test_a_direction_among_its_likes_is_found_seldom() -> None:
 
 def test_null_summary() -> None:
     assert null_summary(range(101)) == Null(mean=50, p95=95, max=100, n=101)
-    for values in ([], [1.0, np.nan]):
+    for values in ([], [1.0, np.nan], [[1.0, 2.0]]):
         with pytest.raises(ValueError):
             null_summary(values)
 
