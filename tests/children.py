@@ -52,7 +52,8 @@ class Child:
         """Waits for its end: what it wrote to standard output and to standard error."""
         self._process.join(timeout)
         assert self._process.exitcode is not None, f"still running after {timeout} s"
-        return self._out.read_text(), self._err.read_text()
+        out, err = (path.read_text() if path.exists() else "" for path in (self._out, self._err))  # killed before
+        return out, err
 
     def until(self, condition: Callable[[], bool], timeout: float = 300) -> None:
         """Waits for a condition, as long as the process runs."""
