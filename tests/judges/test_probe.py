@@ -101,6 +101,20 @@ def test_a_probe_that_knows_nothing_is_refused(tiny: ChatModel, tmp_path: Path) 
         ProbeModel(tiny, str(tmp_path / "same.jsonl"), "probe").of_trait(load_trait("evil"))
 
 
+def test_one_file_stands_for_one_trait_and_what_is_left_out_of_it_is_counted(
+    tiny: ChatModel, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    made = texts()
+    lines = [{"question": t.question, "answer": t.answer, "side": t.side, "split": split}
+             for split, half in (("extract", made.extract), ("test", made.test)) for t in half]  # fmt: skip
+    (tmp_path / "texts.jsonl").write_text("no JSON\n" + "".join(json.dumps(line) + "\n" for line in lines))
+    opened = ProbeModel(tiny, str(tmp_path / "texts.jsonl"), "probe")
+    opened.of_trait(load_trait("evil"))
+    assert "1 records of" in caplog.text and "line 1: not JSON" in caplog.text
+    with pytest.raises(UserError, match="would stand for two traits, 'evil' and 'humorous'"):
+        opened.of_trait(load_trait("humorous"))
+
+
 def test_names(tiny: ChatModel) -> None:
     assert all(find_kind(name) is not None for name in ("probe", "probe:texts.jsonl"))
     assert find_kind("probe:") is None and find_kind("probe", any_answers=True) is None

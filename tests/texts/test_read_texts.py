@@ -53,18 +53,20 @@ def test_records_that_are_no_texts_are_kept_with_their_lines_and_reasons(tmp_pat
         {"question": "q", "answer": "a"},
         {"question": "q", "answer": "a", "side": "left"},
         {"question": "q", "answer": "a", "score": 101},
-        {"question": "q", "answer": "a", "score": True, "side": "pos", "split": "dev"},
+        {"question": "q", "answer": "a", "score": True, "side": "pos"},
+        {"question": "q", "answer": "a", "side": "pos", "split": "dev"},
         [1],
     ]
     texts = read_texts(written(tmp_path, [*bad, *records()]))
     found = [(record.line, reason) for record, reason in texts.rejected]
-    assert [line for line, _ in found] == [1, 2, 3, 4, 5, 6, 7]
+    assert [line for line, _ in found] == [1, 2, 3, 4, 5, 6, 7, 8]
     words = (
         "`question`",
         "`answer`",
         "neither `side` nor `score`",
         "`side` is 'left'",
         "`score` is 101",
+        "`score` is True",
         "`split`",
         "",
     )

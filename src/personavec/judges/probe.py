@@ -174,10 +174,23 @@ class ProbeModel(JudgeModel):
         """The trait's probe, made once.
 
         Raises:
-            UserError: There are no texts for it, or a probe made of them does not tell the sides of others apart.
+            UserError: There are no texts for it, those of a file stand for another trait already, or a probe made of
+                them does not tell the sides of others apart.
         """
         if trait.name not in self._probes:
+            if self._probes and self.source != "library":
+                raise UserError(
+                    f"The texts of {self.source} would stand for two traits, {next(iter(self._probes))!r} and "
+                    f"{trait.name!r}.",
+                    "Judge one trait at a time, or leave the file out where the library has texts for them.",
+                )
             texts = find_texts(self.source, trait)
+            if texts.rejected:
+                (record, reason), *_ = texts.rejected
+                log.warning(
+                    "%d records of %s are no texts and were left out; the first, line %d: %s.",
+                    len(texts.rejected), self.source, record.line, reason,
+                )  # fmt: skip
             found = train_probe(self.model, texts)
             if found.auc.low <= 0.5:
                 raise UserError(
@@ -204,6 +217,9 @@ def open_model(which: str, surroundings: Surroundings) -> ProbeModel:
         UserError: The model that answers is not in this process.
     """
     if surroundings.model is None:
-        raise UserError("The judge `probe` reads with the model that answers, which is not at hand here.")
+        raise UserError(
+            "The judge `probe` reads with the model that answers, which is not at hand here.",
+            "Choose another judge, or run with `engine` transformers.",
+        )
     name = f"probe:{which}" if which else "probe"
     return ProbeModel(surroundings.model, which or "library", name)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from personavec.cache import cache_folder
+from personavec.cache import folder_in_cache
 from personavec.data import Dataset, Sample
 from personavec.engine import Engine
 from personavec.errors import UserError
@@ -131,8 +131,7 @@ def cached_readings(engine: Engine, conversations: Sequence[Conversation], layer
     """(n, d) of the answers, by layer: from the cache, or read now and kept there."""
     told = json.dumps([dict(engine.identity), [[c.ids, c.spans] for c in conversations]], sort_keys=True)
     key = hashlib.sha256(told.encode()).hexdigest()[:32]
-    folder = cache_folder() / "bank"
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = folder_in_cache("bank")
     paths = {layer: folder / f"{key}-{layer}.safetensors" for layer in layers}
     if missing := [layer for layer, path in paths.items() if not path.exists()]:
         rows = readings(engine, [[conversation] for conversation in conversations], missing).answers

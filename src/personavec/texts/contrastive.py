@@ -182,7 +182,7 @@ def _score(value: object) -> float | str | None:
     if value is None or value == "":
         return None
     try:
-        score = float(value)  # type: ignore[arg-type]
+        score = math.nan if isinstance(value, bool) else float(value)  # type: ignore[arg-type]
     except (TypeError, ValueError):
         score = math.nan
     return score if 0 <= score <= 100 else f"`score` is {value!r}, not a number from 0 to 100"
