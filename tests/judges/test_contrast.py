@@ -16,7 +16,14 @@ from hypothesis import strategies as st
 from personavec.errors import UserError
 from personavec.judges.base import JudgeState
 from personavec.judges.calibration import Calibration
-from personavec.judges.contrast import FOLDS, JUDGING_PAIRS, ContrastJudge, LikelihoodJudge, open_model
+from personavec.judges.contrast import (
+    FOLDS,
+    JUDGING_PAIRS,
+    ContrastJudge,
+    LikelihoodJudge,
+    judging_pairs,
+    open_model,
+)
 from personavec.judges.kinds import Surroundings
 from personavec.model import ChatModel
 from personavec.rollouts import Rollout
@@ -82,13 +89,16 @@ def test_evidence_that_points_the_wrong_way_scores_50(positive: list[float], neg
 
 
 @pytest.mark.parametrize("pairs", range(1, 7))
-def test_judging_pairs_are_enough_and_never_the_own_one(tiny: ChatModel, pairs: int) -> None:
-    judge = ContrastJudge(tiny, trait(pairs))
+def test_judging_pairs_are_enough_take_turns_and_are_never_the_own_one(tiny: ChatModel, pairs: int) -> None:
     for own in (None, *range(pairs)):
         others = set(range(pairs)) - {own}
-        judging = judge.judging_pairs(own)
-        assert len(set(judging)) == len(judging) == min(JUDGING_PAIRS, max(len(others), 1))
-        assert set(judging) <= (others or {0})
+        for count in (1, JUDGING_PAIRS):
+            used = []
+            for question in range(pairs):
+                judging = judging_pairs(trait(pairs), rollout(tiny, "x", own, question=question), count)
+                assert len(set(judging)) == len(judging) == min(count, max(len(others), 1))
+                used += judging
+            assert set(used) == (others or {0})
 
 
 def rollout(model: ChatModel, text: str, pair: int | None = None, side: Any = None, question: int = 0) -> Rollout:
@@ -127,7 +137,7 @@ def test_evidence_is_the_likelihood_under_the_trait_minus_that_against_it(tiny: 
     assert math.isnan(evidence.pop(2)) and math.isnan(best.pop(2))
     del rollouts[2]
     for found, most, r in zip(evidence, best, rollouts, strict=True):
-        pairs = judge.judging_pairs(r.pair)
+        pairs = judging_pairs(trait(), r)
         both = np.array([[likelihood(tiny, system, r) for system in trait().system_prompts(pair)] for pair in pairs])
         assert found == pytest.approx((both[:, 0] - both[:, 1]).mean(), abs=1e-5)
         assert most == pytest.approx(both.max(), abs=1e-5)
@@ -155,7 +165,7 @@ def test_an_answer_is_judged_without_its_thought_also_where_the_prompt_opens_one
 
 
 STATE: dict[str, Any] = {
-    "calibration": {"middle": 0.5, "slope": 2.0},
+    "calibration": {"middle": 0.5, "slope": 2.0, "pairs": 3},
     "coherence": {"likelihood_mean": -1.0, "likelihood_deviation": 0.5, "repetition_mean": 0.1},
 }
 
@@ -186,10 +196,24 @@ def test_a_response_is_never_judged_by_its_own_pair(tiny: ChatModel, own: int) -
         )
         return ContrastJudge(tiny, trait(**other)).evidence(answers)[0][0]
 
-    judging = ContrastJudge(tiny, trait()).judging_pairs(own)
+    judging = judging_pairs(trait(), answers[0])
     assert own not in judging
     for pair in range(5):
         assert (evidence(pair) == evidence(None)) == (pair not in judging)
+
+
+def test_as_many_pairs_judge_later_as_the_calibration_was_fitted_with(tiny: ChatModel) -> None:
+    sides = [
+        rollout(tiny, text, None, side, q) for q in range(3) for text, side in (("the", "positive"), ("a", "negative"))
+    ]
+    judge = ContrastJudge(tiny, trait(), pairs=1)
+    judge.fit(sides, [rollout(tiny, "the answer")])
+    assert judge.state().record()["calibration"]["pairs"] == 1
+    done: list[int] = []
+    ContrastJudge.from_state(tiny, trait(), judge.state().record()).score(sides, done.append)
+    assert sum(done) == 2 * len(sides) == judge.readings_needed(len(sides))
+    of_before = {"middle": 0.5, "slope": 2.0}
+    assert ContrastJudge.from_state(tiny, trait(), STATE | {"calibration": of_before}).pairs == JUDGING_PAIRS
 
 
 # Fitting

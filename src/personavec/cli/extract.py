@@ -12,7 +12,7 @@ from personavec.extraction.given.settings import TextSettings
 from personavec.extraction.settings import Settings
 
 if TYPE_CHECKING:
-    from personavec.extraction.given.result import TextsRun
+    from personavec.extraction.given.result import Push, TextsRun
     from personavec.extraction.result import ExtractionRun
     from personavec.model import ChatModel
     from personavec.traits import Trait
@@ -131,7 +131,7 @@ def _show_texts(run: "TextsRun", out: Path) -> None:
     for heading in ("push", "coefficient", *(f"score by {name}" for name in names), "coherence", "n"):
         table.add_column(heading, justify="right")
     for push in run.pushes:
-        scores = ["none" if (score := push.score[name]) is None else f"{score:.0f}" for name in names]
+        scores = [_points(push, name) for name in names]
         sizes = (f"{100 * push.share:+g} %", f"{push.coefficient:+.2f}")
         table.add_row(*sizes, *scores, f"{push.coherence:.0f}", str(push.coherence.n))
     console.print(table)
@@ -147,6 +147,14 @@ def _show_texts(run: "TextsRun", out: Path) -> None:
     best = run.recommended_coefficient or EFFECT * run.unit
     console.print(f"\nReport: {out / 'report.html'}\nNext:", markup=False)
     _next(console, run.trait.name, out, best)
+
+
+def _points(push: "Push", judge: str) -> str:
+    """What a judge gave to the answers under a push; a dash where it was not asked."""
+    if judge not in push.score:
+        return "-"
+    score = push.score[judge]
+    return "none" if score is None else f"{score:.0f}"
 
 
 def _next(console: Any, trait: str, out: Path, best: float) -> None:

@@ -20,19 +20,31 @@ JUDGING_PAIRS = 3
 FOLDS = 5
 
 
-def judging_pairs(trait: Trait, own: int | None) -> list[int]:
-    """The pairs a response given under pair `own` is judged by: the first ones that are not its own."""
-    others = [pair for pair in range(len(trait.instructions)) if pair != own]
-    return (others or [0])[:JUDGING_PAIRS]
+def judging_pairs(trait: Trait, rollout: Rollout, count: int = JUDGING_PAIRS) -> list[int]:
+    """The pairs of instructions that a response is judged by, never the one that it was given under.
+
+    Answers to one question are judged by the same ones, and where there are more than `count` the questions take turns:
+    what is odd about one pair is not in every score.
+    """
+    others = [pair for pair in range(len(trait.instructions)) if pair != rollout.pair] or [0]
+    first = rollout.question_index
+    return [others[(first + place) % len(others)] for place in range(min(count, len(others)))]
 
 
 def read_evidence(
-    model: ChatModel, trait: Trait, rollouts: Sequence[Rollout], advance: Advance | None = None
+    model: ChatModel,
+    trait: Trait,
+    rollouts: Sequence[Rollout],
+    advance: Advance | None = None,
+    pairs: int = JUDGING_PAIRS,
 ) -> tuple[list[float], list[float]]:
     """Evidence for the trait, and the highest likelihood under any judging prompt (for coherence), per rollout.
 
     In nats per token. Both are NaN for an empty response, and there is no evidence in a refusal: it can be likelier
     under one of the instructions without showing any trait.
+
+    Args:
+        pairs: Of instructions, that each response is judged by.
     """
     conversations: list[Conversation] = []
     owners: list[tuple[int, int]] = []
@@ -41,7 +53,7 @@ def read_evidence(
         response = rollout.response_ids[model.template.response_start(rollout.response_ids) :]
         if not response:
             continue
-        for pair in judging_pairs(trait, rollout.pair):
+        for pair in judging_pairs(trait, rollout, pairs):
             for sign, system in zip((1, -1), trait.system_prompts(pair), strict=True):
                 key = (system, rollout.question)
                 if key not in prompts:
@@ -87,6 +99,8 @@ class ContrastJudge(Judge):
     Args:
         model: The model that wrote the rollouts, unsteered.
         trait: Supplies the instructions.
+        pairs: Of instructions, that each response is judged by, unless a calibration says how many it was fitted with.
+            More are less noise, at the price of two readings each.
 
     Attributes:
         calibration, coherence: Set by `fit`; they may be stored and set again later.
@@ -100,22 +114,20 @@ class ContrastJudge(Judge):
         trait: Trait,
         calibration: Calibration | None = None,
         coherence: Coherence | None = None,
+        pairs: int = JUDGING_PAIRS,
     ) -> None:
         self.model, self.trait = model, trait
         self.calibration, self.coherence = calibration, coherence
+        self.pairs = pairs if calibration is None else calibration.pairs
 
     @property
     def fitted(self) -> bool:
         """Whether it knows what tells the sides apart, and what is natural."""
         return self.calibration is not None and self.coherence is not None
 
-    def judging_pairs(self, own: int | None) -> list[int]:
-        """See the function of this name."""
-        return judging_pairs(self.trait, own)
-
     def evidence(self, rollouts: Sequence[Rollout], advance: Advance | None = None) -> tuple[list[float], list[float]]:
         """See `read_evidence`."""
-        return read_evidence(self.model, self.trait, rollouts, advance)
+        return read_evidence(self.model, self.trait, rollouts, advance, self.pairs)
 
     def fit(self, contrastive: Sequence[Rollout], neutral: Sequence[Rollout], advance: Advance | None = None) -> None:
         """Calibrate on rollouts of both sides and on natural answers, and score all of them.
@@ -141,10 +153,10 @@ class ContrastJudge(Judge):
                     f"No response under the {name} instructions could be judged for {self.trait.name!r}.",
                     "The responses are empty; raise `max_new_tokens` or look at the trait's instructions.",
                 )
-        self.calibration = Calibration.fit(*sides(None))
+        self.calibration = Calibration.fit(*sides(None), self.pairs)
         for fold in range(FOLDS):
             positive, negative = sides(fold)
-            calibration = Calibration.fit(positive, negative) if positive and negative else self.calibration
+            calibration = Calibration.fit(positive, negative, self.pairs) if positive and negative else self.calibration
             for rollout, e in zip(contrastive, evidence, strict=False):
                 if rollout.question_index % FOLDS == fold:
                     rollout.score = calibration.score(e) if math.isfinite(e) else None
@@ -164,7 +176,7 @@ class ContrastJudge(Judge):
 
     def readings_needed(self, rollouts: int) -> int:
         """How many conversations `fit` or `score` reads for so many rollouts (for a progress bar)."""
-        return rollouts * 2 * len(self.judging_pairs(None))
+        return rollouts * 2 * min(self.pairs, len(self.trait.instructions))
 
     def state(self) -> JudgeState:
         """What `from_state` needs; goes into the vector file, so that later scores are on the same scale."""
@@ -230,7 +242,7 @@ class LikelihoodJudge(Judge):
 
     def readings_needed(self, rollouts: int) -> int:
         """As the contrast judge."""
-        return rollouts * 2 * len(judging_pairs(self.trait, None))
+        return rollouts * 2 * min(JUDGING_PAIRS, len(self.trait.instructions))
 
     def state(self) -> JudgeState:
         """What is natural."""

@@ -79,8 +79,8 @@ class Push(Result):
     Attributes:
         share: Of the mean norm of what the push is added to.
         coefficient: Multiples of the vector.
-        score: Points by each judge, over questions; None: it scored no answer.
-        scored: How many answers each judge scored.
+        score: Points by each judge that was asked, over questions; None: it scored no answer.
+        scored: How many answers each of them scored.
         answers: How many there are.
         coherence: Points, over questions.
     """
@@ -116,7 +116,7 @@ class PushedAnswer(Result):
     Attributes:
         share: The push.
         text: As the model wrote it.
-        score: Points by each judge; None: it gave none.
+        score: Points by each judge that was asked; None: it gave none.
         coherence: Points; None: none was given.
     """
 
