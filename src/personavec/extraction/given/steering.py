@@ -11,7 +11,7 @@ import torch
 from personavec.errors import UserError
 from personavec.extraction.chance import NULL_QUESTIONS
 from personavec.extraction.direction import with_neutral
-from personavec.extraction.effects import NATURAL_SHARE, estimate, score_matrix
+from personavec.extraction.effects import estimate, score_matrix
 from personavec.extraction.figures import steering_effect
 from personavec.extraction.given.result import Push, PushedAnswer, RandomExample
 from personavec.extraction.workbench import Workbench
@@ -30,9 +30,8 @@ from personavec.stats.nulls import isotropic_directions
 from personavec.texts import Text
 from personavec.vector import PersonaVector
 
-SHARES = (-0.25, -0.125, 0.125, 0.25)  # of the mean residual norm
+SHARES = (-0.25, -0.125, 0.125, 0.25, 0.4)  # of the mean residual norm; the last one is often too much
 EFFECT = 0.25  # the share, in either direction, between which effects are taken
-FURTHER = 0.4  # tried as well where answers stay coherent at EFFECT
 PAIRS = 1  # of instructions, that the contrast judge compares an answer under: its readings are most of the work
 EXAMPLES = 8  # questions whose answers are shown
 
@@ -85,11 +84,6 @@ def steer(bench: Workbench, vector: PersonaVector, extract: Sequence[Rollout], t
     null = _random(bench, vector, EFFECT * unit)
     bench.generate([*dose, *null], "3/4 Steering")
     bench.score([*dose, *null], "4/4 Judging")
-    if _coherence(dose, EFFECT * unit) >= NATURAL_SHARE * _coherence(plain, 0.0):
-        further = pushed(FURTHER)
-        bench.generate(further, "3/4 Steering further")
-        bench.score(further, "4/4 Judging")
-        dose += further
     at_effect = [answer for answer in dose if abs(abs(answer.coefficient or 0.0) - EFFECT * unit) < 1e-9]
     contrast = ContrastJudge(bench.model, bench.trait, pairs=PAIRS)
     told, texts, asked_again, null_again = (
@@ -148,10 +142,6 @@ def _random(bench: Workbench, vector: PersonaVector, coefficient: float) -> list
             f"random{number:02}",
         )
     ]
-
-
-def _coherence(answers: Sequence[Rollout], coefficient: float) -> float:
-    return float(np.mean([r.coherence or 0.0 for r in answers if r.coefficient == coefficient]))
 
 
 def pushes(dose: ByJudge, unit: float, seed: int) -> list[Push]:
