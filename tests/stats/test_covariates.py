@@ -54,7 +54,11 @@ def test_questions_without_both_arms_and_what_does_not_vary_do_not_count() -> No
     wider = np.column_stack([covariates, np.ones(60)])
     whole = adjusted_difference(values[3:], ARMS[3:], covariates[3:], QUESTIONS[3:], (2, -2))
     found = adjusted_difference(
-        values[lacking], ARMS[lacking], wider[lacking], [q for q, k in zip(QUESTIONS, lacking, strict=True) if k], (2, -2)
+        values[lacking],
+        ARMS[lacking],
+        wider[lacking],
+        [q for q, k in zip(QUESTIONS, lacking, strict=True) if k],
+        (2, -2),
     )
     assert found is not None and whole is not None
     assert (found.mean, found.low, found.n) == pytest.approx((whole.mean, whole.low, 19))

@@ -28,7 +28,9 @@ def test_what_a_change_leaves_as_it_is_makes_no_pair() -> None:
 @pytest.mark.parametrize("trait", library_names())
 def test_the_librarys_texts_keep_their_words_and_change_their_style(trait: str) -> None:
     for text in library_texts(trait).test:
-        for change, feature in zip(CHANGES, ("exclamation_marks", "list_lines", "log_length", "capitals", "emoji"), strict=True):
+        for change, feature in zip(
+            CHANGES, ("exclamation_marks", "list_lines", "log_length", "capitals", "emoji"), strict=True
+        ):
             if (made := restyled(text.answer, change)) is not None:
                 assert set(made.casefold().strip("📌").replace("!", ".").split()) - {"-"} == set(
                     text.answer.casefold().replace("!", ".").split()

@@ -83,7 +83,9 @@ def _show(run: "EvaluationRun", folder: Path) -> None:
         print(f"{name}: {points:.1f} (95 % interval, n = {points.n} questions)")
     if (plain := run.against_plain) is not None:
         left = "cannot be told" if plain.remains is None else f"{plain.remains:+.1f}"
-        print(f"{run.trait} against the plain model: {plain.effect:+.1f} (n = {plain.effect.n}); style held equal: {left}")
+        print(
+            f"{run.trait} against the plain model: {plain.effect:+.1f} (n = {plain.effect.n}); style held equal: {left}"
+        )
     if (cost := run.perplexity) is not None:
         _print_sides("perplexity of general text", cost.before, cost.after, cost.ratio, ".2f", "ratio")
     for task, metrics in (run.lm_eval or {}).items():

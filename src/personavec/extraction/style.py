@@ -13,6 +13,7 @@ from personavec.stats.estimate import Estimate
 from personavec.stats.numbers import Floats
 from personavec.texts.style import Style, table
 
+
 def style_held(
     answers: Sequence[Rollout], arms: Sequence[float], contrast: tuple[float, float], seed: int
 ) -> StyleHeld | None:
