@@ -26,7 +26,7 @@ from personavec.texts.minimal_pairs import CHANGES, restyled
 from personavec.traits import Trait, library_names, load_trait
 
 FAR = 10  # points
-FITTED = 10  # texts of a side that the contrast judge is calibrated to
+FITTED = 6  # texts of a side that the contrast judge is calibrated to
 FIRST = re.compile(r"(?<=[.!?])\s")
 
 
@@ -105,7 +105,7 @@ def row(pairs: Sequence[Pair], *names: str) -> list[str]:
 
 def main() -> None:
     parser = arguments(__doc__ or "", model=True)
-    parser.add_argument("--texts", type=int, default=3, help="of a side, for each trait")
+    parser.add_argument("--texts", type=int, default=2, help="of a side, for each trait")
     options = parser.parse_args()
     model = load_model(options.model)
     probes = ProbeModel(model, "library", "probe")

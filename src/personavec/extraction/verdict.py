@@ -63,8 +63,8 @@ def _strength(run: ExtractionRun) -> str:
 def _separation(name: str, run: ExtractionRun) -> str:
     auc, null = run.separation.auc, run.separation.null.shuffled
     text = (
-        f"On unseen questions, under an unseen instruction that is left out when they are read, projections tell {name} answers from the opposite with AUC "
-        f"{auc.mean:.2f} ({auc.low:.2f} to {auc.high:.2f}); directions made the same way of answers whose sides were "
+        f"On unseen questions, under an unseen instruction that is left out in reading, projections tell {name} answers "
+        f"from the opposite with AUC {auc.mean:.2f} ({auc.low:.2f} to {auc.high:.2f}); directions made the same way of answers whose sides were "
         f"shuffled, with their own choice of layer, reach {null.mean:.2f} on average and {null.p95:.2f} at the 95th "
         "percentile"
     )

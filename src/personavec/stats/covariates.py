@@ -62,7 +62,7 @@ def adjusted_difference(
 def _within(
     values: Floats, arms: Floats, covariates: Floats, clusters: Sequence[Hashable], contrast: tuple[float, float]
 ) -> Floats:
-    """Products (clusters, k + 2, k + 2) of the deviations from the cluster's mean of: the first arm, all else, values."""
+    """Products (clusters, m, m) of the deviations from the cluster's mean of: the first arm, all else, the values."""
     others = [arms == arm for arm in np.unique(arms) if arm not in contrast]
     deviation = covariates.std(0)
     scaled = (covariates - covariates.mean(0))[:, deviation > 0] / deviation[deviation > 0]
