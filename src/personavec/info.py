@@ -42,6 +42,30 @@ class JudgeFacts(Result):
     state: dict[str, dict[str, float]]
 
 
+class Elicitation(Result):
+    """Whether answers that were told to show the trait show it, to a judge that never saw an instruction.
+
+    Attributes:
+        judge: Its name; null: there is none, and all else is null or 0.
+        why: Why there is none; null: there is one.
+        told: Share of the answers told to show the trait that it scores above 50, over questions; those without a score
+            count as below.
+        told_not: The same of those told the opposite.
+        difference: Of the two shares, by question.
+        auc: How well its scores tell the two sides apart, over questions; null: it scored none of a side.
+        answers, scored: How many there are of both sides, and how many of them it scored.
+    """
+
+    judge: str | None
+    why: str | None
+    told: Figure | None
+    told_not: Figure | None
+    difference: Figure | None
+    auc: Figure | None
+    answers: int
+    scored: int
+
+
 class SteeredPoint(Result):
     """Answers under one steering.
 
@@ -94,6 +118,32 @@ class SteeringNull(Result):
     n: int
 
 
+class StyleChange(Result):
+    """How a feature of style differs between two sets of answers.
+
+    Attributes:
+        name: Of the feature.
+        change: Of its mean, by question.
+    """
+
+    name: str
+    change: Figure
+
+
+class StyleHeld(Result):
+    """An effect on the score, and what remains of it with the style of the answers held equal.
+
+    Attributes:
+        effect: Points: score of one set of answers minus that of another, by question.
+        remains: The same with all features of style held equal; null: it cannot be told.
+        changes: How each of them differs between the two.
+    """
+
+    effect: Figure
+    remains: Figure | None
+    changes: tuple[StyleChange, ...]
+
+
 class Steering(Result):
     """What steering does to the score, and what chance does.
 
@@ -102,12 +152,16 @@ class Steering(Result):
         effect_on_null_questions: Its mean on the questions that random directions were tried on.
         coefficient: Multiples of the vector.
         null: Of random directions.
+        style: The effect with style held equal; null: not measured.
+        from_plain: The same of plus `coefficient` against no steering; null: not measured.
     """
 
     effect: Figure
     effect_on_null_questions: float
     coefficient: float
     null: SteeringNull
+    style: StyleHeld | None = None
+    from_plain: StyleHeld | None = None
 
 
 class SeparationNull(Result):
@@ -142,7 +196,7 @@ class VectorInfo(Result):
     Attributes:
         personavec, arguments, versions, machine, written: Of the extraction, as in `Provenance`.
         trait: The texts it was extracted with, as JSON; `traits.of_vector.trait_of` reads them.
-        rollouts, judge, dose_response, layer_sweep, steering, separation: See their classes.
+        rollouts, judge, elicitation, dose_response, layer_sweep, steering, separation: See their classes.
         coherent_range: The smallest and the largest coefficient at which answers stay coherent.
         recommended_coefficient: The strongest that can be recommended; None also where none can.
         spearman: Rank correlation of coefficient and score, by question.
@@ -158,6 +212,7 @@ class VectorInfo(Result):
     trait: dict[str, JsonValue] | None = None
     rollouts: RolloutCounts | None = None
     judge: JudgeFacts | None = None
+    elicitation: Elicitation | None = None
     dose_response: tuple[DosePoint, ...] | None = None
     layer_sweep: tuple[SweepPoint, ...] | None = None
     coherent_range: tuple[float, float] | None = None

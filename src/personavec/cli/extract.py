@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 _SUITED = {
     **dict.fromkeys(("pairs", "questions", "rollouts", "max_new_tokens", "random_directions"), ""),
     "judge": f"Default: {Settings.judge}.",
+    "gate": "Default: on.",
 }
 _SHARED = frozenset(Settings.__dataclass_fields__.keys() & TextSettings.__dataclass_fields__.keys())
 _SHOWN = 3  # questions whose answers are printed
@@ -85,6 +86,7 @@ def extract(
                 "kept": run.rollouts.kept,
                 "rollouts": run.rollouts.extraction,
                 "judge_auc": run.judge.auc,
+                "elicitation": run.elicitation,
                 "dose_response": [point.as_json() for point in run.dose_response],
                 "seconds": run.seconds,
             }

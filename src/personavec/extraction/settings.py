@@ -34,6 +34,9 @@ class Settings:
     judge: Annotated[str, Doc(f"{spellings()}.")] = "contrast"
     layer: Annotated[Literal["auto"] | int, Doc("auto, or a layer number.")] = "auto"  # auto: by steering effect
     positions: Annotated[Positions, Doc("Where steering acts in the sweep and the dose-response.")] = "response"
+    gate: Annotated[
+        bool, Doc("End where a judge that saw no instruction hardly finds the trait in answers told to show it.")
+    ] = True
     random_directions: Annotated[int, Doc("Random directions that are steered by as the null.")] = 8
     seed: Annotated[int, Doc("Seed of everything random.")] = 0
 

@@ -102,9 +102,12 @@ class Judge(ABC):
 
     Attributes:
         name: As the user names it.
+        instructed: Whether it compares instructions for and against the trait: then it may recognise an answer as told
+            to show the trait though nothing of the trait is in it.
     """
 
     name: str
+    instructed: bool = False
 
     @abstractmethod
     def score(self, rollouts: Sequence[Rollout], advance: Advance | None = None) -> None:
@@ -146,6 +149,7 @@ class TwoJudges(Judge):
 
     def __init__(self, trait: Judge, coherence: Judge) -> None:
         self.name, self.trait, self.coherence = trait.name, trait, coherence
+        self.instructed = trait.instructed
 
     @property
     def fitted(self) -> bool:

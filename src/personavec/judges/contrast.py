@@ -107,6 +107,7 @@ class ContrastJudge(Judge):
     """
 
     name = "contrast"
+    instructed = True
 
     def __init__(
         self,

@@ -20,6 +20,15 @@ def write_texts_report(run: TextsRun, path: Path | str) -> None:
         "extraction/given/page.html",
         run=run,
         effect=100 * EFFECT,
+        styles=[
+            (f"{judge.name}: {what}", held)
+            for judge in run.judges
+            if judge.steering is not None
+            for what, held in (
+                (f"−{100 * EFFECT:g} % to +{100 * EFFECT:g} %", judge.steering.style),
+                (f"not steered to +{100 * EFFECT:g} %", judge.steering.from_plain),
+            )
+        ],
         plots={"pushes": pushes(run), "layers": layers(run)},
         provenance=provenance_tables(run, run.seconds, run.timings),
     )
