@@ -1,6 +1,7 @@
 """What a fine-tune did to the character, and at what cost, in sentences."""
 
 from personavec.extraction.effects import NATURAL_SHARE
+from personavec.finetune.automatic import told
 from personavec.finetune.methods import METHODS
 from personavec.finetune.result import Change, FinetuneRun, Savings, TraitChange, TraitSaving
 from personavec.report.words import span
@@ -12,7 +13,7 @@ NO_CHANGE = "no change can be told from none"
 
 def verdict(run: FinetuneRun) -> list[str]:
     """Sentences about a fine-tune, the most important first: what became of the traits, prevention, cost."""
-    return [*_traits(run), *_prevention(run), *_cost(run)]
+    return [*_traits(run), *_automatic(run), *_prevention(run), *_cost(run)]
 
 
 def _traits(run: FinetuneRun) -> list[str]:
@@ -66,6 +67,11 @@ def _prevention(run: FinetuneRun) -> list[str]:
         "again with `against` and that folder."
     )
     return sentences
+
+
+def _automatic(run: FinetuneRun) -> list[str]:
+    """What became of coefficients that followed the shift."""
+    return [told(one.trait, one.auto, run.training_seconds) for one in run.prevented if one.auto is not None]
 
 
 def _push(name: str, data: Estimate, shift: Estimate) -> str:
