@@ -8,6 +8,10 @@ from personavec.report.words import span
 from personavec.shifts.verdict import ranking, sentence, shortened
 from personavec.stats.estimate import Estimate
 
+ONE_SEED = (
+    "Both are single trainings: the intervals, over questions, do not hold what another seed would change. That "
+    "prevention saves something is shown by three seeds of each."
+)
 NO_CHANGE = "no change can be told from none"
 
 
@@ -89,6 +93,7 @@ def _push(name: str, data: Estimate, shift: Estimate) -> str:
 def _savings(phrase: str, savings: Savings) -> list[str]:
     """What a run without prevention has more of, and what it learned better."""
     sentences = [_saving(phrase, name, saving) for name, saving in savings.traits.items()]
+    sentences.append(ONE_SEED)
     if savings.loss is not None:
         without, with_ = savings.loss.without, savings.loss.with_
         sentences.append(
