@@ -355,7 +355,8 @@ def test_the_verdict_on_what_was_saved(rise: tuple[float, float], saved: tuple[f
     loss = {"without": estimate(1.5, 0.1), "with": estimate(1.6, 0.1)}
     run["against"] = {"run": "plain", "traits": {"evil": found}, "loss": loss, "perplexity": None, "coherence": None}
     text = " ".join(sentences(run))
-    assert told in text and "cannot tell" not in text and "1.50 without prevention, 1.60 with it" in text
+    assert told in text and "is shown by three seeds of each" in text
+    assert "cannot tell" not in text and "1.50 without prevention, 1.60 with it" in text
 
 
 def test_against_the_same_without_prevention(

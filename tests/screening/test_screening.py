@@ -823,7 +823,8 @@ def test_the_place_among_reference_sets(
         assert theirs.name.endswith("other.jsonl") and theirs.samples == 40
         assert_close(theirs.shift, alone.traits[name].shift)
         assert theirs.above.mean == pytest.approx(trait.shift.mean - theirs.shift.mean, abs=1e-3)
-        assert itself.above.mean == pytest.approx(0, abs=1e-3)
+        assert itself.above.mean == pytest.approx(0, abs=1e-3) and itself.random.p_value > 0.9
+        assert theirs.random.n >= 200 and 0 < theirs.random.p_value <= 1
         (sentence,) = [s for s in found.verdict if s.startswith("Among 2") and f"along {name}," in s]
         assert "data.jsonl" in sentence.partition("not to be told from")[2]
     assert (tmp_path / "run" / "report.html").read_text().count("Among the reference sets") == 2 * 2  # title and text

@@ -133,7 +133,7 @@ def test_prevention() -> None:
     assert "from 20 [15, 25] to 60 [50, 70]" in told() and "one seed" in told()
     assert "nothing to prevent" in told(before=estimate(45, 35, 55))
     shown, guessed = estimate(85, 72, 95), estimate(85, 60, 110)
-    assert "which meets the goal of 70 %" in told(arm("steer 2", shown))
+    assert "within the goal of 70 %, by one seed, so that it is not shown" in told(arm("steer 2", shown))
     assert "Of 2 preventative steerings steer 2 prevented most" in told(
         arm("steer 2", shown), arm("steer 3", shown, task=30.0), arm("random 2", shown)
     )

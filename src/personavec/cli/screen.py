@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 Reference = Annotated[
     list[str] | None,
     typer.Option(
-        help="Clean data that set the thresholds. Default: a bundled set. Repeatable: the data are placed among "
-        "those named after the first. With --specific domains all of them are clean domains, half of each for the "
-        "directions.",
+        help="Clean data that set the thresholds; harmless data of the same domain are the control. Default: a bundled "
+        "set. Repeatable: the data are placed among those named after the first. With --specific domains all of them "
+        "are clean domains, half of each for the directions.",
         show_default=False,
     ),
 ]

@@ -82,8 +82,8 @@ def fine_tune(
         out: Run folder: adapter (in PEFT's format), run.json, report.html, rejected.jsonl, answers.jsonl. A run that
             was cut off goes on from its last checkpoint and repeats no measurement; a finished one is read back.
         settings: None: "steer" if there is something to prevent, else "none"; the paper's training.
-        prevent: Vectors with their coefficients; "auto" chooses one from the data, see `automatic.choose`. None for
-            methods that take no coefficient, such as "ablate" and "prompt".
+        prevent: Vectors with their coefficients; "auto" has it follow the shift that is watched, see
+            `automatic.next_coefficient`. None for methods that take no coefficient, such as "ablate" and "prompt".
         watch: Further vectors along which the model is measured and watched, beside those of `prevent`.
         safe: Of the method "interleave"; None: the clean chats of the package.
         measure: Also measure the character before and after, see `Character`, and how hard the data push along each
@@ -166,7 +166,7 @@ class _Job:
         prompts = training_prompts(corpus.samples, self.asked) if self.request.measure else []
         character = self._character(prompts)
         before = None if character is None else character.measure(self.model, "before")
-        prevention = self._prevention(begun)
+        prevention = self._prevention()
         trained = once(self.parts / "trained.json", Trained, lambda: self._train(corpus, begun, prevention))
         measurements, pairs = Measurements(), list[AnswerPair]()
         if character is not None and before is not None:
@@ -180,8 +180,8 @@ class _Job:
             **dict(corpus.counts),
             **self._training_facts(corpus, trained),
             method=self.settings.method,
-            prevented=self._prevented(begun),
-            prevention=None if prevention is None else prevention.prevention.describe(),
+            prevented=self._prevented(trained),
+            prevention=None if prevention is None else prevention.describe(),
             data=", ".join(self.request.data.sources),
             format=self.request.data.format,
             held_out_loss=before_and_after(
@@ -226,19 +226,16 @@ class _Job:
     def _start(self, corpus: Corpus) -> Start:
         """What is chosen and measured before training; doubts are told now, and not only after hours of training."""
         measured = self.watched if self.request.measure else []
-        prevent, seed = self.request.prevent, self.settings.seed
         begun = once(
-            self.state,
-            Start,
-            lambda: start(self.model, prevent, measured, corpus.samples, corpus.unseen, seed),
+            self.state, Start, lambda: start(self.model, measured, corpus.samples, corpus.unseen, self.settings.seed)
         )
         method = self.settings.prevention
-        for vector, coefficient, auto in zip(self.vectors, begun.coefficients, begun.auto, strict=True):
-            for doubt in doubts(method, vector.trait, coefficient, auto):
+        for vector, coefficient in self.request.prevent:
+            for doubt in doubts(method, vector.trait, coefficient):
                 log.warning(doubt)
                 self.notes.append(doubt)
         if isinstance(method, OperationMethod):
-            given = [(method.operation, *one) for one in zip(self.vectors, begun.coefficients, strict=True)]
+            given = [(method.operation, vector, number) for vector, number in self.request.prevent if number != "auto"]
             for doubt in noise_doubts(given, self.settings.layers, self.model):
                 log.warning(doubt)
                 self.notes.append(doubt)
@@ -266,25 +263,27 @@ class _Job:
             )
         return made
 
-    def _prevention(self, begun: Start) -> PreventativeSteering | None:
+    def _prevention(self) -> PreventativeSteering | None:
         """What acts in training forwards, if the method does."""
         method = self.settings.prevention
         if not isinstance(method, StreamMethod):
             return None
         return PreventativeSteering(
             self.vectors,
-            [coefficient or 0.0 for coefficient in begun.coefficients] if method.example else None,
+            [coefficient or 0.0 for _, coefficient in self.request.prevent] if method.example else None,
             method=method.name,
             layers=self.settings.layers,
             positions=self.settings.positions,
             other_weights=True,  # they were checked before the adapter was put on
         )
 
-    def _prevented(self, begun: Start) -> tuple[PreventedTrait, ...]:
-        return tuple(
-            PreventedTrait(trait=vector.trait, layer=vector.layer, coefficient=coefficient, auto=auto)
-            for vector, coefficient, auto in zip(self.vectors, begun.coefficients, begun.auto, strict=True)
-        )
+    def _prevented(self, trained: Trained) -> tuple[PreventedTrait, ...]:
+        found = []
+        for vector, given in self.request.prevent:
+            auto = trained.automatic.get(vector.trait)
+            coefficient = given if given != "auto" else None if auto is None else round(auto.mean, 4)
+            found.append(PreventedTrait(trait=vector.trait, layer=vector.layer, coefficient=coefficient, auto=auto))
+        return tuple(found)
 
     def _train(self, corpus: Corpus, begun: Start, prevention: PreventativeSteering | None) -> Trained:
         """Train and save the adapter."""
@@ -308,6 +307,7 @@ class _Job:
             )
             made = Trained(
                 history=history,
+                automatic={} if prevention is None else prevention.automatic,
                 seconds=round(time.monotonic() - began, 1),
                 peak_memory_bytes=_peak_memory(self.model.device),
                 losses=tuple(example_losses(self.model, corpus.unseen, "Held-out loss after").tolist()),

@@ -9,9 +9,9 @@ from pydantic import JsonValue
 from personavec.capability.tasks import fingerprint
 from personavec.data import Dataset
 from personavec.errors import UserError
+from personavec.finetune.callback import PreventativeSteering
 from personavec.finetune.coefficients import Coefficient
 from personavec.finetune.methods import StreamMethod
-from personavec.finetune.prevention import Prevention
 from personavec.finetune.settings import Training
 from personavec.model import ChatModel
 from personavec.provenance import identity
@@ -84,10 +84,9 @@ def check_request(
         raise UserError("Safe data go with `method` interleave only.", "Leave `safe` out.")
     _check_traits(vectors, watch)
     if isinstance(method, StreamMethod):  # now, and not after minutes of preparation
-        numbers = [1.0 if given == "auto" else float(given or 0.0) for given in coefficients]
-        Prevention(
+        PreventativeSteering(
             vectors,
-            numbers if method.example else None,
+            [given or 0.0 for given in coefficients] if method.example else None,
             method=method.name,
             layers=settings.layers,
             positions=settings.positions,

@@ -15,7 +15,7 @@ from personavec.errors import UserError
 from personavec.finetune.callback import PreventativeSteering
 from personavec.finetune.examples import Example
 from personavec.finetune.losses import LossGuard
-from personavec.finetune.result import LossPoint, ShiftPoint
+from personavec.finetune.result import AutomaticCoefficient, LossPoint, ShiftPoint
 from personavec.finetune.settings import Training
 from personavec.finetune.watch import watched_trait
 from personavec.model import ChatModel
@@ -42,12 +42,14 @@ class Trained(Result):
 
     Attributes:
         history: Of it.
+        automatic: Coefficients that were chosen in it, by trait.
         seconds: It took.
         peak_memory_bytes: Of the GPU, or of the process since it began.
         losses: Of the held-out examples afterwards, in nats per token.
     """
 
     history: History
+    automatic: dict[str, AutomaticCoefficient]
     seconds: float
     peak_memory_bytes: int
     losses: tuple[float, ...]

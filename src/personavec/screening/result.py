@@ -63,6 +63,7 @@ class ReferencePlace(Result):
         projection_difference: In units of the residual stream.
         shift: This set minus the clean reference, in deviations of clean samples.
         above: The data minus this set, likewise.
+        random: Place of that among random directions, where readings were kept whole.
     """
 
     name: str
@@ -70,6 +71,7 @@ class ReferencePlace(Result):
     projection_difference: Figure
     shift: Figure
     above: Figure
+    random: RoundedPlace
 
 
 class AgainstDomains(Result):
@@ -203,7 +205,7 @@ class ScreeningRun(Run):
     """
 
     COMMAND = "screen"
-    SCHEMA = 2
+    SCHEMA = 3
     model_config = ConfigDict(validate_by_name=True, serialize_by_alias=True)
 
     engine: str

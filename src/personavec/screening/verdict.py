@@ -131,8 +131,13 @@ def _roughness(traits: Sequence[tuple[str, TraitFindings]], settings: Settings) 
 
 
 def _place(name: str, references: Sequence[ReferencePlace]) -> str:
-    above = [place.name for place in references if place.above.low > 0]
-    below = [place.name for place in references if place.above.high < 0]
+    """Where the data stand, and whether random directions tell them from a set as well."""
+
+    def beside(place: ReferencePlace) -> str:
+        return f"{place.name} ({place.above:+.2f} deviations, p = {place.random.p_value:.2f})"
+
+    above = [beside(place) for place in references if place.above.low > 0]
+    below = [beside(place) for place in references if place.above.high < 0]
     level = [place.name for place in references if not (place.above.low > 0 or place.above.high < 0)]
     parts = [
         f"{words} {', '.join(names)}"
@@ -140,4 +145,5 @@ def _place(name: str, references: Sequence[ReferencePlace]) -> str:
         if names
     ]
     count = len(references)
-    return f"Among {count} further reference set{'s' * (count > 1)} the data stand, along {name}, {'; '.join(parts)}."
+    said = f"Among {count} further reference set{'s' * (count > 1)} the data stand, along {name}, {'; '.join(parts)}."
+    return f"{said} p is that of random directions." if above or below else said

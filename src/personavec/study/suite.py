@@ -11,7 +11,7 @@ from personavec.engine.transformers import TransformersEngine
 from personavec.errors import UserError
 from personavec.files import once, write_atomic
 from personavec.finetune import FinetuneRun, Tuned
-from personavec.finetune.automatic import beside_own
+from personavec.finetune.push import beside_own
 from personavec.projection.measure import readings
 from personavec.projection.own_answers import OwnAnswers
 from personavec.stats.bootstrap import bootstrap_mean

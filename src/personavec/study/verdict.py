@@ -7,7 +7,8 @@ from personavec.stats.estimate import TOO_FEW, Estimate
 from personavec.study.result import Arm, Correlation, Cost, StudyRun, SuiteRow, TraitPrevention
 
 PREVENTED = 70.0  # percent of the rise: what prevention is asked for,
-WORSE = 5.0  # at no more than so many percent more loss on the task
+WORSE = 5.0  # at no more than so many percent more loss on the task,
+SEEDS = "one seed, so that it is not shown, which takes three of each way"  # intervals over questions hold no seeds
 
 
 def verdict(run: StudyRun) -> tuple[str, ...]:
@@ -128,7 +129,7 @@ def _steering(arms: Sequence[Arm]) -> list[str]:
 def _met(share: Estimate, task: Estimate) -> str:
     """How a share and its cost stand to the goal."""
     if share.low >= PREVENTED and task.high <= WORSE:
-        return f"which meets the goal of {PREVENTED:g} %"
+        return f"within the goal of {PREVENTED:g} %, by {SEEDS}"
     if share.mean < PREVENTED:
         return f"short of {PREVENTED:g} %"
     if task.mean > WORSE:
