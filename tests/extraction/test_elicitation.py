@@ -1,5 +1,6 @@
 """Whether told answers show the trait, to a judge that never saw an instruction; and what is said where they do not."""
 
+from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,8 +15,10 @@ from personavec.stats.estimate import Estimate
 SURE = Estimate(0.97, 0.9, 1.0, 20)  # AUC of the judge that compares instructions
 
 
-def rollouts(told: list[float | None], told_not: list[float | None], stage: str = "evaluation") -> list[Rollout]:
-    sides: list[tuple[Side, list[float | None]]] = [("positive", told), ("negative", told_not)]
+def rollouts(
+    told: Sequence[float | None], told_not: Sequence[float | None], stage: str = "evaluation"
+) -> list[Rollout]:
+    sides: list[tuple[Side, Sequence[float | None]]] = [("positive", told), ("negative", told_not)]
     return [
         Rollout(f"{side}/{at}", stage, "?", at, [], side=side, score=score, text="x", response_ids=[1])
         for side, scores in sides for at, score in enumerate(scores)
