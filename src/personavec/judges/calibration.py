@@ -24,7 +24,7 @@ class Calibration:
 
     middle: Number
     slope: Number
-    pairs: Annotated[int, Strict(), Field(ge=1)] = 3  # files of before have judged by three
+    pairs: Annotated[int, Field(ge=1)] = 3  # a vector's file holds 3.0, one of before none: it has judged by three
 
     @classmethod
     def fit(cls, positive: Sequence[float], negative: Sequence[float], pairs: int = 3) -> "Calibration":
