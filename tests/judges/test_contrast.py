@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from personavec.errors import UserError
+from personavec.info import JudgeFacts
 from personavec.judges.base import JudgeState
 from personavec.judges.calibration import Calibration
 from personavec.judges.contrast import (
@@ -27,6 +28,7 @@ from personavec.judges.contrast import (
 from personavec.judges.kinds import Surroundings
 from personavec.model import ChatModel
 from personavec.rollouts import Rollout
+from personavec.stats.estimate import Estimate
 from personavec.traits import InstructionPair, Trait
 from tiny import CHATML, chat_model, plain_states
 
@@ -210,7 +212,8 @@ def test_as_many_pairs_judge_later_as_the_calibration_was_fitted_with(tiny: Chat
     judge.fit(sides, [rollout(tiny, "the answer")])
     assert judge.state().record()["calibration"]["pairs"] == 1
     done: list[int] = []
-    ContrastJudge.from_state(tiny, trait(), judge.state().record()).score(sides, done.append)
+    held = JudgeFacts(name="contrast", auc=Estimate(0.9, 0.8, 1.0, 3), threshold=50.0, state=judge.state().record())
+    ContrastJudge.from_state(tiny, trait(), held.state).score(sides, done.append)  # as a vector's file holds it
     assert sum(done) == 2 * len(sides) == judge.readings_needed(len(sides))
     of_before = {"middle": 0.5, "slope": 2.0}
     assert ContrastJudge.from_state(tiny, trait(), STATE | {"calibration": of_before}).pairs == JUDGING_PAIRS

@@ -32,6 +32,7 @@ from personavec.study.families import DataSet, unseen_task
 from personavec.study.flawed import DOMAINS
 from personavec.study.result import StudyRun
 from personavec.study.suite import Suite
+from personavec.timings import Timings
 from personavec.traits import load_trait
 from personavec.vector import PersonaVector
 from tiny import JUDGE, chat_model, qwen2, vector
@@ -135,6 +136,7 @@ def test_every_part_is_there(done: tuple[Path, StudyRun]) -> None:
     ]
     for a, b in combinations(changes, 2):
         assert (a["humorous"] - b["humorous"]).norm() > 0.05 * a["humorous"].norm()
+    assert run.judges == {"humorous": ("contrast",)} and {"training", "answers", "judging"} <= run.timings.keys()
     found = run.correlations["humorous"]["shift, score"]
     assert found.r.runs <= 9 and found.r.n == 3 and found.random.n == 200
 
@@ -176,7 +178,7 @@ def test_pages(done: tuple[Path, StudyRun]) -> None:
         assert row.name in html and row.name in tables
     for sentence in run.verdict:
         assert escape(minus(sentence)) in html and f"\n- {sentence}\n" in tables
-    assert tables.count("\n| humorous |") == 4  # one row in each table of correlations
+    assert tables.count("\n| humorous |") == 6  # one row in each table of correlations
 
 
 def test_a_finished_study_is_read_back(done: tuple[Path, StudyRun], chat: ChatModel, humorous: PersonaVector) -> None:
@@ -195,11 +197,12 @@ def test_answers_judged_together_are_judged_as_alone(
     names = ["base", "suite/humorous-overt", "prevention/humorous/steer-1"]
     for name in names:
         answers.ask(chat, name, [answers.sheet("humorous", 2)])
-    rollouts = {name: answers.asked[name, "humorous", False].rollouts for name in names}
+    judge = answers.juries["humorous"]["contrast"]
+    rollouts = {name: answers.asked[name, "humorous", False].scored["contrast"] for name in names}
     alone = {}
     for name in names:
         for rollout in rollouts[name]:
-            answers.judges["humorous"].score([rollout])
+            judge.score([rollout])
         alone[name] = [rollout.score for rollout in rollouts[name]]
     # What the study found of them is read back.
     with monkeypatch.context() as patch:
@@ -252,12 +255,13 @@ def test_no_instruction_judges_the_answers_given_under_it(
         "evaluation/humorous, instructed/0/0",
     ]
     # What the pair itself had a say in is not read back; plain scores are.
-    log = JsonLines(tmp_path / "scores" / "humorous.jsonl")
+    log = JsonLines(tmp_path / "scores" / "contrast" / "humorous.jsonl")
     log.append({"question": plain.rollouts[0].question, "scores": {"base": [12.5, 99], "base, instructed": [34.5, 99]}})
     answers.judge()
     again = replace(instructed.rollouts[0], pair=0)
-    answers.judges["humorous"].score([again])
-    assert plain.rollouts[0].score == 12.5 and instructed.rollouts[0].score == again.score != 34.5
+    answers.juries["humorous"]["contrast"].score([again])
+    assert plain.scored["contrast"][0].score == 12.5
+    assert instructed.scored["contrast"][0].score == again.score != 34.5
     monkeypatch.setattr(ContrastJudge, "score", None)  # calling it would fail
     answers.judge()
 
@@ -266,8 +270,9 @@ def test_samples_that_cannot_be_compared(humorous: PersonaVector, tmp_path: Path
     """They are left out of the projection difference; a data set of nothing else is named."""
     thinks = chat_model(qwen2(max_position_embeddings=2048), added=("<think>", "</think>"))
     lab: Any = SimpleNamespace(
-        model=thinks, vectors=[humorous], depths=[humorous.layer], settings=SETTINGS, folder=tmp_path
-    )
+        model=thinks, vectors=[humorous], depths=[humorous.layer], settings=SETTINGS, folder=tmp_path,
+        timings=Timings(tmp_path / "timings.json", tmp_path / "timings.json"),
+    )  # fmt: skip
     suite = Suite(lab, [])
 
     def pull(name: str, *pairs: tuple[str, str]) -> dict[str, Estimate]:

@@ -19,6 +19,7 @@ from personavec.study.result import (
     SuiteRow,
     SuiteScores,
     TraitPrevention,
+    WithinFamilies,
 )
 from personavec.study.verdict import verdict
 
@@ -41,6 +42,7 @@ def pair(own: FamilyEstimate, p: float = 0.01, other: float = 0.1, coherence: Fa
         others={"kind": other},
         length=None,
         coherence=coherence or r(-0.3, -0.7, 0.1),
+        within=WithinFamilies(r=r(0.6, 0.2, 0.8), random=Place(99.0, 0.02, 0.4, 200)),
     )
     return dict.fromkeys(("shift, score", "difference, shift"), made)
 
@@ -70,6 +72,7 @@ def sentences(
 def test_a_correlation(found: Pairs, told: str) -> None:
     first, second = sentences({"evil": found})
     assert told in first and told in second and "24 fine-tunes" in first
+    assert "within families 0.60 (95 % interval 0.20 to 0.80, p among random directions 0.02)" in first
 
 
 def test_scores_of_answers_that_fell_apart() -> None:

@@ -32,7 +32,7 @@ def finetune(
         typer.Option(
             metavar="TRAIT",
             callback=o.plain_text,
-            help="Trait that every way of prevention is tried on. Repeatable. Default: the first.",
+            help="Trait that every way of prevention is tried on, or none. Repeatable. Default: the first.",
         ),
     ] = None,
     data: Annotated[
@@ -59,6 +59,8 @@ def finetune(
             raise UserError(f"--data {text!r} is not NAME=FILE.", "Write for example --data lies=lies.jsonl")
         given[name] = path
     vectors = [PersonaVector.load(path) for path in vector]
+    if prevent == ["none"]:
+        prevent = []
     run = study_finetune(
         o.open_model(model, device, dtype), vectors, out, Settings(**settings), data=given, prevent=prevent
     )

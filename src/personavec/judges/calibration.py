@@ -5,10 +5,15 @@ from collections.abc import Sequence
 from typing import Annotated
 
 import numpy as np
-from pydantic import ConfigDict, Field, FiniteFloat, Strict
+from pydantic import BeforeValidator, ConfigDict, Field, FiniteFloat, Strict
 from pydantic.dataclasses import dataclass
 
 Number = Annotated[FiniteFloat, Strict()]
+
+
+def _whole(value: object) -> object:
+    """A count as a vector's file holds it, where all numbers are floats."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -24,7 +29,7 @@ class Calibration:
 
     middle: Number
     slope: Number
-    pairs: Annotated[int, Strict(), Field(ge=1)] = 3  # files of before have judged by three
+    pairs: Annotated[int, BeforeValidator(_whole), Strict(), Field(ge=1)] = 3  # files of before have judged by three
 
     @classmethod
     def fit(cls, positive: Sequence[float], negative: Sequence[float], pairs: int = 3) -> "Calibration":

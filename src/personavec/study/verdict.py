@@ -9,14 +9,19 @@ from personavec.study.result import Arm, Correlation, Cost, StudyRun, SuiteRow, 
 PREVENTED = 70.0  # percent of the rise: what prevention is asked for,
 WORSE = 5.0  # at no more than so many percent more loss on the task,
 SEEDS = "one seed, so that it is not shown, which takes three of each way"  # intervals over questions hold no seeds
+_TOLD = (
+    ("shift, score", "the shift", "the trait score after training"),
+    ("shift, score by contrast", "the shift", "the trait score after training, by the contrast judge,"),
+    ("difference, shift", "the projection difference", "the shift"),
+    ("difference, shift; domains out", "the projection difference", "the shift, both without clean domains,"),
+)
 
 
 def verdict(run: StudyRun) -> tuple[str, ...]:
     """A sentence for each question that the study asks."""
     sentences = []
     for name, pairs in run.correlations.items():
-        sentences.append(_correlated(name, pairs["shift, score"], "the shift", "the trait score after training"))
-        sentences.append(_correlated(name, pairs["difference, shift"], "the projection difference", "the shift"))
+        sentences += [_correlated(name, pairs[pair], first, second) for pair, first, second in _TOLD if pair in pairs]
         coherence = pairs["shift, score"].coherence
         if coherence is not None and coherence.high < 0:
             sentences.append(
@@ -36,6 +41,9 @@ def _correlated(name: str, pair: Correlation, first: str, second: str) -> str:
         f"{name}: over {r.runs} fine-tunes {first} and {second} correlate with r = {r.mean:.2f} "
         f"({span(r, '.2f')}, {r.n} families)"
     )
+    if pair.within is not None:
+        inside, p = pair.within.r, pair.within.random.p_value
+        text += f", within families {inside.mean:.2f} ({span(inside, '.2f')}, p among random directions {p:.2f})"
     if r.high < 0:
         return f"{text}: the one falls where the other rises."
     if r.low <= 0:
