@@ -75,6 +75,15 @@ def test_a_correlation(found: Pairs, told: str) -> None:
     assert "within families 0.60 (95 % interval 0.20 to 0.80, p among random directions 0.02)" in first
 
 
+def test_several_traits_are_also_told_together() -> None:
+    known, none, shared = pair(r(0.8, 0.5, 0.9)), pair(r(0.3, -0.2, 0.6)), pair(r(0.5, 0.2, 0.7), p=0.3)
+    first, second, *rest = sentences({"evil": known, "kind": none, "dull": shared})
+    assert first.startswith("The shift and the trait score after training: median r 0.50 over 3 traits")
+    assert "beyond random directions for 1; within families 0.60, and 3 of 3. The traits share" in first
+    assert second.startswith("The projection difference and the shift: ") and len(rest) == 6
+    assert len(sentences({"evil": known, "kind": none})) == 4
+
+
 def test_scores_of_answers_that_fell_apart() -> None:
     found = pair(r(0.8, 0.5, 0.9), coherence=r(-0.6, -0.8, -0.2))
     last = sentences({"evil": found})[-1]

@@ -37,9 +37,10 @@ class Laboratory:
         self.model, self.vectors, self.folder, self.settings = model, list(vectors), folder, settings
         self.timings = Timings(folder / "timings.json", folder / "timings.json")
         self.depths = depths(vectors)
-        self.answers = Answers(model, vectors, folder.path, settings.answer_tokens, settings.seed)
+        with self.timings.stage("before training"):
+            self.answers = Answers(model, vectors, folder.path, settings.answer_tokens, settings.seed)
+            self.before = prompt_readings(model, vectors)
         self.traits = self.answers.traits
-        self.before = prompt_readings(model, vectors)
 
     def both_sheets(self, trait: str, questions: int) -> list[Sheet]:
         """Plain, to so many questions, and instructed."""

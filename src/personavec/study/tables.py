@@ -34,8 +34,12 @@ def page(run: StudyRun) -> str:
         "",
         "## What every fine-tune changed",
         "",
-        "Of the score, against the model before training on the same questions, without a system prompt and when asked "
-        "for the trait: under its first positive instruction, behind which a trait may hide.",
+        "Of the first judge's score, against the model before training on the same questions, without a system prompt"
+        + (
+            " and when asked for the trait: under its first positive instruction, behind which a trait may hide."
+            if run.arguments["instructed"]
+            else "."
+        ),
         "",
         *_changes(run),
     ]
@@ -127,15 +131,17 @@ def _scores(one: AnswerScores) -> list[str]:
 
 
 def _changes(run: StudyRun) -> list[str]:
-    traits = list(run.layers)
-    columns = (f"{name}: {what}" for name in traits for what in ("change", "when asked", "change when asked"))
-    rows = [["before training", *(text for n in traits for text in ("", cell(run.base[n].instructed.score), ""))]]
+    traits, asked = list(run.layers), bool(run.arguments["instructed"])
+    heads = ("change", "when asked", "change when asked") if asked else ("change",)
+    rows = [["before training"]]
+    for name in traits:
+        rows[0] += ["", cell(run.base[name].instructed.score), ""][: len(heads)]
     for one in run.suite:
         cells = [one.name]
         for scores in (one.scores[name] for name in traits):
-            cells += [cell(scores.change), cell(scores.instructed), cell(scores.instructed_change)]
+            cells += [cell(scores.change), cell(scores.instructed), cell(scores.instructed_change)][: len(heads)]
         rows.append(cells)
-    return table(["data", *columns], rows)
+    return table(["data", *(f"{name}: {what}" for name in traits for what in heads)], rows)
 
 
 def _prevention(name: str, prevention: TraitPrevention) -> list[str]:
