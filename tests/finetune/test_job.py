@@ -372,11 +372,11 @@ def test_auto_follows_the_shift(chat: ChatModel, vector: PersonaVector, data: Pa
     )  # fmt: skip
     kind, evil, opposite = tuned.run.prevented
     assert kind.auto is not None and opposite.auto is not None and evil.auto is None
-    assert kind.coefficient == round(kind.auto.mean, 4) == tuned.coefficients["kind"]
+    assert kind.coefficient is not None and kind.coefficient == round(kind.auto.mean, 4) == tuned.coefficients["kind"]
     assert tuned.run.prevention is not None
     assert tuned.run.prevention.traits == {"kind": "auto", "evil": 0.5, "other": "auto"}
     assert kind.auto.points[-1].step == tuned.steps
-    assert max(kind.coefficient, opposite.coefficient) > 0  # one of the two ways it is pushed
+    assert max(kind.coefficient, opposite.coefficient or 0.0) > 0  # one of the two ways it is pushed
     told = [text for text in tuned.run.verdict if text.startswith("auto ")]
     assert len(told) == 2 and all("8 prompts, nothing steered. Reading them took" in text for text in told)
     page = (tmp_path / "run" / "report.html").read_text()

@@ -32,7 +32,7 @@ class Calibration:
     pairs: Annotated[int, BeforeValidator(_whole), Strict(), Field(ge=1)] = 3  # files of before have judged by three
 
     @classmethod
-    def fit(cls, positive: Sequence[float], negative: Sequence[float], pairs: int = 3) -> "Calibration":
+    def fit(cls, positive: Sequence[float], negative: Sequence[float], *, pairs: int = 3) -> "Calibration":
         """From the evidence of both sides."""
         high, low = float(np.mean(positive)), float(np.mean(negative))
         variance = (float(np.var(positive)) + float(np.var(negative))) / 2

@@ -154,10 +154,12 @@ class ContrastJudge(Judge):
                     f"No response under the {name} instructions could be judged for {self.trait.name!r}.",
                     "The responses are empty; raise `max_new_tokens` or look at the trait's instructions.",
                 )
-        self.calibration = Calibration.fit(*sides(None), self.pairs)
+        self.calibration = Calibration.fit(*sides(None), pairs=self.pairs)
         for fold in range(FOLDS):
             positive, negative = sides(fold)
-            calibration = Calibration.fit(positive, negative, self.pairs) if positive and negative else self.calibration
+            calibration = (
+                Calibration.fit(positive, negative, pairs=self.pairs) if positive and negative else self.calibration
+            )
             for rollout, e in zip(contrastive, evidence, strict=False):
                 if rollout.question_index % FOLDS == fold:
                     rollout.score = calibration.score(e) if math.isfinite(e) else None
