@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from personavec.lazy import offering
 
 if TYPE_CHECKING:
+    from personavec.combination import combine, specific
     from personavec.errors import UserError
     from personavec.evaluation import evaluate
     from personavec.extraction import Extraction, Settings, TextSettings, TextsExtraction, extract, extract_from_texts
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 __getattr__, __dir__ = offering(
     __name__,
     {
+        "combination": ["combine", "specific"],
         "errors": ["UserError"],
         "evaluation": ["evaluate"],
         "extraction": ["Extraction", "Settings", "TextSettings", "TextsExtraction", "extract", "extract_from_texts"],
@@ -60,6 +62,7 @@ __all__ = [
     "UserError",
     "ablation",
     "capping",
+    "combine",
     "evaluate",
     "extract",
     "extract_from_texts",
@@ -75,6 +78,7 @@ __all__ = [
     "read",
     "screen",
     "screen_files",
+    "specific",
     "steer",
     "steering",
     "write_offline",
