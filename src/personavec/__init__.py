@@ -15,7 +15,15 @@ if TYPE_CHECKING:
     from personavec.combination import combine, specific
     from personavec.errors import UserError
     from personavec.evaluation import evaluate
-    from personavec.extraction import Extraction, Settings, TextSettings, TextsExtraction, extract, extract_from_texts
+    from personavec.extraction import (
+        Extraction,
+        Settings,
+        TextSettings,
+        TextsExtraction,
+        extract,
+        extract_from_texts,
+        taught_texts,
+    )
     from personavec.finetune import PreventativeSteering, ShiftMonitor, Training, Tuned, fine_tune, preventing
     from personavec.interventions import ablation, capping, flooring, intervening, steer, steering
     from personavec.model import ChatModel, Conversation, Request, Response, load_model
@@ -31,7 +39,15 @@ __getattr__, __dir__ = offering(
         "combination": ["combine", "specific"],
         "errors": ["UserError"],
         "evaluation": ["evaluate"],
-        "extraction": ["Extraction", "Settings", "TextSettings", "TextsExtraction", "extract", "extract_from_texts"],
+        "extraction": [
+            "Extraction",
+            "Settings",
+            "TextSettings",
+            "TextsExtraction",
+            "extract",
+            "extract_from_texts",
+            "taught_texts",
+        ],
         "finetune": ["PreventativeSteering", "ShiftMonitor", "Training", "Tuned", "fine_tune", "preventing"],
         "interventions": ["ablation", "capping", "flooring", "intervening", "steer", "steering"],
         "model": ["ChatModel", "Conversation", "Request", "Response", "load_model"],
@@ -81,6 +97,7 @@ __all__ = [
     "specific",
     "steer",
     "steering",
+    "taught_texts",
     "write_offline",
     "write_with_llm",
 ]
