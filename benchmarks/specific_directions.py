@@ -39,8 +39,8 @@ from personavec.projection.bank import (
     sample_conversations,
     text_conversation,
 )
-from personavec.screening.discriminant import Scene, placebos
-from personavec.screening.specific import remove_span
+from personavec.projection.discriminant import Scene, placebos
+from personavec.projection.specific import remove_span
 from personavec.screening.threshold import threshold
 from personavec.stats.bootstrap import auc, bootstrap_auc, bootstrap_mean
 from personavec.stats.estimate import Estimate

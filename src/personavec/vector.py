@@ -130,8 +130,13 @@ class PersonaVector:
     @property
     def identity(self) -> list[JsonValue]:
         """Which vector this is: its trait, its layer, and a short hash of its directions."""
+        return [self.trait, self.layer, self.hash]
+
+    @property
+    def hash(self) -> str:
+        """Of its directions, short."""
         directions = self.directions.detach().float().cpu().contiguous()
-        return [self.trait, self.layer, hashlib.sha256(directions.numpy().tobytes()).hexdigest()[:16]]
+        return hashlib.sha256(directions.numpy().tobytes()).hexdigest()[:16]
 
     def using(self, layer: int) -> "PersonaVector":
         """The same vector with another layer."""

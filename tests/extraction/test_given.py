@@ -330,7 +330,10 @@ def test_the_command_prints_whole_answers_or_json(
     [
         (["--texts", "library", "--pairs", "2"], "--pairs does not go with --texts"),
         (["--texts", "library", "--judge", "probe"], "--judge does not go with --texts"),
-        (["--tokens", "9"], "--tokens goes with --texts only"),
+        (["--tokens", "9"], "--tokens goes with --texts or --teacher only"),
+        (["--teacher", "api:m", "--texts", "library"], "--texts and --teacher exclude each other"),
+        (["--teacher", "api:m", "--pairs", "2"], "--pairs does not go with --teacher"),
+        (["--teacher", "m"], "Unknown teacher 'm'."),
         (["--texts", "library"], "holds no texts for the trait 'tiny'"),
         (["--texts", "nowhere.jsonl"], "nowhere.jsonl"),
         (["--texts", "library", "--max-new-tokens", "0"], "--max-new-tokens 0 is out of range"),

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from personavec.extraction.given.result import Push, TextsRun
     from personavec.extraction.result import ExtractionRun
     from personavec.model import ChatModel
+    from personavec.texts import Texts
     from personavec.traits import Trait
 
 _SUITED = {
@@ -36,6 +37,15 @@ TextsFrom = Annotated[
         show_default=False,
     ),
 ]
+Teacher = Annotated[
+    str | None,
+    typer.Option(
+        metavar="local:MODEL|api:MODEL",
+        callback=o.plain_text,
+        help="Have a stronger model write such texts first, to the trait's questions; --judge-price tells its costs.",
+        show_default=False,
+    ),
+]
 
 
 def extract(
@@ -46,6 +56,7 @@ def extract(
     description: o.Description = None,
     traits_from: o.TraitsFrom = None,
     texts: TextsFrom = None,
+    teacher: Teacher = None,
     settings: Annotated[dict[str, Any], fields_of(Settings, without={"temperature", "positions"}, suited=_SUITED)],
     of_texts: Annotated[
         dict[str, Any], fields_of(TextSettings, without=_SHARED, suited={"tokens": f"Default: {TextSettings.tokens}."})
@@ -59,15 +70,24 @@ def extract(
 ) -> None:
     """Turn a trait into a persona vector, and measure what it does to the model."""
     chosen = o.find_trait(trait, description, traits_from)
-    if texts is not None:
+    if texts is not None or teacher is not None:
+        if texts is not None and teacher is not None:
+            raise UserError("`texts` and `teacher` exclude each other.", "A teacher writes texts of its own.")
         if foreign := sorted(settings.keys() - _SHARED):
-            raise UserError(f"`{foreign[0]}` does not go with `texts`.", "It is about the model's own rollouts.")
+            source = "texts" if teacher is None else "teacher"
+            raise UserError(f"`{foreign[0]}` does not go with `{source}`.", "It is about the model's own rollouts.")
         asked_for = TextSettings(**settings, **of_texts)
-        o.read_terms("probe", judge_price, judge_rpm)
-        _from_texts(o.open_model(model, device, dtype, thinking=thinking), chosen, texts, out, asked_for, json)
+        terms = o.read_terms(teacher or "probe", judge_price, judge_rpm)
+        given: Texts | str = texts or ""
+        if teacher is not None:  # before the model that reads is loaded: one at a time
+            from personavec.extraction.given.teacher import taught_texts
+
+            o.quiet()
+            given = taught_texts(chosen, teacher, out, terms=terms, device=device, dtype=dtype, seed=asked_for.seed)
+        _from_texts(o.open_model(model, device, dtype, thinking=thinking), chosen, given, out, asked_for, json)
         return
     if of_texts:
-        raise UserError("`tokens` goes with `texts` only.", "Leave it out, or say which texts.")
+        raise UserError("`tokens` goes with `texts` or `teacher` only.", "Leave it out, or say which texts.")
     Settings(**settings)  # what no model could do is refused before one is loaded
     terms = o.read_terms(settings.get("judge", Settings.judge), judge_price, judge_rpm)
     chat = o.open_model(model, device, dtype, thinking=thinking)
@@ -96,7 +116,7 @@ def extract(
 
 
 def _from_texts(
-    chat: "ChatModel", trait: "Trait", texts: str, out: Path, settings: TextSettings, as_json: bool
+    chat: "ChatModel", trait: "Trait", texts: "Texts | str", out: Path, settings: TextSettings, as_json: bool
 ) -> None:
     from personavec.extraction.given.job import extract_from_texts
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -10,9 +10,11 @@ from personavec.cli import options as o
 from personavec.errors import UserError
 
 if TYPE_CHECKING:
+    from personavec.data import Dataset
     from personavec.info import VectorInfo
+    from personavec.vector import PersonaVector
 
-app = typer.Typer(help="Show, compare, import and export vectors.", no_args_is_help=True)
+app = typer.Typer(help="Show, compare, combine, import and export vectors.", no_args_is_help=True)
 File = Annotated[Path, typer.Argument(help="Vector file.", show_default=False)]
 
 
@@ -22,27 +24,18 @@ def show(file: File, json: o.Json = False) -> None:
     from personavec.vector import PersonaVector
 
     vector = PersonaVector.load(file)
-    norms = [round(float(n), 4) for n in vector.directions.norm(dim=-1)]
     if json:
-        o.print_json(
-            {
-                "trait": vector.trait,
-                "layer": vector.layer,
-                "model": dict(vector.model),
-                "norms": norms,
-                "info": vector.info.as_stored(),
-            }
-        )
+        o.print_json(_facts(vector))
         return
     print(f"{vector.trait}, layer {vector.layer} of {vector.n_layers}, width {vector.directions.shape[1]}")
     for key, value in vector.model.items():
         print(f"  model {key}: {value}")
-    print(f"  norm at the layer: {norms[vector.layer]:g}")
+    print(f"  norm at the layer: {float(vector.at(vector.layer).norm()):.4f}, directions {vector.hash}")
     if vector.residual_norm is not None:
         print(f"  mean residual norm at the layer: {float(vector.residual_norm[vector.layer]):g}")
     if vector.normed_last_row:
         print("  imported: the last row was taken after the final norm and is not used")
-    print("\n".join(_measurements(vector.info)))
+    print("\n".join([*_origin(vector.info), *_measurements(vector.info)]))
 
 
 @app.command("compare")
@@ -75,6 +68,59 @@ def compare(
         )
     else:
         print()
+
+
+@app.command("combine")
+def combine(
+    parts: Annotated[
+        list[str],
+        typer.Argument(metavar="FILE[=COEFFICIENT]...", help="Vector files of one model.", show_default=False),
+    ],
+    out: Annotated[Path, typer.Option(help="Vector file to write.", show_default=False)],
+    name: Annotated[
+        str | None, typer.Option(callback=o.plain_text, help="Of the sum. Default: its traits.", show_default=False)
+    ] = None,
+    specific: Annotated[
+        Literal["span", "domains"] | None,
+        typer.Option(
+            help="Only what is not shared with other traits (vectors in folders beside the first one), length and "
+            "refusals; domains: nor with clean domains. Reads with the model.",
+            show_default=False,
+        ),
+    ] = None,
+    reference: Annotated[
+        list[str] | None,
+        typer.Option(help="Clean data, for --specific. Default: a bundled set. Repeatable.", show_default=False),
+    ] = None,
+    model: o.Model = None,
+    device: o.Device = None,
+    dtype: o.Dtype = None,
+    json: o.Json = False,
+) -> None:
+    """Sums and differences of vectors, and the part of a vector that is its trait's alone."""
+    from personavec import combination
+    from personavec.vector import PersonaVector, siblings
+
+    if specific is None and (reference or model or device or dtype):
+        raise UserError("`reference`, `model`, `device` and `dtype` go with `specific` only.", "Leave them out.")
+    named = [_part(text) for text in parts]
+    vector = combination.combine([(PersonaVector.load(path), coefficient) for path, coefficient in named], name)
+    if specific is not None:
+        references = _references(reference)
+        others = siblings(named[0][0].parent, vector)
+        chat = o.open_model(model, device, dtype)
+        vector = combination.specific(chat, vector, specific, others=others, references=references)
+    vector.save(out)
+    if json:
+        o.print_json({"vector": str(out), **_facts(vector)})
+        return
+    print(f"Wrote {out}: {vector.trait}, layer {vector.layer}, norm {float(vector.at(vector.layer).norm()):.4g}.")
+    print("\n".join(_origin(vector.info)))
+    if vector.neutral_mean is None:
+        print(
+            "Of a sum nobody knows how neutral answers scatter along it: monitor shows its projections as they are, "
+            "and cap and floor cannot use it."
+        )
 
 
 @app.command("import")
@@ -116,6 +162,52 @@ def export_vector(
         )
     write_paper_vector(directions, out)
     print(f"Wrote {out}: rows 0 to {vector.n_layers}, width {directions.shape[1]}.")
+
+
+def _part(text: str) -> tuple[Path, float]:
+    """`FILE=COEFFICIENT`, or a file alone, which is taken once."""
+    return (Path(text), 1.0) if Path(text).is_file() or "=" not in text else o.split_pair(text, "FILE")
+
+
+def _references(names: Sequence[str] | None) -> "dict[str, Dataset] | None":
+    from personavec.data import open_data
+
+    return {Path(name).name: open_data([name]) for name in names} if names else None
+
+
+def _facts(vector: "PersonaVector") -> dict[str, object]:
+    return {
+        "trait": vector.trait,
+        "layer": vector.layer,
+        "directions": vector.hash,
+        "model": dict(vector.model),
+        "norms": [round(float(n), 4) for n in vector.directions.norm(dim=-1)],
+        "info": vector.info.as_stored(),
+    }
+
+
+def _origin(info: "VectorInfo") -> list[str]:
+    """What a vector was made of, in lines; none for one that was extracted."""
+    lines = [
+        f"  {part.coefficient:+g} times {part.trait}, directions {part.directions}, extracted for layer {part.layer}"
+        for part in info.parts or ()
+    ]
+    if (made := info.specific) is not None:
+        what = "told from" if made.made_of == "texts" else "without what it shares with"
+        names = [
+            f"{len(made.domains)} clean domains ({', '.join(made.domains)})" if made.domains else "",
+            f"the traits {', '.join(made.traits)}" if made.traits else "",
+            *made.common,
+        ]
+        source = "made of the library's texts" if made.made_of == "texts" else "a part of the vector"
+        lines += [
+            f"  specific ({made.kind}): {source}, {what} {'; '.join(filter(None, names))}",
+            f"  left of the original ({made.original}): {100 * made.kept:.0f} % of its norm at the layer, which is its "
+            f"cosine with it ({made.kept:+.2f})",
+        ]
+        if empty := [layer for layer, kept in enumerate(made.kept_by_layer, 1) if kept == 0]:
+            lines.append(f"  nothing is left at layers {', '.join(map(str, empty))}: the vector does nothing there")
+    return lines
 
 
 def _measurements(info: "VectorInfo") -> list[str]:

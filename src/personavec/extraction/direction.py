@@ -43,6 +43,14 @@ def mean_difference(model: ChatModel, trait: str, extraction: Sequence[Rollout],
 def with_neutral(
     bench: Workbench, vector: PersonaVector, neutral: Sequence[Rollout], readings: Readings
 ) -> PersonaVector:
+    """See `neutral_statistics`; the time it takes is counted."""
+    with bench.timings.stage("read"):
+        return neutral_statistics(bench.model, vector, neutral, readings)
+
+
+def neutral_statistics(
+    model: ChatModel, vector: PersonaVector, neutral: Sequence[Rollout], readings: Readings
+) -> PersonaVector:
     """Add the statistics of neutral answers: of whole answers, of last prompt tokens, of single tokens.
 
     Args:
@@ -50,8 +58,7 @@ def with_neutral(
     """
     answers = along(vector, readings.response_mean)
     prompts = along(vector, readings.prompt_last)
-    with bench.timings.stage("read"):
-        tokens = token_projections(bench.model, neutral, vector.directions)
+    tokens = token_projections(model, neutral, vector.directions)
     return replace(
         vector,
         neutral_mean=answers.mean(0),

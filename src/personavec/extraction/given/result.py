@@ -15,7 +15,7 @@ class TextFacts(Result):
     """The texts of an extraction.
 
     Attributes:
-        source: "library", or the file as the user named it.
+        source: "library", the file as the user named it, or the model that wrote them.
         hash: Of all that decides what is made of them.
         extract, test: Texts in either half: those that the vector is made of, and those that it is tried on.
         questions, test_questions: Questions that they answer.

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from personavec.projection.bank import Bank, Sides
-from personavec.screening.discriminant import (
+from personavec.projection.discriminant import (
     CLEAN,
     LACKING,
     OTHERS,
