@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from personavec.model import ChatModel
-from personavec.screening.specific import remove_span
+from personavec.projection.specific import remove_span
 from personavec.stats.bootstrap import bootstrap_pearson, bootstrap_ratio, pearson
 from personavec.study.figures import (
     Before,

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from personavec.screening.specific import remove_span
+from personavec.projection.specific import remove_span
 from personavec.stats.bootstrap import bootstrap_mean, bootstrap_pearson, bootstrap_ratio, pearson
 from personavec.stats.estimate import Estimate
 from personavec.stats.nulls import covariance_directions, place
