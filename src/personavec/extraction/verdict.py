@@ -63,10 +63,10 @@ def _strength(run: ExtractionRun) -> str:
 def _separation(name: str, run: ExtractionRun) -> str:
     auc, null = run.separation.auc, run.separation.null.shuffled
     text = (
-        f"On unseen questions, under an unseen instruction that is left out in reading, projections tell {name} answers "
-        f"from the opposite with AUC {auc.mean:.2f} ({auc.low:.2f} to {auc.high:.2f}); directions made the same way of answers whose sides were "
-        f"shuffled, with their own choice of layer, reach {null.mean:.2f} on average and {null.p95:.2f} at the 95th "
-        "percentile"
+        f"On unseen questions, under an unseen instruction that is left out in reading, projections tell {name} "
+        f"answers from the opposite with AUC {auc.mean:.2f} ({auc.low:.2f} to {auc.high:.2f}); directions made the "
+        f"same way of answers whose sides were shuffled, with their own choice of layer, reach {null.mean:.2f} on "
+        f"average and {null.p95:.2f} at the 95th percentile"
     )
     if auc.mean > null.p95:
         return f"{text}, so the separation is more than chance gives."
