@@ -275,9 +275,8 @@ def test_an_answer_does_not_calibrate_its_own_score(tiny: ChatModel) -> None:
     first = contrastive[0]
     others = {r.id: planted[r.id] for r in contrastive if r.question_index % FOLDS != first.question_index % FOLDS}
     sides = {r.id: r.side for r in contrastive}
-    curve = Calibration.fit(
-        *([e for name, e in others.items() if sides[name] == side] for side in ("positive", "negative"))
-    )
+    positive, negative = ([e for name, e in others.items() if sides[name] == side] for side in ("positive", "negative"))
+    curve = Calibration.fit(positive, negative)
     for evidence in (-3.0, 0.0, 0.5, 9.0):
         scores, _ = fitted(tiny, planted | {first.id: evidence})
         assert scores[first.id] == pytest.approx(curve.score(evidence))
@@ -286,9 +285,8 @@ def test_an_answer_does_not_calibrate_its_own_score(tiny: ChatModel) -> None:
 def test_natural_and_further_answers_are_scored_by_the_whole_calibration(tiny: ChatModel) -> None:
     contrastive, neutral, planted = crowd(tiny)
     scores, judge = fitted(tiny, planted)
-    whole = Calibration.fit(
-        *([planted[r.id] for r in contrastive if r.side == side] for side in ("positive", "negative"))
-    )
+    positive, negative = ([planted[r.id] for r in contrastive if r.side == side] for side in ("positive", "negative"))
+    whole = Calibration.fit(positive, negative)
     assert judge.calibration == whole
     assert [scores[r.id] for r in neutral] == [whole.score(planted[r.id]) for r in neutral]
     further = [replace(r, score=None) for r in contrastive[:3]]
