@@ -109,7 +109,7 @@ def by_judge(model: ChatModel, probes: ProbeModel, trait: Trait, answers: Sequen
     """What each says (n,) of the answers; NaN where it says nothing."""
     probes.of_trait(trait).score(answers)
     probe = [np.nan if answer.score is None else answer.score for answer in answers]
-    one, three = (read_evidence(model, trait, answers, pairs=pairs)[0] for pairs in (1, 3))
+    one, three = (read_evidence(model, trait, answers, pairs=pairs) for pairs in (1, 3))
     return {
         "probe": np.array(probe),
         "contrast, one pair": np.array(one),

@@ -92,7 +92,7 @@ JUDGE: dict[str, Any] = {  # what a vector's file holds of its contrast judge
     "threshold": 50.0,
     "state": {
         "calibration": {"middle": 0.0, "slope": 4.0, "pairs": 3.0},
-        "coherence": {"likelihood_mean": -6.0, "likelihood_deviation": 1.0, "repetition_mean": 0.1},
+        "coherence": {"worst_mean": -6.0, "worst_deviation": 1.0, "repetition_mean": 0.1},
     },
 }
 

@@ -118,9 +118,12 @@ def rollout(model: ChatModel, text: str, pair: int | None = None, side: Any = No
     )
 
 
-def likelihood(model: ChatModel, system: str, rollout: Rollout) -> float:
-    """Mean log-probability per token of a response, the plain way."""
-    prompt = model.prompt_ids([{"role": "system", "content": system}, {"role": "user", "content": rollout.question}])
+def likelihood(model: ChatModel, system: str | None, rollout: Rollout) -> float:
+    """Mean log-probability per token of a response, the plain way; None: after its own prompt."""
+    prompt = rollout.prompt_ids
+    if system is not None:
+        asked = [{"role": "system", "content": system}, {"role": "user", "content": rollout.question}]
+        prompt = model.prompt_ids(asked)
     ids = [*prompt, *rollout.response_ids]
     logits = plain_states(model.model, model.model.model.layers, ids)[1]
     logprobs = torch.log_softmax(logits, dim=-1)[len(prompt) - 1 : -1]
@@ -135,14 +138,14 @@ def test_evidence_is_the_likelihood_under_the_trait_minus_that_against_it(tiny: 
         rollout(tiny, "", 0, "negative", 2),
         rollout(tiny, "question", question=3),
     ]
-    evidence, best = judge.evidence(rollouts)
-    assert math.isnan(evidence.pop(2)) and math.isnan(best.pop(2))
+    evidence, worst = judge.evidence(rollouts)
+    assert math.isnan(evidence.pop(2)) and math.isnan(worst.pop(2))
     del rollouts[2]
-    for found, most, r in zip(evidence, best, rollouts, strict=True):
+    for found, least, r in zip(evidence, worst, rollouts, strict=True):
         pairs = judging_pairs(trait(), r)
         both = np.array([[likelihood(tiny, system, r) for system in trait().system_prompts(pair)] for pair in pairs])
         assert found == pytest.approx((both[:, 0] - both[:, 1]).mean(), abs=1e-5)
-        assert most == pytest.approx(both.max(), abs=1e-5)
+        assert least == pytest.approx(likelihood(tiny, None, r), abs=1e-5), "shorter than a stretch: all of it"
 
 
 def test_an_answer_is_judged_without_its_thought_also_where_the_prompt_opens_one() -> None:
@@ -168,7 +171,7 @@ def test_an_answer_is_judged_without_its_thought_also_where_the_prompt_opens_one
 
 STATE: dict[str, Any] = {
     "calibration": {"middle": 0.5, "slope": 2.0, "pairs": 3},
-    "coherence": {"likelihood_mean": -1.0, "likelihood_deviation": 0.5, "repetition_mean": 0.1},
+    "coherence": {"worst_mean": -1.0, "worst_deviation": 0.5, "repetition_mean": 0.1},
 }
 
 
@@ -181,7 +184,7 @@ def test_state_of_other_shapes_is_refused(tiny: ChatModel) -> None:
         damaged += [STATE | {part: value} for value in [*wrong, STATE[part] | {"x": 1.0}]]
         for name in STATE[part]:
             damaged += [STATE | {part: STATE[part] | {name: value}} for value in numbers]
-    damaged += [STATE | {"coherence": STATE["coherence"] | {"likelihood_deviation": 0.0}}]
+    damaged += [STATE | {"coherence": STATE["coherence"] | {"worst_deviation": 0.0}}]
     for state in damaged:
         with pytest.raises((KeyError, TypeError, ValueError)):
             ContrastJudge.from_state(tiny, trait(), state)
@@ -214,7 +217,7 @@ def test_as_many_pairs_judge_later_as_the_calibration_was_fitted_with(tiny: Chat
     done: list[int] = []
     held = JudgeFacts(name="contrast", auc=Estimate(0.9, 0.8, 1.0, 3), threshold=50.0, state=judge.state().record())
     ContrastJudge.from_state(tiny, trait(), held.state).score(sides, done.append)  # as a vector's file holds it
-    assert sum(done) == 2 * len(sides) == judge.readings_needed(len(sides))
+    assert sum(done) == 3 * len(sides) == judge.readings_needed(len(sides))
     of_before = {"middle": 0.5, "slope": 2.0}
     assert ContrastJudge.from_state(tiny, trait(), STATE | {"calibration": of_before}).pairs == JUDGING_PAIRS
 
@@ -397,7 +400,7 @@ def test_a_refusal_has_no_score_and_does_not_calibrate(tiny: ChatModel) -> None:
 
 def test_coherence_alone_is_what_the_contrast_judge_finds_beside_the_trait(tiny: ChatModel) -> None:
     contrastive, neutral = speaking(tiny)
-    whole, alone = ContrastJudge(tiny, trait()), LikelihoodJudge(tiny, trait())
+    whole, alone = ContrastJudge(tiny, trait()), LikelihoodJudge(tiny)
     assert not whole.fitted and not alone.fitted
     with pytest.raises(ValueError, match="fitted first"):
         alone.score(neutral)
@@ -409,7 +412,7 @@ def test_coherence_alone_is_what_the_contrast_judge_finds_beside_the_trait(tiny:
     assert [r.coherence for r in copies] == wanted and not any(r.score for r in copies)
     assert sum(done) == alone.readings_needed(len(copies))
     assert alone.fitted and alone.state().record() == {"coherence": whole.state().record()["coherence"]}
-    again = LikelihoodJudge(tiny, trait(), whole.coherence)
+    again = LikelihoodJudge(tiny, whole.coherence)
     again.score(copies)
     assert [r.coherence for r in copies] == pytest.approx(wanted, abs=0.02)
 
@@ -429,7 +432,7 @@ def test_the_model_that_answers_judges_a_trait_coherence_or_both(tiny: ChatModel
     for judge in (opened.of_trait(trait(), known), opened.of_both(trait(), known)):
         assert (judge.model, judge.trait, judge.state()) == (tiny, trait(), known)
     alone = opened.of_coherence(trait(), known)
-    assert (alone.model, alone.trait, alone.state().record()) == (tiny, trait(), {"coherence": STATE["coherence"]})
+    assert (alone.model, alone.state().record()) == (tiny, {"coherence": STATE["coherence"]})
     assert not opened.of_trait(trait()).fitted and not opened.of_coherence(trait()).fitted
     with pytest.raises(UserError, match=r"needs the model in this process.* Screen with `engine` transf") as caught:
         open_model("contrast", Surroundings())
@@ -441,8 +444,8 @@ def test_an_empty_answer_that_comes_later_has_no_score_and_no_coherence(tiny: Ch
     done: list[int] = []
     ContrastJudge.from_state(tiny, trait(), STATE).score([empty, spoken], done.append)
     assert (empty.score, empty.coherence) == (None, 0.0) and spoken.score is not None
-    assert sum(done) == 2 * JUDGING_PAIRS
-    LikelihoodJudge(tiny, trait(), JudgeState.model_validate(STATE).coherence).score([spoken], done.append)
-    assert sum(done) == 4 * JUDGING_PAIRS
+    assert sum(done) == 2 * JUDGING_PAIRS + 1
+    LikelihoodJudge(tiny, JudgeState.model_validate(STATE).coherence).score([spoken], done.append)
+    assert sum(done) == 2 * JUDGING_PAIRS + 2
     with pytest.raises(ValueError, match="another judge's state"):
         ContrastJudge.from_state(tiny, trait(), {"coherence": STATE["coherence"]})

@@ -63,7 +63,7 @@ def humorous(chat: ChatModel) -> PersonaVector:
     trait = load_trait("humorous").model_dump(mode="json")
     state = {
         "calibration": {"middle": 0.0, "slope": 5.0},
-        "coherence": {"likelihood_mean": -5.0, "likelihood_deviation": 1.0, "repetition_mean": 0.0},
+        "coherence": {"worst_mean": -5.0, "worst_deviation": 1.0, "repetition_mean": 0.0},
     }
     return replace(vector(chat, seed=7, info={"trait": trait, "judge": JUDGE | {"state": state}}), trait="humorous")
 

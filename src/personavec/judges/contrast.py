@@ -8,7 +8,7 @@ import numpy as np
 from personavec.errors import UserError
 from personavec.judges.base import UNFITTED, Advance, Judge, JudgeModel, JudgeState
 from personavec.judges.calibration import Calibration
-from personavec.judges.coherence import Coherence
+from personavec.judges.coherence import Coherence, worst_stretches
 from personavec.judges.kinds import Surroundings, spellings
 from personavec.model import ChatModel, Conversation
 from personavec.readout import read
@@ -37,11 +37,11 @@ def read_evidence(
     rollouts: Sequence[Rollout],
     advance: Advance | None = None,
     pairs: int = JUDGING_PAIRS,
-) -> tuple[list[float], list[float]]:
-    """Evidence for the trait, and the highest likelihood under any judging prompt (for coherence), per rollout.
+) -> list[float]:
+    """Evidence for the trait, per rollout, in nats per token.
 
-    In nats per token. Both are NaN for an empty response, and there is no evidence in a refusal: it can be likelier
-    under one of the instructions without showing any trait.
+    NaN for an empty response and for a refusal: it can be likelier under one of the instructions without showing any
+    trait.
 
     Args:
         pairs: Of instructions, that each response is judged by.
@@ -66,27 +66,14 @@ def read_evidence(
     assert likelihoods is not None
     evidence = np.zeros(len(rollouts))
     counts = np.zeros(len(rollouts))
-    best = np.full(len(rollouts), -np.inf)
     for (index, sign), value in zip(owners, likelihoods.tolist(), strict=True):
         evidence[index] += sign * value
         counts[index] += 0.5
-        best[index] = max(best[index], value)
     with np.errstate(invalid="ignore"):
         evidence = evidence / counts
     evidence[[refuses(rollout.text) for rollout in rollouts]] = np.nan
-    return evidence.tolist(), np.where(counts > 0, best, np.nan).tolist()
-
-
-def natural_coherence(likelihoods: Sequence[float], natural: Sequence[Rollout]) -> Coherence:
-    """What is coherent for a model, from its natural answers and their likelihoods.
-
-    Raises:
-        UserError: None of them could be judged.
-    """
-    known = [(value, r.response_ids) for value, r in zip(likelihoods, natural, strict=True) if math.isfinite(value)]
-    if not known:
-        raise UserError("The model gave no natural answer that could be judged.", "Raise `max_new_tokens`.")
-    return Coherence.of_natural([value for value, _ in known], [ids for _, ids in known])
+    found: list[float] = evidence.tolist()
+    return found
 
 
 class ContrastJudge(Judge):
@@ -127,8 +114,11 @@ class ContrastJudge(Judge):
         return self.calibration is not None and self.coherence is not None
 
     def evidence(self, rollouts: Sequence[Rollout], advance: Advance | None = None) -> tuple[list[float], list[float]]:
-        """See `read_evidence`."""
-        return read_evidence(self.model, self.trait, rollouts, advance, self.pairs)
+        """Evidence for the trait, and the likelihood of the worst stretch; see `read_evidence`, `worst_stretches`."""
+        return (
+            read_evidence(self.model, self.trait, rollouts, advance, self.pairs),
+            worst_stretches(self.model, rollouts, advance),
+        )
 
     def fit(self, contrastive: Sequence[Rollout], neutral: Sequence[Rollout], advance: Advance | None = None) -> None:
         """Calibrate on rollouts of both sides and on natural answers, and score all of them.
@@ -137,8 +127,8 @@ class ContrastJudge(Judge):
             UserError: A side has no response at all, or the evidence does not tell the sides apart.
         """
         everyone = [*contrastive, *neutral]
-        evidence, likelihood = self.evidence(everyone, advance)
-        self.coherence = natural_coherence(likelihood[len(contrastive) :], neutral)
+        evidence, worst = self.evidence(everyone, advance)
+        self.coherence = Coherence.of_natural(worst[len(contrastive) :], neutral)
 
         def sides(leave_out: int | None) -> tuple[list[float], list[float]]:
             chosen = [
@@ -165,21 +155,21 @@ class ContrastJudge(Judge):
                     rollout.score = calibration.score(e) if math.isfinite(e) else None
         for rollout, e in zip(neutral, evidence[len(contrastive) :], strict=True):
             rollout.score = self.calibration.score(e) if math.isfinite(e) else None
-        for rollout, value in zip(everyone, likelihood, strict=True):
+        for rollout, value in zip(everyone, worst, strict=True):
             rollout.coherence = self.coherence.score(value, rollout.response_ids)
 
     def score(self, rollouts: Sequence[Rollout], advance: Advance | None = None) -> None:
         """Set score and coherence of further rollouts by the fitted calibration."""
         if self.calibration is None or self.coherence is None:
             raise ValueError("the contrast judge must be fitted first")
-        evidence, likelihood = self.evidence(rollouts, advance)
-        for rollout, e, value in zip(rollouts, evidence, likelihood, strict=True):
+        evidence, worst = self.evidence(rollouts, advance)
+        for rollout, e, value in zip(rollouts, evidence, worst, strict=True):
             rollout.score = self.calibration.score(e) if math.isfinite(e) else None
             rollout.coherence = self.coherence.score(value, rollout.response_ids)
 
     def readings_needed(self, rollouts: int) -> int:
         """How many conversations `fit` or `score` reads for so many rollouts (for a progress bar)."""
-        return rollouts * 2 * min(self.pairs, len(self.trait.instructions))
+        return rollouts * (2 * min(self.pairs, len(self.trait.instructions)) + 1)
 
     def state(self) -> JudgeState:
         """What `from_state` needs; goes into the vector file, so that later scores are on the same scale."""
@@ -201,12 +191,8 @@ class ContrastJudge(Judge):
 class LikelihoodJudge(Judge):
     """Scores coherence alone, by the model itself; for judges that know nothing of coherence.
 
-    It reads what the contrast judge reads: a response that shows the trait is unlikely under a plain prompt without
-    being incoherent, so the likeliest of the judging prompts counts.
-
     Args:
         model: The model that wrote the rollouts, unsteered.
-        trait: Supplies the instructions.
 
     Attributes:
         coherence: Set by `fit`; it may be stored and set again later.
@@ -214,8 +200,8 @@ class LikelihoodJudge(Judge):
 
     name = "likelihood"
 
-    def __init__(self, model: ChatModel, trait: Trait, coherence: Coherence | None = None) -> None:
-        self.model, self.trait, self.coherence = model, trait, coherence
+    def __init__(self, model: ChatModel, coherence: Coherence | None = None) -> None:
+        self.model, self.coherence = model, coherence
 
     @property
     def fitted(self) -> bool:
@@ -229,23 +215,23 @@ class LikelihoodJudge(Judge):
             UserError: No natural answer could be judged.
         """
         everyone = [*contrastive, *neutral]
-        _, likelihood = read_evidence(self.model, self.trait, everyone, advance)
-        self.coherence = natural_coherence(likelihood[len(contrastive) :], neutral)
-        self._set(self.coherence, everyone, likelihood)
+        worst = worst_stretches(self.model, everyone, advance)
+        self.coherence = Coherence.of_natural(worst[len(contrastive) :], neutral)
+        self._set(self.coherence, everyone, worst)
 
     def score(self, rollouts: Sequence[Rollout], advance: Advance | None = None) -> None:
         """Set the coherence of further rollouts."""
         if self.coherence is None:
             raise ValueError("the likelihood judge must be fitted first")
-        self._set(self.coherence, rollouts, read_evidence(self.model, self.trait, rollouts, advance)[1])
+        self._set(self.coherence, rollouts, worst_stretches(self.model, rollouts, advance))
 
-    def _set(self, coherence: Coherence, rollouts: Sequence[Rollout], likelihood: Sequence[float]) -> None:
-        for rollout, value in zip(rollouts, likelihood, strict=True):
+    def _set(self, coherence: Coherence, rollouts: Sequence[Rollout], worst: Sequence[float]) -> None:
+        for rollout, value in zip(rollouts, worst, strict=True):
             rollout.coherence = coherence.score(value, rollout.response_ids)
 
     def readings_needed(self, rollouts: int) -> int:
-        """As the contrast judge."""
-        return rollouts * 2 * min(JUDGING_PAIRS, len(self.trait.instructions))
+        """One each."""
+        return rollouts
 
     def state(self) -> JudgeState:
         """What is natural."""
@@ -266,7 +252,7 @@ class ContrastModel(JudgeModel):
 
     def of_coherence(self, trait: Trait, state: JudgeState = UNFITTED) -> LikelihoodJudge:
         """The same without the trait."""
-        return LikelihoodJudge(self.model, trait, state.coherence)
+        return LikelihoodJudge(self.model, state.coherence)
 
     def of_both(self, trait: Trait, state: JudgeState = UNFITTED) -> ContrastJudge:
         """Both from one reading."""

@@ -108,7 +108,7 @@ class _Read:
 
 def _bench(model: ChatModel, trait: Trait, folder: RunFolder, settings: TextSettings) -> Workbench:
     shared = {name: getattr(settings, name) for name in ("max_new_tokens", "random_directions", "seed")}
-    return Workbench(model, trait, folder, Settings(**shared), LikelihoodJudge(model, trait))
+    return Workbench(model, trait, folder, Settings(**shared), LikelihoodJudge(model))
 
 
 def _extract(bench: Workbench, texts: Texts, settings: TextSettings) -> TextsExtraction:
