@@ -19,7 +19,7 @@ from personavec.study.answers import Answers, Sheet
 from personavec.study.families import DataSet
 from personavec.study.result import BaseScores
 from personavec.study.settings import Settings
-from personavec.vector import PersonaVector
+from personavec.vector import PersonaVector, reading_sides
 
 CHANGE = "change.safetensors"
 
@@ -30,11 +30,12 @@ class Laboratory:
     def __init__(
         self, model: ChatModel, vectors: Sequence[PersonaVector], folder: RunFolder, settings: Settings
     ) -> None:
-        self.model, self.vectors, self.folder, self.settings = model, list(vectors), folder, settings
-        self.depths = depths(vectors)
+        self.model, self.folder, self.settings = model, folder, settings
+        self.vectors, self.steering = reading_sides(vectors), {v.trait: v.steering for v in vectors}
+        self.depths = depths(self.vectors)
         self.answers = Answers(model, vectors, folder.path, settings.answer_tokens, settings.seed)
         self.traits = self.answers.traits
-        self.before = prompt_readings(model, vectors)
+        self.before = prompt_readings(model, self.vectors)
 
     def both_sheets(self, trait: str, questions: int) -> list[Sheet]:
         """Plain, to so many questions, and instructed."""
