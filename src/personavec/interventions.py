@@ -44,6 +44,7 @@ def interventions(
         UserError: A number that is missing, not wanted or not finite, a layer out of range, or a bound where the
             vector's file has no statistics of tokens; a number so large that nothing of the stream would be left.
     """
+    vector = vector.steering
     if (number is None) != (operation.takes == "nothing"):
         raise UserError(
             f"{operation.option} by {vector.trait} takes {'no' if operation.takes == 'nothing' else 'a'} number.",

@@ -3,7 +3,6 @@
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -23,6 +22,7 @@ from personavec.texts import Texts, library_texts
 from personavec.traits import load_library
 from personavec.vector import PersonaVector
 from tiny import JUDGE, vector
+from typed import exit_code
 
 Vectors = dict[str, PersonaVector]
 
@@ -142,19 +142,18 @@ def test_on_the_command_line(
     clean: Dataset,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    command: Any,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(options, "open_model", lambda *_, **__: tiny)
     for name, each in vectors.items():
         each.save(tmp_path / "runs" / name / "vector.safetensors")
     file, out = tmp_path / "runs" / "calm" / "vector.safetensors", tmp_path / "own"
-    asked = ["combine", file, "--specific", "span", "--reference", tmp_path / "clean.jsonl", "--out", out]
-    assert command(*asked) == 0
+    asked = ["vectors", "combine", file, "--specific", "span", "--reference", tmp_path / "clean.jsonl", "--out", out]
+    assert exit_code(monkeypatch, *asked) == 0
     said = " ".join(capsys.readouterr().out.split())
     made = PersonaVector.load(out)
     assert made.info.specific is not None and made.info.specific.traits == ("evil", "humorous")
     assert "without what it shares with the traits evil, humorous; length; refusing" in said
     assert f"{100 * made.info.specific.kept:.0f} % of its norm" in said
-    assert command("show", out, "--json") == 0
+    assert exit_code(monkeypatch, "vectors", "show", out, "--json") == 0
     assert json.loads(capsys.readouterr().out)["info"]["specific"]["kind"] == "span"

@@ -16,6 +16,7 @@ from personavec.model import ChatModel
 from personavec.monitoring import project
 from personavec.vector import PersonaVector
 from tiny import JUDGE, vector
+from typed import exit_code
 
 STATISTICS = ("neutral_mean", "neutral_prompt_mean", "neutral_token_mean")
 INFO: dict[str, Any] = {"judge": JUDGE, "trait": {"name": "kind"}, "recommended_coefficient": 2.0}
@@ -24,8 +25,10 @@ INFO: dict[str, Any] = {"judge": JUDGE, "trait": {"name": "kind"}, "recommended_
 @pytest.fixture
 def kind(tiny: ChatModel) -> PersonaVector:
     numbers = torch.arange(11.0, 15.0)
-    means = {name: numbers + at for at, name in enumerate(STATISTICS)}
-    spreads = {name.replace("mean", "deviation"): numbers + 10 + at for at, name in enumerate(STATISTICS)}
+    means: dict[str, Any] = {name: numbers + at for at, name in enumerate(STATISTICS)}
+    spreads: dict[str, Any] = {
+        name.replace("mean", "deviation"): numbers + 10 + at for at, name in enumerate(STATISTICS)
+    }
     last = {"prompt_last": torch.ones(4, 32)}
     return vector(tiny, seed=1, info=INFO, residual_norm=numbers, alternatives=last, **means, **spreads)
 
@@ -40,7 +43,7 @@ def test_a_sum_is_the_sum_at_every_layer(kind: PersonaVector, calm: PersonaVecto
     torch.testing.assert_close(made.directions, kind.directions - 0.5 * calm.directions)
     assert (made.trait, made.layer, made.model) == ("kind-calm", 2, kind.model)
     assert made.alternatives == {} and made.neutral_mean is None and made.residual_norm is kind.residual_norm
-    assert made.info.recommended_coefficient is made.info.judge is made.info.trait is None
+    assert (made.info.recommended_coefficient, made.info.judge, made.info.trait) == (None, None, None)
     made.check(tiny)
     (edit,) = steering(made, 0.5)
     torch.testing.assert_close(edit.direction, 0.5 * kind.directions[2] - 0.25 * calm.directions[2])
@@ -102,22 +105,26 @@ def test_what_cannot_be_summed_is_refused(kind: PersonaVector, calm: PersonaVect
 
 
 def test_on_the_command_line(
-    kind: PersonaVector, calm: PersonaVector, tmp_path: Path, command: Any, capsys: pytest.CaptureFixture[str]
+    kind: PersonaVector,
+    calm: PersonaVector,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     kind.save(tmp_path / "kind")
     calm.save(tmp_path / "calm")
-    words = ["combine", tmp_path / "kind", f"{tmp_path / 'calm'}=-0.5", "--out", tmp_path / "sum"]
-    assert command(*words) == 0
+    words = ["vectors", "combine", tmp_path / "kind", f"{tmp_path / 'calm'}=-0.5", "--out", tmp_path / "sum"]
+    assert exit_code(monkeypatch, *words) == 0
     said = capsys.readouterr().out
     assert "kind-calm, layer 2" in said and f"-0.5 times calm, directions {calm.hash}" in said and "monitor" in said
     made = PersonaVector.load(tmp_path / "sum")
     torch.testing.assert_close(made.directions, kind.directions - 0.5 * calm.directions)
-    assert command(*words, "--json") == 0
+    assert exit_code(monkeypatch, *words, "--json") == 0
     told = json.loads(capsys.readouterr().out)
     assert told["directions"] == made.hash and told["info"]["parts"][1]["coefficient"] == -0.5
-    assert command("show", tmp_path / "sum") == 0
+    assert exit_code(monkeypatch, "vectors", "show", tmp_path / "sum") == 0
     assert "-0.5 times calm" in capsys.readouterr().out
-    assert command(*words, "--model", "default") == 2
+    assert exit_code(monkeypatch, *words, "--model", "default") == 2
     assert "go with --specific only" in capsys.readouterr().err
-    assert command("combine", f"{tmp_path / 'kind'}=much", "--out", tmp_path / "sum") == 2
+    assert exit_code(monkeypatch, "vectors", "combine", f"{tmp_path / 'kind'}=much", "--out", tmp_path / "sum") == 2
     assert "is not FILE=NUMBER" in capsys.readouterr().err

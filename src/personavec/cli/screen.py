@@ -141,7 +141,7 @@ def _engine(
         checkpoint = open_checkpoint(model, dtype=dtype)
         for vector in vectors:
             vector.check(checkpoint, other_weights=other_weights)
-    layers = [vector.layer for vector in vectors]
+    layers = [vector.reading.layer for vector in vectors]
     return open_engine(name, model, layers, dtype=dtype, **choices)
 
 

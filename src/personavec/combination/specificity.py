@@ -59,7 +59,8 @@ def specific(
     made of these texts instead, and tells them from all else that is known. Traits that a sum is made of stay in it.
 
     The original is projected on that direction, so that one unit of the vector pushes as far along it as one of the
-    original does. Neutral statistics are measured: the model answers 20 questions.
+    original does. Neutral statistics are measured: the model answers 20 questions. Of a vector that is read along
+    another direction than it is steered by, what it is read along is made specific, and the other stays as it is.
 
     Args:
         others: Vectors of further traits of the model, of which "span" needs some to take out more than length and
@@ -73,9 +74,12 @@ def specific(
     """
     for one in (vector, *others):
         one.check(model)
+    if vector.read is not None:
+        made = specific(model, vector.read, kind, others=others, references=references, seed=seed)
+        return replace(vector, read=made)
     engine, given = TransformersEngine(model), references or {"clean": open_data(CLEAN)}
     own = {vector.trait, *(part.trait for part in vector.info.parts or ())}
-    rivals = [other for other in others if other.trait not in own]
+    rivals = [other.reading for other in others if other.trait not in own]
     if kind == "span":
         taken = _span(engine, vector, rivals, next(iter(given.values())))
     else:

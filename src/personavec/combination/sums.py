@@ -12,7 +12,7 @@ import torch
 from personavec.errors import UserError
 from personavec.info import Part, VectorInfo
 from personavec.traits.trait import name_faults
-from personavec.vector import POSITIONS, PersonaVector
+from personavec.vector import POSITIONS, PersonaVector, check_one_model
 
 LEAST_LEFT = 1e-3  # of the longest part; below it a sum of float32 directions is rounding and chance
 
@@ -22,7 +22,8 @@ def combine(parts: Sequence[tuple[PersonaVector, float]], name: str | None = Non
 
     It is used at the layer of the first. What was measured of the parts does not hold for their sum and is left out;
     the judge's scale stays where all are vectors of the trait that the sum is called after. The statistics of neutral
-    answers are those of a single part; of a sum of several they are not known.
+    answers are those of a single part; of a sum of several they are not known. Where a part is read along another
+    direction than it is steered by, the sum is too: of what each part is read along.
 
     Args:
         parts: Vectors of one model, and numbers.
@@ -37,11 +38,20 @@ def combine(parts: Sequence[tuple[PersonaVector, float]], name: str | None = Non
     for vector, coefficient in parts:
         if not math.isfinite(coefficient) or coefficient == 0:
             raise UserError(f"The coefficient {coefficient} of {vector.trait!r} makes no vector.", "Give 1 or -0.5.")
-    vectors, coefficients = [vector for vector, _ in parts], [coefficient for _, coefficient in parts]
-    check_one_model(vectors)
-    first, name = vectors[0], name or _name(parts)
+    check_one_model([vector for vector, _ in parts])
+    name = name or _name(parts)
     for fault in name_faults(name):
         raise UserError(f"The name of the vector: {fault}.", "Give a word or two with `name`.")
+    made = _sum([(vector.steering, coefficient) for vector, coefficient in parts], name)
+    if all(vector.read is None for vector, _ in parts):
+        return made
+    return replace(made, read=_sum([(vector.reading, coefficient) for vector, coefficient in parts], name))
+
+
+def _sum(parts: Sequence[tuple[PersonaVector, float]], name: str) -> PersonaVector:
+    """Of vectors with one direction."""
+    vectors, coefficients = [vector for vector, _ in parts], [coefficient for _, coefficient in parts]
+    first = vectors[0]
     weights = torch.tensor(coefficients)
     directions = torch.einsum("p,pld->ld", weights, torch.stack([vector.directions for vector in vectors]))
     longest = max(abs(c) * float(v.at(first.layer).norm()) for v, c in parts)
@@ -62,24 +72,6 @@ def combine(parts: Sequence[tuple[PersonaVector, float]], name: str | None = Non
         normed_last_row=any(vector.normed_last_row for vector in vectors),
     )
     return made if len(parts) > 1 else _with_neutral(made, first, math.copysign(1.0, coefficients[0]))
-
-
-def check_one_model(vectors: Sequence[PersonaVector]) -> None:
-    """Refuse vectors of different models.
-
-    Raises:
-        UserError: Naming two of them.
-    """
-    first = vectors[0]
-    for other in vectors[1:]:
-        known = (first.model.get("weights"), other.model.get("weights"))
-        same = known[0] == known[1] if None not in known else first.model.get("id") == other.model.get("id")
-        if not same or first.directions.shape != other.directions.shape:
-            raise UserError(
-                f"The vectors of {first.trait!r} and {other.trait!r} belong to different models: "
-                f"{first.model.get('id')} and {other.model.get('id')}, whose weights are not the same.",
-                "Give vectors that were extracted on one model.",
-            )
 
 
 def _name(parts: Sequence[tuple[PersonaVector, float]]) -> str:

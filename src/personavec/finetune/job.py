@@ -49,7 +49,7 @@ from personavec.provenance import provenance
 from personavec.results import SUMMARY, Provenance
 from personavec.traits import Trait
 from personavec.traits.of_vector import questions, trait_of
-from personavec.vector import PersonaVector
+from personavec.vector import PersonaVector, two_directions
 
 log = logging.getLogger(__name__)
 
@@ -147,6 +147,7 @@ class _Job:
         self.asked: list[Trait] = [trait_of(vector) for vector in self.vectors] if asks else []
         self.encoder = Encoder(self.model, min(self.settings.max_length, self.model.context_length))
         self.notes = [*self.model.template.notes, *request.data.notes]
+        self.notes += two_directions([*request.watch, *(vector for vector, _ in request.prevent)])
         if self.settings.max_length > self.model.context_length:
             self.notes.append(f"Sequences are cut to the model's context of {self.model.context_length} tokens.")
         if any("expert" in name and p.dim() == 3 for name, p in self.model.blocks.layers.named_parameters()):
@@ -215,12 +216,12 @@ class _Job:
     def _measurable(self) -> list[PersonaVector]:
         """The vectors whose traits have questions, each trait once."""
         measurable = []
-        for trait, vector in {vector.trait: vector for vector in [*self.request.watch, *self.vectors]}.items():
+        for vector in self.request.measured:
             try:
                 questions(vector)
                 measurable.append(vector)
             except UserError as error:
-                self.notes.append(f"Along {trait} nothing is measured. {error.problem}")
+                self.notes.append(f"Along {vector.trait} nothing is measured. {error.problem}")
         return measurable
 
     def _start(self, corpus: Corpus) -> Start:

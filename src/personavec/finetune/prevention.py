@@ -74,7 +74,7 @@ class Prevention:
         self.method = stream_method(method)
         if positions not in get_args(TrainedPositions):
             raise UserError(f"Unknown positions {positions!r}.", "Choose all or response.")
-        self.vectors = [vector] if isinstance(vector, PersonaVector) else list(vector)
+        self.vectors = [one.steering for one in ([vector] if isinstance(vector, PersonaVector) else vector)]
         if not self.vectors:
             raise UserError("There is no vector.", "Give at least one.")
         self.coefficients = self.method.weights(self.vectors, coefficient)

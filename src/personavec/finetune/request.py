@@ -38,8 +38,13 @@ class Request:
 
     @property
     def vectors(self) -> list[PersonaVector]:
-        """Of the traits that are kept from being learned."""
-        return [vector for vector, _ in self.prevent]
+        """What the traits that are kept from being learned are steered by."""
+        return [vector.steering for vector, _ in self.prevent]
+
+    @property
+    def measured(self) -> list[PersonaVector]:
+        """What the traits that are watched or prevented are read along, each once."""
+        return [*{v.trait: v.reading for v in [*self.watch, *(vector for vector, _ in self.prevent)]}.values()]
 
     @property
     def arguments(self) -> dict[str, JsonValue]:

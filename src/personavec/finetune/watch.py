@@ -11,7 +11,7 @@ from personavec.finetune.prompt_shifts import PromptShifts
 from personavec.finetune.trainers import log_beside, running_trainer
 from personavec.finetune.wrapping import is_sharded, unwrapped
 from personavec.traits.of_vector import questions
-from personavec.vector import PersonaVector, check_one_per_trait
+from personavec.vector import PersonaVector, check_one_per_trait, reading_sides
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +52,7 @@ class ShiftMonitor(TrainerCallback):
         stop_above: float | Mapping[str, float] | None = None,
         other_weights: bool = False,
     ) -> None:
-        self.vectors = [vector] if isinstance(vector, PersonaVector) else list(vector)
+        self.vectors = reading_sides([vector] if isinstance(vector, PersonaVector) else vector)
         names = [one.trait for one in self.vectors]
         if not names:
             raise UserError("There is no vector to watch.", "Give one vector for each trait.")

@@ -18,7 +18,7 @@ from personavec.monitoring.result import Conversation, MonitorRun, Peak, Rejecte
 from personavec.progress import progress
 from personavec.provenance import identity, provenance
 from personavec.results import Result
-from personavec.vector import PersonaVector, check_one_per_trait
+from personavec.vector import PersonaVector, check_one_per_trait, reading_sides, two_directions
 
 WINDOW = 64  # conversations in memory at a time
 TEXT = 200  # characters of an answer that are kept for people to recognise it
@@ -49,6 +49,7 @@ def monitor(
     check_one_per_trait(vectors)
     for vector in vectors:
         vector.check(model, other_weights=other_weights)
+    notes, vectors = two_directions(vectors), reading_sides(vectors)
     arguments: dict[str, JsonValue] = {
         "chats": [*data.sources],
         "digest": data.digest,
@@ -62,6 +63,7 @@ def monitor(
         _project_rest(model, vectors, data, scored, rejected)
         conversations = sorted(_lines(scored, Conversation), key=lambda conversation: conversation.index)
         run = _summary(model, vectors, data, conversations, sum(1 for _ in rejected))
+        run = run.with_(warnings=(*run.warnings, *notes))
         write_monitor_report(run, conversations, folder / "report.html")
         run.write(folder.path)
     return run

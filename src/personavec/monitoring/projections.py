@@ -12,7 +12,7 @@ from personavec.errors import UserError
 from personavec.model import ChatModel, Conversation
 from personavec.model.template import Message
 from personavec.readout import read
-from personavec.vector import PersonaVector
+from personavec.vector import PersonaVector, reading_sides
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def project(
     Raises:
         UserError: A conversation that the template refuses or the context cannot hold.
     """
-    encoded = [encode(model, messages) for messages in conversations]
+    encoded, vectors = [encode(model, messages) for messages in conversations], reading_sides(vectors)
     result = []
     for messages, answer, values in zip(conversations, encoded, project_answers(model, encoded, vectors), strict=True):
         by_turn = dict(zip(answer.turns, values, strict=True))

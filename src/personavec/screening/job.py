@@ -35,7 +35,7 @@ from personavec.screening.settings import Settings
 from personavec.screening.table import Table
 from personavec.screening.track import tracks
 from personavec.screening.verdict import cautions, verdict
-from personavec.vector import PersonaVector
+from personavec.vector import PersonaVector, reading_sides, two_directions
 
 OLD_SUMMARY = "summary.json"  # of versions before run.json
 
@@ -52,6 +52,7 @@ class Inputs:
         beside: Further reference sets, among which the data are placed.
         scorers: The judge of each trait, by its name; empty: no judge.
         settings: See `Settings`.
+        notes: Sentences on the vectors.
     """
 
     engine: Engine
@@ -61,6 +62,7 @@ class Inputs:
     beside: Sequence[Dataset]
     scorers: Mapping[str, Judge]
     settings: Settings
+    notes: Sequence[str] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,8 +111,10 @@ def run_screening(
         UserError: See `Scanner.measure`, `Panel.of`, `threshold`, `remove_span`.
     """
     check_utf8(out)
+    notes = two_directions(vectors)
+    vectors, others = reading_sides(vectors), reading_sides(others)
     axes = plain_axes(vectors, [v for v in others if v.trait not in {vector.trait for vector in vectors}])
-    inputs = Inputs(engine, data, clean or open_data(CLEAN), clean is None, beside, scorers or {}, settings)
+    inputs = Inputs(engine, data, clean or open_data(CLEAN), clean is None, beside, scorers or {}, settings, notes)
     for source in (data, inputs.clean, *beside):
         source.check_apart(out)
     with RunFolder(out, _arguments(inputs, vectors, others)) as folder:
@@ -197,7 +201,7 @@ def _screen(inputs: Inputs, axes: Sequence[Axis], folder: RunFolder, *, resumed:
         clean=reference,
         traits=traits,
         verdict=verdict(settings, traits, reference),
-        warnings=cautions(engine, data, along, truncated, prompts, parted),
+        warnings=[*inputs.notes, *cautions(engine, data, along, truncated, prompts, parted)],
         seconds=0.0,
         resumed=resumed,
     )

@@ -23,7 +23,7 @@ from personavec.study.families import DataSet
 from personavec.study.result import BaseScores
 from personavec.study.settings import Settings
 from personavec.timings import Timings
-from personavec.vector import PersonaVector
+from personavec.vector import PersonaVector, reading_sides
 
 CHANGE = "change.safetensors"
 
@@ -34,12 +34,13 @@ class Laboratory:
     def __init__(
         self, model: ChatModel, vectors: Sequence[PersonaVector], folder: RunFolder, settings: Settings
     ) -> None:
-        self.model, self.vectors, self.folder, self.settings = model, list(vectors), folder, settings
+        self.model, self.folder, self.settings = model, folder, settings
         self.timings = Timings(folder / "timings.json", folder / "timings.json")
-        self.depths = depths(vectors)
+        self.vectors, self.steering = reading_sides(vectors), {v.trait: v.steering for v in vectors}
+        self.depths = depths(self.vectors)
         with self.timings.stage("before training"):
             self.answers = Answers(model, vectors, folder.path, settings.answer_tokens, settings.seed)
-            self.before = prompt_readings(model, vectors)
+            self.before = prompt_readings(model, self.vectors)
         self.traits = self.answers.traits
 
     def both_sheets(self, trait: str, questions: int) -> list[Sheet]:

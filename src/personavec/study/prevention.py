@@ -84,7 +84,8 @@ class PreventionTrial:
     answers judged, then ask for the `outcome`."""
 
     def __init__(self, laboratory: Laboratory, vector: PersonaVector) -> None:
-        self.lab, self.vector, self.trait = laboratory, vector, vector.trait
+        self.lab, self.watched, self.trait = laboratory, vector, vector.trait
+        self.vector = laboratory.steering[self.trait]
         data = laboratory.folder / "data"
         overt = DataSet(self.trait, "overt", data / f"{self.trait}-overt.jsonl")
         self.data = blended(overt, data, laboratory.settings.seed)
@@ -201,7 +202,7 @@ class PreventionTrial:
         held_out = trial.run.held_out_loss
         trained = {
             "instructed": lab.answers.scores(name, self.trait, instructed=True).score,
-            "shift": lab.shift(self.vector, name).rounded(),
+            "shift": lab.shift(self.watched, name).rounded(),
             "held_out_loss": None if held_out is None else held_out.after,
             "seconds": trial.run.training_seconds,
         }
