@@ -56,7 +56,11 @@ class Answers:
     ) -> None:
         self.model, self.folder, self.max_new_tokens, self.seed = model, folder, max_new_tokens, seed
         self.traits = {vector.trait: trait_of(vector) for vector in vectors}
-        self.juries = {vector.trait: jury(model, vector) for vector in vectors}
+        self.juries: dict[str, dict[str, Judge]] = {}
+        with progress("Making the judges", total=len(vectors), unit="traits") as job:
+            for vector in vectors:
+                self.juries[vector.trait] = jury(model, vector)
+                job.advance(1)
         self.asked: dict[Key, Sheet] = {}
 
     def sheet(
