@@ -376,7 +376,7 @@ def test_auto_follows_the_shift(chat: ChatModel, vector: PersonaVector, data: Pa
     assert tuned.run.prevention is not None
     assert tuned.run.prevention.traits == {"kind": "auto", "evil": 0.5, "other": "auto"}
     assert kind.auto.points[-1].step == tuned.steps
-    assert max(kind.coefficient, opposite.coefficient or 0.0) > 0  # one of the two ways it is pushed
+    assert max(kind.auto.mean, opposite.auto.mean) > 0  # one of the two ways it is pushed
     told = [text for text in tuned.run.verdict if text.startswith("auto ")]
     assert len(told) == 2 and all("8 prompts, nothing steered. Reading them took" in text for text in told)
     page = (tmp_path / "run" / "report.html").read_text()
