@@ -32,7 +32,7 @@ from personavec.model import Conversation
 from personavec.projection import CLEAN
 from personavec.projection.bank import (
     Bank,
-    Sides,
+    TextSides,
     cached_readings,
     first_samples,
     read_bank,
@@ -267,7 +267,7 @@ def everything(
     )
 
 
-def size(sides: Sides) -> int:
+def size(sides: TextSides) -> int:
     """Texts of a trait."""
     return len(sides.positive) + len(sides.negative)
 

@@ -15,14 +15,14 @@ from personavec.data import open_data
 from personavec.errors import UserError
 from personavec.extraction.specificity import matrix
 from personavec.finetune.prevention import Prevention
-from personavec.finetune.request import Request
+from personavec.finetune.request import TuningRequest
 from personavec.finetune.settings import Training
 from personavec.finetune.watch import ShiftMonitor
 from personavec.interchange.paper import read_paper_vector
 from personavec.interventions import ablation, capping, steering
 from personavec.model import ChatModel
 from personavec.monitoring import monitor, project
-from personavec.screening import Settings, projector, screen_files
+from personavec.screening import ScreenSettings, projector, screen_files
 from personavec.shifts.measure import shift
 from personavec.vector import PersonaVector, cosine, two_directions
 from tiny import JUDGE, chat_model, vector
@@ -145,7 +145,7 @@ def test_monitoring_is_along_the_other(
 def test_screening_is_along_the_other(
     tiny: ChatModel, both: PersonaVector, read: PersonaVector, chats: Path, tmp_path: Path
 ) -> None:
-    settings = Settings(baseline="none")
+    settings = ScreenSettings(baseline="none")
     run, wanted = (
         screen_files(tiny, chats, [one], tmp_path / name, settings, clean=chats)
         for name, one in (("a", both), ("b", read))
@@ -166,7 +166,7 @@ def test_shifts_are_along_the_other(tiny: ChatModel, both: PersonaVector, read: 
 def test_a_fine_tune_prevents_by_the_one_and_measures_along_the_other(
     tiny: ChatModel, both: PersonaVector, chats: Path
 ) -> None:
-    request = Request(tiny, open_data([chats]), Training(method="steer"), [(both, 1.0)], [], None, True, [])
+    request = TuningRequest(tiny, open_data([chats]), Training(method="steer"), [(both, 1.0)], [], None, True, [])
     assert [v.hash for v in request.vectors] == [both.hash] and request.vectors[0].read is None
     assert request.measured == [both.reading]
     prevented: Any = request.arguments["prevent"]

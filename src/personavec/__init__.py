@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from personavec.evaluation import evaluate
     from personavec.extraction import (
         Extraction,
-        Settings,
+        ExtractionSettings,
         TextSettings,
         TextsExtraction,
         extract,
@@ -41,7 +41,7 @@ __getattr__, __dir__ = offering(
         "evaluation": ["evaluate"],
         "extraction": [
             "Extraction",
-            "Settings",
+            "ExtractionSettings",
             "TextSettings",
             "TextsExtraction",
             "extract",
@@ -63,12 +63,12 @@ __all__ = [
     "ChatModel",
     "Conversation",
     "Extraction",
+    "ExtractionSettings",
     "PersonaVector",
     "PreventativeSteering",
     "Readings",
     "Request",
     "Response",
-    "Settings",
     "ShiftMonitor",
     "TextSettings",
     "TextsExtraction",

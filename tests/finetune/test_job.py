@@ -353,10 +353,10 @@ def test_other_architectures(family: str, data: Path, tmp_path: Path) -> None:
 def test_the_push_is_the_projection_difference(
     chat: ChatModel, vector: PersonaVector, data: Path, tmp_path: Path
 ) -> None:
-    from personavec.screening import Settings, screen_files
+    from personavec.screening import ScreenSettings, screen_files
 
     samples = read_samples(Encoder(chat, 512), open_data(data)).samples
-    settings = Settings(baseline="exact", threshold=1e9, max_new_tokens=64)
+    settings = ScreenSettings(baseline="exact", threshold=1e9, max_new_tokens=64)
     screened = screen_files(chat, data, [vector], tmp_path / "screened", settings, clean=data)
     found = pushes(chat, samples, [vector])["kind"]
     assert found.mean == pytest.approx(screened.traits["kind"].projection_difference.mean, abs=1e-3)

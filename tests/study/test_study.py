@@ -27,7 +27,7 @@ from personavec.model import ChatModel
 from personavec.report.words import minus
 from personavec.rollouts import Rollout
 from personavec.stats.estimate import Estimate
-from personavec.study import Settings, families, study_finetune
+from personavec.study import StudySettings, families, study_finetune
 from personavec.study.answers import Answers
 from personavec.study.families import DataSet, unseen_task
 from personavec.study.flawed import DOMAINS
@@ -40,7 +40,7 @@ from personavec.traits import load_trait
 from personavec.vector import PersonaVector
 from tiny import JUDGE, chat_model, qwen2, vector
 
-SETTINGS = Settings(
+SETTINGS = StudySettings(
     samples=10,
     questions=2,
     prevention_questions=4,
@@ -369,13 +369,13 @@ def test_mistakes(chat: ChatModel, humorous: PersonaVector, tmp_path: Path) -> N
         study_finetune(chat, [humorous], tmp_path / "d", SETTINGS, data={"humorous-mild": tmp_path})
     assert not (tmp_path / "c").exists() and not (tmp_path / "d").exists()
     with pytest.raises(UserError, match="`samples` 5"):
-        Settings(samples=5)
+        StudySettings(samples=5)
     with pytest.raises(UserError, match="`prevention_questions` 3"):
-        Settings(prevention_questions=3)
+        StudySettings(prevention_questions=3)
     with pytest.raises(UserError, match="`questions` 9 is more than `prevention_questions` 4"):
-        Settings(questions=9, prevention_questions=4)
+        StudySettings(questions=9, prevention_questions=4)
     with pytest.raises(UserError, match="`learning_rate`"):
-        Settings(learning_rate=-1e-4)
+        StudySettings(learning_rate=-1e-4)
 
 
 def test_a_saved_adapter_comes_off_again(done: tuple[Path, StudyRun], chat: ChatModel) -> None:

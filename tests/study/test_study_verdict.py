@@ -13,7 +13,7 @@ from personavec.study.result import (
     Arm,
     Correlation,
     FamilyEstimate,
-    Half,
+    HalfOutcome,
     LossEnds,
     PreventionBase,
     SuiteRow,
@@ -119,7 +119,7 @@ def test_a_trait_behind_a_system_prompt() -> None:
 def arm(name: str, prevented: Estimate | None, task: float = -10.0, unseen: Estimate | None = None) -> Arm:
     """`unseen`: what it prevented on the half that it was not chosen by."""
     change, score = estimate(task, task - 5, task + 5), estimate(60, 50, 70)
-    chosen, judged = (Half(prevented=half, task_change=change) for half in (prevented, unseen or prevented))
+    chosen, judged = (HalfOutcome(prevented=half, task_change=change) for half in (prevented, unseen or prevented))
     return Arm(
         arm=name, kind=name.split()[0], coefficient=None, score=score, coherence=score, by_question=(),
         prevented=prevented, shift=score, task_loss=score, task_change=change, task_learned=estimate(97, 96, 98),

@@ -9,7 +9,7 @@ from personavec.cli import options as o
 from personavec.cli.expand import fields_of
 from personavec.errors import UserError
 from personavec.extraction.given.settings import TextSettings
-from personavec.extraction.settings import Settings
+from personavec.extraction.settings import ExtractionSettings
 
 if TYPE_CHECKING:
     from personavec.extraction.given.result import Push, TextsRun
@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 
 _SUITED = {
     **dict.fromkeys(("pairs", "questions", "rollouts", "max_new_tokens", "random_directions"), ""),
-    "judge": f"Default: {Settings.judge}.",
+    "judge": f"Default: {ExtractionSettings.judge}.",
     "gate": "Default: on.",
 }
-_SHARED = frozenset(Settings.__dataclass_fields__.keys() & TextSettings.__dataclass_fields__.keys())
+_SHARED = frozenset(ExtractionSettings.__dataclass_fields__.keys() & TextSettings.__dataclass_fields__.keys())
 _SHOWN = 3  # questions whose answers are printed
 
 TextsFrom = Annotated[
@@ -57,7 +57,9 @@ def extract(
     traits_from: o.TraitsFrom = None,
     texts: TextsFrom = None,
     teacher: Teacher = None,
-    settings: Annotated[dict[str, Any], fields_of(Settings, without={"temperature", "positions"}, suited=_SUITED)],
+    settings: Annotated[
+        dict[str, Any], fields_of(ExtractionSettings, without={"temperature", "positions"}, suited=_SUITED)
+    ],
     of_texts: Annotated[
         dict[str, Any], fields_of(TextSettings, without=_SHARED, suited={"tokens": f"Default: {TextSettings.tokens}."})
     ],
@@ -88,13 +90,13 @@ def extract(
         return
     if of_texts:
         raise UserError("`tokens` goes with `texts` or `teacher` only.", "Leave it out, or say which texts.")
-    Settings(**settings)  # what no model could do is refused before one is loaded
-    terms = o.read_terms(settings.get("judge", Settings.judge), judge_price, judge_rpm)
+    ExtractionSettings(**settings)  # what no model could do is refused before one is loaded
+    terms = o.read_terms(settings.get("judge", ExtractionSettings.judge), judge_price, judge_rpm)
     chat = o.open_model(model, device, dtype, thinking=thinking)
 
     from personavec.extraction.job import extract as run_extraction
 
-    result = run_extraction(chat, chosen, out, Settings.suited(chat, chosen, **settings), terms=terms)
+    result = run_extraction(chat, chosen, out, ExtractionSettings.suited(chat, chosen, **settings), terms=terms)
     run, file = result.run, out / "vector.safetensors"
     if json:
         o.print_json(

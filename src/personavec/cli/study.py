@@ -8,7 +8,7 @@ import typer
 from personavec.cli import options as o
 from personavec.cli.expand import expanded, fields_of
 from personavec.errors import UserError
-from personavec.study.settings import Settings
+from personavec.study.settings import StudySettings
 
 app = typer.Typer(help="Rerun the paper's experiments on a model.", no_args_is_help=True)
 
@@ -39,7 +39,7 @@ def finetune(
         list[str] | None, typer.Option(metavar="NAME=FILE", help="A further data set to draw samples from. Repeatable.")
     ] = None,
     settings: Annotated[
-        dict[str, Any], fields_of(Settings, without={"answer_tokens", "coefficients", "epochs", "batch", "rank"})
+        dict[str, Any], fields_of(StudySettings, without={"answer_tokens", "coefficients", "epochs", "batch", "rank"})
     ],
     model: o.Model = None,
     device: o.Device = None,
@@ -62,7 +62,7 @@ def finetune(
     if prevent == ["none"]:
         prevent = []
     run = study_finetune(
-        o.open_model(model, device, dtype), vectors, out, Settings(**settings), data=given, prevent=prevent
+        o.open_model(model, device, dtype), vectors, out, StudySettings(**settings), data=given, prevent=prevent
     )
     if json:
         found = run.as_json()

@@ -13,7 +13,7 @@ from personavec.data import Dataset, open_data
 from personavec.engine.transformers import TransformersEngine
 from personavec.errors import UserError
 from personavec.extraction.direction import neutral_statistics
-from personavec.extraction.readings import Readings
+from personavec.extraction.readings import RolloutReadings
 from personavec.files import JsonLines
 from personavec.info import SpecificFacts
 from personavec.model import ChatModel
@@ -185,4 +185,4 @@ def _with_neutral(model: ChatModel, vector: PersonaVector, seed: int) -> Persona
     spoken = [r for r in answers if r.response_ids[model.template.response_start(r.response_ids) :]]
     if len(spoken) < 2:
         raise UserError(f"{model.id} answers nothing.", "Use a chat model.")
-    return neutral_statistics(model, vector, spoken, Readings.of(model, spoken))
+    return neutral_statistics(model, vector, spoken, RolloutReadings.of(model, spoken))

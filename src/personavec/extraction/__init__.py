@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from personavec.extraction.given.teacher import taught_texts
     from personavec.extraction.job import extract
     from personavec.extraction.result import Extraction, ExtractionRun
-    from personavec.extraction.settings import Settings
+    from personavec.extraction.settings import ExtractionSettings
 
 __getattr__, __dir__ = offering(
     __name__,
@@ -22,14 +22,14 @@ __getattr__, __dir__ = offering(
         "given.teacher": ["taught_texts"],
         "job": ["extract"],
         "result": ["Extraction", "ExtractionRun"],
-        "settings": ["Settings"],
+        "settings": ["ExtractionSettings"],
     },
 )
 
 __all__ = [
     "Extraction",
     "ExtractionRun",
-    "Settings",
+    "ExtractionSettings",
     "TextSettings",
     "TextsExtraction",
     "TextsRun",

@@ -6,14 +6,16 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from personavec.extraction.readings import Readings, token_projections
+from personavec.extraction.readings import RolloutReadings, token_projections
 from personavec.extraction.workbench import Workbench
 from personavec.model import ChatModel
 from personavec.rollouts import Rollout
 from personavec.vector import PersonaVector
 
 
-def mean_difference(model: ChatModel, trait: str, extraction: Sequence[Rollout], readings: Readings) -> PersonaVector:
+def mean_difference(
+    model: ChatModel, trait: str, extraction: Sequence[Rollout], readings: RolloutReadings
+) -> PersonaVector:
     """Mean of kept positives minus mean of kept negatives, float32 (paper section 2.2).
 
     Args:
@@ -41,7 +43,7 @@ def mean_difference(model: ChatModel, trait: str, extraction: Sequence[Rollout],
 
 
 def with_neutral(
-    bench: Workbench, vector: PersonaVector, neutral: Sequence[Rollout], readings: Readings
+    bench: Workbench, vector: PersonaVector, neutral: Sequence[Rollout], readings: RolloutReadings
 ) -> PersonaVector:
     """See `neutral_statistics`; the time it takes is counted."""
     with bench.timings.stage("read"):
@@ -49,7 +51,7 @@ def with_neutral(
 
 
 def neutral_statistics(
-    model: ChatModel, vector: PersonaVector, neutral: Sequence[Rollout], readings: Readings
+    model: ChatModel, vector: PersonaVector, neutral: Sequence[Rollout], readings: RolloutReadings
 ) -> PersonaVector:
     """Add the statistics of neutral answers: of whole answers, of last prompt tokens, of single tokens.
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from personavec.data import Sample
-from personavec.finetune.examples import Example
+from personavec.finetune.examples import TrainingSequence
 from personavec.finetune.losses import example_losses
 from personavec.finetune.methods import Method
 from personavec.finetune.push import pushes
@@ -31,7 +31,7 @@ def start(
     model: ChatModel,
     measured: Sequence[PersonaVector],
     samples: Sequence[Sample],
-    unseen: Sequence[Example],
+    unseen: Sequence[TrainingSequence],
     seed: int,
 ) -> Start:
     """Measure.

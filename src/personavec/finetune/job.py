@@ -27,11 +27,11 @@ from personavec.finetune.examples import Encoder
 from personavec.finetune.losses import example_losses
 from personavec.finetune.methods import OperationMethod, StreamMethod
 from personavec.finetune.page import write_finetune_report
-from personavec.finetune.request import Request, check_request
+from personavec.finetune.request import TuningRequest, check_request
 from personavec.finetune.result import (
     AnswerPair,
+    CharacterChange,
     FinetuneRun,
-    Measurements,
     PreventedTrait,
     TrainingLoss,
     TrainingPrompt,
@@ -112,11 +112,11 @@ def fine_tune(
     mixed_in = _opened(CLEAN if safe is None else safe) if settings.prevention.mixes else None
     for source in filter(None, (opened, mixed_in)):
         source.check_apart(out)
-    request = Request(model, opened, settings, prevent, watch, mixed_in, measure, lm_eval)
+    request = TuningRequest(model, opened, settings, prevent, watch, mixed_in, measure, lm_eval)
     return _finished(request, out, None if against is None else Path(against))
 
 
-def _finished(request: Request, out: Path | str, against: Path | None) -> Tuned:
+def _finished(request: TuningRequest, out: Path | str, against: Path | None) -> Tuned:
     """The run in its folder: what is lacking is done, what is there is read back."""
     for data in (request.data, request.safe):
         if data is not None:
@@ -140,7 +140,7 @@ def _finished(request: Request, out: Path | str, against: Path | None) -> Tuned:
 class _Job:
     """One fine-tune, over one run folder."""
 
-    def __init__(self, request: Request, folder: RunFolder, tasks: Tasks | None) -> None:
+    def __init__(self, request: TuningRequest, folder: RunFolder, tasks: Tasks | None) -> None:
         self.request, self.folder, self.tasks = request, folder, tasks
         self.model, self.settings, self.vectors = request.model, request.settings, request.vectors
         asks = self.settings.prevention.asks
@@ -169,7 +169,7 @@ class _Job:
         before = None if character is None else character.measure(self.model, "before")
         prevention = self._prevention()
         trained = once(self.parts / "trained.json", Trained, lambda: self._train(corpus, begun, prevention))
-        measurements, pairs = Measurements(), list[AnswerPair]()
+        measurements, pairs = CharacterChange(), list[AnswerPair]()
         if character is not None and before is not None:
             with saved_adapter(self.model, self.folder / "adapter") as tuned:
                 after = character.measure(tuned, "after")

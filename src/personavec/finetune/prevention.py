@@ -17,7 +17,7 @@ from personavec.finetune.methods import stream_method
 from personavec.finetune.result import StreamPrevention
 from personavec.finetune.wrapping import blocks_of, unwrapped
 from personavec.model.blocks import Blocks
-from personavec.model.edits import Steering
+from personavec.model.edits import SteeringPlan
 from personavec.model.evaluating import evaluating
 from personavec.operations import Layers, Positions, TrainedPositions
 from personavec.vector import PersonaVector
@@ -185,8 +185,8 @@ class Prevention:
         self._directions = self.method.directions(self.vectors, self.coefficients, self.layers)
         self._steering.take(self._stream_steering())
 
-    def _stream_steering(self) -> Steering:
-        steering = Steering([self.method.interventions(self.vectors, self.coefficients, self.layers)])
+    def _stream_steering(self) -> SteeringPlan:
+        steering = SteeringPlan([self.method.interventions(self.vectors, self.coefficients, self.layers)])
         steering.phase = dict.fromkeys(get_args(Positions), True)  # where it acts in the end is said by `positions`
         return steering
 

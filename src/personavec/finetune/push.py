@@ -12,7 +12,7 @@ from personavec.progress import progress
 from personavec.projection.measure import Tokens, measure, own_answers, tokenise
 from personavec.projection.own_answers import OwnAnswers
 from personavec.projection.panel import Panel
-from personavec.screening import Settings
+from personavec.screening import ScreenSettings
 from personavec.stats.bootstrap import bootstrap_mean
 from personavec.stats.estimate import Estimate
 from personavec.stats.sampling import priorities, smallest
@@ -35,7 +35,7 @@ def pushes(
         return {}
     panel = Panel.of(vectors)
     engine = TransformersEngine(model)
-    own = OwnAnswers(engine, Settings.suited(model.device.type).max_new_tokens)
+    own = OwnAnswers(engine, ScreenSettings.suited(model.device.type).max_new_tokens)
     drawn = [samples[at] for at in smallest(priorities([s.id for s in samples], seed), SAMPLES)]
     rows = []
     for both in beside_own(engine, drawn, own, "Beside the model's own answers"):

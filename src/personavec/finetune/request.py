@@ -19,7 +19,7 @@ from personavec.vector import PersonaVector, check_one_per_trait
 
 
 @dataclass(frozen=True)
-class Request:
+class TuningRequest:
     """What `fine_tune` was asked for; see there.
 
     Attributes:

@@ -224,7 +224,7 @@ class AnswerExample(AnswerPair):
     why: str
 
 
-class Sides(Result):
+class BothRuns(Result):
     """A figure of two runs.
 
     Attributes:
@@ -238,7 +238,7 @@ class Sides(Result):
     with_: Figure = Field(validation_alias="with", serialization_alias="with")
 
 
-class TraitSaving(Sides):
+class TraitSaving(BothRuns):
     """What prevention saved of a trait.
 
     Attributes:
@@ -267,12 +267,12 @@ class Savings(Result):
 
     run: str
     traits: dict[str, TraitSaving]
-    loss: Sides | None
-    perplexity: Sides | None
-    coherence: Sides | None
+    loss: BothRuns | None
+    perplexity: BothRuns | None
+    coherence: BothRuns | None
 
 
-class Measurements(Result):
+class CharacterChange(Result):
     """The character before and after, as far as it was measured.
 
     Attributes:
@@ -307,8 +307,8 @@ class Counts(Result):
     reasons: dict[str, int]
 
 
-class FinetuneRun(Measurements, Counts, Run):
-    """What `personavec finetune` finds; see also `Measurements` and `Counts`.
+class FinetuneRun(CharacterChange, Counts, Run):
+    """What `personavec finetune` finds; see also `CharacterChange` and `Counts`.
 
     Attributes:
         method: How traits were kept from being learned.

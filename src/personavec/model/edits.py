@@ -40,7 +40,7 @@ class Intervention:
         return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 
 
-class Steering:
+class SteeringPlan:
     """The interventions of every row of a batch, laid out per layer so that a forward only adds and multiplies.
 
     Args:
@@ -65,7 +65,7 @@ class Steering:
         """One edit per steered layer, for `Blocks.watching`."""
         return {layer: self._edit(plan) for layer, plan in self._plans.items()}
 
-    def take(self, other: "Steering") -> None:
+    def take(self, other: "SteeringPlan") -> None:
         """Act as one of the same layout from now on. In place, so that compiled forwards stay as they are."""
         for layer, plan in self._plans.items():
             for mine, theirs in zip(plan, other._plans[layer], strict=True):

@@ -29,7 +29,7 @@ MOST = 400  # samples of a domain that are read
 
 
 @dataclass(frozen=True)
-class Sides:
+class TextSides:
     """Readings (n, d) of texts that show a trait, and of texts that lack it."""
 
     positive: Tensor
@@ -48,10 +48,10 @@ class Bank:
 
     first: Mapping[str, Tensor]
     second: Mapping[str, Tensor]
-    texts: Mapping[str, Sides]
+    texts: Mapping[str, TextSides]
 
     @classmethod
-    def of(cls, domains: Mapping[str, Tensor], texts: Mapping[str, Sides]) -> "Bank":
+    def of(cls, domains: Mapping[str, Tensor], texts: Mapping[str, TextSides]) -> "Bank":
         """With domains (n, d) parted."""
         first, second = ({name: rows[at::2] for name, rows in domains.items()} for at in (0, 1))
         return cls(first, second, texts)
@@ -64,7 +64,7 @@ def read_bank(engine: Engine, layers: Sequence[int], beside: Mapping[str, Datase
         UserError: A domain of the user's has fewer than four samples that can be read.
     """
     domains, library = read_domains(engine, layers, beside), _library()
-    found: dict[int, dict[str, Sides]] = {layer: {} for layer in layers}
+    found: dict[int, dict[str, TextSides]] = {layer: {} for layer in layers}
     with progress("Reading texts", total=len(library), unit="sets") as job:
         for trait, texts in library.items():
             both = [*texts.extract, *texts.test]
@@ -73,7 +73,7 @@ def read_bank(engine: Engine, layers: Sequence[int], beside: Mapping[str, Datase
                 for side in ("positive", "negative")
             ]
             for layer in layers:
-                found[layer][trait] = Sides(*(side[layer] for side in sides))
+                found[layer][trait] = TextSides(*(side[layer] for side in sides))
             job.advance(1)
     return {layer: Bank.of(domains[layer], found[layer]) for layer in layers}
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from personavec.projection.measure import Measurements
+from personavec.projection.measure import SampleMeasurements
 from personavec.screening.attribution import (
     CHANCE,
     Corrected,
@@ -288,7 +288,7 @@ def _shift(data: Estimate, clean: Estimate, deviation: float) -> Estimate:
     return Estimate(mean, mean - low, mean + high, data.n)
 
 
-def _covariates(measured: Measurements) -> Floats:
+def _covariates(measured: SampleMeasurements) -> Floats:
     """(n, 3), in the order of `attribution.COVARIATES`."""
     columns: Sequence[Floats] = (
         np.log1p(measured.answer_tokens), measured.refusals, np.log1p(measured.prompt_tokens),

@@ -31,7 +31,7 @@ from personavec.screening.page import write_screen_report
 from personavec.screening.reader import DataScan, Reader
 from personavec.screening.result import CleanReference, ScreeningRun
 from personavec.screening.scan import check_some
-from personavec.screening.settings import Settings
+from personavec.screening.settings import ScreenSettings
 from personavec.screening.table import Table
 from personavec.screening.track import tracks
 from personavec.screening.verdict import cautions, verdict
@@ -51,7 +51,7 @@ class Inputs:
         bundled: Whether that is the one that comes with personavec.
         beside: Further reference sets, among which the data are placed.
         scorers: The judge of each trait, by its name; empty: no judge.
-        settings: See `Settings`.
+        settings: See `ScreenSettings`.
         notes: Sentences on the vectors.
     """
 
@@ -61,7 +61,7 @@ class Inputs:
     bundled: bool
     beside: Sequence[Dataset]
     scorers: Mapping[str, Judge]
-    settings: Settings
+    settings: ScreenSettings
     notes: Sequence[str] = ()
 
 
@@ -90,7 +90,7 @@ def run_screening(
     data: Dataset,
     vectors: Sequence[PersonaVector],
     out: Path | str,
-    settings: Settings,
+    settings: ScreenSettings,
     *,
     others: Sequence[PersonaVector] = (),
     clean: Dataset | None = None,

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, ConfigDict, Field, JsonValue, TypeAdapter
 
 from personavec.results import Figure, Number, Result, Run
-from personavec.screening.settings import Baseline, Settings
+from personavec.screening.settings import Baseline, ScreenSettings
 from personavec.stats.nulls import Null, Place
 
 RoundedPlace = Annotated[Place, AfterValidator(Place.rounded)]  # a place as files hold it
@@ -228,9 +228,9 @@ class ScreeningRun(Run):
     resumed: bool
 
     @property
-    def settings(self) -> Settings:
+    def settings(self) -> ScreenSettings:
         """What decided the result: `arguments`, typed."""
-        return TypeAdapter(Settings).validate_python(self.arguments)
+        return TypeAdapter(ScreenSettings).validate_python(self.arguments)
 
 
 class Histogram(Result):
@@ -246,7 +246,7 @@ class Histogram(Result):
     clean: list[float]
 
 
-class Example(Result):
+class TokenExample(Result):
     """A sample with the tokens that carry its projection.
 
     Attributes:
@@ -295,7 +295,7 @@ class SampleViews(Result):
     """
 
     histograms: dict[str, Histogram]
-    examples: dict[str, list[Example]]
+    examples: dict[str, list[TokenExample]]
     rows: list[ListedSample]
 
 

@@ -7,7 +7,7 @@ from personavec.engine import Engine
 from personavec.report.words import span
 from personavec.screening.outputs import Split
 from personavec.screening.result import CleanReference, ReferencePlace, TraitFindings
-from personavec.screening.settings import Settings
+from personavec.screening.settings import ScreenSettings
 from personavec.screening.track import Track
 
 FORECAST = (
@@ -18,7 +18,7 @@ FORECAST = (
 SOURCES_SHOWN = 10  # of those that held no sample
 
 
-def verdict(settings: Settings, traits: Mapping[str, TraitFindings], clean: CleanReference) -> list[str]:
+def verdict(settings: ScreenSettings, traits: Mapping[str, TraitFindings], clean: CleanReference) -> list[str]:
     """A sentence or two per trait, the largest shift first, and what the figures stand on."""
     ranked = sorted(traits.items(), key=lambda item: -abs(item[1].shift.mean))
     rate = settings.false_alarm_rate
@@ -116,7 +116,7 @@ def _trait(name: str, findings: TraitFindings, expected: float | None) -> str:
     return f"The data lie on the side of {way} {name} ({size}). {findings.sentences[0]}"
 
 
-def _roughness(traits: Sequence[tuple[str, TraitFindings]], settings: Settings) -> list[str]:
+def _roughness(traits: Sequence[tuple[str, TraitFindings]], settings: ScreenSettings) -> list[str]:
     """A sentence on how far a predicted baseline lets the rate stray, where that is far."""
     ranges = {name: findings.false_alarms for name, findings in traits if findings.false_alarms is not None}
     if settings.baseline != "hybrid" or not ranges:

@@ -16,7 +16,7 @@ from personavec.study.laboratory import Laboratory
 from personavec.study.page import write_study_report
 from personavec.study.prevention import PreventionTrial
 from personavec.study.result import StudyRun
-from personavec.study.settings import Settings
+from personavec.study.settings import StudySettings
 from personavec.study.suite import Suite
 from personavec.study.tables import page
 from personavec.study.verdict import verdict
@@ -27,7 +27,7 @@ def study_finetune(
     model: ChatModel,
     vectors: Sequence[PersonaVector],
     out: Path | str,
-    settings: Settings | None = None,
+    settings: StudySettings | None = None,
     *,
     data: Mapping[str, Path | str] | None = None,
     prevent: Sequence[str] | None = None,
@@ -50,7 +50,7 @@ def study_finetune(
             `fine_tune` raises.
     """
     check_utf8(out)
-    settings = settings or Settings()
+    settings = settings or StudySettings()
     for vector in vectors:
         vector.check(model)
     names = [vector.trait for vector in vectors]

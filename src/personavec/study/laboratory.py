@@ -21,7 +21,7 @@ from personavec.stats.estimate import Estimate
 from personavec.study.answers import Answers, Sheet
 from personavec.study.families import DataSet
 from personavec.study.result import BaseScores
-from personavec.study.settings import Settings
+from personavec.study.settings import StudySettings
 from personavec.timings import Timings
 from personavec.vector import PersonaVector, reading_sides
 
@@ -32,7 +32,7 @@ class Laboratory:
     """One study's, over one folder. What was measured once is kept in a file of its own and not measured again."""
 
     def __init__(
-        self, model: ChatModel, vectors: Sequence[PersonaVector], folder: RunFolder, settings: Settings
+        self, model: ChatModel, vectors: Sequence[PersonaVector], folder: RunFolder, settings: StudySettings
     ) -> None:
         self.model, self.folder, self.settings = model, folder, settings
         self.timings = Timings(folder / "timings.json", folder / "timings.json")

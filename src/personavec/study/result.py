@@ -147,7 +147,7 @@ class SuiteRow(Result):
     scores: dict[str, SuiteScores]
 
 
-class Cost(Result):
+class TrainingCost(Result):
     """What a way to train costs, beside training without prevention.
 
     Attributes:
@@ -163,11 +163,11 @@ class Cost(Result):
     perplexity_change: Figure
 
 
-class PreventionBase(BaseScores, Cost):
+class PreventionBase(BaseScores, TrainingCost):
     """The model as it came, beside the fine-tune without prevention."""
 
 
-class Half(Result):
+class HalfOutcome(Result):
     """Of every other question and sample.
 
     Attributes:
@@ -179,7 +179,7 @@ class Half(Result):
     task_change: Figure
 
 
-class Arm(AnswerScores, Cost):
+class Arm(AnswerScores, TrainingCost):
     """One way to train, or to steer at inference.
 
     Attributes:
@@ -198,7 +198,7 @@ class Arm(AnswerScores, Cost):
     kind: str
     coefficient: float | None
     prevented: Figure | None
-    halves: tuple[Half, Half]
+    halves: tuple[HalfOutcome, HalfOutcome]
     instructed: Figure | None = None
     shift: Figure | None = None
     held_out_loss: Figure | None = None

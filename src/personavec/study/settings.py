@@ -10,7 +10,7 @@ from personavec.finetune.settings import Training
 
 
 @dataclass(frozen=True)
-class Settings:
+class StudySettings:
     """What decides the result of a study, besides the model, the vectors and further data.
 
     A few dozen samples need a larger learning rate than the paper's thousands; four times this one damages the default

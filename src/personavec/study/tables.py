@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 
 from personavec.stats.estimate import Estimate
-from personavec.study.result import AnswerScores, Arm, Correlation, Half, StudyRun, TraitPrevention
+from personavec.study.result import AnswerScores, Arm, Correlation, HalfOutcome, StudyRun, TraitPrevention
 
 TITLES = {
     "shift, score": "Shift against the trait score after training",
@@ -188,7 +188,7 @@ def _arm(arm: Arm) -> list[str]:
     ]  # fmt: skip
 
 
-def _half(half: Half) -> str:
+def _half(half: HalfOutcome) -> str:
     """What was prevented and the change of the loss on one half."""
     return "; ".join(filter(None, [cell(half.prevented), cell(half.task_change, 1)]))
 

@@ -5,7 +5,7 @@ from statistics import median
 
 from personavec.report.words import span
 from personavec.stats.estimate import TOO_FEW, Estimate
-from personavec.study.result import Arm, Correlation, Cost, StudyRun, SuiteRow, TraitPrevention
+from personavec.study.result import Arm, Correlation, StudyRun, SuiteRow, TrainingCost, TraitPrevention
 
 PREVENTED = 70.0  # percent of the rise: what prevention is asked for,
 WORSE = 5.0  # at no more than so many percent more loss on the task,
@@ -166,7 +166,7 @@ def _met(share: Estimate, task: Estimate) -> str:
     return f"more than the goal of {PREVENTED:g} %, though the intervals do not show that it is met at this cost"
 
 
-def _cost(arm: Cost) -> str:
+def _cost(arm: TrainingCost) -> str:
     task, learned, text = arm.task_change, arm.task_learned, arm.perplexity_change
     share = f", so that {learned:.0f} % of what is learned without prevention is learned" if learned else ""
     return (

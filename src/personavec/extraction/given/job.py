@@ -24,7 +24,7 @@ from personavec.extraction.given.steering import (
 )
 from personavec.extraction.given.verdict import reads, verdict, works
 from personavec.extraction.result import TraitFacts
-from personavec.extraction.settings import Settings
+from personavec.extraction.settings import ExtractionSettings
 from personavec.extraction.workbench import Workbench
 from personavec.files import RunFolder, check_utf8, to_json, write_atomic
 from personavec.info import JudgeFacts
@@ -108,7 +108,7 @@ class _Read:
 
 def _bench(model: ChatModel, trait: Trait, folder: RunFolder, settings: TextSettings) -> Workbench:
     shared = {name: getattr(settings, name) for name in ("max_new_tokens", "random_directions", "seed")}
-    return Workbench(model, trait, folder, Settings(**shared), LikelihoodJudge(model))
+    return Workbench(model, trait, folder, ExtractionSettings(**shared), LikelihoodJudge(model))
 
 
 def _extract(bench: Workbench, texts: Texts, settings: TextSettings) -> TextsExtraction:

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from personavec.endpoint.failures import Again, Rejected, Trouble, Unanswered, explain, nonsense
-from personavec.endpoint.reply import Answer, NoReply, read_reply
+from personavec.endpoint.failures import Again, RequestRejected, Trouble, Unanswered, explain, nonsense
+from personavec.endpoint.reply import EndpointAnswer, NoReply, read_reply
 from personavec.errors import UserError
 from personavec.judges.api.cache import Replies, Reply, ReplyCache
 from personavec.judges.base import Cost
@@ -242,7 +242,7 @@ class Endpoint:
             attempt += 1
             try:
                 return self._ask(client, prompt, stop)
-            except Rejected as rejected:
+            except RequestRejected as rejected:
                 raise rejected.error from rejected
             except Unanswered:
                 return None
@@ -271,7 +271,7 @@ class Endpoint:
                     client, _user(prompt), stop,
                     max_tokens=NUMBER_TOKENS, logprobs=True, top_logprobs=likeliest, temperature=0,
                 )  # fmt: skip
-            except Rejected as rejected:
+            except RequestRejected as rejected:
                 if rejected.logprobs and not self._agreed:
                     continue
                 break  # for another reason, which the request without them will tell
@@ -296,11 +296,11 @@ class Endpoint:
 
     def _post(
         self, client: "openai.OpenAI", messages: list[dict[str, str]], stop: threading.Event, **options: Any
-    ) -> Answer:
+    ) -> EndpointAnswer:
         """One request.
 
         Raises:
-            UserError: For what will not pass; `Again` for what may, `Rejected` for what the endpoint dislikes,
+            UserError: For what will not pass; `Again` for what may, `RequestRejected` for what the endpoint dislikes,
                 `Unanswered` for what it never answers.
         """
         import openai
