@@ -12,7 +12,7 @@ from personavec.progress import progress
 from personavec.rollouts import Rollout, generate, plan
 from personavec.stats.bootstrap import bootstrap_mean
 from personavec.study.jury import jury
-from personavec.study.result import AnswerScores, Opinion
+from personavec.study.result import AnswerScores, OtherScores
 from personavec.traits.of_vector import trait_of
 from personavec.vector import PersonaVector
 
@@ -130,10 +130,10 @@ class Answers:
             others=dict(zip([*scored][1:], others, strict=True)),
         )
 
-    def _opinion(self, answers: Sequence[Rollout]) -> Opinion:
+    def _opinion(self, answers: Sequence[Rollout]) -> OtherScores:
         by_question = tuple(r.score for r in answers)
         known = [score for score in by_question if score is not None]
-        return Opinion(score=bootstrap_mean(known, seed=self.seed) if known else None, by_question=by_question)
+        return OtherScores(score=bootstrap_mean(known, seed=self.seed) if known else None, by_question=by_question)
 
     def _log(self, name: str) -> JsonLines:
         return JsonLines(self.folder / name / "answers.jsonl")

@@ -25,7 +25,7 @@ class FamilyEstimate(Estimate):
 FamilyFigure = Annotated[FamilyEstimate, AfterValidator(FamilyEstimate.rounded)]
 
 
-class Opinion(Result):
+class OtherScores(Result):
     """What one judge makes of one model's answers to the evaluation questions of one trait, in points (0..100).
 
     Attributes:
@@ -37,7 +37,7 @@ class Opinion(Result):
     by_question: tuple[float | None, ...]
 
 
-class AnswerScores(Opinion):
+class AnswerScores(OtherScores):
     """What the first judge and others make of one model's answers to the evaluation questions of one trait.
 
     Attributes:
@@ -46,7 +46,7 @@ class AnswerScores(Opinion):
     """
 
     coherence: Figure
-    others: dict[str, Opinion] = Field(default_factory=dict)
+    others: dict[str, OtherScores] = Field(default_factory=dict)
 
 
 class BaseScores(Result):
