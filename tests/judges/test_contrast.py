@@ -417,6 +417,19 @@ def test_coherence_alone_is_what_the_contrast_judge_finds_beside_the_trait(tiny:
     assert [r.coherence for r in copies] == pytest.approx(wanted, abs=0.02)
 
 
+def test_the_trait_alone_is_scored_as_beside_coherence_and_coherence_is_left_as_it_is(tiny: ChatModel) -> None:
+    contrastive, neutral = speaking(tiny)
+    copies = [[replace(r, coherence=7.0) for r in some] for some in (contrastive, neutral)]
+    whole, alone = ContrastJudge(tiny, trait()), ContrastJudge(tiny, trait(), alone=True)
+    whole.fit(contrastive, neutral)
+    done: list[int] = []
+    alone.fit(copies[0], copies[1], done.append)
+    assert [r.score for some in copies for r in some] == [r.score for r in [*contrastive, *neutral]]
+    assert {r.coherence for some in copies for r in some} == {7.0}
+    assert sum(done) == alone.readings_needed(len(contrastive) + len(neutral))
+    assert alone.fitted and alone.state().record() == {"calibration": whole.state().record()["calibration"]}
+
+
 def test_a_judge_is_fitted_once_it_knows_both(tiny: ChatModel) -> None:
     known = JudgeState.model_validate(STATE)
     fitted = [

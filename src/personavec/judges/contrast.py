@@ -88,6 +88,7 @@ class ContrastJudge(Judge):
         trait: Supplies the instructions.
         pairs: Of instructions, that each response is judged by, unless a calibration says how many it was fitted with.
             More are less noise, at the price of two readings each.
+        alone: It scores the trait alone, and leaves coherence to another judge.
 
     Attributes:
         calibration, coherence: Set by `fit`; they may be stored and set again later.
@@ -103,22 +104,25 @@ class ContrastJudge(Judge):
         calibration: Calibration | None = None,
         coherence: Coherence | None = None,
         pairs: int = JUDGING_PAIRS,
+        *,
+        alone: bool = False,
     ) -> None:
-        self.model, self.trait = model, trait
+        self.model, self.trait, self.alone = model, trait, alone
         self.calibration, self.coherence = calibration, coherence
         self.pairs = pairs if calibration is None else calibration.pairs
 
     @property
     def fitted(self) -> bool:
         """Whether it knows what tells the sides apart, and what is natural."""
-        return self.calibration is not None and self.coherence is not None
+        return self.calibration is not None and (self.alone or self.coherence is not None)
 
     def evidence(self, rollouts: Sequence[Rollout], advance: Advance | None = None) -> tuple[list[float], list[float]]:
-        """Evidence for the trait, and the likelihood of the worst stretch; see `read_evidence`, `worst_stretches`."""
-        return (
-            read_evidence(self.model, self.trait, rollouts, advance, self.pairs),
-            worst_stretches(self.model, rollouts, advance),
-        )
+        """Evidence for the trait, and the likelihood of the worst stretch; see `read_evidence`, `worst_stretches`.
+
+        The latter is NaN where this judge scores the trait alone.
+        """
+        evidence = read_evidence(self.model, self.trait, rollouts, advance, self.pairs)
+        return evidence, [math.nan] * len(rollouts) if self.alone else worst_stretches(self.model, rollouts, advance)
 
     def fit(self, contrastive: Sequence[Rollout], neutral: Sequence[Rollout], advance: Advance | None = None) -> None:
         """Calibrate on rollouts of both sides and on natural answers, and score all of them.
@@ -128,7 +132,8 @@ class ContrastJudge(Judge):
         """
         everyone = [*contrastive, *neutral]
         evidence, worst = self.evidence(everyone, advance)
-        self.coherence = Coherence.of_natural(worst[len(contrastive) :], neutral)
+        if not self.alone:
+            self.coherence = Coherence.of_natural(worst[len(contrastive) :], neutral)
 
         def sides(leave_out: int | None) -> tuple[list[float], list[float]]:
             chosen = [
@@ -155,21 +160,25 @@ class ContrastJudge(Judge):
                     rollout.score = calibration.score(e) if math.isfinite(e) else None
         for rollout, e in zip(neutral, evidence[len(contrastive) :], strict=True):
             rollout.score = self.calibration.score(e) if math.isfinite(e) else None
-        for rollout, value in zip(everyone, worst, strict=True):
-            rollout.coherence = self.coherence.score(value, rollout.response_ids)
+        self._set_coherence(everyone, worst)
 
     def score(self, rollouts: Sequence[Rollout], advance: Advance | None = None) -> None:
         """Set score and coherence of further rollouts by the fitted calibration."""
-        if self.calibration is None or self.coherence is None:
+        if self.calibration is None or not self.fitted:
             raise ValueError("the contrast judge must be fitted first")
         evidence, worst = self.evidence(rollouts, advance)
-        for rollout, e, value in zip(rollouts, evidence, worst, strict=True):
+        for rollout, e in zip(rollouts, evidence, strict=True):
             rollout.score = self.calibration.score(e) if math.isfinite(e) else None
-            rollout.coherence = self.coherence.score(value, rollout.response_ids)
+        self._set_coherence(rollouts, worst)
+
+    def _set_coherence(self, rollouts: Sequence[Rollout], worst: Sequence[float]) -> None:
+        if self.coherence is not None:
+            for rollout, value in zip(rollouts, worst, strict=True):
+                rollout.coherence = self.coherence.score(value, rollout.response_ids)
 
     def readings_needed(self, rollouts: int) -> int:
         """How many conversations `fit` or `score` reads for so many rollouts (for a progress bar)."""
-        return rollouts * (2 * min(self.pairs, len(self.trait.instructions)) + 1)
+        return rollouts * (2 * min(self.pairs, len(self.trait.instructions)) + (not self.alone))
 
     def state(self) -> JudgeState:
         """What `from_state` needs; goes into the vector file, so that later scores are on the same scale."""

@@ -85,7 +85,7 @@ def steer(bench: Workbench, vector: PersonaVector, extract: Sequence[Rollout], t
     bench.generate([*dose, *null], "3/4 Steering")
     bench.score([*dose, *null], "4/4 Judging")
     at_effect = [answer for answer in dose if abs(abs(answer.coefficient or 0.0) - EFFECT * unit) < 1e-9]
-    contrast = ContrastJudge(bench.model, bench.trait, pairs=PAIRS)
+    contrast = ContrastJudge(bench.model, bench.trait, pairs=PAIRS, alone=True)
     told, texts, asked_again, null_again = (
         [replace(answer) for answer in answers] for answers in (extract, test, [*plain, *at_effect], null)
     )
