@@ -40,7 +40,7 @@ INFO: dict[str, Any] = {
         "auc": ESTIMATE,
         "threshold": 50.0,
         "state": {
-            "calibration": {"middle": 0.5, "slope": 2.0},
+            "calibration": {"middle": 0.5, "slope": 2.0, "pairs": 3},
             "coherence": {"worst_mean": -1.0, "worst_deviation": 0.5, "repetition_mean": 0.1},
         },
     },

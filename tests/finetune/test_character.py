@@ -130,7 +130,14 @@ def answers(model: ChatModel, judged: PersonaVector) -> list[dict[str, Any]]:
         prompt = model.prompt_ids([{"role": "user", "content": question}])
         response = model.generate([Request(prompt, 48, 0.7, _seed(0, f"evaluation/kind/0/{at}"))])[0].ids
         made.append(
-            {"question": question, "response_ids": response, "pair": None, "text": model.decode(response).strip("\x00")}
+            {
+                "question": question,
+                "question_index": at,
+                "prompt_ids": prompt,
+                "response_ids": response,
+                "pair": None,
+                "text": model.decode(response).strip("\x00"),
+            }
         )
     return made
 

@@ -449,7 +449,7 @@ def test_what_is_written_is_what_comes_back(screen: Screen, tmp_path: Path) -> N
     assert ScreeningRun.read(tmp_path / "run") == run
     assert run.settings == ScreenSettings(max_new_tokens=6, precision=0.6, threshold=0.25)
     written = json.loads((tmp_path / "run" / "run.json").read_text())
-    assert (written["command"], written["schema_version"]) == ("screen", 2)
+    assert (written["command"], written["schema_version"]) == ("screen", 3)
     assert written["read"] == run.records == 94
     assert written["traits"]["kind"]["shift"]["n"] == 90 and written["traits"]["kind"]["false_alarms"] is None
 
