@@ -17,7 +17,7 @@ from personavec.rollouts import Rollout
 
 STRETCH = 16  # tokens: a few wrong words are lost in the mean over an answer, and stand out among so many
 REPEAT_LENGTH = 2  # tokens in a row that count as a repetition when they come again
-LACK = 3.0  # deviations beyond the first, at which the score is 37
+LACK = 2.0  # deviations beyond the first, at which the score is 37
 REPEATS = 0.25  # share of repeated pairs beyond what is let pass, at which it is
 LET_PASS = 0.1  # of the same
 
@@ -95,7 +95,7 @@ class Coherence:
         return cls(float(np.mean(values)), max(deviation, 0.1), repeated)
 
     def score(self, worst: float, ids: Sequence[int]) -> float:
-        """0..100: `100 exp(-(lack / 3)^2 - (repeats / 0.25)^2)`, 0 for an empty response.
+        """0..100: `100 exp(-(lack / 2)^2 - (repeats / 0.25)^2)`, 0 for an empty response.
 
         `lack` is how many deviations, beyond the first, the worst stretch is below the natural mean; `repeats` how far
         the share of repeated pairs is above the natural one and a tenth.
