@@ -64,6 +64,25 @@ def test_the_shift_is_held_near_0_whatever_lag_and_gain(share: float, gain: floa
     assert np.mean(reversals) < 3  # up and down once is 2
 
 
+@pytest.mark.parametrize("momentum", [0.3, 0.5, 0.7])
+@pytest.mark.parametrize("gain", [0.3, 0.6, 0.9])
+def test_a_start_that_throws_the_shift(gain: float, momentum: float) -> None:
+    """As a training of the default model began, whose shift was at 18 before it came down to 5; a point a step."""
+
+    def ends(held: bool) -> float:
+        shift, speed, acted, shifts = 0.0, 0.0, [0.0], list[float]()
+        for step in range(POINTS):
+            push = 5.0 + 110 * np.exp(-step / 1.3)
+            rate = 0.28 * min(step / 2, (POINTS - step) / (POINTS - 2))
+            speed = momentum * speed + (1 - momentum) * rate * (push - gain * NORM * acted[-1] - shift)
+            shift += speed
+            shifts.append(shift)
+            acted.append(next_coefficient(acted, shifts, NORM, 40 / NORM) if held else 0.0)
+        return abs(shifts[-1])
+
+    assert ends(True) < 0.5 * ends(False)
+
+
 @pytest.mark.parametrize("share", [0.1, 0.3])
 def test_a_coefficient_that_has_become_too_large_comes_down(share: float) -> None:
     """The data push for the first half only; left alone, the coefficient would take the shift as far down."""

@@ -29,7 +29,7 @@ SHARE = 0.2  # of the way to where it comes to rest that the shift goes between 
 BELIEF = 0.1  # weight of that, in squares of the largest push seen
 FADING = 0.85  # weight of a point beside that of the next one
 AHEAD = 3  # points in which the shift is to be back at 0
-SMOOTHING = 0.5  # of the way that is gone at once
+MOMENTUM = 2  # points for which the shift is taken to go on as it goes: the optimiser's moments carry it
 LARGEST = 5.0  # the paper's largest alpha, for a vector whose coherent range is not known
 RECORD = "personavec.finetune.automatic"  # in the trainer's state; see `callback.RECORD`
 
@@ -43,13 +43,16 @@ def next_coefficient(acted: Sequence[float], shifts: Sequence[float], norm: floa
         s' - s = r (P - u - s),    u = 0.45 alpha |v|
 
     `r` and `P` are fitted by least squares to all points so far, later ones counting more, with `r` drawn towards 0.2.
-    The coefficient then goes half of the way to where this has the shift at 0 in three points,
+    The coefficient then is what has the shift at 0 in three points,
 
-        u = P + s (1 - r)^3 / (1 - (1 - r)^3),
+        u = P + z (1 - r)^3 / (1 - (1 - r)^3),    z = s + 2 (s - the shift before),
 
-    but no farther than the larger of the last two shifts asks for (`|s| / 0.45 |v|`), so that a wrong fit cannot swing
-    it, and never below 0 or above the bound. The constants hold, in simulation (tests/finetune/test_automatic.py), for
-    a true gain of 0.3 to 0.9 and shares of 0.05 to 0.5.
+    but rises by no more than the larger of the last two shifts asks for (`|s| / 0.45 |v|`), for the first steps of a
+    training throw the shift farther than it stays. It is never below 0 or above the bound.
+
+    The 0.45 was measured (docs/finetuning-results.md). The other constants were chosen in simulation, of lags with a
+    true gain of 0.3 to 0.9 and shares of 0.05 to 0.5, and of an optimiser with momentum whose start throws the shift,
+    as one training of the default model did (tests/finetune/test_automatic.py).
 
     Args:
         acted: (n,) coefficients up to each point.
@@ -70,9 +73,9 @@ def next_coefficient(acted: Sequence[float], shifts: Sequence[float], norm: floa
     slope = (weights @ ((x - x_mean) * (y - y_mean)) - belief * SHARE) / (weights @ (x - x_mean) ** 2 + belief)
     r = float(np.clip(-slope, 0.02, 1.0))
     push, left = x_mean + y_mean / r, (1 - r) ** AHEAD
-    step = SMOOTHING * (push + s[-1] * left / (1 - left) - u[-1])
-    most = max(abs(s[-1]), abs(before[-1]))
-    return float(np.clip((u[-1] + np.clip(step, -most, most)) / scale, 0.0, bound))
+    wanted = push + (s[-1] + MOMENTUM * y[-1]) * left / (1 - left)
+    most = u[-1] + max(abs(s[-1]), abs(before[-1]))
+    return float(np.clip(min(wanted, most) / scale, 0.0, bound))
 
 
 def largest_coefficient(vector: PersonaVector) -> float:
