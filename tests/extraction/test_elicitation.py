@@ -45,13 +45,13 @@ def test_shares_are_of_all_answers_and_by_question() -> None:
 
 @pytest.mark.parametrize(
     ("told", "told_not", "enough"),
-    [(1.0, 0.0, True), (0.5, 0.1, True), (0.15, 0.0, False), (0.9, 0.8, False), (0.05, 0.1, False)],
+    [(1.0, 0.0, True), (0.5, 0.1, True), (0.75, 0.4, True), (0.15, 0.0, False), (0.9, 0.8, False), (0.05, 0.1, False)],
 )
-def test_the_difference_between_the_sides_decides(told: float, told_not: float, enough: bool) -> None:
+def test_the_share_and_the_difference_between_the_sides_decide(told: float, told_not: float, enough: bool) -> None:
     assert elicited(found(told, told_not)) == enough
 
 
-def test_few_questions_are_judged_by_the_share_alone() -> None:
+def test_few_questions_are_judged_by_the_shares_alone() -> None:
     assert elicited(measured("probe", rollouts([90.0] * 4, [10.0] * 4), seed=0))
     assert not elicited(measured("probe", rollouts([10.0] * 4, [10.0] * 4), seed=0))
 
@@ -63,11 +63,12 @@ def test_what_is_said() -> None:
     )
     first, second = sentences(found(0.1, 0.1), "contrast", SURE)
     assert "10 % of those told the opposite" in first and "it gave 0 of 40 no score" in first
-    assert "the difference cannot be told from none; the contrast judge (AUC 0.97) recognises the instruction" in second
+    assert "the difference between the sides cannot be told from none; the contrast judge (AUC 0.97) " in second
+    assert "recognises the instruction, not the trait" in second
     _, same = sentences(found(0.1, 0.1), "probe", SURE)
     assert "recognises" not in same, "the run's own judge saw no instruction"
     _, low = sentences(found(0.2, 0.0), "contrast", SURE)
-    assert "fewer than 25 in 100 more answers" in low
+    assert "fewer than 25 in 100 told answers" in low
     assert "was not measured: no texts" in sentences(unmeasured("no texts"), "contrast", SURE)[0]
 
 

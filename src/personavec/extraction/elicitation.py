@@ -21,7 +21,7 @@ from personavec.stats.estimate import Estimate
 from personavec.texts.contrastive import has_library_texts
 
 ABOVE = 50.0  # points: such an answer shows the trait
-LEAST = 0.25  # in fewer pairs than one in four the trait is not what a mean over pairs is about
+LEAST = 0.25  # of the told answers: where fewer show the trait it is not what a mean over them is about
 
 
 def elicitation(bench: Workbench, rollouts: Sequence[Rollout]) -> Elicitation:
@@ -89,13 +89,15 @@ def _auc(rollouts: Sequence[Rollout], seed: int) -> Estimate | None:
 
 
 def elicited(found: Elicitation) -> bool:
-    """Whether nothing speaks against it: not measured, or the sides differ in the trait often enough and beyond doubt.
+    """Whether nothing speaks against it: not measured, or enough told answers show the trait, and more than others do.
 
-    The difference counts, not the share of told answers alone: where answers told the opposite show the trait as often,
-    a difference of means is not about it either.
+    Where answers told the opposite show it as often, a difference of means is not about it either. How much more often
+    is not asked for: a judge's errors lift the one share and lower the other.
     """
+    if found.told is None or found.difference is None:
+        return True
     apart = found.difference
-    return apart is None or (apart.mean >= LEAST and not (apart.bounded and apart.low <= 0))
+    return found.told.mean >= LEAST and (apart.low if apart.bounded else apart.mean) > 0
 
 
 def check_elicited(bench: Workbench, found: Elicitation, told_apart: Estimate) -> None:
@@ -137,13 +139,13 @@ def sentences(found: Elicitation, judge: str, told_apart: Estimate) -> list[str]
     ]
     if elicited(found):
         return said
-    low, apart = f"fewer than {100 * LEAST:.0f} in 100 more answers of the one side than of the other show it", "so"
-    if found.difference.bounded and found.difference.low <= 0:
-        low = "the difference cannot be told from none"
+    low, apart = f"fewer than {100 * LEAST:.0f} in 100 told answers show it", "so"
+    if found.told.mean >= LEAST or found.difference.low <= 0:
+        low = "the difference between the sides cannot be told from none"
     known = found.auc is not None and found.auc.low > 0.5
     if found.judge != judge and told_apart.low > 0.5 and not known:
         apart = f"the {judge} judge (AUC {told_apart.mean:.2f}) recognises the instruction, not the trait; so"
-    return [*said, f"That is too few: {low}; {apart} what this vector is about was not shown to be the trait."]
+    return [*said, f"That is not enough: {low}; {apart} what this vector is about was not shown to be the trait."]
 
 
 def _percent(share: Estimate) -> str:
