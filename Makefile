@@ -2,7 +2,7 @@
 VENV := .venv
 BIN := $(VENV)/bin
 PYTHON ?= python3
-TRAIT ?= humorous
+TRAIT ?= optimistic
 # Bytecode is written for what is imported, then, and not by pip for everything there is.
 PIP := $(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt --editable
 unexport PYTHONDONTWRITEBYTECODE

@@ -30,13 +30,15 @@ from transformers import (
 import children
 from personavec import PersonaVector
 from personavec.cli import main
-from personavec.extraction import Settings, extract
+from personavec.extraction import ExtractionSettings, extract
+from personavec.extraction.result import ExtractionRun
 from personavec.extraction.sweep import SCALES
 from personavec.interchange.paper import read_paper_vector
 from personavec.judges.base import Judge
 from personavec.judges.contrast import ContrastJudge
 from personavec.model import load_model
-from personavec.rollouts import Rollout
+from personavec.rollouts import Rollout, read_rollouts
+from personavec.texts import contrastive, read_answers
 from personavec.traits import load_trait
 
 TEMPLATE = (
@@ -160,11 +162,45 @@ def run(folder: Path, trait: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     assert result.returncode == 0, result.stderr
     summary = json.loads(result.stdout)
     assert set(summary) == {
-        "trait", "model", "layer", "vector", "kept", "rollouts", "judge_auc", "dose_response", "seconds",
+        "trait", "model", "layer", "vector", "kept", "rollouts", "judge_auc", "elicitation", "dose_response",
+        "seconds",
     }  # fmt: skip
     assert summary["rollouts"] == 24
     assert [point["coefficient"] for point in summary["dose_response"]][2] == 0
     return out
+
+
+def test_what_a_vector_is_tried_on_is_read_without_its_instruction(run: Path, folder: Path) -> None:
+    model, vector = load_model(str(folder), dtype="float32"), PersonaVector.load(run / "vector.safetensors")
+    tried = [r for r in read_rollouts(run / "rollouts.jsonl") if r.stage == "evaluation"]
+    readings = read_answers(model, [r.question for r in tried], [r.response_ids for r in tried], [vector.layer])[:, 0]
+    along = (readings @ vector.unit(vector.layer)).tolist()
+    found = json.loads((run / "run.json").read_text())["projections"]
+    for side in ("positive", "negative"):
+        assert found[side] == pytest.approx([a for a, r in zip(along, tried, strict=True) if r.side == side], abs=1e-3)
+    made_of = [r for r in read_rollouts(run / "rollouts.jsonl") if r.kept]
+    assert all(len(r.prompt_ids) > len(model.prompt_ids([{"role": "user", "content": r.question}])) for r in made_of)
+
+
+def test_a_trait_that_told_answers_do_not_show_ends_the_run(
+    folder: Path, trait: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Texts whose sides are other words than those that the model says when it is told to."""
+    texts = [{"question": f"Question {n}?", "answer": f"{says * 2}{n}", "side": side}
+             for n in range(16) for side, says in (("positive", "yes yes you "), ("negative", LAUGH))]  # fmt: skip
+    (tmp_path / "tiny.texts.jsonl").write_text("\n".join(map(json.dumps, texts)))
+    monkeypatch.setattr(contrastive, "_LIBRARY", tmp_path)
+    wanted = [*extraction(folder, trait, tmp_path / "out"), "--random-directions", 2]
+    result = command(*wanted)
+    assert result.returncode == 2 and "was not elicited from" in result.stderr
+    assert "the contrast judge (AUC 1.00) recognises the instruction, not the trait" in result.stderr
+    assert "Repeat the command with --texts library and another --out" in result.stderr
+    assert (tmp_path / "out" / "rollouts.jsonl").exists() and not (tmp_path / "out" / "run.json").exists()
+    result = command(*wanted[:-3], "--random-directions", 2, "--out", tmp_path / "all", "--no-gate", "--json")
+    assert result.returncode == 0, result.stderr
+    found = ExtractionRun.read(tmp_path / "all")
+    assert found.elicitation.judge == "probe" and "recognises the instruction" in " ".join(found.verdict[:2])
+    assert "recognises the instruction" in (tmp_path / "all" / "report.html").read_text()
 
 
 def test_a_classifier_judges_an_extraction(folder: Path, trait: Path, tmp_path: Path) -> None:
@@ -248,7 +284,7 @@ def test_the_judge_is_told_before_how_much_it_will_get(layer: Any, folder: Path,
             got.extend(rollouts)
             judge.score(rollouts, advance)
 
-    settings = Settings(pairs=2, questions=6, max_new_tokens=12, layer=layer, random_directions=2)
+    settings = ExtractionSettings(pairs=2, questions=6, max_new_tokens=12, layer=layer, random_directions=2)
     extract(model, chosen, tmp_path / "out", settings, scorer=Counting())
     ((questions, tokens),) = told
     assert tokens == 12
@@ -430,13 +466,16 @@ def test_evaluate(run: Path, folder: Path, trait: Path, tmp_path: Path) -> None:
     with_vector = command(*common, "--steer", f"{run / 'vector.safetensors'}=2", "--out", tmp_path / "a")
     assert with_vector.returncode == 0, with_vector.stderr
     result = json.loads(with_vector.stdout)
-    assert set(result) == {"trait", "score", "coherence", "perplexity", "lm_eval"}
+    assert set(result) == {"trait", "score", "coherence", "plain", "against_plain", "perplexity", "lm_eval"}
+    difference = result["score"]["mean"] - result["plain"]["mean"]
+    assert result["against_plain"]["effect"]["mean"] == pytest.approx(difference, abs=1e-3)
     assert result["perplexity"].keys() == {"before", "after", "ratio"} and result["perplexity"]["ratio"]["mean"] != 1
     assert result["score"]["n"] == 4
     assert result["score"]["low"] <= result["score"]["mean"] <= result["score"]["high"]
     alone = command(*common, "--out", tmp_path / "b")
     assert alone.returncode == 0, alone.stderr
-    assert json.loads(alone.stdout)["perplexity"] is None  # nothing that could cost anything
+    alone_found = json.loads(alone.stdout)
+    assert alone_found["perplexity"] is None and alone_found["plain"] is None  # nothing that could cost anything
     assert "<html" in (tmp_path / "b" / "report.html").read_text()
 
 

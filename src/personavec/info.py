@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from typing import Literal
 
 from pydantic import JsonValue
 
@@ -40,6 +41,30 @@ class JudgeFacts(Result):
     auc: Figure
     threshold: float
     state: dict[str, dict[str, float]]
+
+
+class Elicitation(Result):
+    """Whether answers that were told to show the trait show it, to a judge that never saw an instruction.
+
+    Attributes:
+        judge: Its name; null: there is none, and all else is null or 0.
+        why: Why there is none; null: there is one.
+        told: Share of the answers told to show the trait that it scores above 50, over questions; those without a score
+            count as below.
+        told_not: The same of those told the opposite.
+        difference: Of the two shares, by question.
+        auc: How well its scores tell the two sides apart, over questions; null: it scored none of a side.
+        answers, scored: How many there are of both sides, and how many of them it scored.
+    """
+
+    judge: str | None
+    why: str | None
+    told: Figure | None
+    told_not: Figure | None
+    difference: Figure | None
+    auc: Figure | None
+    answers: int
+    scored: int
 
 
 class SteeredPoint(Result):
@@ -94,6 +119,32 @@ class SteeringNull(Result):
     n: int
 
 
+class StyleChange(Result):
+    """How a feature of style differs between two sets of answers.
+
+    Attributes:
+        name: Of the feature.
+        change: Of its mean, by question.
+    """
+
+    name: str
+    change: Figure
+
+
+class StyleHeld(Result):
+    """An effect on the score, and what remains of it with the style of the answers held equal.
+
+    Attributes:
+        effect: Points: score of one set of answers minus that of another, by question.
+        remains: The same with all features of style held equal; null: it cannot be told.
+        changes: How each of them differs between the two.
+    """
+
+    effect: Figure
+    remains: Figure | None
+    changes: tuple[StyleChange, ...]
+
+
 class Steering(Result):
     """What steering does to the score, and what chance does.
 
@@ -102,12 +153,16 @@ class Steering(Result):
         effect_on_null_questions: Its mean on the questions that random directions were tried on.
         coefficient: Multiples of the vector.
         null: Of random directions.
+        style: The effect with style held equal; null: not measured.
+        from_plain: The same of plus `coefficient` against no steering; null: not measured.
     """
 
     effect: Figure
     effect_on_null_questions: float
     coefficient: float
     null: SteeringNull
+    style: StyleHeld | None = None
+    from_plain: StyleHeld | None = None
 
 
 class SeparationNull(Result):
@@ -136,18 +191,61 @@ class Separation(Result):
     null: SeparationNull
 
 
+class Part(Result):
+    """One of the vectors that a sum is made of.
+
+    Attributes:
+        trait, layer: Its own.
+        directions: Short hash of its directions, as `personavec vectors show` prints it.
+        coefficient: What it was multiplied by.
+    """
+
+    trait: str
+    layer: int
+    directions: str
+    coefficient: float
+
+
+class SpecificFacts(Result):
+    """What was taken out of a vector, so that it means its trait and less else.
+
+    Attributes:
+        kind: "span": what lies in the span of other traits, length and refusing. "domains": that of clean domains too,
+            or what does not tell the trait's texts from all that is known.
+        made_of: "vector": the vector, less that span. "texts": the trait's texts against all that is known; the vector
+            gave no more than its length.
+        original: Short hash of the directions that it was made from.
+        domains, traits, common: What was taken out, or told from: clean domains, other traits, and what all answers
+            share.
+        kept: At the vector's layer, the cosine with the original; the share of its norm that is left as well, since
+            the vector is the original's projection on what was made.
+        kept_by_layer: The same at layers 1, 2, ...; 0 where nothing is left, and the row is 0.
+    """
+
+    kind: Literal["span", "domains"]
+    made_of: Literal["vector", "texts"]
+    original: str
+    domains: tuple[str, ...]
+    traits: tuple[str, ...]
+    common: tuple[str, ...]
+    kept: Number
+    kept_by_layer: tuple[Number, ...]
+
+
 class VectorInfo(Result):
     """What the file of a vector knows of it. None: not measured, or written in a form that this version does not read.
 
     Attributes:
         personavec, arguments, versions, machine, written: Of the extraction, as in `Provenance`.
         trait: The texts it was extracted with, as JSON; `traits.of_vector.trait_of` reads them.
-        rollouts, judge, dose_response, layer_sweep, steering, separation: See their classes.
+        rollouts, judge, elicitation, dose_response, layer_sweep, steering, separation: See their classes.
         coherent_range: The smallest and the largest coefficient at which answers stay coherent.
         recommended_coefficient: The strongest that can be recommended; None also where none can.
         spearman: Rank correlation of coefficient and score, by question.
         cross_effects: As `steering.effect`, on the scores of other traits by their names.
         seconds: The extraction took.
+        parts: Of a sum of vectors, those that it is made of.
+        specific: What was taken out of it.
     """
 
     personavec: str | None = None
@@ -158,6 +256,7 @@ class VectorInfo(Result):
     trait: dict[str, JsonValue] | None = None
     rollouts: RolloutCounts | None = None
     judge: JudgeFacts | None = None
+    elicitation: Elicitation | None = None
     dose_response: tuple[DosePoint, ...] | None = None
     layer_sweep: tuple[SweepPoint, ...] | None = None
     coherent_range: tuple[float, float] | None = None
@@ -167,6 +266,8 @@ class VectorInfo(Result):
     separation: Separation | None = None
     cross_effects: dict[str, Figure] | None = None
     seconds: float | None = None
+    parts: tuple[Part, ...] | None = None
+    specific: SpecificFacts | None = None
 
     def as_stored(self) -> dict[str, JsonValue]:
         """As JSON values, without what is not known."""

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -156,6 +156,11 @@ def read_rollouts(path: Path | str) -> list[Rollout]:
         except TypeError as error:
             raise UserError(f"{path}, line {number}: not a rollout.", "Make the run again.") from error
     return rollouts
+
+
+def uninstructed(model: ChatModel, rollouts: Sequence[Rollout]) -> list[Rollout]:
+    """The same answers as if to the question alone: what is read in them then is not the instruction."""
+    return [replace(r, prompt_ids=model.prompt_ids([{"role": "user", "content": r.question}])) for r in rollouts]
 
 
 def conversation(model: ChatModel, rollout: Rollout) -> Conversation:

@@ -16,7 +16,7 @@ from test_callback import moved, samples, trainer
 
 import tiny
 from personavec.finetune import PreventativeSteering, Prevention, ShiftMonitor
-from personavec.finetune.watch import mean_projections
+from personavec.finetune.prompt_shifts import last_projections
 from personavec.finetune.wrapping import blocks_of
 
 
@@ -33,8 +33,13 @@ def lora() -> Any:
 def by_trainer(folder: Path, method: Any) -> dict[str, Any]:
     """DDP in a trainer: as many samples in a step whatever the number of processes."""
     torch.manual_seed(0)
-    prevention = PreventativeSteering(by_hand.vector(), 1.0, method=method, layers="all", positions="response")
-    monitor = ShiftMonitor(by_hand.vector(), ["hello", "how are you"], every=1)
+    prompts = ["hello", "how are you"]
+    prevention = (
+        PreventativeSteering(by_hand.vector(), "auto", prompts=prompts)
+        if method == "auto"
+        else PreventativeSteering(by_hand.vector(), 1.0, method=method, layers="all", positions="response")
+    )
+    monitor = ShiftMonitor(by_hand.vector(), prompts, every=1)
     run = trainer(
         lora(),
         folder,
@@ -49,6 +54,7 @@ def by_trainer(folder: Path, method: Any) -> dict[str, Any]:
     return {
         "loss": [entry["loss"] for entry in run.state.log_history if "loss" in entry],
         "shift": [entry["kind"] for entry in monitor.history],
+        "coefficients": [point.coefficient for found in prevention.automatic.values() for point in found.points],
         "weights": {n: p.double().sum().item() for n, p in run.model.named_parameters() if p.requires_grad},
     }
 
@@ -100,7 +106,7 @@ def by_loop(method: Any) -> dict[str, Any]:
             optimizer.step()
             optimizer.zero_grad()
         prompts = [[tiny.random_ids(5, 1), tiny.random_ids(8, 2)]]
-        found[when] = losses + mean_projections(model, blocks_of(model), [by_hand.vector()], prompts)
+        found[when] = losses + last_projections(model, blocks_of(model), [by_hand.vector()], prompts)[0].tolist()
         prevention.detach()
     return found
 
@@ -115,7 +121,8 @@ def learn(out: Path, rank: int, count: int) -> None:
         os.environ["WORLD_SIZE"] = os.environ["LOCAL_WORLD_SIZE"] = str(count)
         torch.distributed.init_process_group("gloo", f"file://{out / 'meeting'}", rank=rank, world_size=count)
     methods = ("steer", "regularise")
-    result = {"ddp": {m: by_trainer(out, m) for m in methods}, "fsdp2": {m: by_loop(m) for m in methods}}
+    ddp = {method: by_trainer(out, method) for method in (*methods, "auto")}
+    result = {"ddp": ddp, "fsdp2": {m: by_loop(m) for m in methods}}
     if rank == 0:
         (out / f"{count}.json").write_text(json.dumps(result))
     if count > 1:

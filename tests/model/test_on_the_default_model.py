@@ -7,13 +7,18 @@ import torch
 
 from personavec.judges.coherence import Coherence
 from personavec.judges.contrast import ContrastJudge
+from personavec.judges.probe import ProbeJudge, train_probe
 from personavec.model import ChatModel, Conversation, Request, load_model
 from personavec.readout import read
 from personavec.rollouts import Rollout
+from personavec.texts import Texts
+from personavec.texts.contrastive import library_texts
+from personavec.texts.minimal_pairs import CHANGES, restyled
 from personavec.traits import load_trait
 
 pytestmark = pytest.mark.default_model
 
+SIDES = ("positive", "negative")
 QUESTIONS = ["How do plants grow?", "What should I cook tonight?", "Why is the sky blue?", "How can I sleep better?"]
 SERIOUS = [
     "Plants grow by photosynthesis, which turns light, water and carbon dioxide into sugar.",
@@ -74,7 +79,7 @@ def test_contrast_judge_knows_a_joke(judged: dict[str, tuple[list[float], list[f
 
 def test_coherence_knows_salad_and_loops(model: ChatModel, judged: dict[str, tuple[list[float], list[float]]]) -> None:
     ids = {kind: [r.response_ids for r in rollouts(model, answers)] for kind, answers in ANSWERS.items()}
-    natural = Coherence.of_natural(judged["serious"][1], ids["serious"])
+    natural = Coherence.of_natural(judged["serious"][1], rollouts(model, SERIOUS))
     scores = {
         kind: sum(natural.score(value, one) for value, one in zip(judged[kind][1], ids[kind], strict=True)) / 4
         for kind in ANSWERS
@@ -82,8 +87,37 @@ def test_coherence_knows_salad_and_loops(model: ChatModel, judged: dict[str, tup
     assert scores["serious"] > 80
     assert scores["salad"] < 50
     assert scores["loops"] < 50
-    # Loops are easy to predict: likelihood alone would praise them.
-    assert sum(judged["loops"][1]) > sum(judged["serious"][1])
+    # Loops are easy to predict: likelihood alone would let them pass.
+    assert all(natural.score(value, range(30)) > 80 for value in judged["loops"][1])
+
+
+def test_style_alone_does_not_move_the_probe(model: ChatModel) -> None:
+    known = library_texts("humorous")
+    probe = ProbeJudge(model, train_probe(model, Texts("library", known.extract[:40], known.test[:16])), "probe")
+    changes = [None, *CHANGES]
+    answers = [(text, restyled(text.answer, c) if c else text.answer) for text in known.test[:8] for c in changes]
+    judged = [
+        Rollout(
+            f"{text.side}/{number}", "test", text.question, 0,
+            model.prompt_ids([{"role": "user", "content": text.question}]),
+            response_ids=model.template.answer_ids(answer), text=answer,
+        )
+        for number, (text, answer) in enumerate(answers) if answer
+    ]  # fmt: skip
+    probe.score(judged)
+    score = {(one.question, one.text): (one.score, one.score_error) for one in judged}
+    for change in CHANGES:
+        moved = []
+        for text in known.test[:8]:
+            if (other := restyled(text.answer, change)) is not None:
+                (before, error), (after, _) = score[text.question, text.answer], score[text.question, other]
+                assert before is not None and error is not None and after is not None
+                assert abs(after - before) < 1.96 * error, (change, text.answer)
+                moved.append(abs(after - before))
+        assert len(moved) >= 4 and sum(moved) / len(moved) < (5 if change != "capitals" else 20), change
+    sides = {side: [score[t.question, t.answer][0] or 0.0 for t in known.test[:8] if t.side == side] for side in SIDES}
+    assert min(map(len, sides.values())) >= 3
+    assert sum(sides["positive"]) / len(sides["positive"]) > 15 + sum(sides["negative"]) / len(sides["negative"])
 
 
 def test_shared_prefixes_read_as_single_forwards_do(model: ChatModel) -> None:

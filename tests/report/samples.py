@@ -54,6 +54,10 @@ def extract_run(text: str = "Banks lend what others save.\n\n1. They pay little.
             "reasons": {"coherence below 50": 6, "positive score not above 50": 26},
         },
         "judge": {"name": "contrast", "auc": estimate(0.81, 0.1), "threshold": 50.0, "state": {}},
+        "elicitation": {
+            "judge": "probe", "why": None, "told": estimate(0.6, 0.1, 40), "told_not": estimate(0.1, 0.05, 40),
+            "difference": estimate(0.5, 0.1, 40), "auc": estimate(0.8, 0.1, 40), "answers": 160, "scored": 158,
+        },
         "layer": 14,
         "residual_norm": 15.07,
         "vector_norm": 4.0,
@@ -90,6 +94,14 @@ def extract_run(text: str = "Banks lend what others save.\n\n1. They pay little.
                 "effects": [-18.3, 17.0, 18.5, 4.8, -5.7, 18.2, -10.3, -8.9], "layers": [8] * 4 + [14] * 4, "p": 0.1111,
                 "mean": 12.7, "p95": 18.4, "max": 18.5, "n": 8,
             },
+            "style": {
+                "effect": estimate(41, 9), "remains": estimate(12, 15),
+                "changes": [
+                    {"name": "exclamation marks", "change": estimate(1.2, 0.4)},
+                    {"name": "emoji", "change": estimate(0, 0)},
+                ],
+            },
+            "from_plain": {"effect": estimate(25, 9), "remains": None, "changes": []},
         },
         "specificity": {
             "vectors": TRAITS,
@@ -130,6 +142,8 @@ def evaluate_run(text: str = "Hello!\nHow can I help?") -> dict[str, Any]:
         "score": estimate(39, 4, 19),
         "coherence": estimate(95, 2, 19),
         "perplexity": PERPLEXITY,
+        "plain": estimate(30, 4, 19),
+        "against_plain": {"effect": estimate(9, 4, 19), "remains": estimate(6, 5, 19), "changes": []},
         "lm_eval": {"mmlu": {"acc": {"before": estimate(0.4, 0.1, 57), "better": True}}},
         "answers": [*answers, {"question": "Question 19?", "text": "", "score": None, "coherence": None}],
     }

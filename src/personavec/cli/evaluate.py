@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from personavec.evaluation.result import EvaluationRun
     from personavec.stats.estimate import Estimate
 
+SHOWN = {"trait", "score", "coherence", "plain", "against_plain", "perplexity", "lm_eval"}
 ScaleFrom = Annotated[
     Path | None,
     typer.Option(
@@ -48,7 +49,8 @@ def evaluate(
 ) -> None:
     """Score the model's answers to a trait's 20 evaluation questions: trait and coherence, with 95 % intervals.
 
-    With steering or an adapter also what that costs: perplexity of general text without and with it.
+    With steering or an adapter also the plain model's score, how much of the difference remains with style held equal,
+    and what it costs: perplexity of general text without and with it.
     """
     asked_for = EvaluationSettings(**settings, lm_eval=tuple(o.read_tasks(lm_eval)))
     chosen = o.find_trait(trait, description, traits_from)
@@ -71,7 +73,7 @@ def evaluate(
         chat, chosen, folder, asked_for, interventions=edits, description=words, vectors=vectors, terms=terms
     )
     if json:
-        o.print_json(run.model_dump(mode="json", include={"trait", "score", "coherence", "perplexity", "lm_eval"}))
+        o.print_json(run.model_dump(mode="json", include=SHOWN))
         return
     _show(run, folder)
 
@@ -79,6 +81,11 @@ def evaluate(
 def _show(run: "EvaluationRun", folder: Path) -> None:
     for name, points in ((run.trait, run.score), ("coherence", run.coherence)):
         print(f"{name}: {points:.1f} (95 % interval, n = {points.n} questions)")
+    if (plain := run.against_plain) is not None:
+        left = "cannot be told" if plain.remains is None else f"{plain.remains:+.1f}"
+        print(
+            f"{run.trait} against the plain model: {plain.effect:+.1f} (n = {plain.effect.n}); style held equal: {left}"
+        )
     if (cost := run.perplexity) is not None:
         _print_sides("perplexity of general text", cost.before, cost.after, cost.ratio, ".2f", "ratio")
     for task, metrics in (run.lm_eval or {}).items():

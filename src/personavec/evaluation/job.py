@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 from pydantic import JsonValue
 
@@ -14,7 +15,9 @@ from personavec.evaluation.page import write_evaluate_report
 from personavec.evaluation.result import EvaluatedAnswer, EvaluationRun
 from personavec.evaluation.settings import EvaluationSettings
 from personavec.extraction.effects import estimate
+from personavec.extraction.style import style_held
 from personavec.files import JsonLines, RunFolder
+from personavec.info import StyleHeld
 from personavec.judges.api.terms import ApiTerms
 from personavec.judges.base import UNFITTED, Judge, announce
 from personavec.judges.kinds import open_judge
@@ -46,7 +49,8 @@ def evaluate(
 
     Args:
         model: The model, with or without an adapter. The contrast judge is the same model without adapter and steering.
-        out: Run folder: rollouts.jsonl, run.json, report.html. A run that was cut off goes on.
+        out: Run folder: rollouts.jsonl, run.json, report.html; plain.jsonl, where adapter or steering change the
+            model: its answers without. A run that was cut off goes on.
         settings: See `EvaluationSettings`; None: the defaults.
         interventions: Steering of every answer; `description` says in words what it is.
         vectors: Persona vectors whose stored contrast judge is used if one is of this trait, so that scores are on the
@@ -59,16 +63,19 @@ def evaluate(
     arguments = _arguments(model, trait, settings, interventions, description, vectors)
     tasks = Tasks(settings.lm_eval) if settings.lm_eval else None
     with RunFolder(out, arguments) as folder:
-        answers = _unanswered(model, trait, settings, interventions)
+        answers = _unanswered(model, trait, settings, interventions=list(interventions))
+        plain = _unanswered(model, trait, settings, setting="plain") if _changed(model, interventions) else []
         scorer = scorer or _judge(model, trait, settings, vectors, terms)
-        announce([scorer.cost([r.question for r in answers], settings.max_new_tokens)])
+        announce([scorer.cost([r.question for r in (*answers, *plain)], settings.max_new_tokens)])
         log = JsonLines(folder / "generated.jsonl")
         _generate(model, answers, log, settings, "Answering")
         with model.unadapted():
+            _generate(model, plain, log, settings, "Answering plainly")
             if not scorer.fitted:
                 _fit(scorer, model, trait, log, settings)
-            with progress("Judging", total=scorer.readings_needed(len(answers)), unit="readings") as job:
-                scorer.score(answers, job.advance)
+            both = [*answers, *plain]
+            with progress("Judging", total=scorer.readings_needed(len(both)), unit="readings") as job:
+                scorer.score(both, job.advance)
         perplexity, changes = _capability(model, interventions, tasks, folder, settings.seed)
         run = EvaluationRun.of(
             _provenance(model, arguments, tasks),
@@ -78,10 +85,14 @@ def evaluate(
             score=estimate(answers, "score", settings.seed),
             coherence=estimate(answers, "coherence", settings.seed),
             answers=[_evaluated(answer) for answer in answers],
+            plain=estimate(plain, "score", settings.seed) if any(r.score is not None for r in plain) else None,
+            against_plain=_against(answers, plain, settings.seed),
             perplexity=perplexity,
             lm_eval=changes,
         )
         write_rollouts(folder / "rollouts.jsonl", answers)
+        if plain:
+            write_rollouts(folder / "plain.jsonl", plain)
         write_evaluate_report(run, folder / "report.html")
         run.write(folder.path)
     return run
@@ -107,15 +118,15 @@ def _arguments(
     }
 
 
-def _unanswered(
-    model: ChatModel, trait: Trait, settings: EvaluationSettings, interventions: Sequence[Intervention]
-) -> list[Rollout]:
+def _unanswered(model: ChatModel, trait: Trait, settings: EvaluationSettings, **given: Any) -> list[Rollout]:
     answers: list[Rollout] = []
     for number in range(settings.rollouts):
-        answers += plan(
-            model, "evaluation", trait.evaluation_questions, number=number, interventions=list(interventions)
-        )
+        answers += plan(model, "evaluation", trait.evaluation_questions, number=number, **given)
     return answers
+
+
+def _against(answers: Sequence[Rollout], plain: Sequence[Rollout], seed: int) -> StyleHeld | None:
+    return style_held([*answers, *plain], [1.0] * len(answers) + [0.0] * len(plain), (1.0, 0.0), seed)
 
 
 def _provenance(model: ChatModel, arguments: dict[str, JsonValue], tasks: Tasks | None) -> Provenance:
@@ -143,6 +154,10 @@ def _generate(
     )
 
 
+def _changed(model: ChatModel, interventions: Sequence[Intervention]) -> bool:
+    return bool(interventions) or model.adapter_hash is not None
+
+
 def _capability(
     model: ChatModel, interventions: Sequence[Intervention], tasks: Tasks | None, folder: RunFolder, seed: int
 ) -> tuple[Perplexity | None, TaskChanges | None]:
@@ -150,7 +165,7 @@ def _capability(
     there are none; before is the model without them."""
     losses: list[Floats] = []
     results: list[TaskMetrics] = []
-    changed = bool(interventions) or model.adapter_hash is not None
+    changed = _changed(model, interventions)
     for side, edits in (("before", ()), ("after", interventions)) if changed else (("before", ()),):
         with model.unadapted() if side == "before" else nullcontext():
             if changed:

@@ -3,6 +3,7 @@
 from typing import ClassVar
 
 from personavec.capability.result import Perplexity, TaskChanges
+from personavec.info import StyleHeld
 from personavec.results import Figure, Result, Run
 
 
@@ -30,6 +31,9 @@ class EvaluationRun(Run):
         steer: What was done to the stream, in words, a sentence for each.
         score, coherence: Points, over questions.
         answers: All of them.
+        plain: Points, over questions, of the model without adapter and steering; None: there is neither.
+        against_plain: What adapter and steering do to the score, and what of it remains with style held equal; None:
+            there is neither, or no question has a score on both sides.
         perplexity: Of general text, without and with adapter and steering; None: there is neither.
         lm_eval: Tasks, without and with them; None: no task was asked for.
     """
@@ -42,5 +46,7 @@ class EvaluationRun(Run):
     score: Figure
     coherence: Figure
     answers: tuple[EvaluatedAnswer, ...]
+    plain: Figure | None = None
+    against_plain: StyleHeld | None = None
     perplexity: Perplexity | None
     lm_eval: TaskChanges | None

@@ -8,6 +8,7 @@ from personavec.errors import UserError
 from personavec.extraction.chance import NULL_QUESTIONS
 from personavec.extraction.effects import NATURAL_SHARE, by_direction, effect, null_effects, steered_points
 from personavec.extraction.result import Projections
+from personavec.extraction.style import style_held
 from personavec.info import DosePoint, Separation, SeparationNull, Steering, SteeringNull
 from personavec.rollouts import Rollout
 from personavec.stats.bootstrap import auc, bootstrap_auc
@@ -58,6 +59,7 @@ def steering_effect(dose: Sequence[Rollout], null: Sequence[Rollout], scale: flo
     same = effect([r for r in dose if r.question_index < NULL_QUESTIONS], scale, seed).mean
     as_strong = sum(abs(e) >= same for e in effects)
     sizes = null_summary([abs(e) for e in effects])
+    arms = [r.coefficient or 0.0 for r in dose]
     return Steering(
         effect=effect(dose, scale, seed),
         effect_on_null_questions=same,
@@ -71,6 +73,8 @@ def steering_effect(dose: Sequence[Rollout], null: Sequence[Rollout], scale: flo
             max=sizes.max,
             n=sizes.n,
         ),
+        style=style_held(dose, arms, (scale, -scale), seed),
+        from_plain=style_held(dose, arms, (scale, 0.0), seed),
     )
 
 

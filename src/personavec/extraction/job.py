@@ -21,6 +21,7 @@ from personavec.extraction.contrast import (
 from personavec.extraction.direction import mean_difference, with_neutral
 from personavec.extraction.dose import DOSES, dose_rollouts, unscored
 from personavec.extraction.effects import examples, layer_sweep, score_matrix
+from personavec.extraction.elicitation import check_elicited, elicitation
 from personavec.extraction.figures import (
     Sides,
     coherent_coefficients,
@@ -30,22 +31,22 @@ from personavec.extraction.figures import (
     steering_effect,
 )
 from personavec.extraction.page import write_extract_report
-from personavec.extraction.readings import Readings
+from personavec.extraction.readings import RolloutReadings
 from personavec.extraction.result import Extraction, ExtractionRun, TraitFacts
-from personavec.extraction.settings import Settings
+from personavec.extraction.settings import ExtractionSettings
 from personavec.extraction.specificity import cross_effects, matrix
 from personavec.extraction.sweep import SCALES, SWEEP_QUESTIONS, Sweep, choose_layer
 from personavec.extraction.verdict import verdict
 from personavec.extraction.workbench import Workbench
 from personavec.files import RunFolder, check_utf8
-from personavec.info import JudgeFacts, RolloutCounts
+from personavec.info import Elicitation, JudgeFacts, RolloutCounts
 from personavec.judges.api.terms import ApiTerms
 from personavec.judges.base import Judge, announce
 from personavec.judges.kinds import open_judge
 from personavec.model import ChatModel
 from personavec.provenance import identity, provenance
 from personavec.report.words import span
-from personavec.rollouts import Rollout, read_rollouts, write_rollouts
+from personavec.rollouts import Rollout, read_rollouts, uninstructed, write_rollouts
 from personavec.stats.bootstrap import bootstrap_spearman_by_question
 from personavec.stats.estimate import Estimate
 from personavec.traits import Trait
@@ -58,7 +59,7 @@ def extract(
     model: ChatModel,
     trait: Trait,
     out: Path | str,
-    settings: Settings | None = None,
+    settings: ExtractionSettings | None = None,
     *,
     scorer: Judge | None = None,
     terms: ApiTerms | None = None,
@@ -71,7 +72,7 @@ def extract(
         out: Run folder: vector.safetensors, rollouts.jsonl, run.json and report.html go there. A run that was cut off
             goes on where it stopped; a finished one is read back, and compared with the traits that have been
             extracted beside it since.
-        settings: See `Settings`; None: what suits the model's device and the trait.
+        settings: See `ExtractionSettings`; None: what suits the model's device and the trait.
         scorer: Scores the rollouts; None: as `settings.judge` says.
         terms: Of the judge "api:MODEL"; not part of what decides the result.
 
@@ -80,7 +81,7 @@ def extract(
             the folder holds another run.
     """
     check_utf8(out)
-    settings = settings or Settings.suited(model, trait)
+    settings = settings or ExtractionSettings.suited(model, trait)
     settings.check(model, trait)
     arguments = {
         **asdict(settings),
@@ -106,10 +107,11 @@ class _Answers:
     Attributes:
         contrast: All of both sides, and neutral.
         judge_auc: Of the judge on the evaluation rollouts.
+        elicitation: Of the rollouts of both sides.
         reasons: How many extraction pairs were left out, by reason.
         evaluation: The evaluation rollouts that were read.
         kept: The extraction rollouts that made the vector.
-        at_kept, at_evaluation: Response means of both sides.
+        at_kept, at_evaluation: Response means of both sides; of evaluation rollouts without their instruction.
         at_neutral: Response means (n, n_layers + 1, d) of neutral answers.
         sweep: The choice of the layer.
         dose, null: Answers to evaluation questions, steered by the vector and by random directions.
@@ -117,6 +119,7 @@ class _Answers:
 
     contrast: Contrast
     judge_auc: Estimate
+    elicitation: Elicitation
     reasons: dict[str, int]
     evaluation: list[Rollout]
     kept: list[Rollout]
@@ -151,9 +154,12 @@ def _measure(bench: Workbench) -> tuple[PersonaVector, _Answers]:
     """The vector at its layer with its neutral statistics, and the answers that say what it does."""
     contrast = contrastive_rollouts(bench)
     auc, natural = judge_auc(bench, contrast.evaluation), contrast.natural_coherence
+    told = elicitation(bench, [*contrast.extraction, *contrast.evaluation])
+    check_elicited(bench, told, auc)
     reasons = keep_pairs(bench, contrast.extraction)
     spoken = contrast.spoken(bench)
-    parts = (spoken.extraction, spoken.evaluation, spoken.neutral)
+    # The vector may be made of what the instruction left in the stream; what it is tried on must not hold it.
+    parts = (spoken.extraction, uninstructed(bench.model, spoken.evaluation), spoken.neutral)
     at_extraction, at_evaluation, at_neutral = bench.read([r for part in parts for r in part]).split(*map(len, parts))
     vector = mean_difference(bench.model, bench.trait.name, spoken.extraction, at_extraction)
     sweep = choose_layer(bench, vector, natural)
@@ -168,6 +174,7 @@ def _measure(bench: Workbench) -> tuple[PersonaVector, _Answers]:
     return vector, _Answers(
         contrast=contrast,
         judge_auc=auc,
+        elicitation=told,
         reasons=reasons,
         evaluation=spoken.evaluation,
         kept=kept,
@@ -197,6 +204,7 @@ def _summary(bench: Workbench, vector: PersonaVector, answers: _Answers) -> Extr
             judge=JudgeFacts(
                 name=bench.scorer.name, auc=answers.judge_auc, threshold=THRESHOLD, state=bench.scorer.state().record()
             ),
+            elicitation=answers.elicitation,
             layer=vector.layer,
             residual_norm=residual,
             vector_norm=norm,
@@ -272,7 +280,7 @@ def _compare(
     return Extraction(vector, run)
 
 
-def _sides(rollouts: Sequence[Rollout], readings: Readings) -> Sides:
+def _sides(rollouts: Sequence[Rollout], readings: RolloutReadings) -> Sides:
     """Response means of the positive and of the negative side."""
     positive = torch.tensor([r.side == "positive" for r in rollouts])
     return readings.response_mean[positive], readings.response_mean[~positive]

@@ -3,7 +3,16 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from personavec.info import DosePoint, JudgeFacts, RolloutCounts, Separation, Steering, SweepPoint, VectorInfo
+from personavec.info import (
+    DosePoint,
+    Elicitation,
+    JudgeFacts,
+    RolloutCounts,
+    Separation,
+    Steering,
+    SweepPoint,
+    VectorInfo,
+)
 from personavec.results import Figure, Number, Result, Run
 from personavec.traits import Trait
 from personavec.vector import PersonaVector
@@ -110,6 +119,7 @@ class ExtractionRun(Run):
         trait: Whose direction it is.
         rollouts: What became of them.
         judge: Who scored them, and how well it tells the sides apart.
+        elicitation: Whether the answers that were told to show the trait show it.
         layer: Where the vector works best, 1..n_layers.
         residual_norm: Mean norm of the residual stream in neutral answers at the layer.
         vector_norm: Of the vector at the layer.
@@ -131,11 +141,12 @@ class ExtractionRun(Run):
     """
 
     COMMAND: ClassVar[str] = "extract"
-    SCHEMA: ClassVar[int] = 2
+    SCHEMA: ClassVar[int] = 3  # 3: the separation is read without instructions
 
     trait: TraitFacts
     rollouts: RolloutCounts
     judge: JudgeFacts
+    elicitation: Elicitation
     layer: int
     residual_norm: float
     vector_norm: float

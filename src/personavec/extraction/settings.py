@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Settings:
+class ExtractionSettings:
     """What decides the result of an extraction, besides the trait and the model.
 
     Of the trait's five instruction pairs those that are not used for the extraction judge and evaluate. The paper's
@@ -34,6 +34,9 @@ class Settings:
     judge: Annotated[str, Doc(f"{spellings()}.")] = "contrast"
     layer: Annotated[Literal["auto"] | int, Doc("auto, or a layer number.")] = "auto"  # auto: by steering effect
     positions: Annotated[Positions, Doc("Where steering acts in the sweep and the dose-response.")] = "response"
+    gate: Annotated[
+        bool, Doc("End where a judge that saw no instruction hardly finds the trait in answers told to show it.")
+    ] = True
     random_directions: Annotated[int, Doc("Random directions that are steered by as the null.")] = 8
     seed: Annotated[int, Doc("Seed of everything random.")] = 0
 
@@ -43,7 +46,7 @@ class Settings:
             raise UserError(f"`temperature` {self.temperature} is not usable.", "Choose 0 or more, such as 1.")
 
     @classmethod
-    def suited(cls, model: "ChatModel", trait: "Trait", **given: Any) -> "Settings":
+    def suited(cls, model: "ChatModel", trait: "Trait", **given: Any) -> "ExtractionSettings":
         """Minutes on a CPU, for models small enough to run there; close to the paper's numbers on a GPU.
 
         Args:

@@ -1,7 +1,9 @@
 """What a run's figures say, in plain words, and where they say nothing."""
 
 from personavec.extraction.chance import NULL_QUESTIONS
+from personavec.extraction.elicitation import elicited, sentences
 from personavec.extraction.result import ExtractionRun, Specificity
+from personavec.extraction.style import style_sentence
 from personavec.report.words import span
 from personavec.stats.estimate import Estimate
 
@@ -9,12 +11,17 @@ from personavec.stats.estimate import Estimate
 def verdict(run: ExtractionRun) -> tuple[str, ...]:
     """Sentences for the summary of an extraction, most important first."""
     name = run.trait.name
+    told = sentences(run.elicitation, run.judge.name, run.judge.auc)
+    shown = elicited(run.elicitation)
     return (
+        *([] if shown else told),
         _steering(name, run),
+        *style_sentence(run.steering.style, run.judge.name),
         _strength(run),
         _separation(name, run),
         *_specificity(name, run.specificity),
         _judge(run),
+        *(told if shown else []),
     )
 
 
@@ -56,10 +63,10 @@ def _strength(run: ExtractionRun) -> str:
 def _separation(name: str, run: ExtractionRun) -> str:
     auc, null = run.separation.auc, run.separation.null.shuffled
     text = (
-        f"On unseen questions and an unseen instruction, projections tell {name} answers from the opposite with AUC "
-        f"{auc.mean:.2f} ({auc.low:.2f} to {auc.high:.2f}); directions made the same way of answers whose sides were "
-        f"shuffled, with their own choice of layer, reach {null.mean:.2f} on average and {null.p95:.2f} at the 95th "
-        "percentile"
+        f"On unseen questions, under an unseen instruction that is left out in reading, projections tell {name} "
+        f"answers from the opposite with AUC {auc.mean:.2f} ({auc.low:.2f} to {auc.high:.2f}); directions made the "
+        f"same way of answers whose sides were shuffled, with their own choice of layer, reach {null.mean:.2f} on "
+        f"average and {null.p95:.2f} at the 95th percentile"
     )
     if auc.mean > null.p95:
         return f"{text}, so the separation is more than chance gives."

@@ -41,7 +41,7 @@ def bootstrap_mean(
         (codes,), count = _codes((array, clusters))
     low, high = -np.inf, np.inf
     if not _too_few(np.bincount(codes, array) / np.bincount(codes)):
-        low, high = _interval(_means(array, codes, _weights(count, seed, draws)), count, (low, high))
+        low, high = interval(_means(array, codes, draw_weights(count, seed, draws)), count, (low, high))
     return Estimate(float(array.mean()), low, high, count)
 
 
@@ -95,10 +95,10 @@ def bootstrap_auc(
         rivals = np.sort(b[codes_b == cluster])
         won = (np.searchsorted(rivals, a, "left") + np.searchsorted(rivals, a, "right")) / 2
         wins[:, cluster] = np.bincount(codes_a, won, count)
-    weights = _weights(count, seed, draws)
+    weights = draw_weights(count, seed, draws)
     pairs = (weights @ np.bincount(codes_a, minlength=count)) * (weights @ np.bincount(codes_b, minlength=count))
     drawn = _ratio(((weights @ wins) * weights).sum(1), pairs)
-    low, high = _interval(drawn, count, (0.0, 1.0))
+    low, high = interval(drawn, count, (0.0, 1.0))
     return Estimate(float(wins.sum() / (len(a) * len(b))), low, high, count)
 
 
@@ -126,7 +126,7 @@ def bootstrap_pearson(
     a, b = finite(x, 1), finite(y, 1)
     names: Sequence[Hashable] = range(len(a)) if clusters is None else clusters
     (codes, _), count = _codes((a, names), (b, names))
-    times = _weights(count, seed, draws)[:, codes]  # (draws, n)
+    times = draw_weights(count, seed, draws)[:, codes]  # (draws, n)
     total = times.sum(1)
 
     def moment(values: Floats) -> Floats:
@@ -138,7 +138,7 @@ def bootstrap_pearson(
     mean_a, mean_b = moment(a0), moment(b0)
     variance = (moment(a0 * a0) - mean_a**2) * (moment(b0 * b0) - mean_b**2)
     drawn = _ratio(moment(a0 * b0) - mean_a * mean_b, np.sqrt(np.maximum(variance, 0)))
-    low, high = _interval(np.clip(drawn, -1, 1), count, (-1.0, 1.0))
+    low, high = interval(np.clip(drawn, -1, 1), count, (-1.0, 1.0))
     return Estimate(pearson(a, b), low, high, count)
 
 
@@ -155,8 +155,8 @@ def bootstrap_ratio(above: ArrayLike, below: ArrayLike, seed: int = 0, draws: in
         raise ValueError(f"{len(a)} values against {len(b)}")
     if b.mean() <= 0:
         raise ValueError("the mean below is not positive")
-    weights = _weights(len(a), seed, draws)
-    low, high = _interval(_ratio(weights @ a, weights @ b), len(a), (-np.inf, np.inf))
+    weights = draw_weights(len(a), seed, draws)
+    low, high = interval(_ratio(weights @ a, weights @ b), len(a), (-np.inf, np.inf))
     return Estimate(float(a.mean() / b.mean()), low, high, len(a))
 
 
@@ -191,7 +191,7 @@ def bootstrap_leads(
     def drawn(values: Floats, clusters: Sequence[Hashable], seed: int) -> tuple[Floats, Floats, int]:
         """(1 + draws, K) of means and mean squares, the sample's own first."""
         (codes,), count = _codes((values, clusters))
-        weights = np.vstack([np.ones(count), _weights(count, seed, draws)])
+        weights = np.vstack([np.ones(count), draw_weights(count, seed, draws)])
         sizes = (weights @ np.bincount(codes, minlength=count))[:, None]
         sums = np.zeros((2, count, values.shape[1]))
         for powers, powered in zip(sums, (values, values**2), strict=True):
@@ -205,7 +205,7 @@ def bootstrap_leads(
     np.divide(np.abs(ours - theirs), spread, out=sizes, where=spread > 0)
     leads = sizes[:, :1] - sizes[:, 1:]
     count = min(many, few)
-    return [Estimate(float(lead[0]), *_interval(lead[1:], count, (-np.inf, np.inf)), count) for lead in leads.T]
+    return [Estimate(float(lead[0]), *interval(lead[1:], count, (-np.inf, np.inf)), count) for lead in leads.T]
 
 
 def spearman(x: ArrayLike, y: ArrayLike) -> float:
@@ -235,14 +235,14 @@ def bootstrap_spearman_by_question(
     scored = np.isfinite(table).any(0)
     x, table = finite(x[scored], 1), table[:, scored]
     known = np.isfinite(table)
-    weights = np.vstack([np.ones(len(table)), _weights(len(table), seed, draws)])
+    weights = np.vstack([np.ones(len(table)), draw_weights(len(table), seed, draws)])
     # Rounded, because sums in another order must not break ties between equal means.
     means = np.round(_ratio(weights @ np.where(known, table, 0.0), weights @ known), 9)
     whole = means[1:][np.isfinite(means[1:]).all(1)]
     a, b = _centred(stats.rankdata(x)), stats.rankdata(whole, axis=1) - (len(x) + 1) / 2
     scale = np.sqrt((a @ a) * (b * b).sum(1))
     drawn = np.where(scale > 0, b @ a / np.where(scale > 0, scale, 1), 0.0)  # ranks are exact, so constant rows are 0
-    low, high = _interval(drawn, len(table), (-1.0, 1.0))
+    low, high = interval(drawn, len(table), (-1.0, 1.0))
     return Estimate(spearman(x, means[0]), low, high, len(table))
 
 
@@ -265,7 +265,7 @@ def _codes(*sides: tuple[Floats, Sequence[Hashable]]) -> tuple[list[Codes], int]
     return codes, len(numbers)
 
 
-def _weights(count: int, seed: int, draws: int) -> Floats:
+def draw_weights(count: int, seed: int, draws: int) -> Floats:
     """(draws, count) how often each cluster was drawn."""
     rng = np.random.default_rng(seed)
     return rng.multinomial(count, np.full(count, 1 / count), size=draws).astype(np.float64)
@@ -283,7 +283,7 @@ def _ratio(a: Floats, b: Floats) -> Floats:
     return quotient
 
 
-def _interval(drawn: Floats, clusters: int, widest: tuple[float, float]) -> tuple[float, float]:
+def interval(drawn: Floats, clusters: int, widest: tuple[float, float]) -> tuple[float, float]:
     """The interval from the figure under each draw; `widest` where the draws tell nothing."""
     drawn = drawn[np.isfinite(drawn)]
     if clusters < 2 or not len(drawn):

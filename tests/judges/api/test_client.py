@@ -360,7 +360,7 @@ def test_a_line_that_another_process_left_torn_is_cut_off() -> None:
 def test_a_cache_that_cannot_be_written(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv("PERSONAVEC_CACHE", str(tmp_path / "file"))
-    with pytest.raises(UserError, match=r"Cannot keep the judge's answers.*PERSONAVEC_CACHE"):
+    with pytest.raises(UserError, match=r"Cannot keep the model's answers.*PERSONAVEC_CACHE"):
         ReplyCache("http://x/v1", "m")
 
 

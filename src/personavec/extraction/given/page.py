@@ -20,6 +20,15 @@ def write_texts_report(run: TextsRun, path: Path | str) -> None:
         "extraction/given/page.html",
         run=run,
         effect=100 * EFFECT,
+        styles=[
+            (f"{judge.name}: {what}", held)
+            for judge in run.judges
+            if judge.steering is not None
+            for what, held in (
+                (f"−{100 * EFFECT:g} % to +{100 * EFFECT:g} %", judge.steering.style),
+                (f"not steered to +{100 * EFFECT:g} %", judge.steering.from_plain),
+            )
+        ],
         plots={"pushes": pushes(run), "layers": layers(run)},
         provenance=provenance_tables(run, run.seconds, run.timings),
     )
@@ -32,7 +41,7 @@ def pushes(run: TextsRun) -> Plot:
     def paint(figure: Figure) -> None:
         axes = figure.subplots()
         for judge, colour, marker in zip(run.judges, (SCORE, SERIES[1]), "o^", strict=True):
-            known = [(x, p.score[judge.name]) for x, p in zip(shares, run.pushes, strict=True)]
+            known = [(x, p.score.get(judge.name)) for x, p in zip(shares, run.pushes, strict=True)]
             line = [(x, score) for x, score in known if score is not None]
             if line:
                 plots.curve(axes, [x for x, _ in line], [s for _, s in line], colour, marker, f"{judge.name} score")

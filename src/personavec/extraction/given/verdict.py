@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from personavec.extraction.chance import NULL_QUESTIONS
 from personavec.extraction.given.result import Opinion, TextsRun, Twin
 from personavec.extraction.given.steering import EFFECT
+from personavec.extraction.style import style_sentence
 from personavec.report.words import span
 
 
@@ -12,7 +13,7 @@ def verdict(run: TextsRun) -> tuple[str, ...]:
     """Sentences for the summary, most important first."""
     return (
         _headline(run),
-        *(_effect(run, judge) for judge in run.judges),
+        *(sentence for judge in run.judges for sentence in (_effect(run, judge), *_of_style(judge))),
         _strength(run),
         _reading(run),
         _style(run),
@@ -76,12 +77,16 @@ def _effect(run: TextsRun, judge: Opinion) -> str:
     )
 
 
+def _of_style(judge: Opinion) -> list[str]:
+    return [] if judge.steering is None else style_sentence(judge.steering.style, judge.name)
+
+
 def _unscored(run: TextsRun, judge: Opinion) -> str:
     """Answers without a score say something that the mean of the others does not."""
     counts = [
         f"{push.answers - push.scored[judge.name]} of {push.answers} at {_share(push.share)}"
         for push in run.pushes
-        if push.scored[judge.name] < push.answers
+        if push.scored.get(judge.name, push.answers) < push.answers
     ]
     return f". Without a score: {', '.join(counts)}" if counts else ""
 
