@@ -3,6 +3,8 @@
 import io
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -20,6 +22,11 @@ def run(monkeypatch: pytest.MonkeyPatch, encoding: str, *arguments: str) -> tupl
         main()
     out.flush()
     return int(exit.value.code or 0), out.buffer.getvalue().decode(encoding)
+
+
+def test_it_is_a_module_that_runs() -> None:
+    asked = [sys.executable, "-m", "personavec", "traits", "show", "evil"]
+    assert "evil" in subprocess.run(asked, capture_output=True, text=True, check=True).stdout
 
 
 @pytest.fixture

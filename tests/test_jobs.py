@@ -7,7 +7,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from collections import Counter
@@ -452,11 +451,11 @@ def test_ablate_and_cap_act(run: Path, folder: Path) -> None:
     assert texts[2] != texts[0]
 
 
-def test_chat_streams_and_ends(run: Path, folder: Path) -> None:
-    result = subprocess.run(
-        [sys.executable, "-m", "personavec", "chat", "--model", str(folder), "--dtype", "float32",
-         "--steer", f"{run / 'vector.safetensors'}=2", "--max-new-tokens", "5"],
-        input="Hello\n/compare\nAgain\n/quit\n", capture_output=True, text=True, timeout=120,
+def test_chat_streams_and_ends(run: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO("Hello\n/compare\nAgain\n/quit\n"))
+    result = command(
+        "chat", "--model", folder, "--dtype", "float32", "--steer", f"{run / 'vector.safetensors'}=2",
+        "--max-new-tokens", 5,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
     assert "--- Plain" in result.stdout

