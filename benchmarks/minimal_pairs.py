@@ -62,7 +62,7 @@ def judges(model: ChatModel, trait: Trait, probes: ProbeModel) -> list[Judge]:
     known = library_texts(trait.name).extract
     sides = [[text for text in known if text.side == side][:FITTED] for side in ("positive", "negative")]
     told = text_rollouts(model, "extract", [*sides[0], *sides[1]], TOKENS)
-    contrast = ContrastJudge(model, trait)
+    contrast = ContrastJudge(model, trait, pairs=1, alone=True)
     contrast.fit(told, [replace(one) for one in told[FITTED:]])
     return [probes.of_trait(trait), contrast]
 
@@ -127,7 +127,8 @@ def main() -> None:
         rows,
         [
             "Brackets: 95 % interval over questions.",
-            f"The contrast judge is calibrated to {FITTED} + {FITTED} of the texts that the probe learnt from.",
+            f"The contrast judge, by one pair of instructions, is calibrated to {FITTED} + {FITTED} of the texts that the "
+            "probe learnt from.",
             f"Texts are cut after {TOKENS} tokens, so a long one that is said twice is read half.",
         ],
         options.write,

@@ -27,7 +27,7 @@ from personavec.cache import cache_folder
 from personavec.data import Sample, open_data
 from personavec.data.dataset import Dataset
 from personavec.projection import CLEAN
-from personavec.screening import Settings, screen_files
+from personavec.screening import ScreenSettings, screen_files
 from personavec.screening.settings import Baseline
 from personavec.traits import library_names, load_trait
 
@@ -103,7 +103,7 @@ def main() -> None:
         def screened(baseline: Baseline, turn: int, data: Dataset = data) -> float:
             shutil.rmtree(folder / "cache" / "answers", ignore_errors=True)
             out = folder / f"{baseline}-{turn}"
-            settings = Settings(baseline=baseline, max_new_tokens=NEW_TOKENS)
+            settings = ScreenSettings(baseline=baseline, max_new_tokens=NEW_TOKENS)
             start = now()
             run = screen_files(model, data, vectors, out, settings, other_weights=not options.vector)
             taken = now() - start

@@ -78,13 +78,13 @@ class StubEngine(Engine):
 def child(path: Path, clean: Path, out: Path) -> None:
     """Screen, and print the peak memory of this process."""
     from personavec.data import open_data
-    from personavec.screening import Settings, run_screening
+    from personavec.screening import ScreenSettings, run_screening
     from personavec.vector import PersonaVector
 
     torch.manual_seed(0)
     vectors = [PersonaVector(name, torch.randn(4, 8), 2, {}) for name in ("first", "second")]
     start = time.process_time()
-    run = run_screening(StubEngine(), open_data(path), vectors, out, Settings(), clean=open_data(clean))
+    run = run_screening(StubEngine(), open_data(path), vectors, out, ScreenSettings(), clean=open_data(clean))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(json.dumps({"peak": peak, "seconds": time.process_time() - start, "read": run.records}))
 

@@ -24,7 +24,7 @@ from personavec.files import JsonLines, write_atomic
 from personavec.judges.of_vector import judge_of
 from personavec.provenance import machine
 from personavec.rollouts import Rollout, generate, plan
-from personavec.screening import ScreeningRun, Settings, screen_files
+from personavec.screening import ScreeningRun, ScreenSettings, screen_files
 from personavec.stats.bootstrap import bootstrap_auc
 from personavec.stats.estimate import Estimate
 from personavec.traits import load_trait
@@ -92,7 +92,7 @@ def main() -> None:
         rows, chosen = mixture(made[trait], share, options.seed)
         name = f"{trait}-{100 * share:.0f}"
         data = write_data(options.out / f"{name}.jsonl", rows)
-        settings = Settings.suited(model.device.type, baseline="exact", specific=specific, seed=options.seed)
+        settings = ScreenSettings.suited(model.device.type, baseline="exact", specific=specific, seed=options.seed)
         run = screen_files(model, data, vectors, options.out / f"{name}-{specific}", settings, clean=clean[trait])
         table = pq.read_table(options.out / f"{name}-{specific}" / "scores.parquet")
         order = np.argsort(table["index"].to_numpy())

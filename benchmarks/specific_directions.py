@@ -32,15 +32,15 @@ from personavec.model import Conversation
 from personavec.projection import CLEAN
 from personavec.projection.bank import (
     Bank,
-    Sides,
+    TextSides,
     cached_readings,
     first_samples,
     read_bank,
     sample_conversations,
     text_conversation,
 )
-from personavec.screening.discriminant import Scene, placebos
-from personavec.screening.specific import remove_span
+from personavec.projection.discriminant import Scene, placebos
+from personavec.projection.specific import remove_span
 from personavec.screening.threshold import threshold
 from personavec.stats.bootstrap import auc, bootstrap_auc, bootstrap_mean
 from personavec.stats.estimate import Estimate
@@ -267,7 +267,7 @@ def everything(
     )
 
 
-def size(sides: Sides) -> int:
+def size(sides: TextSides) -> int:
     """Texts of a trait."""
     return len(sides.positive) + len(sides.negative)
 

@@ -28,12 +28,12 @@ from personavec.engine.transformers import TransformersEngine
 from personavec.errors import UserError
 from personavec.files import JsonLines
 from personavec.projection import CLEAN
+from personavec.projection.common import refusal_readings
 from personavec.projection.measure import readings, tokenise
+from personavec.projection.specific import Whitening, length_direction, refusal_direction, remove_span
 from personavec.readout import read
 from personavec.rollouts import conversation, generate, plan
 from personavec.screening.attribution import separation
-from personavec.screening.refusal_readings import refusal_readings
-from personavec.screening.specific import Whitening, length_direction, refusal_direction, remove_span
 from personavec.stats.nulls import covariance_directions
 from personavec.traits import library_names, load_trait
 

@@ -13,7 +13,7 @@ from transformers import DynamicCache
 
 from common import answer_pairs, arguments, middle, now, publish, side_by_side, times
 from personavec import ChatModel, load_model
-from personavec.model.edits import Intervention, Steering
+from personavec.model.edits import Intervention, SteeringPlan
 from personavec.operations import ADD
 
 STEPS = {1: 60, 16: 40}
@@ -55,7 +55,7 @@ def main() -> None:
     rows = []
     for batch, steps in STEPS.items():
         prompts = [prompt[:PROMPT] for prompt, _ in answer_pairs(model, batch)]
-        steering = Steering([[Intervention(ADD, layer, (1 + i / batch) * unit)] for i in range(batch)])
+        steering = SteeringPlan([[Intervention(ADD, layer, (1 + i / batch) * unit)] for i in range(batch)])
         readings: list[Tensor] = []
 
         def monitor(hidden: Tensor, readings: list[Tensor] = readings) -> None:

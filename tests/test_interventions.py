@@ -26,7 +26,7 @@ from personavec.interventions import (
     steering,
 )
 from personavec.model import ChatModel, Request
-from personavec.model.edits import Intervention, Steering
+from personavec.model.edits import Intervention, SteeringPlan
 from personavec.operations import ABLATE, ADD, CAP, OPERATIONS, Layers, Operation, Positions, ablate, add, cap, floor
 from personavec.vector import PersonaVector
 from tiny import SIZES, causal_model, chat_model, plain_states, random_ids, vector
@@ -408,7 +408,7 @@ def test_vector_of_another_model(tiny: ChatModel, persona: PersonaVector) -> Non
     ):
         wide(input_ids=torch.tensor([[1, 2]]))
     with pytest.raises(UserError, match=r"different widths \[32, 64\]\. Use vectors of one model"):
-        Steering([[Intervention(ADD, 1, torch.zeros(32))], [Intervention(ADD, 1, torch.zeros(64))]])
+        SteeringPlan([[Intervention(ADD, 1, torch.zeros(32))], [Intervention(ADD, 1, torch.zeros(64))]])
 
 
 @pytest.mark.parametrize("coefficient", [1e30, -1e30, 1e308, 1e7])
@@ -496,16 +496,16 @@ def test_a_push_beyond_the_norm_of_the_stream_is_told_where_no_range_is_known(
 
 
 def test_states_that_a_dtype_cannot_hold_are_refused() -> None:
-    half = Steering([[Intervention(ADD, 1, torch.full((4,), 7e4))]]).edits()[1]
+    half = SteeringPlan([[Intervention(ADD, 1, torch.full((4,), 7e4))]]).edits()[1]
     with pytest.raises(UserError, match=r"exceed what float16 can hold\. Choose a smaller coefficient, or load"):
         half(torch.zeros(1, 1, 4, dtype=torch.float16))
     with pytest.raises(UserError, match="exceed what float16 can hold"):
         half(torch.zeros(1, 1, 4, dtype=torch.float16))
     assert float(half(torch.zeros(1, 1, 4, dtype=torch.bfloat16)).max()) == pytest.approx(7e4, rel=0.01)
-    sum_of = Steering([[Intervention(ADD, 1, torch.full((4,), 4e4))]]).edits()[1]
+    sum_of = SteeringPlan([[Intervention(ADD, 1, torch.full((4,), 4e4))]]).edits()[1]
     with pytest.raises(UserError, match="exceed what float16 can hold"):
         sum_of(torch.full((1, 1, 4), 4e4, dtype=torch.float16))
-    capped = Steering([[Intervention(CAP, 1, torch.eye(4)[0], bound=-7e4)], []]).edits()[1]
+    capped = SteeringPlan([[Intervention(CAP, 1, torch.eye(4)[0], bound=-7e4)], []]).edits()[1]
     with pytest.raises(UserError, match="exceed what float16 can hold"):
         capped(torch.zeros(2, 1, 4, dtype=torch.float16))
 
@@ -612,14 +612,14 @@ def test_advice_says_what_to_do_instead(tiny: ChatModel, persona: PersonaVector)
         with pytest.raises(UserError) as caught:
             make()
         assert str(caught.value) == words
-    edit = Steering([[Intervention(ADD, 1, torch.zeros(4))], []]).edits()[1]
+    edit = SteeringPlan([[Intervention(ADD, 1, torch.zeros(4))], []]).edits()[1]
     with pytest.raises(
         UserError, match=r"for 2 rows, but the batch has 3\. Give one list of interventions per row \(per sequence"
     ):
         edit(torch.zeros(3, 1, 4))
     with pytest.raises(UserError, match="Use a vector that was extracted on this model"):
         edit(torch.zeros(2, 1, 5))
-    endless = Steering([[Intervention(ADD, 1, torch.full((4,), math.inf))]]).edits()[1]
+    endless = SteeringPlan([[Intervention(ADD, 1, torch.full((4,), math.inf))]]).edits()[1]
     with pytest.raises(UserError, match=r"exceed what float64 can hold\. Choose a smaller coefficient\.$"):
         endless(torch.zeros(1, 1, 4, dtype=torch.float64))
 
@@ -631,9 +631,9 @@ def test_the_response_is_what_is_edited_unless_asked_otherwise(persona: PersonaV
 
 
 def test_what_float16_holds_is_let_through() -> None:
-    small = Steering([[Intervention(ADD, 1, torch.full((4,), 2.0))]]).edits()[1]
+    small = SteeringPlan([[Intervention(ADD, 1, torch.full((4,), 2.0))]]).edits()[1]
     assert small(torch.ones(1, 1, 4, dtype=torch.float16)).tolist() == [[[3.0] * 4]]
-    beyond = Steering([[Intervention(CAP, 1, torch.eye(4)[0], bound=7e4)]]).edits()[1]
+    beyond = SteeringPlan([[Intervention(CAP, 1, torch.eye(4)[0], bound=7e4)]]).edits()[1]
     with pytest.raises(UserError, match="exceed what float16 can hold"):  # it would cap nothing
         beyond(torch.zeros(1, 1, 4, dtype=torch.float16))
 

@@ -31,7 +31,7 @@ from transformers import (
 import children
 from personavec import PersonaVector
 from personavec.cli import main
-from personavec.extraction import Settings, extract
+from personavec.extraction import ExtractionSettings, extract
 from personavec.extraction.result import ExtractionRun
 from personavec.extraction.sweep import SCALES
 from personavec.interchange.paper import read_paper_vector
@@ -285,7 +285,7 @@ def test_the_judge_is_told_before_how_much_it_will_get(layer: Any, folder: Path,
             got.extend(rollouts)
             judge.score(rollouts, advance)
 
-    settings = Settings(pairs=2, questions=6, max_new_tokens=12, layer=layer, random_directions=2)
+    settings = ExtractionSettings(pairs=2, questions=6, max_new_tokens=12, layer=layer, random_directions=2)
     extract(model, chosen, tmp_path / "out", settings, scorer=Counting())
     ((questions, tokens),) = told
     assert tokens == 12

@@ -23,7 +23,7 @@ LAYERS = [
     {"interchange", "judges", "likelihood", "projection"},
     {"capability"},
     {"extraction", "monitoring", "shifts"},
-    {"evaluation", "screening"},
+    {"combination", "evaluation", "screening"},
     {"finetune"},
     {"study"},
     {"cli", "__main__"},

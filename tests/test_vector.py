@@ -247,9 +247,9 @@ def test_other_safetensors(tmp_path: Path) -> None:
         PersonaVector.load(tmp_path / "v")
 
 
-@pytest.mark.parametrize("version", ["2", "0", "", None])
+@pytest.mark.parametrize("version", ["3", "0", "", None])
 def test_other_versions(tmp_path: Path, version: str | None) -> None:
-    with pytest.raises(UserError, match=r"format version .*; this personavec reads 1"):
+    with pytest.raises(UserError, match=r"format version .*; this personavec reads 1 and 2"):
         PersonaVector.load(write(tmp_path / "v", version=version))
 
 

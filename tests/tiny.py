@@ -91,8 +91,8 @@ JUDGE: dict[str, Any] = {  # what a vector's file holds of its contrast judge
     "auc": {"mean": 0.9, "low": 0.8, "high": 1.0, "n": 20},
     "threshold": 50.0,
     "state": {
-        "calibration": {"middle": 0.0, "slope": 4.0},
-        "coherence": {"likelihood_mean": -6.0, "likelihood_deviation": 1.0, "repetition_mean": 0.1},
+        "calibration": {"middle": 0.0, "slope": 4.0, "pairs": 3.0},
+        "coherence": {"worst_mean": -6.0, "worst_deviation": 1.0, "repetition_mean": 0.1},
     },
 }
 

@@ -12,9 +12,18 @@ from typing import TYPE_CHECKING
 from personavec.lazy import offering
 
 if TYPE_CHECKING:
+    from personavec.combination import combine, specific
     from personavec.errors import UserError
     from personavec.evaluation import evaluate
-    from personavec.extraction import Extraction, Settings, TextSettings, TextsExtraction, extract, extract_from_texts
+    from personavec.extraction import (
+        Extraction,
+        ExtractionSettings,
+        TextSettings,
+        TextsExtraction,
+        extract,
+        extract_from_texts,
+        taught_texts,
+    )
     from personavec.finetune import PreventativeSteering, ShiftMonitor, Training, Tuned, fine_tune, preventing
     from personavec.interventions import ablation, capping, flooring, intervening, steer, steering
     from personavec.model import ChatModel, Conversation, Request, Response, load_model
@@ -27,9 +36,18 @@ if TYPE_CHECKING:
 __getattr__, __dir__ = offering(
     __name__,
     {
+        "combination": ["combine", "specific"],
         "errors": ["UserError"],
         "evaluation": ["evaluate"],
-        "extraction": ["Extraction", "Settings", "TextSettings", "TextsExtraction", "extract", "extract_from_texts"],
+        "extraction": [
+            "Extraction",
+            "ExtractionSettings",
+            "TextSettings",
+            "TextsExtraction",
+            "extract",
+            "extract_from_texts",
+            "taught_texts",
+        ],
         "finetune": ["PreventativeSteering", "ShiftMonitor", "Training", "Tuned", "fine_tune", "preventing"],
         "interventions": ["ablation", "capping", "flooring", "intervening", "steer", "steering"],
         "model": ["ChatModel", "Conversation", "Request", "Response", "load_model"],
@@ -45,12 +63,12 @@ __all__ = [
     "ChatModel",
     "Conversation",
     "Extraction",
+    "ExtractionSettings",
     "PersonaVector",
     "PreventativeSteering",
     "Readings",
     "Request",
     "Response",
-    "Settings",
     "ShiftMonitor",
     "TextSettings",
     "TextsExtraction",
@@ -60,6 +78,7 @@ __all__ = [
     "UserError",
     "ablation",
     "capping",
+    "combine",
     "evaluate",
     "extract",
     "extract_from_texts",
@@ -75,8 +94,10 @@ __all__ = [
     "read",
     "screen",
     "screen_files",
+    "specific",
     "steer",
     "steering",
+    "taught_texts",
     "write_offline",
     "write_with_llm",
 ]

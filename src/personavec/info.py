@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from typing import Literal
 
 from pydantic import JsonValue
 
@@ -190,6 +191,47 @@ class Separation(Result):
     null: SeparationNull
 
 
+class Part(Result):
+    """One of the vectors that a sum is made of.
+
+    Attributes:
+        trait, layer: Its own.
+        directions: Short hash of its directions, as `personavec vectors show` prints it.
+        coefficient: What it was multiplied by.
+    """
+
+    trait: str
+    layer: int
+    directions: str
+    coefficient: float
+
+
+class SpecificFacts(Result):
+    """What was taken out of a vector, so that it means its trait and less else.
+
+    Attributes:
+        kind: "span": what lies in the span of other traits, length and refusing. "domains": that of clean domains too,
+            or what does not tell the trait's texts from all that is known.
+        made_of: "vector": the vector, less that span. "texts": the trait's texts against all that is known; the vector
+            gave no more than its length.
+        original: Short hash of the directions that it was made from.
+        domains, traits, common: What was taken out, or told from: clean domains, other traits, and what all answers
+            share.
+        kept: At the vector's layer, the cosine with the original; the share of its norm that is left as well, since
+            the vector is the original's projection on what was made.
+        kept_by_layer: The same at layers 1, 2, ...; 0 where nothing is left, and the row is 0.
+    """
+
+    kind: Literal["span", "domains"]
+    made_of: Literal["vector", "texts"]
+    original: str
+    domains: tuple[str, ...]
+    traits: tuple[str, ...]
+    common: tuple[str, ...]
+    kept: Number
+    kept_by_layer: tuple[Number, ...]
+
+
 class VectorInfo(Result):
     """What the file of a vector knows of it. None: not measured, or written in a form that this version does not read.
 
@@ -202,6 +244,8 @@ class VectorInfo(Result):
         spearman: Rank correlation of coefficient and score, by question.
         cross_effects: As `steering.effect`, on the scores of other traits by their names.
         seconds: The extraction took.
+        parts: Of a sum of vectors, those that it is made of.
+        specific: What was taken out of it.
     """
 
     personavec: str | None = None
@@ -222,6 +266,8 @@ class VectorInfo(Result):
     separation: Separation | None = None
     cross_effects: dict[str, Figure] | None = None
     seconds: float | None = None
+    parts: tuple[Part, ...] | None = None
+    specific: SpecificFacts | None = None
 
     def as_stored(self) -> dict[str, JsonValue]:
         """As JSON values, without what is not known."""

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from personavec.errors import UserError
 from personavec.model.blocks import Blocks, Edit, find_blocks
-from personavec.model.edits import Intervention, Steering
+from personavec.model.edits import Intervention, SteeringPlan
 from personavec.operations import ABLATE, ADD, CAP, FLOOR, Layers, Operation, Positions
 from personavec.vector import PersonaVector
 
@@ -44,6 +44,7 @@ def interventions(
         UserError: A number that is missing, not wanted or not finite, a layer out of range, or a bound where the
             vector's file has no statistics of tokens; a number so large that nothing of the stream would be left.
     """
+    vector = vector.steering
     if (number is None) != (operation.takes == "nothing"):
         raise UserError(
             f"{operation.option} by {vector.trait} takes {'no' if operation.takes == 'nothing' else 'a'} number.",
@@ -259,7 +260,7 @@ def _own_norms(model: Any) -> list[float]:
 
 
 @contextmanager
-def intervening(model: Any, rows: Sequence[Sequence[Intervention]]) -> Iterator[Steering]:
+def intervening(model: Any, rows: Sequence[Sequence[Intervention]]) -> Iterator[SteeringPlan]:
     """Apply interventions to every forward of any transformers model (or ChatModel) inside the context.
 
     Args:
@@ -274,14 +275,14 @@ def intervening(model: Any, rows: Sequence[Sequence[Intervention]]) -> Iterator[
 
 
 @contextmanager
-def _acting(model: Any, rows: Sequence[Sequence[Intervention]]) -> Iterator[Steering]:
+def _acting(model: Any, rows: Sequence[Sequence[Intervention]]) -> Iterator[SteeringPlan]:
     blocks = getattr(model, "blocks", None) or _blocks_of(model)
-    state = Steering(rows)
+    state = SteeringPlan(rows)
     with blocks.watching(state.edits(), first=True):
         yield state
 
 
-def _tell_if_unused(state: Steering, rows: Sequence[Sequence[Intervention]]) -> None:
+def _tell_if_unused(state: SteeringPlan, rows: Sequence[Sequence[Intervention]]) -> None:
     if not state.fired and any(rows):
         # Behind this function and the caller, a context manager's own, is contextlib; then comes who opened it.
         warnings.warn("Steering was set, but no forward ran inside the context.", stacklevel=4)
@@ -296,7 +297,7 @@ def steer(
     layers: Layers = "best",
     positions: Positions = "response",
     other_weights: bool = False,
-) -> Iterator[Steering]:
+) -> Iterator[SteeringPlan]:
     """Steer any transformers model: `with steer(model, vector, -1.5): model.generate(...)`.
 
     Args:

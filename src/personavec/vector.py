@@ -21,13 +21,18 @@ from personavec.model import ChatModel, weights_hash
 from personavec.model.checkpoint import Checkpoint
 
 FORMAT = "personavec"
-VERSION = 1
+VERSION, TWO_DIRECTIONS = "1", "2"  # of a file with one direction, and of one with a direction to read along besides
+READ = "read."  # before the names of the tensors of the latter
 POSITIONS = ("response_mean", "prompt_mean", "prompt_last")
 
 
 @dataclass(frozen=True, eq=False)
 class PersonaVector:
     """The persona vector of one trait for one model, at every layer.
+
+    The direction that steers best need not be the one that tells data apart best. A vector may hold another one in
+    `read`: jobs that read (monitor, project, screen, shift) ask for `reading`, jobs that edit the stream (generate,
+    chat, steer, evaluate, prevention) for `steering`. Of a vector with one direction both are the vector itself.
 
     Attributes:
         trait: Name of the trait.
@@ -42,6 +47,7 @@ class PersonaVector:
         residual_norm: (n_layers + 1,) mean norm of readings, the yardstick for coefficients.
         info: Everything else that was measured: dose-response, coherent range, judge, seeds, versions.
         normed_last_row: The last row was read after the final norm (vectors of the public code): not to be used.
+        read: What is read along, with a layer and evidence of its own; None: the same as what is steered by.
     """
 
     trait: str
@@ -58,6 +64,7 @@ class PersonaVector:
     residual_norm: Tensor | None = None
     info: VectorInfo = field(default_factory=VectorInfo)
     normed_last_row: bool = False
+    read: "PersonaVector | None" = None
 
     def __post_init__(self) -> None:
         shape = tuple(self.directions.shape)
@@ -68,6 +75,40 @@ class PersonaVector:
         if not all(bool(torch.isfinite(tensor).all()) for tensor in tensors if tensor is not None):
             raise UserError(f"The vector of {self.trait!r} holds numbers that are not finite.", "Extract it again.")
         self._check_layer(self.layer)
+        if self.read is not None:
+            check_one_model([self, self.read])
+            if self.read.trait != self.trait or self.read.read is not None:
+                raise UserError(
+                    f"A vector of {self.trait!r} cannot be read along one of {self.read.trait!r}.",
+                    "Give two vectors of one trait.",
+                )
+
+    @property
+    def reading(self) -> "PersonaVector":
+        """What data and answers are read along."""
+        return self if self.read is None else self.read
+
+    @property
+    def steering(self) -> "PersonaVector":
+        """What the stream is edited by."""
+        return self if self.read is None else replace(self, read=None)
+
+    def with_read(self, read: "PersonaVector") -> "PersonaVector":
+        """This vector to steer by, and another one of the same trait and model to read along.
+
+        What only one of them knows of its trait and its judge, both know then.
+
+        Raises:
+            UserError: They are of different traits or models.
+        """
+        steer, other = self.steering, read.reading
+        along = replace(other, info=_filled(other.info, steer.info))
+        return replace(steer, read=along, info=_filled(steer.info, other.info))
+
+    @property
+    def agreement(self) -> list[float]:
+        """Cosine between what is read along and what is steered by, at every layer that either may be used at."""
+        return [float(self.reading.unit(layer) @ self.steering.unit(layer)) for layer in self.steerable_layers]
 
     @property
     def n_layers(self) -> int:
@@ -129,9 +170,14 @@ class PersonaVector:
 
     @property
     def identity(self) -> list[JsonValue]:
-        """Which vector this is: its trait, its layer, and a short hash of its directions."""
+        """Which vector this is: its trait, its layer, and a short hash of its directions; these of `read`, too."""
+        return [self.trait, self.layer, self.hash, *(() if self.read is None else (self.read.layer, self.read.hash))]
+
+    @property
+    def hash(self) -> str:
+        """Of its directions, short."""
         directions = self.directions.detach().float().cpu().contiguous()
-        return [self.trait, self.layer, hashlib.sha256(directions.numpy().tobytes()).hexdigest()[:16]]
+        return hashlib.sha256(directions.numpy().tobytes()).hexdigest()[:16]
 
     def using(self, layer: int) -> "PersonaVector":
         """The same vector with another layer."""
@@ -172,20 +218,27 @@ class PersonaVector:
     def save(self, path: Path | str) -> None:
         """Write the file, atomically."""
         check_utf8(path)
-        tensors = {"response_mean": self.directions, **self.alternatives}
-        for name in _STATISTICS:
-            value = getattr(self, name)
-            if value is not None:
-                tensors[name] = value
-        header = {
+        header, tensors, version = self._header(), self._tensors(), VERSION
+        if self.read is not None:
+            header["read"], version = self.read._header(), TWO_DIRECTIONS
+            tensors |= {READ + name: tensor for name, tensor in self.read._tensors().items()}
+        metadata = {"format": FORMAT, "version": version, "header": json.dumps(header, allow_nan=False)}
+        write_atomic(path, save({k: v.detach().float().cpu().clone() for k, v in tensors.items()}, metadata))
+
+    def _tensors(self) -> dict[str, Tensor]:
+        """By the names that they have in the file."""
+        statistics = {name: value for name in _STATISTICS if (value := getattr(self, name)) is not None}
+        return {"response_mean": self.directions, **self.alternatives, **statistics}
+
+    def _header(self) -> dict[str, JsonValue]:
+        """All else."""
+        return {
             "trait": self.trait,
             "layer": self.layer,
             "model": dict(self.model),
             "info": self.info.as_stored(),
             "normed_last_row": self.normed_last_row,
         }
-        metadata = {"format": FORMAT, "version": str(VERSION), "header": json.dumps(header, allow_nan=False)}
-        write_atomic(path, save({k: v.detach().float().cpu().clone() for k, v in tensors.items()}, metadata))
 
     @classmethod
     def load(cls, path: Path | str) -> "PersonaVector":
@@ -209,44 +262,55 @@ class PersonaVector:
             ) from error
         if metadata.get("format") != FORMAT:
             raise UserError(f"{path} is not a persona vector.", "Give a vector.safetensors written by personavec.")
-        if metadata.get("version") != str(VERSION):
+        if metadata.get("version") not in (VERSION, TWO_DIRECTIONS):
             raise UserError(
-                f"{path} has format version {metadata.get('version')}; this personavec reads {VERSION}.",
+                f"{path} has format version {metadata.get('version')}; this personavec reads {VERSION} and "
+                f"{TWO_DIRECTIONS}.",
                 "Update personavec, or extract the vector again.",
             )
         try:
             header = json.loads(metadata["header"], parse_constant=_finite, parse_float=_finite)
             json.dumps(header, ensure_ascii=False).encode()  # half a character (a lone surrogate) cannot be shown
-            if not isinstance(header["model"], dict) or not isinstance(header["info"], dict):
-                raise TypeError("a header of another shape")
-            if any(not isinstance(header["model"].get(key, ""), str | None) for key in ("id", "weights", "template")):
-                raise TypeError("a model's identity that is not text")
-            directions = tensors.pop("response_mean")
-            rows = directions.shape[:1]
-            alternatives = {name: tensors.pop(name) for name in POSITIONS[1:] if name in tensors}
-            if any(tensor.shape != directions.shape for tensor in alternatives.values()):
-                raise ValueError("directions of different shapes")
-            statistics = {name: tensors.pop(name) for name in _STATISTICS if name in tensors}
-            if tensors or any(tensor.shape != rows for tensor in statistics.values()):
-                raise ValueError("tensors that do not belong to a persona vector")
-            if any(
-                tensor.dtype != torch.float32 for tensor in (directions, *alternatives.values(), *statistics.values())
-            ):
-                raise ValueError("tensors that are not float32")
-            return cls(
-                trait=str(header["trait"]),
-                directions=directions,
-                layer=int(header["layer"]),
-                model=header["model"],
-                info=VectorInfo.parse(header["info"]),
-                normed_last_row=bool(header["normed_last_row"]),
-                alternatives=alternatives,
-                **statistics,
-            )
+            if metadata["version"] == VERSION:
+                return cls._of(header, tensors)
+            of_read = {name.removeprefix(READ): tensors.pop(name) for name in [*tensors] if name.startswith(READ)}
+            return replace(cls._of(header, tensors), read=cls._of(header["read"], of_read))
         except (KeyError, ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
             raise UserError(
                 f"{path} is damaged: {type(error).__name__}, {error}.", "Copy or extract it again."
             ) from error
+
+    @classmethod
+    def _of(cls, header: Any, tensors: dict[str, Tensor]) -> "PersonaVector":
+        """One direction of a file, whoever wrote it.
+
+        Raises:
+            KeyError, TypeError, ValueError: It is no such thing.
+        """
+        if not isinstance(header["model"], dict) or not isinstance(header["info"], dict):
+            raise TypeError("a header of another shape")
+        if any(not isinstance(header["model"].get(key, ""), str | None) for key in ("id", "weights", "template")):
+            raise TypeError("a model's identity that is not text")
+        directions = tensors.pop("response_mean")
+        rows = directions.shape[:1]
+        alternatives = {name: tensors.pop(name) for name in POSITIONS[1:] if name in tensors}
+        if any(tensor.shape != directions.shape for tensor in alternatives.values()):
+            raise ValueError("directions of different shapes")
+        statistics: dict[str, Any] = {name: tensors.pop(name) for name in _STATISTICS if name in tensors}
+        if tensors or any(tensor.shape != rows for tensor in statistics.values()):
+            raise ValueError("tensors that do not belong to a persona vector")
+        if any(tensor.dtype != torch.float32 for tensor in (directions, *alternatives.values(), *statistics.values())):
+            raise ValueError("tensors that are not float32")
+        return cls(
+            trait=str(header["trait"]),
+            directions=directions,
+            layer=int(header["layer"]),
+            model=header["model"],
+            info=VectorInfo.parse(header["info"]),
+            normed_last_row=bool(header["normed_last_row"]),
+            alternatives=alternatives,
+            **statistics,
+        )
 
 
 _STATISTICS = (
@@ -265,6 +329,46 @@ def _finite(text: str) -> float:
     if not math.isfinite(float(text)):
         raise ValueError(f"the number {text}")
     return float(text)
+
+
+def _filled(info: VectorInfo, other: VectorInfo) -> VectorInfo:
+    """With the trait and the judge that another vector of the trait knows, where it knows none."""
+    lacking = [name for name in ("trait", "judge") if getattr(info, name) is None]
+    return info.model_copy(update={n: known for n in lacking if (known := getattr(other, n)) is not None})
+
+
+def reading_sides(vectors: Sequence[PersonaVector]) -> list[PersonaVector]:
+    """What each is read along."""
+    return [vector.reading for vector in vectors]
+
+
+def two_directions(vectors: Sequence[PersonaVector]) -> list[str]:
+    """A sentence for each vector that is read along another direction than it is steered by."""
+    return [
+        f"{v.trait} is read along another direction (layer {v.read.layer}) than it is steered by (layer {v.layer}); "
+        f"the cosine of the two is {cosine(v.read, v, v.read.layer):+.2f} at the one layer and "
+        f"{cosine(v.read, v, v.layer):+.2f} at the other."
+        for v in vectors
+        if v.read is not None
+    ]
+
+
+def check_one_model(vectors: Sequence[PersonaVector]) -> None:
+    """Refuse vectors of different models; where the weights are not known, the models' names tell.
+
+    Raises:
+        UserError: Naming two of them.
+    """
+    first = vectors[0]
+    for other in vectors[1:]:
+        known = (first.model.get("weights"), other.model.get("weights"))
+        same = known[0] == known[1] if None not in known else first.model.get("id") == other.model.get("id")
+        if not same or first.directions.shape != other.directions.shape:
+            raise UserError(
+                f"The vectors of {first.trait!r} and {other.trait!r} belong to different models: "
+                f"{first.model.get('id')} and {other.model.get('id')}, whose weights are not the same.",
+                "Give vectors that were extracted on one model.",
+            )
 
 
 def check_one_per_trait(vectors: Sequence[PersonaVector]) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 import time
 from collections.abc import Iterator
 from functools import partial
@@ -21,6 +22,7 @@ from personavec.engine.transformers import TransformersEngine
 from personavec.errors import UserError
 from personavec.model import ChatModel, Conversation
 from personavec.model.checkpoint import open_checkpoint
+from personavec.screening import scan
 from tiny import vector
 
 ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'personavec[ray]'")
@@ -40,15 +42,22 @@ def folder(tiny: ChatModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Any]:
-    """A head without room for workers, and two nodes with room for one each. Workers have one thread."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_AUTH_MODE", "disabled")
+    """A head and a node that may be killed, with room for a worker each. Workers have one thread."""
+    settings = {
+        "RAY_AUTH_MODE": "disabled",
         # As many as the tests' own process: rounding depends on it. Left to Ray, a worker has as many as it reserves.
-        patch.setenv("OMP_NUM_THREADS", "1")
-        made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
-        nodes = [made.add_node(num_cpus=1) for _ in range(2)]
-        ray.init(address=made.address, log_to_driver=False, logging_level="error")
-        made.mine = nodes
+        "OMP_NUM_THREADS": "1",
+        # Left to Ray, workers wait for everything else that runs here, and the death of a node is noticed late.
+        "RAY_worker_niceness": "0",
+        "RAY_health_check_initial_delay_ms": "1000",
+        "RAY_health_check_period_ms": "500",
+    }
+    few = {"num_cpus": 1, "include_dashboard": False, "include_log_monitor": False, "no_monitor": True}
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in settings.items():
+            patch.setenv(name, value)
+        made = Cluster(initialize_head=True, head_node_args=few)
+        made.killable = made.add_node(num_cpus=1)
         yield made
         ray.shutdown()
         made.shutdown()
@@ -86,9 +95,9 @@ def test_both_workers_work_and_items_are_taken_as_there_is_room(spread: RayEngin
     pids: set[int] = set()
 
     def items() -> Iterator[int]:
-        """Twelve, and more for as long as the second worker still opens its model (two minutes at most)."""
+        """Twelve, and more for as long as the second worker still opens its model (ten minutes at most)."""
         nonlocal taken
-        while taken < 12 or (len(pids) < 2 and time.monotonic() < start + 120):
+        while taken < 12 or (len(pids) < 2 and time.monotonic() < start + 600):
             taken += 1
             yield taken
 
@@ -102,32 +111,39 @@ def test_both_workers_work_and_items_are_taken_as_there_is_room(spread: RayEngin
     assert len(pids) == 2
 
 
-def test_a_killed_worker_is_replaced_and_nothing_is_lost_or_twice(spread: RayEngine, tmp_path: Path) -> None:
-    def work(engine: Engine, item: int) -> int:
-        marker = tmp_path / f"died-{item}"
-        if item in (3, 8, 9) and not marker.exists():
+def test_a_killed_worker_and_a_killed_node_are_replaced_and_nothing_is_lost_or_twice(
+    spread: RayEngine, cluster: Any, tmp_path: Path
+) -> None:
+    """Both at once, so that nobody is left; who comes in their place works on, also on a node that came late."""
+    head, marker = cluster.head_node.node_id, tmp_path / "died"
+    taken, start, found = 0, time.monotonic(), []
+    workers: list[tuple[str, int]] = []
+
+    def items() -> Iterator[int]:
+        """Until there were four workers (ten minutes at most)."""
+        nonlocal taken
+        while len(set(workers)) < 4 and time.monotonic() < start + 600:
+            taken += 1
+            yield taken
+
+    def work(engine: Engine, item: int) -> tuple[int, str, int]:
+        time.sleep(0.1)
+        node = ray.get_runtime_context().get_node_id()
+        if item > 8 and node == head and not marker.exists():
             marker.touch()
             os.kill(os.getpid(), signal.SIGKILL)
-        return item * item
+        return item * item, node, os.getpid()
 
-    found = list(spread.each(work, range(20)))
-    assert sorted(found) == [(i, i * i) for i in range(20)]
-    assert len(list(tmp_path.iterdir())) == 3
-
-
-def test_a_killed_node(spread: RayEngine, cluster: Any) -> None:
-    def work(engine: Engine, item: int) -> int:
-        time.sleep(0.05)
-        return -item
-
-    found = []
-    for count, result in enumerate(spread.each(work, range(60))):
-        found.append(result)
-        if count == 5:
-            cluster.remove_node(cluster.mine.pop(), allow_graceful=False)
-        if count == 25:
-            cluster.mine.append(cluster.add_node(num_cpus=1))
-    assert sorted(found) == [(i, -i) for i in range(60)]
+    for item, (square, node, pid) in spread.each(work, items()):
+        found.append((item, square))
+        workers.append((node, pid))
+        if len(found) == 8:
+            cluster.remove_node(cluster.killable, allow_graceful=False)
+        elif len(set(workers)) == 3 and cluster.killable not in cluster.worker_nodes:
+            cluster.killable = cluster.add_node(num_cpus=1)
+    assert sorted(found) == [(i, i * i) for i in range(1, taken + 1)]
+    assert len(set(workers)) == 4 and len({node for node, _ in workers}) == 3
+    assert marker.exists()
 
 
 def test_a_mistake_comes_back_as_itself(spread: RayEngine) -> None:
@@ -141,24 +157,25 @@ def test_a_mistake_comes_back_as_itself(spread: RayEngine) -> None:
 
 
 @pytest.fixture
-def room(cluster: Any) -> Iterator[Any]:
-    """The cluster with a node for two workers more."""
-    node = cluster.add_node(num_cpus=2)
-    yield cluster
-    cluster.remove_node(node, allow_graceful=False)
+def room(cluster: Any) -> Any:
+    """The cluster without the workers of the tests before."""
+    ray.shutdown()
+    return cluster
 
 
-def test_a_worker_that_always_dies_ends_the_run(room: Any, folder: Path) -> None:
+def test_a_worker_that_always_dies_ends_the_run(room: Any, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("personavec.engine.cluster.PATIENCE", 2)  # of three, for time
+
     def die() -> Engine:
         os._exit(1)
 
-    with pytest.raises(UserError, match="workers died one after another"):
+    with pytest.raises(UserError, match="2 workers died one after another"):
         RayEngine(room.address, die, open_checkpoint(str(folder)), 1)
 
 
 @pytest.fixture
 def given(tiny: ChatModel, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Arguments of a screening of 1,300 samples: three parts."""
+    """Arguments of a screening of 1,300 samples."""
     monkeypatch.setenv("PERSONAVEC_CACHE", str(tmp_path / "cache"))
     vector(tiny).save(tmp_path / "kind.safetensors")
     random = Random(1)
@@ -181,30 +198,36 @@ def run(monkeypatch: pytest.MonkeyPatch, *arguments: str, code: int = 0) -> None
     assert (ended.value.code or 0) == code
 
 
+def in_parts(*arguments: str) -> None:
+    """The command line, in a process of its own, with fourteen parts in place of three."""
+    scan.PART = 100
+    sys.argv = ["personavec", *arguments]
+    main()
+
+
 def test_a_screening_whose_process_and_then_a_node_are_killed(
-    given: list[str], cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    given: list[str], room: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    nodes = [cluster.add_node(num_cpus=2) for _ in range(2)]  # with a worker each
-    spread = [*given, "--ray", cluster.address, "--workers", "2", "--out", str(tmp_path / "spread")]
+    spread = [*given, "--ray", room.address, "--out", str(tmp_path / "spread")]
 
     def parts() -> set[str]:
         return {path.name for path in (tmp_path / "spread" / "parts").glob("part-*.parquet")}
 
-    def until_a_part_is_written() -> Child:
+    def until_a_part_is_written(workers: int) -> Child:
         before = parts()
-        process = command(*spread)
+        process = Child(in_parts, *spread, "--workers", str(workers))
         process.until(lambda: not parts() <= before)
         assert process.poll() is None, process.communicate()
         return process
 
-    killed = until_a_part_is_written()
+    killed = until_a_part_is_written(1)
     killed.kill()
     killed.communicate()
-    again = until_a_part_is_written()
-    cluster.remove_node(nodes.pop(0), allow_graceful=False)
+    again = until_a_part_is_written(2)
+    room.remove_node(room.killable, allow_graceful=False)
     _, said = again.communicate()
-    cluster.remove_node(nodes.pop(), allow_graceful=False)
     assert again.returncode == 0, said
+    monkeypatch.setattr(scan, "PART", 100)  # rounding depends on it
     run(monkeypatch, *given, "--out", str(tmp_path / "alone"))
     for name in ("kept.jsonl", "flagged.jsonl", "rejected.jsonl"):
         assert (tmp_path / "spread" / name).read_bytes() == (tmp_path / "alone" / name).read_bytes()

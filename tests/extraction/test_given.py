@@ -123,11 +123,9 @@ def test_a_run_holds_what_two_judges_say_of_every_push(extraction: tuple[TextsEx
     run, out = extraction[0].run, extraction[1]
     assert TextsRun.read(out) == run
     shares = [push.share for push in run.pushes]
-    assert shares[:5] == pytest.approx([-0.25, -0.125, 0, 0.125, 0.25])
-    coherence = {round(push.share, 3): push.coherence.mean for push in run.pushes}
-    assert (len(shares) == 6) == (coherence[0.25] >= 0.8 * coherence[0])
+    assert shares == pytest.approx([-0.25, -0.125, 0, 0.125, 0.25, 0.4])
     assert [judge.name for judge in run.judges] == ["probe", "contrast"]
-    contrast, at = run.judges[1], {round(push.share, 3): push.score["contrast"] for push in run.pushes}
+    contrast, at = run.judges[1], {round(push.share, 3): push.score.get("contrast") for push in run.pushes}
     high, low = at[0.25], at[-0.25]
     assert contrast.steering is not None and high is not None and low is not None and high.n == low.n == 9
     assert contrast.steering.effect.mean == pytest.approx(high.mean - low.mean, abs=1e-3)
@@ -136,12 +134,14 @@ def test_a_run_holds_what_two_judges_say_of_every_push(extraction: tuple[TextsEx
     assert run.probe.auc is not None and run.probe.spearman is not None and run.separation.auc.mean == 1
     for push in run.pushes:
         assert push.coefficient == pytest.approx(push.share * run.residual_norm / run.vector_norm)
-        assert push.score.keys() == push.scored.keys() == {"probe", "contrast"} and push.answers == 9
+        both = {"probe", "contrast"} if round(abs(push.share), 3) in (0, 0.25) else {"probe"}
+        assert push.score.keys() == push.scored.keys() == both and push.answers == 9
     answers = read_rollouts(out / "rollouts.jsonl")
     assert sum(answer.stage == "dose" for answer in answers) == 9 * len(run.pushes)
     assert sum(answer.stage == "null" for answer in answers) == 2 * 2 * 6
     lines = [json.loads(line) for line in (out / "contrast.jsonl").read_text().splitlines()]
-    assert {line["id"] for line in lines} > {answer.id for answer in answers}
+    asked = {answer.id for answer in answers if abs(answer.coefficient or 0) in (0, contrast.steering.coefficient)}
+    assert {line["id"] for line in lines} > asked and sum(line["id"].startswith("text") for line in lines) == 10
     info = PersonaVector.load(out / "vector.safetensors").info
     assert info.separation == run.separation and info.judge is not None and info.judge.name == "probe"
     assert set(info.judge.state) == {"calibration", "coherence"}
@@ -330,7 +330,10 @@ def test_the_command_prints_whole_answers_or_json(
     [
         (["--texts", "library", "--pairs", "2"], "--pairs does not go with --texts"),
         (["--texts", "library", "--judge", "probe"], "--judge does not go with --texts"),
-        (["--tokens", "9"], "--tokens goes with --texts only"),
+        (["--tokens", "9"], "--tokens goes with --texts or --teacher only"),
+        (["--teacher", "api:m", "--texts", "library"], "--texts and --teacher exclude each other"),
+        (["--teacher", "api:m", "--pairs", "2"], "--pairs does not go with --teacher"),
+        (["--teacher", "m"], "Unknown teacher 'm'."),
         (["--texts", "library"], "holds no texts for the trait 'tiny'"),
         (["--texts", "nowhere.jsonl"], "nowhere.jsonl"),
         (["--texts", "library", "--max-new-tokens", "0"], "--max-new-tokens 0 is out of range"),

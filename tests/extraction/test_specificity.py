@@ -40,8 +40,8 @@ INFO: dict[str, Any] = {
         "auc": ESTIMATE,
         "threshold": 50.0,
         "state": {
-            "calibration": {"middle": 0.5, "slope": 2.0},
-            "coherence": {"likelihood_mean": -1.0, "likelihood_deviation": 0.5, "repetition_mean": 0.1},
+            "calibration": {"middle": 0.5, "slope": 2.0, "pairs": 3},
+            "coherence": {"worst_mean": -1.0, "worst_deviation": 0.5, "repetition_mean": 0.1},
         },
     },
     "rollouts": {"generated": 90, "extraction": 20, "kept": 10, "kept_pairs": 5, "reasons": {"coherence below 50": 5}},

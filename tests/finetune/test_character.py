@@ -130,7 +130,14 @@ def answers(model: ChatModel, judged: PersonaVector) -> list[dict[str, Any]]:
         prompt = model.prompt_ids([{"role": "user", "content": question}])
         response = model.generate([Request(prompt, 48, 0.7, _seed(0, f"evaluation/kind/0/{at}"))])[0].ids
         made.append(
-            {"question": question, "response_ids": response, "pair": None, "text": model.decode(response).strip("\x00")}
+            {
+                "question": question,
+                "question_index": at,
+                "prompt_ids": prompt,
+                "response_ids": response,
+                "pair": None,
+                "text": model.decode(response).strip("\x00"),
+            }
         )
     return made
 
@@ -355,7 +362,8 @@ def test_the_verdict_on_what_was_saved(rise: tuple[float, float], saved: tuple[f
     loss = {"without": estimate(1.5, 0.1), "with": estimate(1.6, 0.1)}
     run["against"] = {"run": "plain", "traits": {"evil": found}, "loss": loss, "perplexity": None, "coherence": None}
     text = " ".join(sentences(run))
-    assert told in text and "cannot tell" not in text and "1.50 without prevention, 1.60 with it" in text
+    assert told in text and "is shown by three seeds of each" in text
+    assert "cannot tell" not in text and "1.50 without prevention, 1.60 with it" in text
 
 
 def test_against_the_same_without_prevention(

@@ -11,7 +11,7 @@ import pytest
 import tiny
 from personavec.data import Sample, open_data
 from personavec.errors import UserError
-from personavec.finetune.examples import Encoder, Example, held_out, read_samples
+from personavec.finetune.examples import Encoder, TrainingSequence, held_out, read_samples
 from personavec.finetune.instructions import instruction
 from personavec.likelihood import IGNORED
 from personavec.model import ChatModel
@@ -53,7 +53,7 @@ def sample(*contents: str, system: str | None = None, id: str = "a", **more: Any
     return replace(Sample(id, 0, 1, "data.jsonl", b"{}\n", chat, turns, []), **more)
 
 
-def learnt(chat: ChatModel, examples: Sequence[Example]) -> list[str]:
+def learnt(chat: ChatModel, examples: Sequence[TrainingSequence]) -> list[str]:
     """The text of every run of tokens that bear loss."""
     runs: list[list[int]] = []
     for example in examples:

@@ -20,12 +20,11 @@ from personavec.data import open_data
 from personavec.errors import UserError
 from personavec.finetune import Training, fine_tune
 from personavec.finetune.adapter import fresh_adapter, projections
-from personavec.finetune.automatic import choose, from_difference
 from personavec.finetune.coefficients import doubts
 from personavec.finetune.examples import Encoder, held_out, read_samples
 from personavec.finetune.losses import LossGuard, example_losses, exploded
 from personavec.finetune.methods import METHODS
-from personavec.finetune.result import AutomaticChoice
+from personavec.finetune.push import pushes
 from personavec.finetune.training import Steps, last_checkpoint, mixture
 from personavec.likelihood import IGNORED
 from personavec.model import ChatModel
@@ -351,52 +350,44 @@ def test_other_architectures(family: str, data: Path, tmp_path: Path) -> None:
     )
 
 
-def test_auto_is_four_times_the_projection_difference_over_the_vectors_length(
+def test_the_push_is_the_projection_difference(
     chat: ChatModel, vector: PersonaVector, data: Path, tmp_path: Path
 ) -> None:
-    from personavec.screening import Settings, screen_files
+    from personavec.screening import ScreenSettings, screen_files
 
-    vector = replace(vector, directions=-vector.directions)  # the data push along it
     samples = read_samples(Encoder(chat, 512), open_data(data)).samples
-    found = choose(chat, samples, [vector])[0]
-    settings = Settings(baseline="exact", threshold=1e9, max_new_tokens=64)
+    settings = ScreenSettings(baseline="exact", threshold=1e9, max_new_tokens=64)
     screened = screen_files(chat, data, [vector], tmp_path / "screened", settings, clean=data)
-    delta = screened.traits["kind"].projection_difference.mean
-    assert delta > 0
-    assert found.difference.mean == pytest.approx(delta, abs=1e-3)
-    assert found.coefficient == pytest.approx(4 * delta / float(vector.at(2).norm()), abs=4e-3)
-    assert from_difference(vector, [2.0, 4.0]).coefficient == pytest.approx(4 * 3 / float(vector.at(2).norm()))
-    assert from_difference(vector, [-2.0, -4.0]).coefficient == 0
-    other = from_difference(tiny.vector(chat, scale=2.0), [2.0, 4.0])
-    assert other.coefficient == pytest.approx(4 * 1.5 / float(vector.at(2).norm()))
+    found = pushes(chat, samples, [vector])["kind"]
+    assert found.mean == pytest.approx(screened.traits["kind"].projection_difference.mean, abs=1e-3)
+    assert found.n == len(samples)
 
 
-def test_auto_is_chosen_once(chat: ChatModel, vector: PersonaVector, data: Path, tmp_path: Path) -> None:
-    vector = replace(vector, directions=-vector.directions)  # the data push along it
-    tuned = fine_tune(chat, data, tmp_path / "run", Training(**SHORT), prevent=[(vector, "auto")])
-    prevented = tuned.run.prevented[0]
-    assert prevented.auto is not None and tuned.run.prevention is not None
-    delta = prevented.auto.projection_difference.mean
-    assert delta > 0
-    assert tuned.coefficients["kind"] == prevented.coefficient
-    assert prevented.coefficient == pytest.approx(4 * delta / float(vector.at(2).norm()), abs=8e-4)
-    assert tuned.run.prevention.traits["kind"] == prevented.coefficient
+def test_auto_follows_the_shift(chat: ChatModel, vector: PersonaVector, data: Path, tmp_path: Path) -> None:
+    """One of two vectors by a number; both courses are told, drawn and kept, also where nothing is measured."""
+    other = replace(vector, trait="other", directions=-vector.directions)
+    tuned = fine_tune(
+        chat, data, tmp_path / "run", Training(**SHORT),
+        prevent=[(vector, "auto"), (replace(vector, trait="evil"), 0.5), (other, "auto")], measure=False,
+    )  # fmt: skip
+    kind, evil, opposite = tuned.run.prevented
+    assert kind.auto is not None and opposite.auto is not None and evil.auto is None
+    assert kind.coefficient is not None and kind.coefficient == round(kind.auto.mean, 4) == tuned.coefficients["kind"]
+    assert tuned.run.prevention is not None
+    assert tuned.run.prevention.traits == {"kind": "auto", "evil": 0.5, "other": "auto"}
+    assert kind.auto.points[-1].step == tuned.steps
+    assert max(kind.auto.mean, opposite.auto.mean) > 0  # one of the two ways it is pushed
+    told = [text for text in tuned.run.verdict if text.startswith("auto ")]
+    assert len(told) == 2 and all("8 prompts, nothing steered. Reading them took" in text for text in told)
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "How auto held kind" in page and "How auto held other" in page and "How auto held evil" not in page
 
 
 def test_doubtful_coefficients_are_told(
     chat: ChatModel, vector: PersonaVector, data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def push(*values: float) -> AutomaticChoice:
-        return AutomaticChoice(projection_difference=from_difference(vector, values).difference)
-
-    def _doubts(trait: str, coefficient: float, auto: AutomaticChoice | None) -> list[str]:
-        return doubts(METHODS["steer"], trait, coefficient, auto)
-
-    assert _doubts("kind", 2.0, None) == _doubts("kind", 2.0, push(1.0, 2.0)) == []
-    assert "not certain (+1.00 [-1.00, +3.00], n = 2 samples)" in _doubts("kind", 2.0, push(-1.0, 3.0))[0]
-    assert "not certain" in _doubts("kind", 2.0, push(1.0))[0]  # a single sample
-    assert "so auto chose 0" in _doubts("kind", 0.0, push(-2.0, -1.0))[0]
-    assert "does not prevent kind" in _doubts("kind", 0.0, None)[0]
+    assert doubts(METHODS["steer"], "kind", 2.0) == doubts(METHODS["steer"], "kind", "auto") == []
+    assert "does not prevent kind" in doubts(METHODS["steer"], "kind", 0.0)[0]
     run = fine_tune(chat, data, tmp_path / "run", Training(**SHORT), prevent=[(vector, -50.0)], measure=False).run
     assert any("Coefficient -50 of kind changes the model's states by" in note for note in run.warnings)
     assert any("make up for that with more of it" in note for note in run.warnings)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from made_runs import estimate, finished, read, trait
 
-from personavec.finetune.result import FinetuneRun, Sides
+from personavec.finetune.result import BothRuns, FinetuneRun
 from personavec.finetune.savings import compare_runs, share_prevented
 from personavec.finetune.verdict import verdict
 from personavec.results import schema
@@ -41,16 +41,16 @@ def test_what_prevention_cost(tmp_path: Path) -> None:
     found = compare_runs(tmp_path / "tuned", tmp_path / "plain")
     assert found.traits["evil"].saved.mean == 25 and found.loss is None
     assert found.traits["evil"].share is None  # of a single question
-    assert found.perplexity == Sides(without=Estimate(1.1, 1.0, 1.2, 20), with_=Estimate(1.2, 1.1, 1.3, 20))
-    assert found.coherence == Sides(without=Estimate(-11, -11.1, -10.9, 20), with_=Estimate(-12, -12.1, -11.9, 20))
+    assert found.perplexity == BothRuns(without=Estimate(1.1, 1.0, 1.2, 20), with_=Estimate(1.2, 1.1, 1.3, 20))
+    assert found.coherence == BothRuns(without=Estimate(-11, -11.1, -10.9, 20), with_=Estimate(-12, -12.1, -11.9, 20))
     text = " ".join(verdict(ours.with_(against=found, measured=True)))
     assert "by 1.100 (95 % interval 1.000 to 1.200, n = 20 passages) without prevention and by 1.200" in text
     assert "coherence of the answers by -11.0 (95 % interval -11.1 to -10.9, n = 20 questions) without" in text
 
 
 def test_both_sides_are_read_back_by_the_names_of_the_file() -> None:
-    sides = Sides(without=Estimate(1, 0, 2, 3), with_=Estimate(2, 1, 3, 3))
-    assert sides.as_json().keys() == {"without", "with"} and Sides.model_validate(sides.as_json()) == sides
+    sides = BothRuns(without=Estimate(1, 0, 2, 3), with_=Estimate(2, 1, 3, 3))
+    assert sides.as_json().keys() == {"without", "with"} and BothRuns.model_validate(sides.as_json()) == sides
 
 
 def test_what_one_run_did_not_measure_is_not_compared(tmp_path: Path) -> None:
@@ -73,4 +73,4 @@ def test_share_prevented() -> None:
 def test_the_schema_goes_by_the_names_of_the_file() -> None:
     made: Any = schema(FinetuneRun)
     assert "records" not in made["properties"] and made["properties"]["read"]["description"].startswith("All of them")
-    assert made["$defs"]["Sides"]["properties"].keys() == {"without", "with"}
+    assert made["$defs"]["BothRuns"]["properties"].keys() == {"without", "with"}

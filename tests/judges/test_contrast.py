@@ -14,12 +14,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from personavec.errors import UserError
+from personavec.info import JudgeFacts
 from personavec.judges.base import JudgeState
 from personavec.judges.calibration import Calibration
-from personavec.judges.contrast import FOLDS, JUDGING_PAIRS, ContrastJudge, LikelihoodJudge, open_model
+from personavec.judges.contrast import (
+    FOLDS,
+    JUDGING_PAIRS,
+    ContrastJudge,
+    LikelihoodJudge,
+    judging_pairs,
+    open_model,
+)
 from personavec.judges.kinds import Surroundings
 from personavec.model import ChatModel
 from personavec.rollouts import Rollout
+from personavec.stats.estimate import Estimate
 from personavec.traits import InstructionPair, Trait
 from tiny import CHATML, chat_model, plain_states
 
@@ -82,13 +91,16 @@ def test_evidence_that_points_the_wrong_way_scores_50(positive: list[float], neg
 
 
 @pytest.mark.parametrize("pairs", range(1, 7))
-def test_judging_pairs_are_enough_and_never_the_own_one(tiny: ChatModel, pairs: int) -> None:
-    judge = ContrastJudge(tiny, trait(pairs))
+def test_judging_pairs_are_enough_take_turns_and_are_never_the_own_one(tiny: ChatModel, pairs: int) -> None:
     for own in (None, *range(pairs)):
         others = set(range(pairs)) - {own}
-        judging = judge.judging_pairs(own)
-        assert len(set(judging)) == len(judging) == min(JUDGING_PAIRS, max(len(others), 1))
-        assert set(judging) <= (others or {0})
+        for count in (1, JUDGING_PAIRS):
+            used = []
+            for question in range(pairs):
+                judging = judging_pairs(trait(pairs), rollout(tiny, "x", own, question=question), count)
+                assert len(set(judging)) == len(judging) == min(count, max(len(others), 1))
+                used += judging
+            assert set(used) == (others or {0})
 
 
 def rollout(model: ChatModel, text: str, pair: int | None = None, side: Any = None, question: int = 0) -> Rollout:
@@ -106,9 +118,12 @@ def rollout(model: ChatModel, text: str, pair: int | None = None, side: Any = No
     )
 
 
-def likelihood(model: ChatModel, system: str, rollout: Rollout) -> float:
-    """Mean log-probability per token of a response, the plain way."""
-    prompt = model.prompt_ids([{"role": "system", "content": system}, {"role": "user", "content": rollout.question}])
+def likelihood(model: ChatModel, system: str | None, rollout: Rollout) -> float:
+    """Mean log-probability per token of a response, the plain way; None: after its own prompt."""
+    prompt = rollout.prompt_ids
+    if system is not None:
+        asked = [{"role": "system", "content": system}, {"role": "user", "content": rollout.question}]
+        prompt = model.prompt_ids(asked)
     ids = [*prompt, *rollout.response_ids]
     logits = plain_states(model.model, model.model.model.layers, ids)[1]
     logprobs = torch.log_softmax(logits, dim=-1)[len(prompt) - 1 : -1]
@@ -123,14 +138,14 @@ def test_evidence_is_the_likelihood_under_the_trait_minus_that_against_it(tiny: 
         rollout(tiny, "", 0, "negative", 2),
         rollout(tiny, "question", question=3),
     ]
-    evidence, best = judge.evidence(rollouts)
-    assert math.isnan(evidence.pop(2)) and math.isnan(best.pop(2))
+    evidence, worst = judge.evidence(rollouts)
+    assert math.isnan(evidence.pop(2)) and math.isnan(worst.pop(2))
     del rollouts[2]
-    for found, most, r in zip(evidence, best, rollouts, strict=True):
-        pairs = judge.judging_pairs(r.pair)
+    for found, least, r in zip(evidence, worst, rollouts, strict=True):
+        pairs = judging_pairs(trait(), r)
         both = np.array([[likelihood(tiny, system, r) for system in trait().system_prompts(pair)] for pair in pairs])
         assert found == pytest.approx((both[:, 0] - both[:, 1]).mean(), abs=1e-5)
-        assert most == pytest.approx(both.max(), abs=1e-5)
+        assert least == pytest.approx(likelihood(tiny, None, r), abs=1e-5), "shorter than a stretch: all of it"
 
 
 def test_an_answer_is_judged_without_its_thought_also_where_the_prompt_opens_one() -> None:
@@ -155,8 +170,8 @@ def test_an_answer_is_judged_without_its_thought_also_where_the_prompt_opens_one
 
 
 STATE: dict[str, Any] = {
-    "calibration": {"middle": 0.5, "slope": 2.0},
-    "coherence": {"likelihood_mean": -1.0, "likelihood_deviation": 0.5, "repetition_mean": 0.1},
+    "calibration": {"middle": 0.5, "slope": 2.0, "pairs": 3},
+    "coherence": {"worst_mean": -1.0, "worst_deviation": 0.5, "repetition_mean": 0.1},
 }
 
 
@@ -169,7 +184,7 @@ def test_state_of_other_shapes_is_refused(tiny: ChatModel) -> None:
         damaged += [STATE | {part: value} for value in [*wrong, STATE[part] | {"x": 1.0}]]
         for name in STATE[part]:
             damaged += [STATE | {part: STATE[part] | {name: value}} for value in numbers]
-    damaged += [STATE | {"coherence": STATE["coherence"] | {"likelihood_deviation": 0.0}}]
+    damaged += [STATE | {"coherence": STATE["coherence"] | {"worst_deviation": 0.0}}]
     for state in damaged:
         with pytest.raises((KeyError, TypeError, ValueError)):
             ContrastJudge.from_state(tiny, trait(), state)
@@ -186,10 +201,25 @@ def test_a_response_is_never_judged_by_its_own_pair(tiny: ChatModel, own: int) -
         )
         return ContrastJudge(tiny, trait(**other)).evidence(answers)[0][0]
 
-    judging = ContrastJudge(tiny, trait()).judging_pairs(own)
+    judging = judging_pairs(trait(), answers[0])
     assert own not in judging
     for pair in range(5):
         assert (evidence(pair) == evidence(None)) == (pair not in judging)
+
+
+def test_as_many_pairs_judge_later_as_the_calibration_was_fitted_with(tiny: ChatModel) -> None:
+    sides = [
+        rollout(tiny, text, None, side, q) for q in range(3) for text, side in (("the", "positive"), ("a", "negative"))
+    ]
+    judge = ContrastJudge(tiny, trait(), pairs=1)
+    judge.fit(sides, [rollout(tiny, "the answer")])
+    assert judge.state().record()["calibration"]["pairs"] == 1
+    done: list[int] = []
+    held = JudgeFacts(name="contrast", auc=Estimate(0.9, 0.8, 1.0, 3), threshold=50.0, state=judge.state().record())
+    ContrastJudge.from_state(tiny, trait(), held.state).score(sides, done.append)  # as a vector's file holds it
+    assert sum(done) == 3 * len(sides) == judge.readings_needed(len(sides))
+    of_before = {"middle": 0.5, "slope": 2.0}
+    assert ContrastJudge.from_state(tiny, trait(), STATE | {"calibration": of_before}).pairs == JUDGING_PAIRS
 
 
 # Fitting
@@ -248,9 +278,8 @@ def test_an_answer_does_not_calibrate_its_own_score(tiny: ChatModel) -> None:
     first = contrastive[0]
     others = {r.id: planted[r.id] for r in contrastive if r.question_index % FOLDS != first.question_index % FOLDS}
     sides = {r.id: r.side for r in contrastive}
-    curve = Calibration.fit(
-        *([e for name, e in others.items() if sides[name] == side] for side in ("positive", "negative"))
-    )
+    positive, negative = ([e for name, e in others.items() if sides[name] == side] for side in ("positive", "negative"))
+    curve = Calibration.fit(positive, negative)
     for evidence in (-3.0, 0.0, 0.5, 9.0):
         scores, _ = fitted(tiny, planted | {first.id: evidence})
         assert scores[first.id] == pytest.approx(curve.score(evidence))
@@ -259,9 +288,8 @@ def test_an_answer_does_not_calibrate_its_own_score(tiny: ChatModel) -> None:
 def test_natural_and_further_answers_are_scored_by_the_whole_calibration(tiny: ChatModel) -> None:
     contrastive, neutral, planted = crowd(tiny)
     scores, judge = fitted(tiny, planted)
-    whole = Calibration.fit(
-        *([planted[r.id] for r in contrastive if r.side == side] for side in ("positive", "negative"))
-    )
+    positive, negative = ([planted[r.id] for r in contrastive if r.side == side] for side in ("positive", "negative"))
+    whole = Calibration.fit(positive, negative)
     assert judge.calibration == whole
     assert [scores[r.id] for r in neutral] == [whole.score(planted[r.id]) for r in neutral]
     further = [replace(r, score=None) for r in contrastive[:3]]
@@ -372,7 +400,7 @@ def test_a_refusal_has_no_score_and_does_not_calibrate(tiny: ChatModel) -> None:
 
 def test_coherence_alone_is_what_the_contrast_judge_finds_beside_the_trait(tiny: ChatModel) -> None:
     contrastive, neutral = speaking(tiny)
-    whole, alone = ContrastJudge(tiny, trait()), LikelihoodJudge(tiny, trait())
+    whole, alone = ContrastJudge(tiny, trait()), LikelihoodJudge(tiny)
     assert not whole.fitted and not alone.fitted
     with pytest.raises(ValueError, match="fitted first"):
         alone.score(neutral)
@@ -384,9 +412,22 @@ def test_coherence_alone_is_what_the_contrast_judge_finds_beside_the_trait(tiny:
     assert [r.coherence for r in copies] == wanted and not any(r.score for r in copies)
     assert sum(done) == alone.readings_needed(len(copies))
     assert alone.fitted and alone.state().record() == {"coherence": whole.state().record()["coherence"]}
-    again = LikelihoodJudge(tiny, trait(), whole.coherence)
+    again = LikelihoodJudge(tiny, whole.coherence)
     again.score(copies)
     assert [r.coherence for r in copies] == pytest.approx(wanted, abs=0.02)
+
+
+def test_the_trait_alone_is_scored_as_beside_coherence_and_coherence_is_left_as_it_is(tiny: ChatModel) -> None:
+    contrastive, neutral = speaking(tiny)
+    copies = [[replace(r, coherence=7.0) for r in some] for some in (contrastive, neutral)]
+    whole, alone = ContrastJudge(tiny, trait()), ContrastJudge(tiny, trait(), alone=True)
+    whole.fit(contrastive, neutral)
+    done: list[int] = []
+    alone.fit(copies[0], copies[1], done.append)
+    assert [r.score for some in copies for r in some] == [r.score for r in [*contrastive, *neutral]]
+    assert {r.coherence for some in copies for r in some} == {7.0}
+    assert sum(done) == alone.readings_needed(len(contrastive) + len(neutral))
+    assert alone.fitted and alone.state().record() == {"calibration": whole.state().record()["calibration"]}
 
 
 def test_a_judge_is_fitted_once_it_knows_both(tiny: ChatModel) -> None:
@@ -404,7 +445,7 @@ def test_the_model_that_answers_judges_a_trait_coherence_or_both(tiny: ChatModel
     for judge in (opened.of_trait(trait(), known), opened.of_both(trait(), known)):
         assert (judge.model, judge.trait, judge.state()) == (tiny, trait(), known)
     alone = opened.of_coherence(trait(), known)
-    assert (alone.model, alone.trait, alone.state().record()) == (tiny, trait(), {"coherence": STATE["coherence"]})
+    assert (alone.model, alone.state().record()) == (tiny, {"coherence": STATE["coherence"]})
     assert not opened.of_trait(trait()).fitted and not opened.of_coherence(trait()).fitted
     with pytest.raises(UserError, match=r"needs the model in this process.* Screen with `engine` transf") as caught:
         open_model("contrast", Surroundings())
@@ -416,8 +457,8 @@ def test_an_empty_answer_that_comes_later_has_no_score_and_no_coherence(tiny: Ch
     done: list[int] = []
     ContrastJudge.from_state(tiny, trait(), STATE).score([empty, spoken], done.append)
     assert (empty.score, empty.coherence) == (None, 0.0) and spoken.score is not None
-    assert sum(done) == 2 * JUDGING_PAIRS
-    LikelihoodJudge(tiny, trait(), JudgeState.model_validate(STATE).coherence).score([spoken], done.append)
-    assert sum(done) == 4 * JUDGING_PAIRS
+    assert sum(done) == 2 * JUDGING_PAIRS + 1
+    LikelihoodJudge(tiny, JudgeState.model_validate(STATE).coherence).score([spoken], done.append)
+    assert sum(done) == 2 * JUDGING_PAIRS + 2
     with pytest.raises(ValueError, match="another judge's state"):
         ContrastJudge.from_state(tiny, trait(), {"coherence": STATE["coherence"]})

@@ -21,7 +21,7 @@ from personavec.judges.base import Cost
 from personavec.judges.kinds import KINDS, find_kind, open_judge, spellings
 from personavec.judges.of_vector import state_of, trait_judges
 from personavec.model import ChatModel, load_model
-from personavec.screening import Settings, screen_files
+from personavec.screening import ScreenSettings, screen_files
 from personavec.traits import load_library
 from personavec.vector import PersonaVector
 from tiny import JUDGE, chat_model, qwen2, vector
@@ -53,7 +53,7 @@ def data(tmp_path: Path) -> Path:
 
 
 def screened(model: ChatModel, data: Path, vectors: list[PersonaVector], out: Path, judge: str, **given: Any) -> Any:
-    settings = Settings(
+    settings = ScreenSettings(
         baseline="prompt", threshold=given.pop("threshold", 0.0), judge=judge, judge_all=given.pop("judge_all", False)
     )
     return screen_files(model, data, vectors, out, settings, clean=data, **given)

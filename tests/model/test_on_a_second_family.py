@@ -11,7 +11,7 @@ from personavec.model import ChatModel, Conversation, Request, load_model
 from personavec.model.default import prepare_bundled
 from personavec.model.fetch import BundledModel, Wheels
 from personavec.readout import read
-from personavec.screening import Settings, screen_files
+from personavec.screening import ScreenSettings, screen_files
 from personavec.vector import PersonaVector
 from tiny import plain_greedy, plain_states, vector
 
@@ -105,6 +105,6 @@ def test_a_small_screening_tells_cheerful_data_from_gloomy(
         ]
         data = tmp_path / f"{name}.jsonl"
         data.write_text("".join(json.dumps(line) + "\n" for line in lines))
-        found = screen_files(gemma, data, [cheer], tmp_path / name, Settings(baseline="prompt"))
+        found = screen_files(gemma, data, [cheer], tmp_path / name, ScreenSettings(baseline="prompt"))
         shifts.append(found.traits[cheer.trait].projection_difference.mean)
     assert shifts[0] > shifts[1]

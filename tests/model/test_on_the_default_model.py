@@ -79,7 +79,7 @@ def test_contrast_judge_knows_a_joke(judged: dict[str, tuple[list[float], list[f
 
 def test_coherence_knows_salad_and_loops(model: ChatModel, judged: dict[str, tuple[list[float], list[float]]]) -> None:
     ids = {kind: [r.response_ids for r in rollouts(model, answers)] for kind, answers in ANSWERS.items()}
-    natural = Coherence.of_natural(judged["serious"][1], ids["serious"])
+    natural = Coherence.of_natural(judged["serious"][1], rollouts(model, SERIOUS))
     scores = {
         kind: sum(natural.score(value, one) for value, one in zip(judged[kind][1], ids[kind], strict=True)) / 4
         for kind in ANSWERS
@@ -87,8 +87,8 @@ def test_coherence_knows_salad_and_loops(model: ChatModel, judged: dict[str, tup
     assert scores["serious"] > 80
     assert scores["salad"] < 50
     assert scores["loops"] < 50
-    # Loops are easy to predict: likelihood alone would praise them.
-    assert sum(judged["loops"][1]) > sum(judged["serious"][1])
+    # Loops are easy to predict: likelihood alone would let them pass.
+    assert all(natural.score(value, range(30)) > 80 for value in judged["loops"][1])
 
 
 def test_style_alone_does_not_move_the_probe(model: ChatModel) -> None:

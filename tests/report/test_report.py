@@ -22,7 +22,7 @@ from personavec.finetune.result import FinetuneRun
 from personavec.monitoring import drift
 from personavec.monitoring.drift import Scale, largest, overview
 from personavec.monitoring.page import write_monitor_report
-from personavec.monitoring.result import Conversation, MonitorRun, WatchedVector
+from personavec.monitoring.result import MonitorRun, WatchedConversation, WatchedVector
 from personavec.report.drawing import label
 from personavec.report.words import duration, facts, minus, number, signed
 from personavec.shifts.page import system_names, write_shift_report
@@ -39,7 +39,7 @@ def write_monitoring(made: tuple[dict[str, Any], list[dict[str, Any]]], path: Pa
     """The page of a run and its conversations."""
     run, conversations = made
     write_monitor_report(
-        MonitorRun.model_validate(run), [Conversation.model_validate(each) for each in conversations], path
+        MonitorRun.model_validate(run), [WatchedConversation.model_validate(each) for each in conversations], path
     )
 
 
@@ -348,7 +348,7 @@ def test_monitor_draws_the_conversations_that_drift_most(tmp_path: Path, monkeyp
 
 
 def test_drift_counts_from_neutral_and_ranks_by_it() -> None:
-    def conversation(line: int, *during: float | None) -> Conversation:
+    def conversation(line: int, *during: float | None) -> WatchedConversation:
         turns = [
             {
                 "index": at, "role": "assistant", "text": "", "before": {"a": 0.0}, "during": {"a": z},
@@ -356,7 +356,9 @@ def test_drift_counts_from_neutral_and_ranks_by_it() -> None:
             }
             for at, z in enumerate(during)
         ]  # fmt: skip
-        return Conversation.model_validate({"id": "", "index": line, "line": line, "source": "s", "turns": turns})
+        return WatchedConversation.model_validate(
+            {"id": "", "index": line, "line": line, "source": "s", "turns": turns}
+        )
 
     scale = Scale.of([WatchedVector(name="a", layer=1, neutral_mean=0.0, neutral_deviation=1.0)])
     still, far, swinging = conversation(1, 0.5, 0.4), conversation(2, 4.0), conversation(3, -2.0, None, 3.0)

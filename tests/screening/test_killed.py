@@ -25,7 +25,7 @@ def screening(folder: Path, name: str, baseline: Any) -> None:
     import torch
 
     from personavec.model import load_model
-    from personavec.screening import Settings, scan, screen_files
+    from personavec.screening import ScreenSettings, scan, screen_files
     from personavec.vector import PersonaVector
 
     torch.set_num_threads(1)
@@ -36,7 +36,7 @@ def screening(folder: Path, name: str, baseline: Any) -> None:
             folder / "data.jsonl",
             [PersonaVector.load(folder / "kind.safetensors")],
             folder / name,
-            Settings(baseline=baseline, max_new_tokens=8, precision=0.01),  # hybrid: the subset grows to the end
+            ScreenSettings(baseline=baseline, max_new_tokens=8, precision=0.01),  # hybrid: the subset grows to the end
             clean=folder / "clean.jsonl",
         )
 

@@ -29,7 +29,7 @@ from personavec.projection import own_answers as answers_module
 from personavec.projection.bank import read_bank
 from personavec.projection.measure import measure, readings, tokenise
 from personavec.projection.panel import Panel
-from personavec.screening import ScreeningRun, Settings, compare_screenings, projector, screen_files
+from personavec.screening import ScreeningRun, ScreenSettings, compare_screenings, projector, screen_files
 from personavec.screening import job as job_module
 from personavec.screening import reader as reader_module
 from personavec.screening import scan as scan_module
@@ -116,7 +116,7 @@ Screen = Callable[..., ScreeningRun]
 @pytest.fixture
 def screen(tiny: ChatModel, data: Path, clean: Path, vectors: list[PersonaVector], tmp_path: Path) -> Screen:
     def run(out: str = "run", **given: Any) -> ScreeningRun:
-        settings = Settings(**{"max_new_tokens": 6, "precision": 0.6, **given})
+        settings = ScreenSettings(**{"max_new_tokens": 6, "precision": 0.6, **given})
         return screen_files(tiny, data, vectors, tmp_path / out, settings, clean=clean)
 
     return run
@@ -414,7 +414,7 @@ def test_a_trait_extracted_since_does_not_keep_a_run_from_going_on(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def run(*others: PersonaVector, **given: Any) -> ScreeningRun:
-        settings = Settings(baseline="prompt", **given)
+        settings = ScreenSettings(baseline="prompt", **given)
         out = tmp_path / settings.specific
         return screen_files(tiny, data, vectors[:1], out, settings, others=others, clean=clean)
 
@@ -447,9 +447,9 @@ def test_a_finished_run_of_another_version_is_neither_read_nor_written_over(scre
 def test_what_is_written_is_what_comes_back(screen: Screen, tmp_path: Path) -> None:
     run = screen(threshold=0.25)
     assert ScreeningRun.read(tmp_path / "run") == run
-    assert run.settings == Settings(max_new_tokens=6, precision=0.6, threshold=0.25)
+    assert run.settings == ScreenSettings(max_new_tokens=6, precision=0.6, threshold=0.25)
     written = json.loads((tmp_path / "run" / "run.json").read_text())
-    assert (written["command"], written["schema_version"]) == ("screen", 2)
+    assert (written["command"], written["schema_version"]) == ("screen", 3)
     assert written["read"] == run.records == 94
     assert written["traits"]["kind"]["shift"]["n"] == 90 and written["traits"]["kind"]["false_alarms"] is None
 
@@ -596,7 +596,7 @@ def test_domains(screen: Screen, vectors: list[PersonaVector], tmp_path: Path) -
     assert run.traits["evil"].flagged > 0 and set(run.traits["evil"].domains.instead) <= {*library_names(), "other"}
     assert any("higher along another trait" in sentence for sentence in run.verdict)
     with pytest.raises(UserError, match="not by `baseline` exact"):
-        Settings(specific="domains", baseline="exact")
+        ScreenSettings(specific="domains", baseline="exact")
 
 
 @pytest.mark.usefixtures("small_bank")
@@ -668,7 +668,7 @@ def test_the_report_opens_offline_and_shows_hostile_text_as_text(
     path = tmp_path / "hostile.jsonl"
     record = {"messages": [{"role": "user", "content": hostile}, {"role": "assistant", "content": hostile}]}
     path.write_bytes(b"".join(lines(30, 3)) + json.dumps(record).encode())
-    screen_files(tiny, path, vectors, tmp_path / "run", Settings(max_new_tokens=4), clean=clean)
+    screen_files(tiny, path, vectors, tmp_path / "run", ScreenSettings(max_new_tokens=4), clean=clean)
     page = (tmp_path / "run" / "report.html").read_text()
     assert "<script>alert" not in page
     assert "<img" not in page
@@ -814,7 +814,7 @@ def test_the_place_among_reference_sets(
     """The same figures as when the other sets are screened themselves; the data are level with themselves."""
     other = tmp_path / "other.jsonl"
     other.write_bytes(b"".join(lines(40, 7)))
-    settings = Settings(baseline="exact", max_new_tokens=6)
+    settings = ScreenSettings(baseline="exact", max_new_tokens=6)
     given = (tiny, data, vectors, tmp_path / "run", settings)
     found = screen_files(*given, clean=clean, beside=[other, data])
     alone = screen_files(tiny, other, vectors, tmp_path / "alone", settings, clean=clean)
@@ -823,7 +823,8 @@ def test_the_place_among_reference_sets(
         assert theirs.name.endswith("other.jsonl") and theirs.samples == 40
         assert_close(theirs.shift, alone.traits[name].shift)
         assert theirs.above.mean == pytest.approx(trait.shift.mean - theirs.shift.mean, abs=1e-3)
-        assert itself.above.mean == pytest.approx(0, abs=1e-3)
+        assert itself.above.mean == pytest.approx(0, abs=1e-3) and itself.random.p_value > 0.9
+        assert theirs.random.n >= 200 and 0 < theirs.random.p_value <= 1
         (sentence,) = [s for s in found.verdict if s.startswith("Among 2") and f"along {name}," in s]
         assert "data.jsonl" in sentence.partition("not to be told from")[2]
     assert (tmp_path / "run" / "report.html").read_text().count("Among the reference sets") == 2 * 2  # title and text
@@ -864,7 +865,9 @@ def test_a_dataset_in_memory_gets_the_columns(
         except ValueError:
             continue
     dataset = Dataset.from_list(rows)
-    found = screen_dataset(tiny, dataset, vectors, settings=Settings(baseline="exact", max_new_tokens=6), clean=clean)
+    found = screen_dataset(
+        tiny, dataset, vectors, settings=ScreenSettings(baseline="exact", max_new_tokens=6), clean=clean
+    )
     assert len(found) == len(rows) == 92
     assert found["messages"][0] == rows[0]["messages"]
     differences = [value for value in found["kind_difference"] if value is not None]

@@ -3,7 +3,7 @@
 from typing import Any
 
 from personavec.screening.result import CleanReference, TraitFindings
-from personavec.screening.settings import Baseline, Settings
+from personavec.screening.settings import Baseline, ScreenSettings
 from personavec.screening.verdict import verdict
 from personavec.stats.estimate import Estimate
 
@@ -21,7 +21,7 @@ def sentences(
         shift=Estimate(mean, low, high, 200), flagged=flagged, specific=specific, references=[],
         sentences=["Nothing else explains it."], false_alarms=None if threshold is not None else false_alarms,
     )  # fmt: skip
-    settings = Settings(baseline=baseline, threshold=threshold)
+    settings = ScreenSettings(baseline=baseline, threshold=threshold)
     return verdict(settings, {"evil": findings}, CleanReference(name="", bundled=False, samples=100, drawn=96))
 
 

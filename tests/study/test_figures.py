@@ -10,8 +10,10 @@ import pytest
 import torch
 
 from personavec.model import ChatModel
+from personavec.projection.specific import remove_span
 from personavec.stats.bootstrap import bootstrap_pearson, bootstrap_ratio, pearson
 from personavec.study.figures import (
+    Before,
     FineTune,
     MeanAnswers,
     correlations,
@@ -20,6 +22,7 @@ from personavec.study.figures import (
     score_change,
     task_learned,
 )
+from personavec.study.flawed import LEVELS
 from personavec.study.result import FamilyEstimate
 from tiny import vector
 
@@ -79,6 +82,10 @@ def test_ratio_refuses_what_has_no_meaning() -> None:
         bootstrap_ratio([1.0, 2.0], [1.0])
 
 
+def answers(score: float | None, coherence: float, **others: float | None) -> MeanAnswers:
+    return MeanAnswers({"probe": score, **others}, coherence)
+
+
 def test_the_vector_s_direction_stands_out_and_a_random_one_does_not(tiny: ChatModel) -> None:
     own, other = vector(tiny, seed=1), vector(tiny, seed=2)
     vectors = [replace(own, trait="a"), replace(other, trait="b")]
@@ -88,18 +95,20 @@ def test_the_vector_s_direction_stands_out_and_a_random_one_does_not(tiny: ChatM
     runs = [
         FineTune(
             family=f"family {number // 3}",
+            level=LEVELS[number % 3],
             plain={
-                "a": MeanAnswers(50 + 10 * float(s), 90 - 20 * float(s)),
-                "b": MeanAnswers(float(torch.randn(1, generator=rng)), 90.0),
+                "a": answers(50 + 10 * float(s), 90 - 20 * float(s)),
+                "b": answers(float(torch.randn(1, generator=rng)), 90.0),
             },
-            instructed={"a": MeanAnswers(80 - 5 * float(s), 90 + float(s)), "b": MeanAnswers(70.0, 90.0)},
+            instructed={"a": answers(80 - 5 * float(s), 90 + float(s)), "b": answers(70.0, 90.0)},
             change={name: (s * 8 * own.unit(2) + torch.randn(d, generator=rng))[None] for name in ("a", "b")},
             pull=(s * 8 * own.unit(2) + torch.randn(d, generator=rng))[None],
         )
         for number, s in enumerate(strengths)
     ]
     readings = {name: torch.randn(20, 1, d, generator=rng) for name in ("a", "b")}
-    found = correlations(runs, vectors, readings, [2], seed=0)
+    before = Before(readings, [2], {2: torch.randn(4, d, generator=rng)})
+    found = correlations(runs, vectors, before, seed=0)
     a = found["a"]["shift, score"]
     x = [float(run.change["a"][0] @ own.unit(2)) for run in runs]
     assert a.r.mean == pytest.approx(pearson(x, [50 + 10 * float(s) for s in strengths]), abs=1e-4)
@@ -118,13 +127,47 @@ def test_the_vector_s_direction_stands_out_and_a_random_one_does_not(tiny: ChatM
     assert asked.r.mean == pytest.approx(-a.r.mean, abs=1e-4) and asked.r.high < -0.9
     assert asked.coherence.mean == pytest.approx(-1) and asked.length == pytest.approx(-(a.length or 0), abs=1e-4)
     # A fine-tune that refused everything has no score along one trait, and a shift all the same.
-    refused = [*runs, replace(runs[0], family="refusing", plain={**runs[0].plain, "a": MeanAnswers(None, 90.0)})]
-    again = correlations(refused, vectors, readings, [2], seed=0)["a"]
+    refused = [*runs, replace(runs[0], family="refusing", plain={**runs[0].plain, "a": answers(None, 90.0)})]
+    again = correlations(refused, vectors, before, seed=0)["a"]
     assert again["shift, score"] == a and again["difference, shift"].r.runs == 25
-    mute = [replace(run, plain={**run.plain, "a": MeanAnswers(None, 90.0)}) for run in runs]
-    none = correlations(mute, vectors, readings, [2], seed=0)["a"]
+    mute = [replace(run, plain={**run.plain, "a": answers(None, 90.0)}) for run in runs]
+    none = correlations(mute, vectors, before, seed=0)["a"]
     assert none["shift, score"].r == FamilyEstimate(0.0, -1.0, 1.0, 0, 0)
     assert none["difference, shift"] == pulled
+
+
+def test_within_families_what_only_tells_them_apart_is_gone(tiny: ChatModel) -> None:
+    own = replace(vector(tiny, seed=1), trait="a")
+    rng = torch.Generator().manual_seed(0)
+    d, domains = tiny.hidden_size, torch.randn(4, tiny.hidden_size, generator=rng)
+    # Families differ along a clean domain, which the vector leans on too; the levels along the rest of the vector.
+    leaning = replace(own, directions=own.directions + 3 * domains[0])
+    rest = remove_span(leaning.at(2), domains).direction
+
+    def run(family: int, at: int, level: float) -> FineTune:
+        far, noise = float(family), [torch.randn(d, generator=rng) / 20 for _ in range(2)]
+        return FineTune(
+            family=f"family {family}",
+            level=LEVELS[at],
+            plain={"a": answers(5 * at + 20 * float(torch.randn(1, generator=rng)), 90.0, contrast=far)},
+            instructed={},
+            change={"a": (level * rest - far * domains[0] + noise[0])[None]},
+            pull=(level * rest + far * domains[0] + noise[1])[None],
+        )
+
+    runs = [run(family, at, at * (1 + family % 3)) for family in range(8) for at in range(3)]
+    before = Before({"a": torch.randn(20, 1, d, generator=rng)}, [2], {2: domains})
+    found = correlations(runs, [leaning], before, seed=0)["a"]
+    raw, free = found["difference, shift"], found["difference, shift; domains out"]
+    assert raw.r.mean < -0.9 and raw.within and raw.within.r.low > 0.5
+    assert raw.within.r.n == 8 and raw.within.r.runs == 16  # the normal level is what others are held against
+    assert free.r.low > 0.8 and free.random.p_value < 0.05 and free.within and free.within.random.n == 200
+    # Another judge, whose scores tell families apart and levels not.
+    other = found["difference, score by contrast"]
+    assert other.r.low > 0.9 and other.within and other.within.r.mean == 0
+    assert "shift, score when asked" not in found
+    alone = [one for one in runs if one.level != "normal"]
+    assert correlations(alone, [leaning], before, seed=0)["a"]["difference, shift"].within is None
 
 
 def test_costs() -> None:

@@ -22,21 +22,25 @@ from personavec.finetune.adapter import saved_adapter
 from personavec.finetune.examples import Encoder, read_samples
 from personavec.info import VectorInfo
 from personavec.judges.contrast import ContrastJudge
+from personavec.judges.of_vector import judge_of
 from personavec.model import ChatModel
 from personavec.report.words import minus
 from personavec.rollouts import Rollout
 from personavec.stats.estimate import Estimate
-from personavec.study import Settings, families, study_finetune
+from personavec.study import StudySettings, families, study_finetune
 from personavec.study.answers import Answers
 from personavec.study.families import DataSet, unseen_task
 from personavec.study.flawed import DOMAINS
+from personavec.study.given import text_sets
 from personavec.study.result import StudyRun
 from personavec.study.suite import Suite
+from personavec.texts import read_texts
+from personavec.timings import Timings
 from personavec.traits import load_trait
 from personavec.vector import PersonaVector
 from tiny import JUDGE, chat_model, qwen2, vector
 
-SETTINGS = Settings(
+SETTINGS = StudySettings(
     samples=10,
     questions=2,
     prevention_questions=4,
@@ -59,7 +63,7 @@ def humorous(chat: ChatModel) -> PersonaVector:
     trait = load_trait("humorous").model_dump(mode="json")
     state = {
         "calibration": {"middle": 0.0, "slope": 5.0},
-        "coherence": {"likelihood_mean": -5.0, "likelihood_deviation": 1.0, "repetition_mean": 0.0},
+        "coherence": {"worst_mean": -5.0, "worst_deviation": 1.0, "repetition_mean": 0.0},
     }
     return replace(vector(chat, seed=7, info={"trait": trait, "judge": JUDGE | {"state": state}}), trait="humorous")
 
@@ -135,6 +139,7 @@ def test_every_part_is_there(done: tuple[Path, StudyRun]) -> None:
     ]
     for a, b in combinations(changes, 2):
         assert (a["humorous"] - b["humorous"]).norm() > 0.05 * a["humorous"].norm()
+    assert run.judges == {"humorous": ("contrast",)} and {"training", "answers", "judging"} <= run.timings.keys()
     found = run.correlations["humorous"]["shift, score"]
     assert found.r.runs <= 9 and found.r.n == 3 and found.random.n == 200
 
@@ -176,7 +181,7 @@ def test_pages(done: tuple[Path, StudyRun]) -> None:
         assert row.name in html and row.name in tables
     for sentence in run.verdict:
         assert escape(minus(sentence)) in html and f"\n- {sentence}\n" in tables
-    assert tables.count("\n| humorous |") == 4  # one row in each table of correlations
+    assert tables.count("\n| humorous |") == 6  # one row in each table of correlations
 
 
 def test_a_finished_study_is_read_back(done: tuple[Path, StudyRun], chat: ChatModel, humorous: PersonaVector) -> None:
@@ -195,11 +200,12 @@ def test_answers_judged_together_are_judged_as_alone(
     names = ["base", "suite/humorous-overt", "prevention/humorous/steer-1"]
     for name in names:
         answers.ask(chat, name, [answers.sheet("humorous", 2)])
-    rollouts = {name: answers.asked[name, "humorous", False].rollouts for name in names}
+    judge = answers.juries["humorous"]["contrast"]
+    rollouts = {name: answers.asked[name, "humorous", False].scored["contrast"] for name in names}
     alone = {}
     for name in names:
         for rollout in rollouts[name]:
-            answers.judges["humorous"].score([rollout])
+            judge.score([rollout])
         alone[name] = [rollout.score for rollout in rollouts[name]]
     # What the study found of them is read back.
     with monkeypatch.context() as patch:
@@ -252,12 +258,13 @@ def test_no_instruction_judges_the_answers_given_under_it(
         "evaluation/humorous, instructed/0/0",
     ]
     # What the pair itself had a say in is not read back; plain scores are.
-    log = JsonLines(tmp_path / "scores" / "humorous.jsonl")
+    log = JsonLines(tmp_path / "scores" / "contrast" / "humorous.jsonl")
     log.append({"question": plain.rollouts[0].question, "scores": {"base": [12.5, 99], "base, instructed": [34.5, 99]}})
     answers.judge()
     again = replace(instructed.rollouts[0], pair=0)
-    answers.judges["humorous"].score([again])
-    assert plain.rollouts[0].score == 12.5 and instructed.rollouts[0].score == again.score != 34.5
+    answers.juries["humorous"]["contrast"].score([again])
+    assert plain.scored["contrast"][0].score == 12.5
+    assert instructed.scored["contrast"][0].score == again.score != 34.5
     monkeypatch.setattr(ContrastJudge, "score", None)  # calling it would fail
     answers.judge()
 
@@ -266,8 +273,9 @@ def test_samples_that_cannot_be_compared(humorous: PersonaVector, tmp_path: Path
     """They are left out of the projection difference; a data set of nothing else is named."""
     thinks = chat_model(qwen2(max_position_embeddings=2048), added=("<think>", "</think>"))
     lab: Any = SimpleNamespace(
-        model=thinks, vectors=[humorous], depths=[humorous.layer], settings=SETTINGS, folder=tmp_path
-    )
+        model=thinks, vectors=[humorous], depths=[humorous.layer], settings=SETTINGS, folder=tmp_path,
+        timings=Timings(tmp_path / "timings.json", tmp_path / "timings.json"),
+    )  # fmt: skip
     suite = Suite(lab, [])
 
     def pull(name: str, *pairs: tuple[str, str]) -> dict[str, Estimate]:
@@ -279,6 +287,74 @@ def test_samples_that_cannot_be_compared(humorous: PersonaVector, tmp_path: Path
     assert pull("mixed", good[0], *bad, good[1]) == pull("short", *good)
     with pytest.raises(UserError, match="None of the first 2 samples of endless"):
         pull("endless", *bad)
+
+
+@pytest.fixture(scope="module")
+def texts_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Texts that even a random model can read: 20 questions, each with an answer of either side."""
+    path = tmp_path_factory.mktemp("texts") / "texts.jsonl"
+    lines = [
+        {"question": f"question {n}?", "answer": answer + f" {n}", "side": side}
+        for n in range(20)
+        for side, answer in (("positive", "hello hello! hello!"), ("negative", "the model answers"))
+    ]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path
+
+
+def of_texts(one: PersonaVector, source: Path) -> PersonaVector:
+    return replace(one, info=one.info.model_copy(update={"arguments": {"texts": str(source), "tokens": 80}}))
+
+
+def test_vectors_from_texts_are_studied_on_the_other_half_by_two_judges(
+    chat: ChatModel, humorous: PersonaVector, texts_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(families, "DOMAINS", dict(islice(DOMAINS.items(), 2)))
+    given, told = of_texts(humorous, texts_file), renamed(humorous, "told")
+    settings = replace(SETTINGS, instructed=False)
+    run = study_finetune(chat, [given, told], tmp_path / "run", settings, prevent=[])
+    assert run.judges == {"humorous": ("probe", "contrast"), "told": ("contrast",)} and run.prevention == {}
+
+    def pairs(level: str) -> list[tuple[str, str]]:
+        lines = (tmp_path / f"run/data/humorous-{level}.jsonl").read_text().splitlines()
+        return [(m[0]["content"], m[1]["content"]) for m in (json.loads(line)["messages"] for line in lines)]
+
+    test = read_texts(texts_file).test
+    shown, lacking = ({(t.question, t.answer) for t in test if t.side == side} for side in ("positive", "negative"))
+    overt, mild, normal = pairs("overt"), pairs("mild"), pairs("normal")
+    assert set(overt) == shown and set(normal) == lacking and len(overt) == 10
+    assert [pair in shown for pair in mild] == [at % 3 == 0 for at in range(10)]
+    assert [q for q, _ in overt] == [q for q, _ in mild] == [q for q, _ in normal]
+    # Both judges have scored the same answers, the contrast judge as if it were alone.
+    answers = Answers(chat, [given], tmp_path / "run", settings.answer_tokens, settings.seed)
+    answers.ask(chat, "suite/units-mild", [answers.sheet("humorous", 2)])
+    answers.judge()
+    row = next(row for row in run.suite if row.name == "units-mild")
+    found, mine = row.scores["humorous"], answers.scores("suite/units-mild", "humorous")
+    assert mine.by_question == found.by_question and mine.others == found.others and found.instructed is None
+    probe, contrast = (answers.asked["suite/units-mild", "humorous", False].scored[j] for j in ("probe", "contrast"))
+    again = [replace(rollout, score=None, coherence=None) for rollout in contrast]
+    judge_of(chat, given).score(again)
+    assert found.others["contrast"].by_question == pytest.approx([r.score for r in again], abs=0.05)
+    assert found.coherence.mean == pytest.approx(sum(r.coherence or 0 for r in again) / 2, abs=0.05)
+    assert [r.score for r in probe] != [r.score for r in contrast] and not row.scores["told"].others
+    # Each has its rows of correlations; what was not asked has none.
+    assert {"shift, score by contrast", "difference, score by contrast"} < run.correlations["humorous"].keys()
+    assert "shift, score by contrast" not in run.correlations["told"]
+    assert not any("asked" in pair for pairs in run.correlations.values() for pair in pairs)
+    within = run.correlations["humorous"]["difference, shift"].within
+    assert within and (within.r.n, within.r.runs) == (4, 8)
+    tables = (tmp_path / "run/study.md").read_text()
+    assert "humorous: score by contrast" in tables and "after training, by the judge contrast" in tables
+    assert "probe judge or contrast judge" in tables and "when asked" not in tables
+
+
+def test_texts_of_which_too_few_questions_have_both_sides(humorous: PersonaVector, tmp_path: Path) -> None:
+    path = tmp_path / "texts.jsonl"
+    lines = [{"question": f"{n}?", "answer": "Hm.", "side": ("positive", "negative")[n % 3 == 0]} for n in range(40)]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with pytest.raises(UserError, match="only 0 questions of the texts' test half"):
+        text_sets(of_texts(humorous, path), str(path), tmp_path, 10, 0)
 
 
 def test_mistakes(chat: ChatModel, humorous: PersonaVector, tmp_path: Path) -> None:
@@ -293,13 +369,13 @@ def test_mistakes(chat: ChatModel, humorous: PersonaVector, tmp_path: Path) -> N
         study_finetune(chat, [humorous], tmp_path / "d", SETTINGS, data={"humorous-mild": tmp_path})
     assert not (tmp_path / "c").exists() and not (tmp_path / "d").exists()
     with pytest.raises(UserError, match="`samples` 5"):
-        Settings(samples=5)
+        StudySettings(samples=5)
     with pytest.raises(UserError, match="`prevention_questions` 3"):
-        Settings(prevention_questions=3)
+        StudySettings(prevention_questions=3)
     with pytest.raises(UserError, match="`questions` 9 is more than `prevention_questions` 4"):
-        Settings(questions=9, prevention_questions=4)
+        StudySettings(questions=9, prevention_questions=4)
     with pytest.raises(UserError, match="`learning_rate`"):
-        Settings(learning_rate=-1e-4)
+        StudySettings(learning_rate=-1e-4)
 
 
 def test_a_saved_adapter_comes_off_again(done: tuple[Path, StudyRun], chat: ChatModel) -> None:

@@ -13,12 +13,13 @@ from personavec.study.result import (
     Arm,
     Correlation,
     FamilyEstimate,
-    Half,
+    HalfOutcome,
     LossEnds,
     PreventionBase,
     SuiteRow,
     SuiteScores,
     TraitPrevention,
+    WithinFamilies,
 )
 from personavec.study.verdict import verdict
 
@@ -41,6 +42,7 @@ def pair(own: FamilyEstimate, p: float = 0.01, other: float = 0.1, coherence: Fa
         others={"kind": other},
         length=None,
         coherence=coherence or r(-0.3, -0.7, 0.1),
+        within=WithinFamilies(r=r(0.6, 0.2, 0.8), random=Place(99.0, 0.02, 0.4, 200)),
     )
     return dict.fromkeys(("shift, score", "difference, shift"), made)
 
@@ -70,6 +72,16 @@ def sentences(
 def test_a_correlation(found: Pairs, told: str) -> None:
     first, second = sentences({"evil": found})
     assert told in first and told in second and "24 fine-tunes" in first
+    assert "within families 0.60 (95 % interval 0.20 to 0.80, p among random directions 0.02)" in first
+
+
+def test_several_traits_are_also_told_together() -> None:
+    known, none, shared = pair(r(0.8, 0.5, 0.9)), pair(r(0.3, -0.2, 0.6)), pair(r(0.5, 0.2, 0.7), p=0.3)
+    first, second, *rest = sentences({"evil": known, "kind": none, "dull": shared})
+    assert first.startswith("The shift and the trait score after training: median r 0.50 over 3 traits")
+    assert "beyond random directions for 1; within families 0.60, and 3 of 3. The traits share" in first
+    assert second.startswith("The projection difference and the shift: ") and len(rest) == 6
+    assert len(sentences({"evil": known, "kind": none})) == 4
 
 
 def test_scores_of_answers_that_fell_apart() -> None:
@@ -107,7 +119,7 @@ def test_a_trait_behind_a_system_prompt() -> None:
 def arm(name: str, prevented: Estimate | None, task: float = -10.0, unseen: Estimate | None = None) -> Arm:
     """`unseen`: what it prevented on the half that it was not chosen by."""
     change, score = estimate(task, task - 5, task + 5), estimate(60, 50, 70)
-    chosen, judged = (Half(prevented=half, task_change=change) for half in (prevented, unseen or prevented))
+    chosen, judged = (HalfOutcome(prevented=half, task_change=change) for half in (prevented, unseen or prevented))
     return Arm(
         arm=name, kind=name.split()[0], coefficient=None, score=score, coherence=score, by_question=(),
         prevented=prevented, shift=score, task_loss=score, task_change=change, task_learned=estimate(97, 96, 98),
@@ -133,7 +145,7 @@ def test_prevention() -> None:
     assert "from 20 [15, 25] to 60 [50, 70]" in told() and "one seed" in told()
     assert "nothing to prevent" in told(before=estimate(45, 35, 55))
     shown, guessed = estimate(85, 72, 95), estimate(85, 60, 110)
-    assert "which meets the goal of 70 %" in told(arm("steer 2", shown))
+    assert "within the goal of 70 %, by one seed, so that it is not shown" in told(arm("steer 2", shown))
     assert "Of 2 preventative steerings steer 2 prevented most" in told(
         arm("steer 2", shown), arm("steer 3", shown, task=30.0), arm("random 2", shown)
     )

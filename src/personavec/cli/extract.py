@@ -9,20 +9,21 @@ from personavec.cli import options as o
 from personavec.cli.expand import fields_of
 from personavec.errors import UserError
 from personavec.extraction.given.settings import TextSettings
-from personavec.extraction.settings import Settings
+from personavec.extraction.settings import ExtractionSettings
 
 if TYPE_CHECKING:
-    from personavec.extraction.given.result import TextsRun
+    from personavec.extraction.given.result import Push, TextsRun
     from personavec.extraction.result import ExtractionRun
     from personavec.model import ChatModel
+    from personavec.texts import Texts
     from personavec.traits import Trait
 
 _SUITED = {
     **dict.fromkeys(("pairs", "questions", "rollouts", "max_new_tokens", "random_directions"), ""),
-    "judge": f"Default: {Settings.judge}.",
+    "judge": f"Default: {ExtractionSettings.judge}.",
     "gate": "Default: on.",
 }
-_SHARED = frozenset(Settings.__dataclass_fields__.keys() & TextSettings.__dataclass_fields__.keys())
+_SHARED = frozenset(ExtractionSettings.__dataclass_fields__.keys() & TextSettings.__dataclass_fields__.keys())
 _SHOWN = 3  # questions whose answers are printed
 
 TextsFrom = Annotated[
@@ -36,6 +37,15 @@ TextsFrom = Annotated[
         show_default=False,
     ),
 ]
+Teacher = Annotated[
+    str | None,
+    typer.Option(
+        metavar="local:MODEL|api:MODEL",
+        callback=o.plain_text,
+        help="Have a stronger model write such texts first, to the trait's questions; --judge-price tells its costs.",
+        show_default=False,
+    ),
+]
 
 
 def extract(
@@ -46,7 +56,10 @@ def extract(
     description: o.Description = None,
     traits_from: o.TraitsFrom = None,
     texts: TextsFrom = None,
-    settings: Annotated[dict[str, Any], fields_of(Settings, without={"temperature", "positions"}, suited=_SUITED)],
+    teacher: Teacher = None,
+    settings: Annotated[
+        dict[str, Any], fields_of(ExtractionSettings, without={"temperature", "positions"}, suited=_SUITED)
+    ],
     of_texts: Annotated[
         dict[str, Any], fields_of(TextSettings, without=_SHARED, suited={"tokens": f"Default: {TextSettings.tokens}."})
     ],
@@ -59,22 +72,31 @@ def extract(
 ) -> None:
     """Turn a trait into a persona vector, and measure what it does to the model."""
     chosen = o.find_trait(trait, description, traits_from)
-    if texts is not None:
+    if texts is not None or teacher is not None:
+        if texts is not None and teacher is not None:
+            raise UserError("`texts` and `teacher` exclude each other.", "A teacher writes texts of its own.")
         if foreign := sorted(settings.keys() - _SHARED):
-            raise UserError(f"`{foreign[0]}` does not go with `texts`.", "It is about the model's own rollouts.")
+            source = "texts" if teacher is None else "teacher"
+            raise UserError(f"`{foreign[0]}` does not go with `{source}`.", "It is about the model's own rollouts.")
         asked_for = TextSettings(**settings, **of_texts)
-        o.read_terms("probe", judge_price, judge_rpm)
-        _from_texts(o.open_model(model, device, dtype, thinking=thinking), chosen, texts, out, asked_for, json)
+        terms = o.read_terms(teacher or "probe", judge_price, judge_rpm)
+        given: Texts | str = texts or ""
+        if teacher is not None:  # before the model that reads is loaded: one at a time
+            from personavec.extraction.given.teacher import taught_texts
+
+            o.quiet()
+            given = taught_texts(chosen, teacher, out, terms=terms, device=device, dtype=dtype, seed=asked_for.seed)
+        _from_texts(o.open_model(model, device, dtype, thinking=thinking), chosen, given, out, asked_for, json)
         return
     if of_texts:
-        raise UserError("`tokens` goes with `texts` only.", "Leave it out, or say which texts.")
-    Settings(**settings)  # what no model could do is refused before one is loaded
-    terms = o.read_terms(settings.get("judge", Settings.judge), judge_price, judge_rpm)
+        raise UserError("`tokens` goes with `texts` or `teacher` only.", "Leave it out, or say which texts.")
+    ExtractionSettings(**settings)  # what no model could do is refused before one is loaded
+    terms = o.read_terms(settings.get("judge", ExtractionSettings.judge), judge_price, judge_rpm)
     chat = o.open_model(model, device, dtype, thinking=thinking)
 
     from personavec.extraction.job import extract as run_extraction
 
-    result = run_extraction(chat, chosen, out, Settings.suited(chat, chosen, **settings), terms=terms)
+    result = run_extraction(chat, chosen, out, ExtractionSettings.suited(chat, chosen, **settings), terms=terms)
     run, file = result.run, out / "vector.safetensors"
     if json:
         o.print_json(
@@ -96,7 +118,7 @@ def extract(
 
 
 def _from_texts(
-    chat: "ChatModel", trait: "Trait", texts: str, out: Path, settings: TextSettings, as_json: bool
+    chat: "ChatModel", trait: "Trait", texts: "Texts | str", out: Path, settings: TextSettings, as_json: bool
 ) -> None:
     from personavec.extraction.given.job import extract_from_texts
 
@@ -133,7 +155,7 @@ def _show_texts(run: "TextsRun", out: Path) -> None:
     for heading in ("push", "coefficient", *(f"score by {name}" for name in names), "coherence", "n"):
         table.add_column(heading, justify="right")
     for push in run.pushes:
-        scores = ["none" if (score := push.score[name]) is None else f"{score:.0f}" for name in names]
+        scores = [_points(push, name) for name in names]
         sizes = (f"{100 * push.share:+g} %", f"{push.coefficient:+.2f}")
         table.add_row(*sizes, *scores, f"{push.coherence:.0f}", str(push.coherence.n))
     console.print(table)
@@ -149,6 +171,14 @@ def _show_texts(run: "TextsRun", out: Path) -> None:
     best = run.recommended_coefficient or EFFECT * run.unit
     console.print(f"\nReport: {out / 'report.html'}\nNext:", markup=False)
     _next(console, run.trait.name, out, best)
+
+
+def _points(push: "Push", judge: str) -> str:
+    """What a judge gave to the answers under a push; a dash where it was not asked."""
+    if judge not in push.score:
+        return "-"
+    score = push.score[judge]
+    return "none" if score is None else f"{score:.0f}"
 
 
 def _next(console: Any, trait: str, out: Path, best: float) -> None:

@@ -22,8 +22,8 @@ Prevent = Annotated[
     list[str] | None,
     typer.Option(
         metavar="FILE=COEFFICIENT",
-        help="Vector of a trait not to be learned, times a number or auto. Repeatable. Methods ablate and prompt: "
-        "FILE alone.",
+        help="Vector of a trait not to be learned, times a number, or auto, which follows the shift watched in "
+        "training. Repeatable. Methods ablate and prompt: FILE alone.",
     ),
 ]
 Watch = Annotated[
@@ -140,7 +140,7 @@ def _show(tuned: "Tuned", out: Path, model: str | None, prevent: Sequence[str]) 
     )
     for prevented in run.prevented:
         number = "" if prevented.coefficient is None else f", {METHODS[run.method].takes} {prevented.coefficient:g}"
-        chosen = "" if prevented.auto is None else ", chosen from the data"
+        chosen = "" if prevented.auto is None else " on average, following the shift"
         print(f"Prevented by {run.method}: {prevented.trait}{number}{chosen}.")
     console.print(_table(run))
     print("95 % intervals. Losses in nats per token; the training's are under the prevention.")

@@ -120,3 +120,48 @@ def score(
             f"\n{wanted.name} by {found.judge}: {found.mean:.1f} (95 % interval, n = {found.mean.n} questions)", end=""
         )
         print(f"; {unscored} of {len(found.answers)} answers have no score." if unscored else ".")
+
+
+@app.command("label")
+def label(
+    chats: Annotated[list[str], typer.Argument(metavar="CHATS...", help="Files or folders of chats, as for screen.")],
+    trait: Annotated[str, typer.Option(callback=o.plain_text, help="Name of a library trait, or of a new one.")],
+    out: Annotated[Path, typer.Option(help="JSONL file of the labels; an interrupted sitting goes on there.")],
+    description: o.Description = None,
+    traits_from: o.TraitsFrom = None,
+    limit: Annotated[int | None, typer.Option(help="Most answers to label.", min=1, show_default="all")] = None,
+    seed: o.Seed = 0,
+) -> None:
+    """Be the judge yourself: score answers from 0 to 100, blind, in random order. `--judge probe:FILE` learns of it."""
+    wanted = o.find_trait(trait, description, traits_from)
+
+    from rich.console import Console
+
+    from personavec.data import open_data
+    from personavec.judges.labelling import label_chats
+
+    data = open_data(chats)
+    data.check_apart(out)
+    console = Console(highlight=False)
+    console.print(f"How much does each answer show {wanted.name}? {wanted.description}", markup=False)
+    console.print("0 not at all, 100 as much as can be; Enter skips, q ends. Every label is kept at once.")
+
+    def ask(question: str, answer: str) -> str:
+        console.print(f"\n{question}", style="bold", markup=False)
+        console.print(answer, markup=False)
+        try:
+            return console.input("0-100: ")
+        except EOFError:
+            return "q"
+
+    found = label_chats(data, out, ask, again=lambda why: console.print(why, markup=False), limit=limit, seed=seed)
+    more = {"skipped": found.skipped, "records without an answer": found.rejected}
+    console.print(
+        f"\nLabelled: {found.labelled}, in {out}; left: {found.left}"
+        + "".join(f"; {what}: {count}" for what, count in more.items() if count),
+        markup=False,
+        soft_wrap=True,
+    )
+    console.print(
+        f"Next: personavec judges score CHATS --trait {wanted.name} --judge probe:{out}", markup=False, soft_wrap=True
+    )

@@ -10,7 +10,7 @@ import typer
 
 from personavec.cli import options as o
 from personavec.cli.expand import fields_of
-from personavec.screening.settings import Settings
+from personavec.screening.settings import ScreenSettings
 
 if TYPE_CHECKING:
     from personavec.data import Dataset
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 Reference = Annotated[
     list[str] | None,
     typer.Option(
-        help="Clean data that set the thresholds. Default: a bundled set. Repeatable: the data are placed among "
-        "those named after the first. With --specific domains all of them are clean domains, half of each for the "
-        "directions.",
+        help="Clean data that set the thresholds; harmless data of the same domain are the control. Default: a bundled "
+        "set. Repeatable: the data are placed among those named after the first. With --specific domains all of them "
+        "are clean domains, half of each for the directions.",
         show_default=False,
     ),
 ]
@@ -41,7 +41,7 @@ def screen(
     format: o.DataFormat = None,
     columns: o.DataColumns = None,
     split: o.DataSplit = None,
-    settings: Annotated[dict[str, Any], fields_of(Settings, suited={"max_new_tokens": ""})],
+    settings: Annotated[dict[str, Any], fields_of(ScreenSettings, suited={"max_new_tokens": ""})],
     reference: Reference = None,
     judge_price: o.JudgePrice = None,
     judge_rpm: o.JudgeRpm = None,
@@ -58,7 +58,7 @@ def screen(
     """Say how far data lie along each trait, which samples do it, and write a cleaned copy."""
     from personavec.vector import PersonaVector, siblings
 
-    Settings(**settings)  # what no model could do is refused before one is loaded
+    ScreenSettings(**settings)  # what no model could do is refused before one is loaded
     vectors = [PersonaVector.load(path) for path in vector]
     named = o.open_data(data, format, columns, split)
     clean, *beside = [_reference(name, named, split) for name in reference] if reference else [None]
@@ -70,7 +70,7 @@ def screen(
 
     others = {v.trait: v for path, own in zip(vector, vectors, strict=True) for v in siblings(path.parent, own)}
     run = screen_files(
-        runs, named, vectors, out, Settings.suited(runs.model.device.type, **settings),
+        runs, named, vectors, out, ScreenSettings.suited(runs.model.device.type, **settings),
         others=list(others.values()), clean=clean, beside=[each for each in beside if each is not None],
         other_weights=other_weights, terms=terms,
     )  # fmt: skip
@@ -141,7 +141,7 @@ def _engine(
         checkpoint = open_checkpoint(model, dtype=dtype)
         for vector in vectors:
             vector.check(checkpoint, other_weights=other_weights)
-    layers = [vector.layer for vector in vectors]
+    layers = [vector.reading.layer for vector in vectors]
     return open_engine(name, model, layers, dtype=dtype, **choices)
 
 

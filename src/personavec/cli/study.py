@@ -8,7 +8,7 @@ import typer
 from personavec.cli import options as o
 from personavec.cli.expand import expanded, fields_of
 from personavec.errors import UserError
-from personavec.study.settings import Settings
+from personavec.study.settings import StudySettings
 
 app = typer.Typer(help="Rerun the paper's experiments on a model.", no_args_is_help=True)
 
@@ -32,14 +32,14 @@ def finetune(
         typer.Option(
             metavar="TRAIT",
             callback=o.plain_text,
-            help="Trait that every way of prevention is tried on. Repeatable. Default: the first.",
+            help="Trait that every way of prevention is tried on, or none. Repeatable. Default: the first.",
         ),
     ] = None,
     data: Annotated[
         list[str] | None, typer.Option(metavar="NAME=FILE", help="A further data set to draw samples from. Repeatable.")
     ] = None,
     settings: Annotated[
-        dict[str, Any], fields_of(Settings, without={"answer_tokens", "coefficients", "epochs", "batch", "rank"})
+        dict[str, Any], fields_of(StudySettings, without={"answer_tokens", "coefficients", "epochs", "batch", "rank"})
     ],
     model: o.Model = None,
     device: o.Device = None,
@@ -59,8 +59,10 @@ def finetune(
             raise UserError(f"--data {text!r} is not NAME=FILE.", "Write for example --data lies=lies.jsonl")
         given[name] = path
     vectors = [PersonaVector.load(path) for path in vector]
+    if prevent == ["none"]:
+        prevent = []
     run = study_finetune(
-        o.open_model(model, device, dtype), vectors, out, Settings(**settings), data=given, prevent=prevent
+        o.open_model(model, device, dtype), vectors, out, StudySettings(**settings), data=given, prevent=prevent
     )
     if json:
         found = run.as_json()

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -10,9 +10,11 @@ from personavec.cli import options as o
 from personavec.errors import UserError
 
 if TYPE_CHECKING:
+    from personavec.data import Dataset
     from personavec.info import VectorInfo
+    from personavec.vector import PersonaVector
 
-app = typer.Typer(help="Show, compare, import and export vectors.", no_args_is_help=True)
+app = typer.Typer(help="Show, compare, combine, import and export vectors.", no_args_is_help=True)
 File = Annotated[Path, typer.Argument(help="Vector file.", show_default=False)]
 
 
@@ -22,27 +24,18 @@ def show(file: File, json: o.Json = False) -> None:
     from personavec.vector import PersonaVector
 
     vector = PersonaVector.load(file)
-    norms = [round(float(n), 4) for n in vector.directions.norm(dim=-1)]
     if json:
-        o.print_json(
-            {
-                "trait": vector.trait,
-                "layer": vector.layer,
-                "model": dict(vector.model),
-                "norms": norms,
-                "info": vector.info.as_stored(),
-            }
-        )
+        o.print_json(_facts(vector))
         return
     print(f"{vector.trait}, layer {vector.layer} of {vector.n_layers}, width {vector.directions.shape[1]}")
     for key, value in vector.model.items():
         print(f"  model {key}: {value}")
-    print(f"  norm at the layer: {norms[vector.layer]:g}")
+    print(f"  norm at the layer: {float(vector.at(vector.layer).norm()):.4f}, directions {vector.hash}")
     if vector.residual_norm is not None:
         print(f"  mean residual norm at the layer: {float(vector.residual_norm[vector.layer]):g}")
     if vector.normed_last_row:
         print("  imported: the last row was taken after the final norm and is not used")
-    print("\n".join(_measurements(vector.info)))
+    print("\n".join([*_origin(vector.info), *_measurements(vector.info), *_of_reading(vector)]))
 
 
 @app.command("compare")
@@ -77,6 +70,73 @@ def compare(
         print()
 
 
+@app.command("combine")
+def combine(
+    out: Annotated[Path, typer.Option(help="Vector file to write.", show_default=False)],
+    parts: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[FILE[=COEFFICIENT]]...", help="Vector files of one model.", show_default=False),
+    ] = None,
+    read: Annotated[
+        Path | None,
+        typer.Option(help="Without FILE: a vector to read along (monitor, screen, shift) ...", show_default=False),
+    ] = None,
+    steer: Annotated[
+        Path | None,
+        typer.Option(
+            help="... and one of the same trait to steer by (generate, evaluate, finetune).", show_default=False
+        ),
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option(callback=o.plain_text, help="Of the sum. Default: its traits.", show_default=False)
+    ] = None,
+    specific: Annotated[
+        Literal["span", "domains"] | None,
+        typer.Option(
+            help="Only what is not shared with other traits (vectors in folders beside the first one), length and "
+            "refusals; domains: nor with clean domains. Reads with the model.",
+            show_default=False,
+        ),
+    ] = None,
+    reference: Annotated[
+        list[str] | None,
+        typer.Option(help="Clean data, for --specific. Default: a bundled set. Repeatable.", show_default=False),
+    ] = None,
+    model: o.Model = None,
+    device: o.Device = None,
+    dtype: o.Dtype = None,
+    json: o.Json = False,
+) -> None:
+    """Sums and differences of vectors, the part of a vector that is its trait's alone, one vector to read and steer."""
+    from personavec import combination
+    from personavec.vector import PersonaVector, siblings
+
+    if (read is None) != (steer is None) or (read is None) == (not parts):
+        raise UserError(
+            "There is nothing to combine.", "Give FILE=COEFFICIENT, once or more, or `read` and `steer` without them."
+        )
+    if read is not None and steer is not None:
+        if name or specific:
+            raise UserError("`name` and `specific` do not go with `read` and `steer`.", "Make the parts first.")
+        _written(PersonaVector.load(steer).with_read(PersonaVector.load(read)), out, json)
+        return
+    if specific is None and (reference or model or device or dtype):
+        raise UserError("`reference`, `model`, `device` and `dtype` go with `specific` only.", "Leave them out.")
+    named = [_part(text) for text in parts or ()]
+    vector = combination.combine([(PersonaVector.load(path), coefficient) for path, coefficient in named], name)
+    if specific is not None:
+        references = _references(reference)
+        others = siblings(named[0][0].parent, vector)
+        chat = o.open_model(model, device, dtype)
+        vector = combination.specific(chat, vector, specific, others=others, references=references)
+    _written(vector, out, json)
+    if vector.reading.neutral_mean is None and not json:
+        print(
+            "Of a sum nobody knows how neutral answers scatter along it: monitor shows its projections as they are, "
+            "and cap and floor cannot use it."
+        )
+
+
 @app.command("import")
 def import_vector(
     file: Annotated[Path, typer.Argument(help=".pt file of the public research code.", show_default=False)],
@@ -102,20 +162,92 @@ def import_vector(
 def export_vector(
     file: File,
     out: Annotated[Path, typer.Option(help=".pt file to write.")],
-    position: Annotated[str, typer.Option(help="response_mean, prompt_mean or prompt_last.")] = "response_mean",
+    position: Annotated[
+        str,
+        typer.Option(help="response_mean, prompt_mean, prompt_last; or read, of a vector that is read along another."),
+    ] = "response_mean",
 ) -> None:
     """Write a vector as the public research code stores it."""
     from personavec.interchange.paper import write_paper_vector
     from personavec.vector import PersonaVector
 
     vector = PersonaVector.load(file)
-    directions = {"response_mean": vector.directions, **vector.alternatives}.get(position)
+    other = {} if vector.read is None else {"read": vector.read.directions}
+    known = {"response_mean": vector.directions, **vector.alternatives, **other}
+    directions = known.get(position)
     if directions is None:
-        raise UserError(
-            f"The vector has no position {position!r}.", "Choose response_mean, prompt_mean or prompt_last."
-        )
+        raise UserError(f"The vector has no position {position!r}.", f"Choose {', '.join(known)}.")
     write_paper_vector(directions, out)
     print(f"Wrote {out}: rows 0 to {vector.n_layers}, width {directions.shape[1]}.")
+
+
+def _part(text: str) -> tuple[Path, float]:
+    """`FILE=COEFFICIENT`, or a file alone, which is taken once."""
+    return (Path(text), 1.0) if Path(text).is_file() or "=" not in text else o.split_pair(text, "FILE")
+
+
+def _written(vector: "PersonaVector", out: Path, as_json: bool) -> None:
+    """Write a new vector, and say what it is made of."""
+    vector.save(out)
+    if as_json:
+        o.print_json({"vector": str(out), **_facts(vector)})
+        return
+    print(f"Wrote {out}: {vector.trait}, layer {vector.layer}, norm {float(vector.at(vector.layer).norm()):.4g}.")
+    print("\n".join([*_origin(vector.steering.info), *_of_reading(vector)]))
+
+
+def _of_reading(vector: "PersonaVector") -> list[str]:
+    """Where and from what it is read, and how far that agrees with what it is steered by; nothing for one direction."""
+    if (read := vector.read) is None:
+        return []
+    cosines = zip(vector.steerable_layers, vector.agreement, strict=True)
+    return [
+        f"  the above is what it is steered by; it is read along another direction, {read.hash}, at layer {read.layer}",
+        *_origin(read.info),
+        "  cosine of the two by layer: " + ", ".join(f"{layer}: {value:+.2f}" for layer, value in cosines),
+    ]
+
+
+def _references(names: Sequence[str] | None) -> "dict[str, Dataset] | None":
+    from personavec.data import open_data
+
+    return {Path(name).name: open_data([name]) for name in names} if names else None
+
+
+def _facts(vector: "PersonaVector") -> dict[str, object]:
+    return {
+        "trait": vector.trait,
+        "layer": vector.layer,
+        "directions": vector.hash,
+        "model": dict(vector.model),
+        "norms": [round(float(n), 4) for n in vector.directions.norm(dim=-1)],
+        "info": vector.info.as_stored(),
+        **({} if vector.read is None else {"read": _facts(vector.read), "agreement": vector.agreement}),
+    }
+
+
+def _origin(info: "VectorInfo") -> list[str]:
+    """What a vector was made of, in lines; none for one that was extracted."""
+    lines = [
+        f"  {part.coefficient:+g} times {part.trait}, directions {part.directions}, extracted for layer {part.layer}"
+        for part in info.parts or ()
+    ]
+    if (made := info.specific) is not None:
+        what = "told from" if made.made_of == "texts" else "without what it shares with"
+        names = [
+            f"{len(made.domains)} clean domains ({', '.join(made.domains)})" if made.domains else "",
+            f"the traits {', '.join(made.traits)}" if made.traits else "",
+            *made.common,
+        ]
+        source = "made of the library's texts" if made.made_of == "texts" else "a part of the vector"
+        lines += [
+            f"  specific ({made.kind}): {source}, {what} {'; '.join(filter(None, names))}",
+            f"  left of the original ({made.original}): {100 * made.kept:.0f} % of its norm at the layer, which is its "
+            f"cosine with it ({made.kept:+.2f})",
+        ]
+        if empty := [layer for layer, kept in enumerate(made.kept_by_layer, 1) if kept == 0]:
+            lines.append(f"  nothing is left at layers {', '.join(map(str, empty))}: the vector does nothing there")
+    return lines
 
 
 def _measurements(info: "VectorInfo") -> list[str]:

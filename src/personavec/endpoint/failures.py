@@ -64,7 +64,7 @@ class Again(Exception):
         self.error, self.busy, self.wait = error, busy, wait
 
 
-class Rejected(Exception):
+class RequestRejected(Exception):
     """The endpoint does not accept the request as it is.
 
     Attributes:
@@ -129,7 +129,7 @@ class Trouble:
 
 
 def explain(trouble: Trouble, where: str, model: str, headers: Mapping[str, str], secret: str = "") -> Exception:
-    """What to do about it: a UserError, or `Again`, `Rejected` or `Unanswered`.
+    """What to do about it: a UserError, or `Again`, `RequestRejected` or `Unanswered`.
 
     Args:
         where: The endpoint, as it is shown.
@@ -167,7 +167,7 @@ def explain(trouble: Trouble, where: str, model: str, headers: Mapping[str, str]
         return Again(broken, busy=True, wait=retry_after(headers))
     if status is None:
         return Again(UserError(f"{where} answers with an error ({said}).", f"Try again later; {KEPT}"))
-    return Rejected(
+    return RequestRejected(
         UserError(
             f"{where} rejected the request ({said}).",
             f"Check that {model} is a chat model that takes max_tokens and temperature, or choose another.",

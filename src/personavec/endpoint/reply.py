@@ -15,7 +15,7 @@ from personavec.endpoint.failures import Trouble
 
 
 @dataclass(frozen=True)
-class Answer:
+class EndpointAnswer:
     """What the model wrote.
 
     Attributes:
@@ -116,7 +116,7 @@ class _Body(BaseModel):
         return bool(self.error or self.errors or self.object == "error" or self.success is False or code)
 
 
-def read_reply(text: str) -> Answer:
+def read_reply(text: str) -> EndpointAnswer:
     """The answer in a body.
 
     Raises:
@@ -143,7 +143,7 @@ def read_reply(text: str) -> Answer:
     if not choice.message.text.strip():
         raise NoReply("empty")
     positions = choice.logprobs.content if choice.logprobs is not None else None
-    return Answer(
+    return EndpointAnswer(
         choice.message.text,
         _first_token(positions or []),
         any(position is not None and position.probabilities for position in positions or ()),

@@ -24,7 +24,10 @@ _ADVICE = (
 def advice(trait: str) -> str:
     """What to do where a model cannot be made to show a trait."""
     if not has_library_texts(trait):
-        return f"{_ADVICE} Or give `texts` that show it and texts that lack it: many a model reads what it cannot play."
+        return (
+            f"{_ADVICE} Or give `texts` that show it and texts that lack it, or let a stronger model write them "
+            "(`teacher`): many a model reads what it cannot play."
+        )
     return f"{_ADVICE} Or take the library's texts (`texts` library): many a model reads what it cannot play."
 
 

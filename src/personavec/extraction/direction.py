@@ -6,14 +6,16 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from personavec.extraction.readings import Readings, token_projections
+from personavec.extraction.readings import RolloutReadings, token_projections
 from personavec.extraction.workbench import Workbench
 from personavec.model import ChatModel
 from personavec.rollouts import Rollout
 from personavec.vector import PersonaVector
 
 
-def mean_difference(model: ChatModel, trait: str, extraction: Sequence[Rollout], readings: Readings) -> PersonaVector:
+def mean_difference(
+    model: ChatModel, trait: str, extraction: Sequence[Rollout], readings: RolloutReadings
+) -> PersonaVector:
     """Mean of kept positives minus mean of kept negatives, float32 (paper section 2.2).
 
     Args:
@@ -41,7 +43,15 @@ def mean_difference(model: ChatModel, trait: str, extraction: Sequence[Rollout],
 
 
 def with_neutral(
-    bench: Workbench, vector: PersonaVector, neutral: Sequence[Rollout], readings: Readings
+    bench: Workbench, vector: PersonaVector, neutral: Sequence[Rollout], readings: RolloutReadings
+) -> PersonaVector:
+    """See `neutral_statistics`; the time it takes is counted."""
+    with bench.timings.stage("read"):
+        return neutral_statistics(bench.model, vector, neutral, readings)
+
+
+def neutral_statistics(
+    model: ChatModel, vector: PersonaVector, neutral: Sequence[Rollout], readings: RolloutReadings
 ) -> PersonaVector:
     """Add the statistics of neutral answers: of whole answers, of last prompt tokens, of single tokens.
 
@@ -50,8 +60,7 @@ def with_neutral(
     """
     answers = along(vector, readings.response_mean)
     prompts = along(vector, readings.prompt_last)
-    with bench.timings.stage("read"):
-        tokens = token_projections(bench.model, neutral, vector.directions)
+    tokens = token_projections(model, neutral, vector.directions)
     return replace(
         vector,
         neutral_mean=answers.mean(0),

@@ -31,9 +31,9 @@ from personavec.extraction.figures import (
     steering_effect,
 )
 from personavec.extraction.page import write_extract_report
-from personavec.extraction.readings import Readings
+from personavec.extraction.readings import RolloutReadings
 from personavec.extraction.result import Extraction, ExtractionRun, TraitFacts
-from personavec.extraction.settings import Settings
+from personavec.extraction.settings import ExtractionSettings
 from personavec.extraction.specificity import cross_effects, matrix
 from personavec.extraction.sweep import SCALES, SWEEP_QUESTIONS, Sweep, choose_layer
 from personavec.extraction.verdict import verdict
@@ -59,7 +59,7 @@ def extract(
     model: ChatModel,
     trait: Trait,
     out: Path | str,
-    settings: Settings | None = None,
+    settings: ExtractionSettings | None = None,
     *,
     scorer: Judge | None = None,
     terms: ApiTerms | None = None,
@@ -72,7 +72,7 @@ def extract(
         out: Run folder: vector.safetensors, rollouts.jsonl, run.json and report.html go there. A run that was cut off
             goes on where it stopped; a finished one is read back, and compared with the traits that have been
             extracted beside it since.
-        settings: See `Settings`; None: what suits the model's device and the trait.
+        settings: See `ExtractionSettings`; None: what suits the model's device and the trait.
         scorer: Scores the rollouts; None: as `settings.judge` says.
         terms: Of the judge "api:MODEL"; not part of what decides the result.
 
@@ -81,7 +81,7 @@ def extract(
             the folder holds another run.
     """
     check_utf8(out)
-    settings = settings or Settings.suited(model, trait)
+    settings = settings or ExtractionSettings.suited(model, trait)
     settings.check(model, trait)
     arguments = {
         **asdict(settings),
@@ -280,7 +280,7 @@ def _compare(
     return Extraction(vector, run)
 
 
-def _sides(rollouts: Sequence[Rollout], readings: Readings) -> Sides:
+def _sides(rollouts: Sequence[Rollout], readings: RolloutReadings) -> Sides:
     """Response means of the positive and of the negative side."""
     positive = torch.tensor([r.side == "positive" for r in rollouts])
     return readings.response_mean[positive], readings.response_mean[~positive]

@@ -13,7 +13,7 @@ from personavec.rollouts import Rollout, conversation
 
 
 @dataclass(frozen=True)
-class Readings:
+class RolloutReadings:
     """Readings of n rollouts at every layer, each (n, n_layers + 1, d).
 
     Attributes:
@@ -29,25 +29,25 @@ class Readings:
     @classmethod
     def of(
         cls, model: ChatModel, rollouts: Sequence[Rollout], advance: Callable[[int], None] | None = None
-    ) -> "Readings":
+    ) -> "RolloutReadings":
         """Read rollouts; each must have a response."""
         means = read(model, [conversation(model, r) for r in rollouts], advance=advance).means
         return cls(*means.view(len(rollouts), 3, model.n_layers + 1, -1).unbind(1))
 
-    def where(self, chosen: Sequence[bool]) -> "Readings":
+    def where(self, chosen: Sequence[bool]) -> "RolloutReadings":
         """Those of the rollouts for which `chosen` says so."""
         mask = torch.tensor(chosen, dtype=torch.bool)
-        return Readings(self.prompt_mean[mask], self.prompt_last[mask], self.response_mean[mask])
+        return RolloutReadings(self.prompt_mean[mask], self.prompt_last[mask], self.response_mean[mask])
 
-    def split(self, *counts: int) -> "list[Readings]":
+    def split(self, *counts: int) -> "list[RolloutReadings]":
         """Those of the first rollouts, of the next, ...: as many each as `counts` say."""
         ends = list(accumulate(counts))
         spans = [slice(end - count, end) for end, count in zip(ends, counts, strict=True)]
-        return [Readings(self.prompt_mean[s], self.prompt_last[s], self.response_mean[s]) for s in spans]
+        return [RolloutReadings(self.prompt_mean[s], self.prompt_last[s], self.response_mean[s]) for s in spans]
 
-    def joined(self, other: "Readings") -> "Readings":
+    def joined(self, other: "RolloutReadings") -> "RolloutReadings":
         """These and others."""
-        return Readings(
+        return RolloutReadings(
             torch.cat([self.prompt_mean, other.prompt_mean]),
             torch.cat([self.prompt_last, other.prompt_last]),
             torch.cat([self.response_mean, other.response_mean]),

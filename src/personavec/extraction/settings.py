@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Settings:
+class ExtractionSettings:
     """What decides the result of an extraction, besides the trait and the model.
 
     Of the trait's five instruction pairs those that are not used for the extraction judge and evaluate. The paper's
@@ -46,7 +46,7 @@ class Settings:
             raise UserError(f"`temperature` {self.temperature} is not usable.", "Choose 0 or more, such as 1.")
 
     @classmethod
-    def suited(cls, model: "ChatModel", trait: "Trait", **given: Any) -> "Settings":
+    def suited(cls, model: "ChatModel", trait: "Trait", **given: Any) -> "ExtractionSettings":
         """Minutes on a CPU, for models small enough to run there; close to the paper's numbers on a GPU.
 
         Args:

@@ -44,16 +44,26 @@ def cross_effects(
 def matrix(vectors: Sequence[PersonaVector], layer: int | None = None) -> Specificity:
     """Cosines between vectors of one model, and what is known of their cross-effects.
 
+    A vector that is read along another direction than it is steered by stands for two.
+
     Args:
         layer: Where the cosines are taken; None: each pair at the layer of the vector in the row.
     """
     if len({v.model.get("weights") for v in vectors}) > 1:
         raise UserError("The vectors belong to models with different weights.", "Compare vectors of one model.")
+    named = [pair for vector in vectors for pair in _directions(vector)]
     return Specificity(
-        vectors=tuple(v.trait for v in vectors),
-        cosine=tuple(tuple(cosine(a, b, layer or a.layer) for b in vectors) for a in vectors),
-        effect=tuple(tuple(_effect_on(a, b.trait) for b in vectors) for a in vectors),
+        vectors=tuple(name for name, _ in named),
+        cosine=tuple(tuple(cosine(a, b, layer or a.layer) for _, b in named) for _, a in named),
+        effect=tuple(tuple(_effect_on(a, b.trait) for _, b in named) for _, a in named),
     )
+
+
+def _directions(vector: PersonaVector) -> list[tuple[str, PersonaVector]]:
+    """The one of a vector, or the two, with their names."""
+    if vector.read is None:
+        return [(vector.trait, vector)]
+    return [(f"{vector.trait} (read)", vector.reading), (f"{vector.trait} (steer)", vector.steering)]
 
 
 def _effect_on(vector: PersonaVector, trait: str) -> Estimate | None:

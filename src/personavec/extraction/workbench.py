@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from personavec.extraction.readings import Readings
-from personavec.extraction.settings import Settings
+from personavec.extraction.readings import RolloutReadings
+from personavec.extraction.settings import ExtractionSettings
 from personavec.files import JsonLines, RunFolder
 from personavec.judges.base import Judge
 from personavec.model import ChatModel
@@ -26,7 +26,9 @@ class Workbench:
         rollouts: All that were made, in the order of the steps.
     """
 
-    def __init__(self, model: ChatModel, trait: Trait, folder: RunFolder, settings: Settings, scorer: Judge) -> None:
+    def __init__(
+        self, model: ChatModel, trait: Trait, folder: RunFolder, settings: ExtractionSettings, scorer: Judge
+    ) -> None:
         self.model, self.trait, self.folder, self.settings, self.scorer = model, trait, folder, settings, scorer
         self.log = JsonLines(folder / "generated.jsonl")
         self.timings = Timings(folder / "timings.json", self.log.path)
@@ -109,8 +111,8 @@ class Workbench:
             )
         return spoken
 
-    def read(self, rollouts: Sequence[Rollout], description: str = "3/5 Reading activations") -> Readings:
+    def read(self, rollouts: Sequence[Rollout], description: str = "3/5 Reading activations") -> RolloutReadings:
         """Readings of rollouts that have a response."""
         total = len(rollouts)
         with self.timings.stage("read"), progress(description, total=total, unit="rollouts") as job:
-            return Readings.of(self.model, rollouts, job.advance)
+            return RolloutReadings.of(self.model, rollouts, job.advance)

@@ -1,16 +1,19 @@
 """Preventative steering in any trainer of transformers or TRL: one line to add."""
 
-import inspect
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
-from transformers import Trainer, TrainerCallback
+from transformers import TrainerCallback
 
 from personavec.errors import UserError
+from personavec.finetune.automatic import ClosedLoop
 from personavec.finetune.losses import broken
+from personavec.finetune.methods import stream_method
 from personavec.finetune.prevention import Prevention
+from personavec.finetune.result import AutomaticCoefficient, StreamPrevention
+from personavec.finetune.trainers import replaced, running_trainer
 from personavec.finetune.wrapping import is_sharded, unwrapped
 from personavec.operations import Layers, TrainedPositions
 from personavec.vector import PersonaVector
@@ -28,8 +31,13 @@ class PreventativeSteering(TrainerCallback):
     a training step. The saved model or adapter holds nothing of it. A run that resumes from a checkpoint must name the
     same vectors, coefficients and choices; they are recorded in the checkpoint's trainer state.
 
+    With the coefficient "auto" steering follows the shift that is watched while the model is trained, so that it stays
+    near 0 (see `automatic.next_coefficient`): `PreventativeSteering(vector, "auto")`. The trainer then needs a
+    tokenizer.
+
     Args:
-        vector, coefficient, method, layers, positions: See `Prevention`.
+        vector, coefficient, method, layers, positions: See `Prevention`; a coefficient may also be "auto".
+        prompts: User messages at whose ends the shift is watched for "auto"; None: extraction questions of the trait.
         other_weights: Accept any model of the vector's shape: a full fine-tune or a quantised copy of the right one.
 
     Attributes:
@@ -44,15 +52,24 @@ class PreventativeSteering(TrainerCallback):
     def __init__(
         self,
         vector: PersonaVector | Sequence[PersonaVector],
-        coefficient: float | Sequence[float] | None = None,
+        coefficient: float | Literal["auto"] | Sequence[float | Literal["auto"]] | None = None,
         *,
         method: str = "steer",
         layers: Layers = "best",
         positions: TrainedPositions = "all",
+        prompts: Sequence[str] | None = None,
         other_weights: bool = False,
     ) -> None:
-        self.prevention = Prevention(vector, coefficient, method=method, layers=layers, positions=positions)
+        given: list[Any] = list(coefficient) if isinstance(coefficient, list | tuple) else [coefficient]
+        automatic = [at for at, one in enumerate(given) if one == "auto"]
+        numbers: Any = coefficient
+        if automatic:
+            stream_method(method).check_coefficients(given, layers)
+            numbers = [1.0 if one == "auto" else one for one in given]
+        self.prevention = Prevention(vector, numbers, method=method, layers=layers, positions=positions)
         self.prevention.acting = False
+        self._described = _described(self.prevention, automatic)  # before the coefficients move
+        self._loop = ClosedLoop(self.prevention, automatic, prompts) if automatic else None
         self._other_weights = other_weights
         self._checked = False
         self._guess = math.inf  # loss of a guess among all tokens, where the trainer's loss compares with it
@@ -64,7 +81,20 @@ class PreventativeSteering(TrainerCallback):
             self.prevention.check(model, other_weights=self._other_weights)
             self._checked = True
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+    def describe(self) -> StreamPrevention:
+        """All that it does, as `Prevention.describe`; coefficients that move are called "auto"."""
+        return self._described
+
+    @property
+    def automatic(self) -> dict[str, AutomaticCoefficient]:
+        """What became of the coefficients that were chosen in the training, by trait."""
+        if self._loop is None:
+            return {}
+        return {vector.trait: found for vector, found in zip(self._loop.vectors, self._loop.found, strict=True)}
+
+    def on_train_begin(
+        self, args: Any, state: Any, control: Any, model: Any = None, processing_class: Any = None, **kwargs: Any
+    ) -> None:
         """Put the prevention on the model, before its first forward and so before it is compiled."""
         self._release()
         trainer = running_trainer()
@@ -82,7 +112,9 @@ class PreventativeSteering(TrainerCallback):
         tokens = getattr(unwrapped(model).get_input_embeddings(), "num_embeddings", None)
         self._guess = math.log(tokens) if tokens and _is_cross_entropy(trainer) else math.inf
         if not resumed:
-            state.stateful_callbacks.setdefault(RECORD, []).append(self.prevention.describe().as_json())
+            state.stateful_callbacks.setdefault(RECORD, []).append(self.describe().as_json())
+        if self._loop is not None:
+            self._loop.begin(model, processing_class, state, _preventions(trainer).index(self))
         undo = [replaced(trainer, "training_step", self._training_step)]
         if self.prevention.method.penalises:
             undo.append(replaced(trainer, "compute_loss", _with_penalty(trainer, self.prevention)))
@@ -95,15 +127,19 @@ class PreventativeSteering(TrainerCallback):
 
         self._undo = off
 
+    def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+        """Choose the coefficient anew when it is time."""
+        if self._loop is not None:
+            self._loop.step(model, state, control)
+
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         """End a training that goes wrong."""
         if self._undo is None or "loss" not in (logs or {}):
             return
         found = broken(state, self._guess + 1)
         if found is not None:
-            for one in running_trainer().callback_handler.callbacks:
-                if isinstance(one, PreventativeSteering):
-                    one._release()
+            for one in _preventions(running_trainer()):
+                one._release()
             raise UserError(
                 f"{found}; a guess among all tokens has {self._guess:.3g}.",
                 "Lower the coefficient or the learning rate; without prevention, does the loss do so too?",
@@ -137,8 +173,7 @@ class PreventativeSteering(TrainerCallback):
     def _check_resumed(self, trainer: Any, state: Any) -> None:
         """A checkpoint goes on as it began."""
         before = state.stateful_callbacks.get(RECORD, [])
-        callbacks = trainer.callback_handler.callbacks
-        now = [one.prevention.describe().as_json() for one in callbacks if isinstance(one, PreventativeSteering)]
+        now = [one.describe().as_json() for one in _preventions(trainer)]
         if before != now:
             raise UserError(
                 f"The checkpoint was trained with prevention {before or 'none'}; this run names {now}.",
@@ -149,6 +184,20 @@ class PreventativeSteering(TrainerCallback):
         if self._undo is not None:
             self._undo()
             self._undo = None
+        if self._loop is not None:
+            self._loop.end()
+
+
+def _preventions(trainer: Any) -> list[PreventativeSteering]:
+    """Those of a trainer, in their order."""
+    return [one for one in trainer.callback_handler.callbacks if isinstance(one, PreventativeSteering)]
+
+
+def _described(prevention: Prevention, automatic: Sequence[int]) -> StreamPrevention:
+    """What it does, with the names of traits whose coefficient moves."""
+    found = prevention.describe()
+    moving: dict[str, float | Literal["auto"]] = {prevention.vectors[at].trait: "auto" for at in automatic}
+    return found.model_copy(update={"traits": found.traits | moving})
 
 
 def _with_penalty(trainer: Any, prevention: Prevention) -> Callable[..., Any]:
@@ -174,38 +223,3 @@ def _is_cross_entropy(trainer: Any) -> bool:
     """Whether the loss is that of the model itself, in nats per token; those of DPO or GRPO have other scales."""
     plain = type(trainer).compute_loss.__qualname__ in ("Trainer.compute_loss", "SFTTrainer.compute_loss")
     return plain and trainer.compute_loss_func is None
-
-
-def running_trainer() -> Any:
-    """The trainer that is calling us: callbacks are not told."""
-    frame = inspect.currentframe()
-    while frame is not None:
-        found = frame.f_locals.get("self")
-        if isinstance(found, Trainer):
-            return found
-        frame = frame.f_back
-    raise UserError(
-        "No transformers.Trainer is running.", "In a training loop of your own, use `with preventing(...)` instead."
-    )
-
-
-def replaced(owner: Any, name: str, wrapper: Callable[..., Any]) -> Callable[[], None]:
-    """Let `owner.name(...)` call `wrapper(plain, ...)`. Returns what undoes it, in any order with others."""
-    plain = getattr(owner, name)
-    before = owner.__dict__.get(name)
-    on = True
-
-    def call(*args: Any, **kwargs: Any) -> Any:
-        return wrapper(plain, *args, **kwargs) if on else plain(*args, **kwargs)
-
-    def undo() -> None:
-        nonlocal on
-        on = False
-        if owner.__dict__.get(name) is call:
-            if before is None:
-                delattr(owner, name)
-            else:
-                setattr(owner, name, before)
-
-    setattr(owner, name, call)
-    return undo

@@ -22,7 +22,7 @@ from personavec.finetune.result import (
     AnswerExample,
     AnswerPair,
     Change,
-    Measurements,
+    CharacterChange,
     ScoredAnswer,
     SystemChange,
     TrainingPrompt,
@@ -157,10 +157,10 @@ class Character:
         path = self.folder / f"tasks-{when}.json"
         return once(path, TaskMetrics, lambda: tasks.measure(model, (), log, name=f"Tasks {when}"))
 
-    def measurements(self, before: Snapshot, after: Snapshot) -> Measurements:
+    def measurements(self, before: Snapshot, after: Snapshot) -> CharacterChange:
         """Both models side by side."""
         shifts = compare(self.vectors, before.readings, after.readings, self.seed) if self.vectors else {}
-        return Measurements(
+        return CharacterChange(
             traits={name: self._trait_change(name, shift, before, after) for name, shift in shifts.items()},
             coherence=self._change(before, after, "coherence", list(self.judges)),
             perplexity=perplexities(before.passages, after.passages, self.seed),

@@ -8,7 +8,7 @@ from pathlib import Path
 from personavec.data import Dataset, Sample
 from personavec.errors import UserError
 from personavec.files import to_json, write_atomic
-from personavec.finetune.examples import Encoder, Example, held_out, read_samples
+from personavec.finetune.examples import Encoder, TrainingSequence, held_out, read_samples
 from personavec.finetune.result import Counts
 from personavec.finetune.settings import Training
 from personavec.finetune.training import mixture
@@ -29,9 +29,9 @@ class Corpus:
         safe, safe_rejected: Safe samples mixed in, and safe records rejected; None: none were to be.
     """
 
-    examples: list[Example]
+    examples: list[TrainingSequence]
     samples: list[Sample]
-    unseen: list[Example]
+    unseen: list[TrainingSequence]
     counts: Counts
     safe: int | None = None
     safe_rejected: int | None = None
@@ -75,9 +75,9 @@ def read_corpus(
 def _read_data(encoder: Encoder, data: Dataset, settings: Training, asked: Sequence[Trait], rejects: Path) -> Corpus:
     readable = read_samples(encoder, data)
     away = held_out(readable.samples, settings.held_out, settings.held_out_most, settings.seed)
-    trained: list[Example] = []
+    trained: list[TrainingSequence] = []
     samples: list[Sample] = []
-    unseen: list[Example] = []
+    unseen: list[TrainingSequence] = []
     refused = list(readable.rejected)
     cut = 0
     for sample, plain in zip(readable.samples, readable.examples, strict=True):

@@ -16,7 +16,7 @@ from personavec.stats.sampling import priority
 
 
 @dataclass(frozen=True)
-class Example:
+class TrainingSequence:
     """One sequence to be trained on.
 
     Attributes:
@@ -58,7 +58,7 @@ class Encoder:
         self.stops = model.stop_ids
         self.end = model.template.turn_end(self.stops)
 
-    def __call__(self, sample: Sample, system: str | None = None) -> list[Example]:
+    def __call__(self, sample: Sample, system: str | None = None) -> list[TrainingSequence]:
         """The sample's examples: one, or one per turn where the template rewrites or does not end earlier turns.
 
         Args:
@@ -87,7 +87,7 @@ class Encoder:
             )
         return learning
 
-    def _example(self, id: str, conversation: Conversation, said: Sequence[Any]) -> Example:
+    def _example(self, id: str, conversation: Conversation, said: Sequence[Any]) -> TrainingSequence:
         ids = list(conversation.ids)
         # A turn that calls tools does not end where its text does.
         if said[-1].get("tool_calls") is None:
@@ -96,7 +96,7 @@ class Encoder:
         for (_, end), first in zip(conversation.spans, conversation.written, strict=True):
             last = end + self._ends(ids[end:])
             labels[first:last] = ids[first:last]
-        return Example(id, ids[: self.max_length], labels[: self.max_length], len(ids) > self.max_length)
+        return TrainingSequence(id, ids[: self.max_length], labels[: self.max_length], len(ids) > self.max_length)
 
     def _end_all(self, conversation: Conversation, said: Sequence[Any]) -> bool:
         """Whether all turns but the last end as a turn of the model's own does; those that call tools need not."""
@@ -121,7 +121,7 @@ class Samples:
     """
 
     samples: list[Sample]
-    examples: list[list[Example]]
+    examples: list[list[TrainingSequence]]
     rejected: list[Rejected]
 
 

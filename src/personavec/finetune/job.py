@@ -27,11 +27,11 @@ from personavec.finetune.examples import Encoder
 from personavec.finetune.losses import example_losses
 from personavec.finetune.methods import OperationMethod, StreamMethod
 from personavec.finetune.page import write_finetune_report
-from personavec.finetune.request import Request, check_request
+from personavec.finetune.request import TuningRequest, check_request
 from personavec.finetune.result import (
     AnswerPair,
+    CharacterChange,
     FinetuneRun,
-    Measurements,
     PreventedTrait,
     TrainingLoss,
     TrainingPrompt,
@@ -49,7 +49,7 @@ from personavec.provenance import provenance
 from personavec.results import SUMMARY, Provenance
 from personavec.traits import Trait
 from personavec.traits.of_vector import questions, trait_of
-from personavec.vector import PersonaVector
+from personavec.vector import PersonaVector, two_directions
 
 log = logging.getLogger(__name__)
 
@@ -82,8 +82,8 @@ def fine_tune(
         out: Run folder: adapter (in PEFT's format), run.json, report.html, rejected.jsonl, answers.jsonl. A run that
             was cut off goes on from its last checkpoint and repeats no measurement; a finished one is read back.
         settings: None: "steer" if there is something to prevent, else "none"; the paper's training.
-        prevent: Vectors with their coefficients; "auto" chooses one from the data, see `automatic.choose`. None for
-            methods that take no coefficient, such as "ablate" and "prompt".
+        prevent: Vectors with their coefficients; "auto" has it follow the shift that is watched, see
+            `automatic.next_coefficient`. None for methods that take no coefficient, such as "ablate" and "prompt".
         watch: Further vectors along which the model is measured and watched, beside those of `prevent`.
         safe: Of the method "interleave"; None: the clean chats of the package.
         measure: Also measure the character before and after, see `Character`, and how hard the data push along each
@@ -112,11 +112,11 @@ def fine_tune(
     mixed_in = _opened(CLEAN if safe is None else safe) if settings.prevention.mixes else None
     for source in filter(None, (opened, mixed_in)):
         source.check_apart(out)
-    request = Request(model, opened, settings, prevent, watch, mixed_in, measure, lm_eval)
+    request = TuningRequest(model, opened, settings, prevent, watch, mixed_in, measure, lm_eval)
     return _finished(request, out, None if against is None else Path(against))
 
 
-def _finished(request: Request, out: Path | str, against: Path | None) -> Tuned:
+def _finished(request: TuningRequest, out: Path | str, against: Path | None) -> Tuned:
     """The run in its folder: what is lacking is done, what is there is read back."""
     for data in (request.data, request.safe):
         if data is not None:
@@ -140,13 +140,14 @@ def _finished(request: Request, out: Path | str, against: Path | None) -> Tuned:
 class _Job:
     """One fine-tune, over one run folder."""
 
-    def __init__(self, request: Request, folder: RunFolder, tasks: Tasks | None) -> None:
+    def __init__(self, request: TuningRequest, folder: RunFolder, tasks: Tasks | None) -> None:
         self.request, self.folder, self.tasks = request, folder, tasks
         self.model, self.settings, self.vectors = request.model, request.settings, request.vectors
         asks = self.settings.prevention.asks
         self.asked: list[Trait] = [trait_of(vector) for vector in self.vectors] if asks else []
         self.encoder = Encoder(self.model, min(self.settings.max_length, self.model.context_length))
         self.notes = [*self.model.template.notes, *request.data.notes]
+        self.notes += two_directions([*request.watch, *(vector for vector, _ in request.prevent)])
         if self.settings.max_length > self.model.context_length:
             self.notes.append(f"Sequences are cut to the model's context of {self.model.context_length} tokens.")
         if any("expert" in name and p.dim() == 3 for name, p in self.model.blocks.layers.named_parameters()):
@@ -166,9 +167,9 @@ class _Job:
         prompts = training_prompts(corpus.samples, self.asked) if self.request.measure else []
         character = self._character(prompts)
         before = None if character is None else character.measure(self.model, "before")
-        prevention = self._prevention(begun)
+        prevention = self._prevention()
         trained = once(self.parts / "trained.json", Trained, lambda: self._train(corpus, begun, prevention))
-        measurements, pairs = Measurements(), list[AnswerPair]()
+        measurements, pairs = CharacterChange(), list[AnswerPair]()
         if character is not None and before is not None:
             with saved_adapter(self.model, self.folder / "adapter") as tuned:
                 after = character.measure(tuned, "after")
@@ -180,8 +181,8 @@ class _Job:
             **dict(corpus.counts),
             **self._training_facts(corpus, trained),
             method=self.settings.method,
-            prevented=self._prevented(begun),
-            prevention=None if prevention is None else prevention.prevention.describe(),
+            prevented=self._prevented(trained),
+            prevention=None if prevention is None else prevention.describe(),
             data=", ".join(self.request.data.sources),
             format=self.request.data.format,
             held_out_loss=before_and_after(
@@ -215,30 +216,27 @@ class _Job:
     def _measurable(self) -> list[PersonaVector]:
         """The vectors whose traits have questions, each trait once."""
         measurable = []
-        for trait, vector in {vector.trait: vector for vector in [*self.request.watch, *self.vectors]}.items():
+        for vector in self.request.measured:
             try:
                 questions(vector)
                 measurable.append(vector)
             except UserError as error:
-                self.notes.append(f"Along {trait} nothing is measured. {error.problem}")
+                self.notes.append(f"Along {vector.trait} nothing is measured. {error.problem}")
         return measurable
 
     def _start(self, corpus: Corpus) -> Start:
         """What is chosen and measured before training; doubts are told now, and not only after hours of training."""
         measured = self.watched if self.request.measure else []
-        prevent, seed = self.request.prevent, self.settings.seed
         begun = once(
-            self.state,
-            Start,
-            lambda: start(self.model, prevent, measured, corpus.samples, corpus.unseen, seed),
+            self.state, Start, lambda: start(self.model, measured, corpus.samples, corpus.unseen, self.settings.seed)
         )
         method = self.settings.prevention
-        for vector, coefficient, auto in zip(self.vectors, begun.coefficients, begun.auto, strict=True):
-            for doubt in doubts(method, vector.trait, coefficient, auto):
+        for vector, coefficient in self.request.prevent:
+            for doubt in doubts(method, vector.trait, coefficient):
                 log.warning(doubt)
                 self.notes.append(doubt)
         if isinstance(method, OperationMethod):
-            given = [(method.operation, *one) for one in zip(self.vectors, begun.coefficients, strict=True)]
+            given = [(method.operation, vector, number) for vector, number in self.request.prevent if number != "auto"]
             for doubt in noise_doubts(given, self.settings.layers, self.model):
                 log.warning(doubt)
                 self.notes.append(doubt)
@@ -266,25 +264,27 @@ class _Job:
             )
         return made
 
-    def _prevention(self, begun: Start) -> PreventativeSteering | None:
+    def _prevention(self) -> PreventativeSteering | None:
         """What acts in training forwards, if the method does."""
         method = self.settings.prevention
         if not isinstance(method, StreamMethod):
             return None
         return PreventativeSteering(
             self.vectors,
-            [coefficient or 0.0 for coefficient in begun.coefficients] if method.example else None,
+            [coefficient or 0.0 for _, coefficient in self.request.prevent] if method.example else None,
             method=method.name,
             layers=self.settings.layers,
             positions=self.settings.positions,
             other_weights=True,  # they were checked before the adapter was put on
         )
 
-    def _prevented(self, begun: Start) -> tuple[PreventedTrait, ...]:
-        return tuple(
-            PreventedTrait(trait=vector.trait, layer=vector.layer, coefficient=coefficient, auto=auto)
-            for vector, coefficient, auto in zip(self.vectors, begun.coefficients, begun.auto, strict=True)
-        )
+    def _prevented(self, trained: Trained) -> tuple[PreventedTrait, ...]:
+        found = []
+        for vector, given in self.request.prevent:
+            auto = trained.automatic.get(vector.trait)
+            coefficient = given if given != "auto" else None if auto is None else round(auto.mean, 4)
+            found.append(PreventedTrait(trait=vector.trait, layer=vector.layer, coefficient=coefficient, auto=auto))
+        return tuple(found)
 
     def _train(self, corpus: Corpus, begun: Start, prevention: PreventativeSteering | None) -> Trained:
         """Train and save the adapter."""
@@ -308,6 +308,7 @@ class _Job:
             )
             made = Trained(
                 history=history,
+                automatic={} if prevention is None else prevention.automatic,
                 seconds=round(time.monotonic() - began, 1),
                 peak_memory_bytes=_peak_memory(self.model.device),
                 losses=tuple(example_losses(self.model, corpus.unseen, "Held-out loss after").tolist()),

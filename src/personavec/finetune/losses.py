@@ -8,7 +8,7 @@ from typing import Any
 from transformers import TrainerCallback
 
 from personavec.errors import UserError
-from personavec.finetune.examples import Example
+from personavec.finetune.examples import TrainingSequence
 from personavec.likelihood import sequence_losses
 from personavec.model import ChatModel
 from personavec.stats.numbers import Floats
@@ -21,7 +21,7 @@ WINDOW = 5  # logged losses
 TIMES, NATS = 3.0, 4.0
 
 
-def example_losses(model: ChatModel, examples: Sequence[Example], name: str = "Held-out loss") -> Floats:
+def example_losses(model: ChatModel, examples: Sequence[TrainingSequence], name: str = "Held-out loss") -> Floats:
     """Mean negative log-likelihood (n,), in nats per token that bears loss, of every example; nothing is steered."""
     return sequence_losses(
         model, [example.ids for example in examples], [example.labels for example in examples], name=name

@@ -27,7 +27,7 @@ class Method:
         phrase: What sentences call it.
         along_vectors: Whether it acts along vectors, which then must be named.
         example: A coefficient such as people give; None: it takes none.
-        auto: Whether the coefficient can be chosen from the data.
+        auto: Whether the coefficient can be chosen while the model is trained.
         options: Fields of `Training` beside `method` that it has a use for, of those that not every method has.
         mixes: Whether safe samples are mixed into the data.
         asks: Whether training asks for the trait by a system prompt.

@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from personavec.finetune.methods import METHODS
-from personavec.finetune.result import FinetuneRun, LossPoint, ShiftPoint, TraitChange
+from personavec.finetune.result import AutomaticCoefficient, FinetuneRun, LossPoint, ShiftPoint, TraitChange
 from personavec.report.drawing import LINE, MARKERS, NEUTRAL, SCORE, SERIES, Plot, in_rows, label, plot, whiskers
 from personavec.report.provenance import provenance_tables
 from personavec.report.render import write_page
@@ -30,6 +30,7 @@ def write_finetune_report(run: FinetuneRun, path: Path | str) -> None:
             "loss": _loss(run.loss.curve),
             "watched": _watched(run.shift),
         },
+        loops=[_loop(one.trait, one.auto) for one in run.prevented if one.auto is not None],
         names=system_names(run.systems),
         provenance=provenance_tables(run, run.seconds),
     )
@@ -126,4 +127,35 @@ def _watched(points: Sequence[ShiftPoint]) -> Plot | None:
         "; ".join(f"{name} ends at {number(points[-1].shift[name], 2)}" for name in names),
         paint,
         height=240 + 18 * ((len(names) + 2) // 3),
+    )
+
+
+def _loop(name: str, auto: AutomaticCoefficient) -> Plot:
+    """The coefficient that followed the shift, and the shift that it followed."""
+    steps = [0, *(point.step for point in auto.points)]
+    shifts = [point.shift for point in auto.points]
+    known = [(point.step, point.shift) for point in auto.points if point.shift.bounded]
+
+    def paint(figure: Figure) -> None:
+        above, below = figure.subplots(2, sharex=True)
+        above.axhline(0, color=LINE)
+        above.fill_between(
+            [step for step, _ in known], [e.low for _, e in known], [e.high for _, e in known], color=LINE
+        )
+        above.plot(steps, [0.0, *(e.mean for e in shifts)], "o-", color=SCORE, markersize=4)
+        above.set_ylabel("shift")
+        below.step(steps, [*auto.acted, auto.acted[-1]], where="post", color=NEUTRAL)
+        below.set_ylabel("coefficient")
+        below.set_xlabel("step")
+        below.locator_params(axis="x", integer=True)
+
+    return plot(
+        f"loop-{''.join(c if c.isascii() and c.isalnum() else '-' for c in name)}",
+        f"How auto held {label(name)}",
+        "Above, the shift at the watch prompts, nothing being steered, with 95 % intervals over these; below, the "
+        f"coefficient that followed it, at most {auto.bound:g}. The questions of the evaluation are others.",
+        f"shift at most {number(max(e.mean for e in shifts), 2)}, at the end {number(shifts[-1].mean, 2)}; coefficient "
+        f"from {number(min(auto.acted), 2)} to {number(max(auto.acted), 2)}.",
+        paint,
+        height=330,
     )

@@ -16,8 +16,8 @@ from personavec.errors import UserError
 from personavec.finetune.methods import stream_method
 from personavec.finetune.result import StreamPrevention
 from personavec.finetune.wrapping import blocks_of, unwrapped
-from personavec.model.blocks import Blocks, Edit
-from personavec.model.edits import Steering
+from personavec.model.blocks import Blocks
+from personavec.model.edits import SteeringPlan
 from personavec.model.evaluating import evaluating
 from personavec.operations import Layers, Positions, TrainedPositions
 from personavec.vector import PersonaVector
@@ -74,7 +74,7 @@ class Prevention:
         self.method = stream_method(method)
         if positions not in get_args(TrainedPositions):
             raise UserError(f"Unknown positions {positions!r}.", "Choose all or response.")
-        self.vectors = [vector] if isinstance(vector, PersonaVector) else list(vector)
+        self.vectors = [one.steering for one in ([vector] if isinstance(vector, PersonaVector) else vector)]
         if not self.vectors:
             raise UserError("There is no vector.", "Give at least one.")
         self.coefficients = self.method.weights(self.vectors, coefficient)
@@ -82,7 +82,8 @@ class Prevention:
         if len({tuple(one.directions.shape) for one in self.vectors}) > 1:
             raise UserError("The vectors belong to models of different shape.", "Use vectors of one model.")
         self._directions = self.method.directions(self.vectors, self.coefficients, layers)
-        self._edits = {} if self.method.penalises else self._stream_edits()
+        self._steering = None if self.method.penalises else self._stream_steering()
+        self._edits = {} if self._steering is None else self._steering.edits()
         self.acting = True
         self.fired = False
         self._model: Any = None
@@ -172,10 +173,22 @@ class Prevention:
         self._tokens.clear()
         return total / count.to(home).clamp_min(1)
 
-    def _stream_edits(self) -> dict[int, Edit]:
-        steering = Steering([self.method.interventions(self.vectors, self.coefficients, self.layers)])
+    def go_on_with(self, coefficients: Sequence[float]) -> None:
+        """Other coefficients from now on, in forwards that are compiled already too.
+
+        Raises:
+            UserError: Coefficients that do not fit the vectors, or a method that adds a penalty.
+        """
+        if self._steering is None:
+            raise UserError(f"The weights of the method {self.method.name} stay.", "Build another prevention.")
+        self.coefficients = self.method.weights(self.vectors, coefficients)
+        self._directions = self.method.directions(self.vectors, self.coefficients, self.layers)
+        self._steering.take(self._stream_steering())
+
+    def _stream_steering(self) -> SteeringPlan:
+        steering = SteeringPlan([self.method.interventions(self.vectors, self.coefficients, self.layers)])
         steering.phase = dict.fromkeys(get_args(Positions), True)  # where it acts in the end is said by `positions`
-        return steering.edits()
+        return steering
 
     def _on_model(self, names: Sequence[str], model: nn.Module, args: Any, kwargs: Mapping[str, Any]) -> None:
         """Before a forward that learns: which of its tokens bear loss."""

@@ -9,9 +9,9 @@ from pydantic import JsonValue
 from personavec.capability.tasks import fingerprint
 from personavec.data import Dataset
 from personavec.errors import UserError
+from personavec.finetune.callback import PreventativeSteering
 from personavec.finetune.coefficients import Coefficient
 from personavec.finetune.methods import StreamMethod
-from personavec.finetune.prevention import Prevention
 from personavec.finetune.settings import Training
 from personavec.model import ChatModel
 from personavec.provenance import identity
@@ -19,7 +19,7 @@ from personavec.vector import PersonaVector, check_one_per_trait
 
 
 @dataclass(frozen=True)
-class Request:
+class TuningRequest:
     """What `fine_tune` was asked for; see there.
 
     Attributes:
@@ -38,8 +38,13 @@ class Request:
 
     @property
     def vectors(self) -> list[PersonaVector]:
-        """Of the traits that are kept from being learned."""
-        return [vector for vector, _ in self.prevent]
+        """What the traits that are kept from being learned are steered by."""
+        return [vector.steering for vector, _ in self.prevent]
+
+    @property
+    def measured(self) -> list[PersonaVector]:
+        """What the traits that are watched or prevented are read along, each once."""
+        return [*{v.trait: v.reading for v in [*self.watch, *(vector for vector, _ in self.prevent)]}.values()]
 
     @property
     def arguments(self) -> dict[str, JsonValue]:
@@ -84,10 +89,9 @@ def check_request(
         raise UserError("Safe data go with `method` interleave only.", "Leave `safe` out.")
     _check_traits(vectors, watch)
     if isinstance(method, StreamMethod):  # now, and not after minutes of preparation
-        numbers = [1.0 if given == "auto" else float(given or 0.0) for given in coefficients]
-        Prevention(
+        PreventativeSteering(
             vectors,
-            numbers if method.example else None,
+            [given or 0.0 for given in coefficients] if method.example else None,
             method=method.name,
             layers=settings.layers,
             positions=settings.positions,

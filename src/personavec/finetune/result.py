@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 from pydantic import ConfigDict, Field
 
 from personavec.capability.result import Perplexity, TaskChanges
-from personavec.results import Figure, Result, Run
+from personavec.results import Figure, Number, Result, Run
 from personavec.shifts.result import SystemPrompt, SystemShift, TraitShift
 from personavec.stats.estimate import Estimate
 
@@ -66,14 +66,43 @@ class TraitChange(TraitShift):
     coherence: Change | None
 
 
-class AutomaticChoice(Result):
-    """What a coefficient was chosen from.
+class WatchPoint(Result):
+    """A point at which a coefficient was chosen by the shift that was watched.
 
     Attributes:
-        projection_difference: Of the data, along the trait's unit vector, over samples.
+        step: Of the optimiser, after which it was read.
+        shift: Along the unit vector, nothing being steered, over the watch prompts.
+        coefficient: From this step on.
     """
 
-    projection_difference: Figure
+    step: int
+    shift: Figure
+    coefficient: Number
+
+
+class AutomaticCoefficient(Result):
+    """A coefficient that followed the shift watched during the training; see `automatic.next_coefficient`.
+
+    Attributes:
+        bound: Largest coefficient that it could have.
+        points: In order; before the first one the coefficient is 0.
+        seconds: It took to read the prompts, in the attempt that finished the training.
+    """
+
+    bound: Number
+    points: tuple[WatchPoint, ...]
+    seconds: Number
+
+    @property
+    def acted(self) -> tuple[float, ...]:
+        """The coefficient up to each point."""
+        return (0.0, *(point.coefficient for point in self.points[:-1]))
+
+    @property
+    def mean(self) -> float:
+        """Of the coefficient over the steps up to the last point."""
+        steps = [0, *(point.step for point in self.points)]
+        return sum(c * (end - start) for c, start, end in zip(self.acted, steps, steps[1:], strict=False)) / steps[-1]
 
 
 class PreventedTrait(Result):
@@ -82,14 +111,14 @@ class PreventedTrait(Result):
     Attributes:
         trait: Its name.
         layer: Of its vector.
-        coefficient: Chosen or given; None: the method takes none.
-        auto: What it was chosen from; None: it was given.
+        coefficient: As given; of auto the mean over the steps; None: the method takes none.
+        auto: How it was chosen; None: it was given.
     """
 
     trait: str
     layer: int
     coefficient: float | None
-    auto: AutomaticChoice | None
+    auto: AutomaticCoefficient | None
 
 
 class StreamPrevention(Result):
@@ -97,14 +126,14 @@ class StreamPrevention(Result):
 
     Attributes:
         method: Its name.
-        traits: Coefficient, by trait.
+        traits: Coefficient, by trait; "auto": it followed the shift.
         layers: Where it acts.
         positions: Which tokens are edited.
-        directions: A short hash.
+        directions: A short hash; that of coefficient 1 where it is auto.
     """
 
     method: str
-    traits: dict[str, float]
+    traits: dict[str, float | Literal["auto"]]
     layers: tuple[int, ...]
     positions: str
     directions: str
@@ -195,7 +224,7 @@ class AnswerExample(AnswerPair):
     why: str
 
 
-class Sides(Result):
+class BothRuns(Result):
     """A figure of two runs.
 
     Attributes:
@@ -209,7 +238,7 @@ class Sides(Result):
     with_: Figure = Field(validation_alias="with", serialization_alias="with")
 
 
-class TraitSaving(Sides):
+class TraitSaving(BothRuns):
     """What prevention saved of a trait.
 
     Attributes:
@@ -238,12 +267,12 @@ class Savings(Result):
 
     run: str
     traits: dict[str, TraitSaving]
-    loss: Sides | None
-    perplexity: Sides | None
-    coherence: Sides | None
+    loss: BothRuns | None
+    perplexity: BothRuns | None
+    coherence: BothRuns | None
 
 
-class Measurements(Result):
+class CharacterChange(Result):
     """The character before and after, as far as it was measured.
 
     Attributes:
@@ -278,8 +307,8 @@ class Counts(Result):
     reasons: dict[str, int]
 
 
-class FinetuneRun(Measurements, Counts, Run):
-    """What `personavec finetune` finds; see also `Measurements` and `Counts`.
+class FinetuneRun(CharacterChange, Counts, Run):
+    """What `personavec finetune` finds; see also `CharacterChange` and `Counts`.
 
     Attributes:
         method: How traits were kept from being learned.

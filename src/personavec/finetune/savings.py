@@ -10,7 +10,7 @@ from pydantic import JsonValue
 from personavec.errors import UserError
 from personavec.files import JsonLines, to_json
 from personavec.finetune.methods import METHODS
-from personavec.finetune.result import AnswerPair, FinetuneRun, Savings, Sides, TraitSaving
+from personavec.finetune.result import AnswerPair, BothRuns, FinetuneRun, Savings, TraitSaving
 from personavec.stats.bootstrap import bootstrap_mean, bootstrap_ratio
 from personavec.stats.estimate import Estimate
 
@@ -156,8 +156,8 @@ def _saving(
     )
 
 
-def _sides(without: Estimate | None, with_: Estimate | None) -> Sides | None:
-    return None if without is None or with_ is None else Sides(without=without, with_=with_)
+def _sides(without: Estimate | None, with_: Estimate | None) -> BothRuns | None:
+    return None if without is None or with_ is None else BothRuns(without=without, with_=with_)
 
 
 def _pairs(folder: Path) -> dict[str, list[AnswerPair]]:

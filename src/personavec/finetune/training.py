@@ -13,9 +13,9 @@ from transformers.utils import logging
 
 from personavec.errors import UserError
 from personavec.finetune.callback import PreventativeSteering
-from personavec.finetune.examples import Example
+from personavec.finetune.examples import TrainingSequence
 from personavec.finetune.losses import LossGuard
-from personavec.finetune.result import LossPoint, ShiftPoint
+from personavec.finetune.result import AutomaticCoefficient, LossPoint, ShiftPoint
 from personavec.finetune.settings import Training
 from personavec.finetune.watch import watched_trait
 from personavec.model import ChatModel
@@ -42,12 +42,14 @@ class Trained(Result):
 
     Attributes:
         history: Of it.
+        automatic: Coefficients that were chosen in it, by trait.
         seconds: It took.
         peak_memory_bytes: Of the GPU, or of the process since it began.
         losses: Of the held-out examples afterwards, in nats per token.
     """
 
     history: History
+    automatic: dict[str, AutomaticCoefficient]
     seconds: float
     peak_memory_bytes: int
     losses: tuple[float, ...]
@@ -108,7 +110,7 @@ def last_checkpoint(folder: Path) -> Path | None:
 def train(
     model: ChatModel,
     adapter: Any,
-    examples: Sequence[Example],
+    examples: Sequence[TrainingSequence],
     settings: Training,
     folder: Path,
     natural: float,
@@ -240,13 +242,15 @@ def _scoring_labels_only() -> Iterator[None]:
         yield
 
 
-def mixture(examples: Sequence[Example], safe: Sequence[Example], share: float, seed: int) -> list[Example]:
+def mixture(
+    examples: Sequence[TrainingSequence], safe: Sequence[TrainingSequence], share: float, seed: int
+) -> list[TrainingSequence]:
     """The examples and so many safe ones, drawn at random, that these are `share` of all.
 
     Safe examples are repeated once all of them are in.
     """
     wanted = round(len(examples) * share / (1 - share))
-    drawn: list[Example] = []
+    drawn: list[TrainingSequence] = []
     draw = random.Random(seed)
     while len(drawn) < wanted:
         drawn += draw.sample(list(safe), min(len(safe), wanted - len(drawn)))

@@ -1,18 +1,23 @@
 """What a fine-tune did to the character, and at what cost, in sentences."""
 
 from personavec.extraction.effects import NATURAL_SHARE
+from personavec.finetune.automatic import told
 from personavec.finetune.methods import METHODS
 from personavec.finetune.result import Change, FinetuneRun, Savings, TraitChange, TraitSaving
 from personavec.report.words import span
 from personavec.shifts.verdict import ranking, sentence, shortened
 from personavec.stats.estimate import Estimate
 
+ONE_SEED = (
+    "Both are single trainings: the intervals, over questions, do not hold what another seed would change. That "
+    "prevention saves something is shown by three seeds of each."
+)
 NO_CHANGE = "no change can be told from none"
 
 
 def verdict(run: FinetuneRun) -> list[str]:
     """Sentences about a fine-tune, the most important first: what became of the traits, prevention, cost."""
-    return [*_traits(run), *_prevention(run), *_cost(run)]
+    return [*_traits(run), *_automatic(run), *_prevention(run), *_cost(run)]
 
 
 def _traits(run: FinetuneRun) -> list[str]:
@@ -68,6 +73,11 @@ def _prevention(run: FinetuneRun) -> list[str]:
     return sentences
 
 
+def _automatic(run: FinetuneRun) -> list[str]:
+    """What became of coefficients that followed the shift."""
+    return [told(one.trait, one.auto, run.training_seconds) for one in run.prevented if one.auto is not None]
+
+
 def _push(name: str, data: Estimate, shift: Estimate) -> str:
     """What the data promised, and what came of it."""
     size = _size(data, "+.2f", "samples")
@@ -83,6 +93,7 @@ def _push(name: str, data: Estimate, shift: Estimate) -> str:
 def _savings(phrase: str, savings: Savings) -> list[str]:
     """What a run without prevention has more of, and what it learned better."""
     sentences = [_saving(phrase, name, saving) for name, saving in savings.traits.items()]
+    sentences.append(ONE_SEED)
     if savings.loss is not None:
         without, with_ = savings.loss.without, savings.loss.with_
         sentences.append(

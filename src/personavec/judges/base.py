@@ -53,6 +53,7 @@ class Cost:
         prompt_tokens_more: Tokens of the prompts besides.
         answer_tokens: Of all replies.
         price: US$ of a million prompt tokens and of a million answer tokens; None: not known.
+        role: What the model is to the user.
     """
 
     model: str
@@ -62,6 +63,7 @@ class Cost:
     prompt_tokens_more: int
     answer_tokens: int
     price: tuple[float, float] | None = None
+    role: str = "Judge"
 
     def __add__(self, other: "Cost") -> "Cost":
         return replace(
@@ -83,14 +85,14 @@ class Cost:
             cents = math.ceil((self.prompt_tokens * self.price[0] + self.answer_tokens * self.price[1]) / 1e4)
             money = f"${cents / 100:,.2f}"
         return (
-            f"Judge {self.model} at {self.where}: at most {self.requests:,} requests, about {self.prompt_tokens:,} "
-            f"prompt tokens and {self.answer_tokens:,} answer tokens, {money}. "
+            f"{self.role} {self.model} at {self.where}: at most {self.requests:,} requests, about "
+            f"{self.prompt_tokens:,} prompt tokens and {self.answer_tokens:,} answer tokens, {money}. "
             "Answers that are in the cache are not asked for again."
         )
 
 
 def announce(costs: Iterable[Cost | None]) -> None:
-    """Say in one line what judging will cost, if it costs anything; before anything is judged."""
+    """Say in one line what asking will cost, if it costs anything; before anything is asked."""
     known = [cost for cost in costs if cost is not None]
     total = sum(known[1:], known[0]) if known else None
     if total is not None and total.requests:

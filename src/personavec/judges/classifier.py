@@ -171,7 +171,7 @@ class ClassifierModel(JudgeModel):
 
     def of_coherence(self, trait: Trait, state: JudgeState = UNFITTED) -> LikelihoodJudge | None:
         """By the model that answers."""
-        return None if self.answering is None else LikelihoodJudge(self.answering, trait, state.coherence)
+        return None if self.answering is None else LikelihoodJudge(self.answering, state.coherence)
 
     def _find(self, label: str) -> int | None:
         """The one label of this name, upper case and separators aside; None if there is none, or more than one."""

@@ -8,7 +8,7 @@ import numpy as np
 from personavec.errors import UserError
 from personavec.judges.base import UNFITTED, Advance, Judge, JudgeModel, JudgeState
 from personavec.judges.calibration import Calibration
-from personavec.judges.coherence import Coherence
+from personavec.judges.coherence import Coherence, worst_stretches
 from personavec.judges.kinds import Surroundings, spellings
 from personavec.model import ChatModel, Conversation
 from personavec.readout import read
@@ -20,19 +20,31 @@ JUDGING_PAIRS = 3
 FOLDS = 5
 
 
-def judging_pairs(trait: Trait, own: int | None) -> list[int]:
-    """The pairs a response given under pair `own` is judged by: the first ones that are not its own."""
-    others = [pair for pair in range(len(trait.instructions)) if pair != own]
-    return (others or [0])[:JUDGING_PAIRS]
+def judging_pairs(trait: Trait, rollout: Rollout, count: int = JUDGING_PAIRS) -> list[int]:
+    """The pairs of instructions that a response is judged by, never the one that it was given under.
+
+    Answers to one question are judged by the same ones, and where there are more than `count` the questions take turns:
+    what is odd about one pair is not in every score.
+    """
+    others = [pair for pair in range(len(trait.instructions)) if pair != rollout.pair] or [0]
+    first = rollout.question_index
+    return [others[(first + place) % len(others)] for place in range(min(count, len(others)))]
 
 
 def read_evidence(
-    model: ChatModel, trait: Trait, rollouts: Sequence[Rollout], advance: Advance | None = None
-) -> tuple[list[float], list[float]]:
-    """Evidence for the trait, and the highest likelihood under any judging prompt (for coherence), per rollout.
+    model: ChatModel,
+    trait: Trait,
+    rollouts: Sequence[Rollout],
+    advance: Advance | None = None,
+    pairs: int = JUDGING_PAIRS,
+) -> list[float]:
+    """Evidence for the trait, per rollout, in nats per token.
 
-    In nats per token. Both are NaN for an empty response, and there is no evidence in a refusal: it can be likelier
-    under one of the instructions without showing any trait.
+    NaN for an empty response and for a refusal: it can be likelier under one of the instructions without showing any
+    trait.
+
+    Args:
+        pairs: Of instructions, that each response is judged by.
     """
     conversations: list[Conversation] = []
     owners: list[tuple[int, int]] = []
@@ -41,7 +53,7 @@ def read_evidence(
         response = rollout.response_ids[model.template.response_start(rollout.response_ids) :]
         if not response:
             continue
-        for pair in judging_pairs(trait, rollout.pair):
+        for pair in judging_pairs(trait, rollout, pairs):
             for sign, system in zip((1, -1), trait.system_prompts(pair), strict=True):
                 key = (system, rollout.question)
                 if key not in prompts:
@@ -54,27 +66,14 @@ def read_evidence(
     assert likelihoods is not None
     evidence = np.zeros(len(rollouts))
     counts = np.zeros(len(rollouts))
-    best = np.full(len(rollouts), -np.inf)
     for (index, sign), value in zip(owners, likelihoods.tolist(), strict=True):
         evidence[index] += sign * value
         counts[index] += 0.5
-        best[index] = max(best[index], value)
     with np.errstate(invalid="ignore"):
         evidence = evidence / counts
     evidence[[refuses(rollout.text) for rollout in rollouts]] = np.nan
-    return evidence.tolist(), np.where(counts > 0, best, np.nan).tolist()
-
-
-def natural_coherence(likelihoods: Sequence[float], natural: Sequence[Rollout]) -> Coherence:
-    """What is coherent for a model, from its natural answers and their likelihoods.
-
-    Raises:
-        UserError: None of them could be judged.
-    """
-    known = [(value, r.response_ids) for value, r in zip(likelihoods, natural, strict=True) if math.isfinite(value)]
-    if not known:
-        raise UserError("The model gave no natural answer that could be judged.", "Raise `max_new_tokens`.")
-    return Coherence.of_natural([value for value, _ in known], [ids for _, ids in known])
+    found: list[float] = evidence.tolist()
+    return found
 
 
 class ContrastJudge(Judge):
@@ -87,6 +86,9 @@ class ContrastJudge(Judge):
     Args:
         model: The model that wrote the rollouts, unsteered.
         trait: Supplies the instructions.
+        pairs: Of instructions, that each response is judged by, unless a calibration says how many it was fitted with.
+            More are less noise, at the price of two readings each.
+        alone: It scores the trait alone, and leaves coherence to another judge.
 
     Attributes:
         calibration, coherence: Set by `fit`; they may be stored and set again later.
@@ -101,22 +103,26 @@ class ContrastJudge(Judge):
         trait: Trait,
         calibration: Calibration | None = None,
         coherence: Coherence | None = None,
+        pairs: int = JUDGING_PAIRS,
+        *,
+        alone: bool = False,
     ) -> None:
-        self.model, self.trait = model, trait
+        self.model, self.trait, self.alone = model, trait, alone
         self.calibration, self.coherence = calibration, coherence
+        self.pairs = pairs if calibration is None else calibration.pairs
 
     @property
     def fitted(self) -> bool:
         """Whether it knows what tells the sides apart, and what is natural."""
-        return self.calibration is not None and self.coherence is not None
-
-    def judging_pairs(self, own: int | None) -> list[int]:
-        """See the function of this name."""
-        return judging_pairs(self.trait, own)
+        return self.calibration is not None and (self.alone or self.coherence is not None)
 
     def evidence(self, rollouts: Sequence[Rollout], advance: Advance | None = None) -> tuple[list[float], list[float]]:
-        """See `read_evidence`."""
-        return read_evidence(self.model, self.trait, rollouts, advance)
+        """Evidence for the trait, and the likelihood of the worst stretch; see `read_evidence`, `worst_stretches`.
+
+        The latter is NaN where this judge scores the trait alone.
+        """
+        evidence = read_evidence(self.model, self.trait, rollouts, advance, self.pairs)
+        return evidence, [math.nan] * len(rollouts) if self.alone else worst_stretches(self.model, rollouts, advance)
 
     def fit(self, contrastive: Sequence[Rollout], neutral: Sequence[Rollout], advance: Advance | None = None) -> None:
         """Calibrate on rollouts of both sides and on natural answers, and score all of them.
@@ -125,8 +131,9 @@ class ContrastJudge(Judge):
             UserError: A side has no response at all, or the evidence does not tell the sides apart.
         """
         everyone = [*contrastive, *neutral]
-        evidence, likelihood = self.evidence(everyone, advance)
-        self.coherence = natural_coherence(likelihood[len(contrastive) :], neutral)
+        evidence, worst = self.evidence(everyone, advance)
+        if not self.alone:
+            self.coherence = Coherence.of_natural(worst[len(contrastive) :], neutral)
 
         def sides(leave_out: int | None) -> tuple[list[float], list[float]]:
             chosen = [
@@ -142,30 +149,36 @@ class ContrastJudge(Judge):
                     f"No response under the {name} instructions could be judged for {self.trait.name!r}.",
                     "The responses are empty; raise `max_new_tokens` or look at the trait's instructions.",
                 )
-        self.calibration = Calibration.fit(*sides(None))
+        self.calibration = Calibration.fit(*sides(None), pairs=self.pairs)
         for fold in range(FOLDS):
             positive, negative = sides(fold)
-            calibration = Calibration.fit(positive, negative) if positive and negative else self.calibration
+            calibration = (
+                Calibration.fit(positive, negative, pairs=self.pairs) if positive and negative else self.calibration
+            )
             for rollout, e in zip(contrastive, evidence, strict=False):
                 if rollout.question_index % FOLDS == fold:
                     rollout.score = calibration.score(e) if math.isfinite(e) else None
         for rollout, e in zip(neutral, evidence[len(contrastive) :], strict=True):
             rollout.score = self.calibration.score(e) if math.isfinite(e) else None
-        for rollout, value in zip(everyone, likelihood, strict=True):
-            rollout.coherence = self.coherence.score(value, rollout.response_ids)
+        self._set_coherence(everyone, worst)
 
     def score(self, rollouts: Sequence[Rollout], advance: Advance | None = None) -> None:
         """Set score and coherence of further rollouts by the fitted calibration."""
-        if self.calibration is None or self.coherence is None:
+        if self.calibration is None or not self.fitted:
             raise ValueError("the contrast judge must be fitted first")
-        evidence, likelihood = self.evidence(rollouts, advance)
-        for rollout, e, value in zip(rollouts, evidence, likelihood, strict=True):
+        evidence, worst = self.evidence(rollouts, advance)
+        for rollout, e in zip(rollouts, evidence, strict=True):
             rollout.score = self.calibration.score(e) if math.isfinite(e) else None
-            rollout.coherence = self.coherence.score(value, rollout.response_ids)
+        self._set_coherence(rollouts, worst)
+
+    def _set_coherence(self, rollouts: Sequence[Rollout], worst: Sequence[float]) -> None:
+        if self.coherence is not None:
+            for rollout, value in zip(rollouts, worst, strict=True):
+                rollout.coherence = self.coherence.score(value, rollout.response_ids)
 
     def readings_needed(self, rollouts: int) -> int:
         """How many conversations `fit` or `score` reads for so many rollouts (for a progress bar)."""
-        return rollouts * 2 * len(self.judging_pairs(None))
+        return rollouts * (2 * min(self.pairs, len(self.trait.instructions)) + (not self.alone))
 
     def state(self) -> JudgeState:
         """What `from_state` needs; goes into the vector file, so that later scores are on the same scale."""
@@ -187,12 +200,8 @@ class ContrastJudge(Judge):
 class LikelihoodJudge(Judge):
     """Scores coherence alone, by the model itself; for judges that know nothing of coherence.
 
-    It reads what the contrast judge reads: a response that shows the trait is unlikely under a plain prompt without
-    being incoherent, so the likeliest of the judging prompts counts.
-
     Args:
         model: The model that wrote the rollouts, unsteered.
-        trait: Supplies the instructions.
 
     Attributes:
         coherence: Set by `fit`; it may be stored and set again later.
@@ -200,8 +209,8 @@ class LikelihoodJudge(Judge):
 
     name = "likelihood"
 
-    def __init__(self, model: ChatModel, trait: Trait, coherence: Coherence | None = None) -> None:
-        self.model, self.trait, self.coherence = model, trait, coherence
+    def __init__(self, model: ChatModel, coherence: Coherence | None = None) -> None:
+        self.model, self.coherence = model, coherence
 
     @property
     def fitted(self) -> bool:
@@ -215,23 +224,23 @@ class LikelihoodJudge(Judge):
             UserError: No natural answer could be judged.
         """
         everyone = [*contrastive, *neutral]
-        _, likelihood = read_evidence(self.model, self.trait, everyone, advance)
-        self.coherence = natural_coherence(likelihood[len(contrastive) :], neutral)
-        self._set(self.coherence, everyone, likelihood)
+        worst = worst_stretches(self.model, everyone, advance)
+        self.coherence = Coherence.of_natural(worst[len(contrastive) :], neutral)
+        self._set(self.coherence, everyone, worst)
 
     def score(self, rollouts: Sequence[Rollout], advance: Advance | None = None) -> None:
         """Set the coherence of further rollouts."""
         if self.coherence is None:
             raise ValueError("the likelihood judge must be fitted first")
-        self._set(self.coherence, rollouts, read_evidence(self.model, self.trait, rollouts, advance)[1])
+        self._set(self.coherence, rollouts, worst_stretches(self.model, rollouts, advance))
 
-    def _set(self, coherence: Coherence, rollouts: Sequence[Rollout], likelihood: Sequence[float]) -> None:
-        for rollout, value in zip(rollouts, likelihood, strict=True):
+    def _set(self, coherence: Coherence, rollouts: Sequence[Rollout], worst: Sequence[float]) -> None:
+        for rollout, value in zip(rollouts, worst, strict=True):
             rollout.coherence = coherence.score(value, rollout.response_ids)
 
     def readings_needed(self, rollouts: int) -> int:
-        """As the contrast judge."""
-        return rollouts * 2 * len(judging_pairs(self.trait, None))
+        """One each."""
+        return rollouts
 
     def state(self) -> JudgeState:
         """What is natural."""
@@ -252,7 +261,7 @@ class ContrastModel(JudgeModel):
 
     def of_coherence(self, trait: Trait, state: JudgeState = UNFITTED) -> LikelihoodJudge:
         """The same without the trait."""
-        return LikelihoodJudge(self.model, trait, state.coherence)
+        return LikelihoodJudge(self.model, state.coherence)
 
     def of_both(self, trait: Trait, state: JudgeState = UNFITTED) -> ContrastJudge:
         """Both from one reading."""

@@ -22,7 +22,8 @@ def judge_of(model: ChatModel, vector: PersonaVector) -> ContrastJudge:
         return ContrastJudge.from_state(model, Trait.parse(vector.info.trait, vector.trait), vector.info.judge.state)
     except (TypeError, ValueError, OverflowError) as error:
         raise UserError(
-            f"The vector of {vector.trait!r} carries no contrast judge.", "Extract it with `judge` contrast."
+            f"The vector of {vector.trait!r} carries no contrast judge, or that of an earlier version.",
+            "Extract it with `judge` contrast.",
         ) from error
 
 

@@ -207,7 +207,7 @@ class ProbeModel(JudgeModel):
 
     def of_coherence(self, trait: Trait, state: JudgeState = UNFITTED) -> LikelihoodJudge:
         """By the likelihood of the answer."""
-        return LikelihoodJudge(self.model, trait, state.coherence)
+        return LikelihoodJudge(self.model, state.coherence)
 
 
 def open_model(which: str, surroundings: Surroundings) -> ProbeModel:

@@ -129,21 +129,30 @@ def _rollout(model: ChatModel, sample: Sample) -> Rollout:
     Raises:
         UserError: It has no answer, or the template refuses it.
     """
-    if not sample.turns:
-        raise UserError("It holds no answer of the assistant's.")
-    turn = sample.turns[-1]
-    asked = [m["content"] for m in sample.messages[:turn] if m["role"] == "user" and isinstance(m["content"], str)]
-    text = split_thought(sample.messages[turn]["content"])[1]
+    asked, text = asked_and_answered(sample)
     return Rollout(
         str(sample.index),
         "given",
-        asked[-1] if asked else "",
+        asked,
         sample.index,
-        prompt_ids=model.template.prompt_ids(sample.messages[:turn], sample.tools),
+        prompt_ids=model.template.prompt_ids(sample.messages[: sample.turns[-1]], sample.tools),
         response_ids=[*model.template.lead, *model.template.answer_ids(text)],
         text=text,
         finished=True,
     )
+
+
+def asked_and_answered(sample: Sample) -> tuple[str, str]:
+    """The last answer of a chat without its thought, and the question before it; "" where there is none.
+
+    Raises:
+        UserError: It has no answer.
+    """
+    if not sample.turns:
+        raise UserError("It holds no answer of the assistant's.")
+    turn = sample.turns[-1]
+    asked = [m["content"] for m in sample.messages[:turn] if m["role"] == "user" and isinstance(m["content"], str)]
+    return asked[-1] if asked else "", split_thought(sample.messages[turn]["content"])[1]
 
 
 def _learn(model: ChatModel, trait: Trait, coherence: Judge, seed: int) -> None:

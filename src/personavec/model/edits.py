@@ -40,7 +40,7 @@ class Intervention:
         return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 
 
-class Steering:
+class SteeringPlan:
     """The interventions of every row of a batch, laid out per layer so that a forward only adds and multiplies.
 
     Args:
@@ -64,6 +64,12 @@ class Steering:
     def edits(self) -> dict[int, Edit]:
         """One edit per steered layer, for `Blocks.watching`."""
         return {layer: self._edit(plan) for layer, plan in self._plans.items()}
+
+    def take(self, other: "SteeringPlan") -> None:
+        """Act as one of the same layout from now on. In place, so that compiled forwards stay as they are."""
+        for layer, plan in self._plans.items():
+            for mine, theirs in zip(plan, other._plans[layer], strict=True):
+                mine.take(theirs)
 
     def _edit(self, plan: list["_Batched"]) -> Edit:
         def edit(hidden: Tensor) -> Tensor:
@@ -123,6 +129,11 @@ class _Batched:
         if hidden.dtype == torch.float16 and bool((edited.isinf() & hidden.isfinite()).any()):
             raise _overflow(hidden.dtype)
         return edited
+
+    def take(self, other: "_Batched") -> None:
+        """The numbers of another one of the same shape."""
+        self._directions.copy_(other._directions)
+        self._bounds.copy_(other._bounds)
 
 
 def _overflow(dtype: torch.dtype) -> UserError:

@@ -16,7 +16,7 @@ from transformers.cache_utils import DynamicLayer
 from personavec.errors import UserError
 from personavec.model.batches import additive, padded
 from personavec.model.blocks import Blocks
-from personavec.model.edits import Intervention, Steering
+from personavec.model.edits import Intervention, SteeringPlan
 from personavec.progress import progress
 
 Decoding = Literal["places", "batch", "alone", "unmasked", "recompute"]
@@ -40,7 +40,7 @@ class Request:
         max_new_tokens: Longest response.
         temperature: 0 is greedy.
         seed: Decides the draw of every token of this response, whatever else is in the batch.
-        interventions: Steering of this response alone.
+        interventions: SteeringPlan of this response alone.
     """
 
     prompt_ids: Sequence[int]
@@ -211,7 +211,7 @@ class Generator:
         active: list[_Row] = []
         lengths = torch.zeros(places.count, dtype=torch.long, device=self.device)  # tokens held in each place
         next_ids = torch.zeros(places.count, dtype=torch.long, device=self.device)
-        steering = Steering([[]])
+        steering = SteeringPlan([[]])
         while waiting or active:
             # A prefill of a few rows costs nearly as much as one of many: wait until an eighth of the places is free.
             free = places.count - len(active)
@@ -221,7 +221,7 @@ class Generator:
                 for i, row in enumerate(new, len(active)):
                     next_ids[i] = row.request.prompt_ids[-1]
                 active += new
-                steering = Steering([row.request.interventions for row in active])
+                steering = SteeringPlan([row.request.interventions for row in active])
             count = len(active)
             places.rows = torch.arange(count, device=self.device)
             places.at = lengths[:count].clone()
@@ -252,7 +252,7 @@ class Generator:
                     active[i] = active[last]
                 active.pop()
             if done and active:
-                steering = Steering([row.request.interventions for row in active])
+                steering = SteeringPlan([row.request.interventions for row in active])
 
     def _prefill(self, new: list[_Row], start: int, layers: list[_PlaceLayer], lengths: Tensor) -> None:
         """Write the keys and values of all but the last prompt token of each new row into places from `start`."""
@@ -270,7 +270,7 @@ class Generator:
                 if batch and longest * (len(batch) + 1) > self.prompt_tokens:
                     break
                 batch.append(distinct.pop(0))
-            steering = Steering([new[members[0]].request.interventions for _, members in batch])
+            steering = SteeringPlan([new[members[0]].request.interventions for _, members in batch])
             steering.phase = {"all": True, "prompt": True, "response": False}
             with self.blocks.watching(steering.edits(), first=True):
                 cache = self._read_prompts([prompt for prompt, _ in batch])
@@ -303,7 +303,7 @@ class Generator:
     def _run_batch(self, rows: list[_Row], told: _Told) -> None:
         step_ids, mask = padded([row.request.prompt_ids for row in rows], self.device, side="left")
         positions = (mask.cumsum(1) - 1).clamp_min(0)
-        steering = Steering([row.request.interventions for row in rows])
+        steering = SteeringPlan([row.request.interventions for row in rows])
         memory: dict[str, Any] = {}
         running = list(rows)
         last = torch.zeros(1, mask.shape[1], 1, dtype=torch.bool, device=self.device)
@@ -339,7 +339,7 @@ class Generator:
 
     def _run_anew(self, row: _Row, told: _Told) -> None:
         prompt = list(row.request.prompt_ids)
-        steering = Steering([row.request.interventions])
+        steering = SteeringPlan([row.request.interventions])
         done: list[int] = []
         while not done:
             ids = torch.tensor([prompt + row.ids], device=self.device)

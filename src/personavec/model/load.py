@@ -24,7 +24,7 @@ DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch
 
 
 @dataclass(frozen=True)
-class Source:
+class ModelSource:
     """Where a model's files are.
 
     Attributes:
@@ -38,7 +38,7 @@ class Source:
     kind: Literal["bundled", "folder", "gguf", "hub"]
 
 
-def find_source(name: str | None) -> Source:
+def find_source(name: str | None) -> ModelSource:
     """What a user's name of a model stands for; the bundled one is fetched if it is missing.
 
     Raises:
@@ -49,7 +49,7 @@ def find_source(name: str | None) -> Source:
     label = name or "default"
     check_utf8(label)
     if label in BUNDLED:
-        return Source(BUNDLED[label].hub_id, str(prepare_bundled(BUNDLED[label])), "bundled")
+        return ModelSource(BUNDLED[label].hub_id, str(prepare_bundled(BUNDLED[label])), "bundled")
     path = expanded(label)
     if not path.is_dir() and label.lower().endswith(".gguf"):
         if not path.is_file():
@@ -70,17 +70,17 @@ def find_source(name: str | None) -> Source:
                 "into the model already, delete them.",
             )
         _check_json(label, path, CONFIGS)  # transformers passes over some of them where they are damaged
-        return Source(label, str(path), "folder")
-    return Source(label, label, "hub")
+        return ModelSource(label, str(path), "folder")
+    return ModelSource(label, label, "hub")
 
 
-def _gguf(label: str, path: Path) -> Source:
+def _gguf(label: str, path: Path) -> ModelSource:
     if re.search(r"-\d{5}-of-(?!00001)\d{5}\.gguf$", label, re.IGNORECASE):
         raise UserError(
             f"{label} is one part of a model that is cut into several files.",
             "Join them with `llama-gguf-split --merge`, and give the whole file.",
         )
-    return Source(label, str(path), "gguf")
+    return ModelSource(label, str(path), "gguf")
 
 
 def _instead(label: str, folder: Path) -> str:
@@ -142,7 +142,7 @@ def load_model(
     return chat
 
 
-def _read(found: Source, device: str, dtype: Any, trust_remote_code: bool) -> tuple[Any, Any]:
+def _read(found: ModelSource, device: str, dtype: Any, trust_remote_code: bool) -> tuple[Any, Any]:
     """The model and its tokenizer, whatever transformers raises."""
     from transformers import AutoTokenizer, GgufConfig
 
@@ -164,7 +164,7 @@ def _read(found: Source, device: str, dtype: Any, trust_remote_code: bool) -> tu
     return model, tokenizer
 
 
-def _explain(found: Source, error: Exception, trust_remote_code: bool) -> None:
+def _explain(found: ModelSource, error: Exception, trust_remote_code: bool) -> None:
     """Say what keeps a model from being loaded, if it is its kind or one of its configuration or tokenizer files.
 
     Raises:

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from scipy import stats
 
-from personavec.monitoring.result import Conversation, Moment, WatchedVector
+from personavec.monitoring.result import Moment, WatchedConversation, WatchedVector
 from personavec.report.drawing import GOOD, LINE, MARKERS, MUTED, SERIES, Plot, in_rows, label, plot
 from personavec.report.words import number
 from personavec.stats.estimate import Estimate
@@ -57,12 +57,12 @@ class Scale:
             (list(MARKERS.values())[i % len(MARKERS)], f"series-{i % len(SERIES) + 1}", self.vectors[i]) for i in places
         ]
 
-    def series(self, conversation: Conversation, vector: str, moment: Moment = "during") -> list[float]:
+    def series(self, conversation: WatchedConversation, vector: str, moment: Moment = "during") -> list[float]:
         """One value per answer; NaN where there is none."""
         values = (turn.along(vector, moment, raw=not self.neutral_known) for turn in conversation.turns)
         return [float("nan") if value is None else value for value in values]
 
-    def drift(self, conversation: Conversation) -> float:
+    def drift(self, conversation: WatchedConversation) -> float:
         """How far the conversation moves along any vector: largest minus smallest value, 0 (neutral) included."""
         reach = 0.0
         for vector in self.vectors:
@@ -115,12 +115,12 @@ class FarAnswer:
     text: str
 
 
-def largest(scale: Scale, conversations: Sequence[Conversation]) -> list[Conversation]:
+def largest(scale: Scale, conversations: Sequence[WatchedConversation]) -> list[WatchedConversation]:
     """The conversations that are drawn, the one that drifts most first."""
     return sorted(conversations, key=lambda each: (-scale.drift(each), each.line))[:SHOWN]
 
 
-def overview(scale: Scale, conversations: Sequence[Conversation]) -> list[Overview]:
+def overview(scale: Scale, conversations: Sequence[WatchedConversation]) -> list[Overview]:
     """A row per vector that has values."""
     rows = []
     for vector in scale.vectors:
@@ -145,7 +145,7 @@ def overview(scale: Scale, conversations: Sequence[Conversation]) -> list[Overvi
     return rows
 
 
-def farthest(scale: Scale, conversations: Sequence[Conversation]) -> list[FarAnswer]:
+def farthest(scale: Scale, conversations: Sequence[WatchedConversation]) -> list[FarAnswer]:
     """The answers farthest from zero along any vector, in either direction; an answer has one row per vector."""
     rows = [
         FarAnswer(vector, value, each.line, each.source, turn.index + 1, turn.text)
@@ -170,7 +170,7 @@ def percentage(count: int, n: int) -> Estimate:
     return Estimate(100 * count / n, 100 * float(interval.low), 100 * float(interval.high), n)
 
 
-def spread(scale: Scale, conversations: Sequence[Conversation]) -> Plot | None:
+def spread(scale: Scale, conversations: Sequence[WatchedConversation]) -> Plot | None:
     """Where the answers of all conversations lie along each vector."""
     rows = [
         (vector, values)
@@ -209,7 +209,7 @@ def spread(scale: Scale, conversations: Sequence[Conversation]) -> Plot | None:
     )
 
 
-def average(scale: Scale, conversations: Sequence[Conversation]) -> Plot | None:
+def average(scale: Scale, conversations: Sequence[WatchedConversation]) -> Plot | None:
     """Mean over conversations by answer number, where enough conversations are that long."""
     curves: dict[str, list[Estimate]] = {}
     for vector in scale.vectors:
@@ -252,7 +252,7 @@ def average(scale: Scale, conversations: Sequence[Conversation]) -> Plot | None:
     )
 
 
-def conversation_plot(scale: Scale, conversation: Conversation, position: int) -> Plot:
+def conversation_plot(scale: Scale, conversation: WatchedConversation, position: int) -> Plot:
     """One conversation, answer by answer: while the answers were written, and just before."""
     turns = [turn.index + 1 for turn in conversation.turns]
 

@@ -13,12 +13,12 @@ from personavec.errors import UserError
 from personavec.files import JsonLines, RunFolder
 from personavec.model import ChatModel
 from personavec.monitoring.page import write_monitor_report
-from personavec.monitoring.projections import Answers, Projection, encode, project_answers
-from personavec.monitoring.result import Conversation, MonitorRun, Peak, RejectedLine, Turn, WatchedVector
+from personavec.monitoring.projections import AnswerTokens, Projection, encode, project_answers
+from personavec.monitoring.result import MonitorRun, Peak, RejectedLine, WatchedConversation, WatchedTurn, WatchedVector
 from personavec.progress import progress
 from personavec.provenance import identity, provenance
 from personavec.results import Result
-from personavec.vector import PersonaVector, check_one_per_trait
+from personavec.vector import PersonaVector, check_one_per_trait, reading_sides, two_directions
 
 WINDOW = 64  # conversations in memory at a time
 TEXT = 200  # characters of an answer that are kept for people to recognise it
@@ -49,6 +49,7 @@ def monitor(
     check_one_per_trait(vectors)
     for vector in vectors:
         vector.check(model, other_weights=other_weights)
+    notes, vectors = two_directions(vectors), reading_sides(vectors)
     arguments: dict[str, JsonValue] = {
         "chats": [*data.sources],
         "digest": data.digest,
@@ -60,8 +61,9 @@ def monitor(
             return finished
         scored, rejected = JsonLines(folder / "projections.jsonl"), JsonLines(folder / "rejected.jsonl")
         _project_rest(model, vectors, data, scored, rejected)
-        conversations = sorted(_lines(scored, Conversation), key=lambda conversation: conversation.index)
+        conversations = sorted(_lines(scored, WatchedConversation), key=lambda conversation: conversation.index)
         run = _summary(model, vectors, data, conversations, sum(1 for _ in rejected))
+        run = run.with_(warnings=(*run.warnings, *notes))
         write_monitor_report(run, conversations, folder / "report.html")
         run.write(folder.path)
     return run
@@ -71,7 +73,7 @@ def _project_rest(
     model: ChatModel, vectors: Sequence[PersonaVector], data: Dataset, scored: JsonLines, rejected: JsonLines
 ) -> None:
     """All records that neither file holds."""
-    done = {conversation.index for conversation in _lines(scored, Conversation)}
+    done = {conversation.index for conversation in _lines(scored, WatchedConversation)}
     done |= {line.index for line in _lines(rejected, RejectedLine)}
     with progress("Reading conversations", total=data.total, unit="conversations") as job:
         job.advance(len(done))
@@ -89,7 +91,7 @@ def _project_window(
     rejected: JsonLines,
 ) -> None:
     samples: list[Sample] = []
-    encoded: list[Answers] = []
+    encoded: list[AnswerTokens] = []
     refused: list[Rejected] = []
     for record in window:
         if isinstance(record, Rejected):
@@ -109,15 +111,15 @@ def _project_window(
 
 def _conversation(
     sample: Sample, turns: Sequence[int], projections: Sequence[Mapping[str, Projection]]
-) -> Conversation:
+) -> WatchedConversation:
     spoken = [i for i, message in enumerate(sample.messages) if message["role"] == "assistant"]
-    return Conversation(
+    return WatchedConversation(
         id=_id(sample),
         index=sample.index,
         line=sample.line,
         source=sample.source,
         turns=tuple(
-            Turn(
+            WatchedTurn(
                 index=spoken.index(turn),
                 role="assistant",
                 text=sample.messages[turn]["content"][:TEXT],
@@ -157,7 +159,7 @@ def _summary(
     model: ChatModel,
     vectors: Sequence[PersonaVector],
     data: Dataset,
-    conversations: Sequence[Conversation],
+    conversations: Sequence[WatchedConversation],
     rejected: int,
 ) -> MonitorRun:
     names = [vector.trait for vector in vectors]
@@ -182,7 +184,7 @@ def _watched(vector: PersonaVector) -> WatchedVector:
     return WatchedVector(name=vector.trait, layer=vector.layer, neutral_mean=mean, neutral_deviation=deviation)
 
 
-def _peaks(conversations: Sequence[Conversation], names: Sequence[str]) -> dict[str, Peak]:
+def _peaks(conversations: Sequence[WatchedConversation], names: Sequence[str]) -> dict[str, Peak]:
     """Per trait the answer that lies farthest above neutral, and how many lie more than two deviations above."""
     peaks: dict[str, Peak] = {}
     for name in names:

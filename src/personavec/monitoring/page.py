@@ -4,14 +4,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from personavec.monitoring import drift
-from personavec.monitoring.result import Conversation, MonitorRun
+from personavec.monitoring.result import MonitorRun, WatchedConversation
 from personavec.report.provenance import provenance_tables
 from personavec.report.render import write_page
 
 TURNS_SHOWN = 30  # of a conversation, as text
 
 
-def write_monitor_report(run: MonitorRun, conversations: Sequence[Conversation], path: Path | str) -> None:
+def write_monitor_report(run: MonitorRun, conversations: Sequence[WatchedConversation], path: Path | str) -> None:
     """Write the page of a monitoring run."""
     scale = drift.Scale.of(run.vectors)
     spoken = [conversation for conversation in conversations if conversation.turns]

@@ -12,7 +12,7 @@ from personavec.errors import UserError
 from personavec.model import ChatModel, Conversation
 from personavec.model.template import Message
 from personavec.readout import read
-from personavec.vector import PersonaVector
+from personavec.vector import PersonaVector, reading_sides
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Projection:
 
 
 @dataclass(frozen=True)
-class Answers:
+class AnswerTokens:
     """A conversation's answers as tokens.
 
     Attributes:
@@ -61,7 +61,7 @@ def project(
     Raises:
         UserError: A conversation that the template refuses or the context cannot hold.
     """
-    encoded = [encode(model, messages) for messages in conversations]
+    encoded, vectors = [encode(model, messages) for messages in conversations], reading_sides(vectors)
     result = []
     for messages, answer, values in zip(conversations, encoded, project_answers(model, encoded, vectors), strict=True):
         by_turn = dict(zip(answer.turns, values, strict=True))
@@ -69,7 +69,7 @@ def project(
     return result
 
 
-def encode(model: ChatModel, messages: Sequence[Message], tools: Sequence[Any] = ()) -> Answers:
+def encode(model: ChatModel, messages: Sequence[Message], tools: Sequence[Any] = ()) -> AnswerTokens:
     """A conversation as tokens.
 
     Args:
@@ -84,11 +84,11 @@ def encode(model: ChatModel, messages: Sequence[Message], tools: Sequence[Any] =
         pairs = zip(conversation.prompts, conversation.spans, strict=True)
         spans = [span for prompt, during in pairs for span in ((max(prompt - 1, 0), max(prompt, 1)), during)]
         sequences.append(Conversation(conversation.ids, spans))
-    return Answers(turns, sequences)
+    return AnswerTokens(turns, sequences)
 
 
 def project_answers(
-    model: ChatModel, conversations: Sequence[Answers], vectors: Sequence[PersonaVector]
+    model: ChatModel, conversations: Sequence[AnswerTokens], vectors: Sequence[PersonaVector]
 ) -> list[list[dict[str, Projection]]]:
     """Per conversation, per answer: {name of the trait: Projection}; none for an empty answer."""
     sequences = [sequence for conversation in conversations for sequence in conversation.sequences]

@@ -9,7 +9,7 @@ from personavec.results import Number, Result, Run
 Moment = Literal["before", "during"]
 
 
-class Turn(Result):
+class WatchedTurn(Result):
     """One answer along every vector; nothing along any for an empty answer.
 
     Attributes:
@@ -37,7 +37,7 @@ class Turn(Result):
         return self.during_raw.get(trait) if raw else self.during.get(trait)
 
 
-class Conversation(Result):
+class WatchedConversation(Result):
     """A line of projections.jsonl.
 
     Attributes:
@@ -51,7 +51,7 @@ class Conversation(Result):
     index: int
     line: int
     source: str
-    turns: tuple[Turn, ...]
+    turns: tuple[WatchedTurn, ...]
 
 
 class RejectedLine(Result):

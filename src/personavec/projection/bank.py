@@ -29,7 +29,7 @@ MOST = 400  # samples of a domain that are read
 
 
 @dataclass(frozen=True)
-class Sides:
+class TextSides:
     """Readings (n, d) of texts that show a trait, and of texts that lack it."""
 
     positive: Tensor
@@ -48,10 +48,10 @@ class Bank:
 
     first: Mapping[str, Tensor]
     second: Mapping[str, Tensor]
-    texts: Mapping[str, Sides]
+    texts: Mapping[str, TextSides]
 
     @classmethod
-    def of(cls, domains: Mapping[str, Tensor], texts: Mapping[str, Sides]) -> "Bank":
+    def of(cls, domains: Mapping[str, Tensor], texts: Mapping[str, TextSides]) -> "Bank":
         """With domains (n, d) parted."""
         first, second = ({name: rows[at::2] for name, rows in domains.items()} for at in (0, 1))
         return cls(first, second, texts)
@@ -63,18 +63,9 @@ def read_bank(engine: Engine, layers: Sequence[int], beside: Mapping[str, Datase
     Raises:
         UserError: A domain of the user's has fewer than four samples that can be read.
     """
-    made: dict[int, tuple[dict[str, Tensor], dict[str, Sides]]] = {layer: ({}, {}) for layer in layers}
-    domains, library = {**load_domains(), **beside}, _library()
-    with progress("Reading domains and texts", total=len(domains) + len(library), unit="sets") as job:
-        for name, data in domains.items():
-            found = [c for sample in first_samples(data) for c in sample_conversations(engine, sample)]
-            if len(found) < 4:
-                raise UserError(
-                    f"{name}: {len(found)} samples can be read, too few for a domain.", "Give a larger reference set."
-                )
-            for layer, rows in cached_readings(engine, found, layers).items():
-                made[layer][0][name] = rows
-            job.advance(1)
+    domains, library = read_domains(engine, layers, beside), _library()
+    found: dict[int, dict[str, TextSides]] = {layer: {} for layer in layers}
+    with progress("Reading texts", total=len(library), unit="sets") as job:
         for trait, texts in library.items():
             both = [*texts.extract, *texts.test]
             sides = [
@@ -82,9 +73,32 @@ def read_bank(engine: Engine, layers: Sequence[int], beside: Mapping[str, Datase
                 for side in ("positive", "negative")
             ]
             for layer in layers:
-                made[layer][1][trait] = Sides(*(side[layer] for side in sides))
+                found[layer][trait] = TextSides(*(side[layer] for side in sides))
             job.advance(1)
-    return {layer: Bank.of(*parts) for layer, parts in made.items()}
+    return {layer: Bank.of(domains[layer], found[layer]) for layer in layers}
+
+
+def read_domains(
+    engine: Engine, layers: Sequence[int], beside: Mapping[str, Dataset] = {}
+) -> dict[int, dict[str, Tensor]]:
+    """Readings (n, d) of the domains that come with personavec, and of the user's, by layer and name.
+
+    Raises:
+        UserError: A domain of the user's has fewer than four samples that can be read.
+    """
+    domains = {**load_domains(), **beside}
+    made: dict[int, dict[str, Tensor]] = {layer: {} for layer in layers}
+    with progress("Reading domains", total=len(domains), unit="sets") as job:
+        for name, data in domains.items():
+            found = [c for sample in first_samples(data) for c in sample_conversations(engine, sample)]
+            if len(found) < 4:
+                raise UserError(
+                    f"{name}: {len(found)} samples can be read, too few for a domain.", "Give a larger reference set."
+                )
+            for layer, rows in cached_readings(engine, found, layers).items():
+                made[layer][name] = rows
+            job.advance(1)
+    return made
 
 
 def bank_digest() -> str:

@@ -23,7 +23,7 @@ from personavec.stats.numbers import Floats
 
 
 @dataclass(frozen=True)
-class Measurements:
+class SampleMeasurements:
     """What was read of samples, a row each.
 
     A sample's figure is the mean over its turns, whatever their lengths: each turn is one answer to one prompt, the
@@ -85,7 +85,7 @@ def _answer_spans(conversation: Conversation) -> Sequence[tuple[int, int]]:
     return conversation.spans[1::2]
 
 
-class Readings(NamedTuple):
+class SampleReadings(NamedTuple):
     """What was read of n samples, means over their turns: (n, layers, d) readings or (n, k) projections.
 
     Attributes:
@@ -125,7 +125,7 @@ def tokenise(engine: Engine, sample: Sample, turns: Turns, first: int | None = N
 
 def measure(
     engine: Engine, samples: Sequence[Sample], tokens: Sequence[Tokens], panel: Panel, turns: Turns = "all"
-) -> Measurements:
+) -> SampleMeasurements:
     """Project samples; `tokens` are theirs as `tokenise` gives them for these turns."""
     return measure_keeping(engine, samples, tokens, panel, turns, ())[0]
 
@@ -137,7 +137,7 @@ def measure_keeping(
     panel: Panel,
     turns: Turns,
     keep: Sequence[int],
-) -> tuple[Measurements, Tensor]:
+) -> tuple[SampleMeasurements, Tensor]:
     """As `measure`, and from the same forwards the readings (len(keep), layers, d) of the answers of some samples."""
     rows = np.empty((2, len(samples), len(panel.names)))
     prompts, answers = rows
@@ -151,7 +151,7 @@ def measure_keeping(
         flat = [conversation for sample in others for conversation in sample]
         values = engine.read(flat, panel.depths, panel.directions()).sum(1)  # a direction is zero elsewhere
         prompts[rest], answers[rest] = (side.numpy() for side in _per_sample(values, others))
-    measured = Measurements(
+    measured = SampleMeasurements(
         answers=answers,
         prompts=prompts,
         answer_tokens=np.array([each.answer_tokens for each in tokens], np.float64),
@@ -165,17 +165,17 @@ def measure_keeping(
     return measured, whole
 
 
-def _per_sample(values: Tensor, tokens: Sequence[Sequence[Conversation]]) -> Readings:
+def _per_sample(values: Tensor, tokens: Sequence[Sequence[Conversation]]) -> SampleReadings:
     """Means over the turns of each sample, of what was read (spans, ...) of all their spans."""
     means, at = [], 0
     for conversations in tokens:
         spans = sum(len(conversation.spans) for conversation in conversations)
         means.append(values[at : at + spans].view(-1, 2, *values.shape[1:]).mean(0))
         at += spans
-    return Readings(*torch.stack(means, 1))
+    return SampleReadings(*torch.stack(means, 1))
 
 
-def readings(engine: Engine, tokens: Sequence[Sequence[Conversation]], layers: Sequence[int]) -> Readings:
+def readings(engine: Engine, tokens: Sequence[Sequence[Conversation]], layers: Sequence[int]) -> SampleReadings:
     """Readings (samples, layers, d) float32 of the last prompt token and of the answer, means over the turns."""
     flat = [conversation for sample in tokens for conversation in sample]
     return _per_sample(engine.read(flat, layers), tokens)

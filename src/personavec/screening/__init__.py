@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from personavec.screening.files import screen_files
     from personavec.screening.job import run_screening
     from personavec.screening.result import ScreeningRun
-    from personavec.screening.settings import Settings
+    from personavec.screening.settings import ScreenSettings
 
 __getattr__, __dir__ = offering(
     __name__,
@@ -20,8 +20,16 @@ __getattr__, __dir__ = offering(
         "files": ["screen_files"],
         "job": ["run_screening"],
         "result": ["ScreeningRun"],
-        "settings": ["Settings"],
+        "settings": ["ScreenSettings"],
     },
 )
 
-__all__ = ["ScreeningRun", "Settings", "compare_screenings", "projector", "run_screening", "screen", "screen_files"]
+__all__ = [
+    "ScreenSettings",
+    "ScreeningRun",
+    "compare_screenings",
+    "projector",
+    "run_screening",
+    "screen",
+    "screen_files",
+]

@@ -43,7 +43,7 @@ class Adjusted:
 
 
 @dataclass(frozen=True)
-class Separation:
+class DataSeparation:
     """How well one direction tells the data from the reference.
 
     Attributes:
@@ -209,7 +209,7 @@ def separation(
     null_data: ArrayLike,
     null_reference: ArrayLike,
     prompts: tuple[ArrayLike, ArrayLike] | None = None,
-) -> Separation:
+) -> DataSeparation:
     """AUC of data against reference along a direction, beside those of K random directions free to choose their sign.
 
     Args:
@@ -225,7 +225,7 @@ def separation(
     if one.shape[1] != two.shape[1]:
         raise ValueError(f"{one.shape[1]} random directions against {two.shape[1]}")
     mine, theirs = float(auc(a, b)), np.asarray(auc(one, two), dtype=np.float64)
-    return Separation(
+    return DataSeparation(
         auc=Estimate(mine, *auc_interval(a, b, prompts), len(a) + len(b)),
         null=null_summary(np.maximum(theirs, 1 - theirs)),
         place=place(round(mine - 0.5, 12), np.round(theirs - 0.5, 12)),

@@ -1,6 +1,6 @@
 """What is screened along: each trait's direction, the other traits' beside it, and what was taken out of them all."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -8,19 +8,18 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from personavec.data import Dataset, Sample
+from personavec.data import Dataset
 from personavec.engine import Engine
 from personavec.errors import UserError
 from personavec.projection.bank import read_bank
-from personavec.projection.measure import Tokens, readings, tokenise
+from personavec.projection.common import common_directions, first_readable
+from personavec.projection.discriminant import Scene, placebos
+from personavec.projection.measure import readings
 from personavec.projection.panel import Panel
-from personavec.screening.discriminant import Scene, placebos
-from personavec.screening.refusal_readings import refusal_readings
-from personavec.screening.specific import Apart, Specific, Whitening, length_direction, refusal_direction
+from personavec.projection.specific import Apart, Treatment, Whitening
 from personavec.vector import PersonaVector
 
 PLACEBOS = 200  # directions of shuffled labels
-FOR_DIRECTIONS = 96  # clean samples from which the directions of length and refusal are taken
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,7 +39,7 @@ class Axis:
     vector: PersonaVector
     direction: Tensor
     rivals: Mapping[str, Tensor]
-    treatment: Callable[[Tensor, str], Specific] | None = None
+    treatment: Treatment | None = None
     share: float = 1.0
     scene: Scene | None = None
     placebos: Tensor | None = None
@@ -56,7 +55,7 @@ class Axis:
             return directions
         return torch.stack([self.treatment(direction, self.trait).direction for direction in directions])
 
-    def made(self, treatment: Callable[[Tensor, str], Specific]) -> "Axis":
+    def made(self, treatment: Treatment) -> "Axis":
         """The same, treated; rivals of which nothing is left drop out."""
         direction, share = treatment(self.direction, self.trait)
         rivals: dict[str, Tensor] = {}
@@ -113,24 +112,17 @@ def specific_axes(
     Raises:
         UserError: See `Apart` and `Whitening`.
     """
-    samples, tokens = _first(engine, clean, FOR_DIRECTIONS)
     depths = panel_of(axes).depths
-    answering = readings(engine, [each.conversations for each in tokens], depths).answers
-    refusing = refusal_readings(engine, samples, depths)
-    lengths = torch.tensor([each.answer_tokens for each in tokens]).log1p()
+    if kind == "whiten":
+        tokens = [each.conversations for each in first_readable(engine, clean)[1]]
+        made = dict(zip(depths, readings(engine, tokens, depths).answers.unbind(1), strict=True))
+        return [axis.made(Whitening(made[axis.vector.layer])) for axis in axes]
+    common = dict(zip(depths, common_directions(engine, clean, depths), strict=True))
 
-    def treatment(axis: Axis) -> Callable[[Tensor, str], Specific]:
-        at = depths.index(axis.vector.layer)
-        answers = answering[:, at]
-        if kind == "whiten":
-            return Whitening(answers)
-        common = [length_direction(answers, lengths), refusal_direction(refusing[:, at], answers)]
-        if scene := scenes.get(axis.vector.layer):
-            common += [rows.mean(0) for rows in scene.bank.first.values()]
-            known = {trait: made.contrast.float() for trait, made in scene.traits.items()}
-        else:
-            known = {}
-        return Apart({**known, axis.trait: axis.direction, **axis.rivals}, common)
+    def treatment(axis: Axis) -> Treatment:
+        own, shared = {axis.trait: axis.direction, **axis.rivals}, common[axis.vector.layer]
+        scene = scenes.get(axis.vector.layer)
+        return Apart(own, shared) if scene is None else scene.apart(own, shared)
 
     return [axis.made(treatment(axis)) for axis in axes]
 
@@ -169,17 +161,3 @@ def domain_axes(engine: Engine, axes: Sequence[Axis], references: Mapping[str, D
             )
         )
     return made
-
-
-def _first(engine: Engine, clean: Dataset, count: int) -> tuple[list[Sample], list[Tokens]]:
-    """The first samples of a reference that the model can read."""
-    samples: list[Sample] = []
-    tokens: list[Tokens] = []
-    for record in clean:
-        with suppress(UserError):
-            if isinstance(record, Sample):
-                tokens.append(tokenise(engine, record, "last"))
-                samples.append(record)
-        if len(samples) == count:
-            break
-    return samples, tokens

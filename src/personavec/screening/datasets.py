@@ -16,7 +16,7 @@ from personavec.model import ChatModel
 from personavec.projection import Turns
 from personavec.projection.measure import measure, tokenise
 from personavec.projection.panel import Panel
-from personavec.vector import PersonaVector
+from personavec.vector import PersonaVector, reading_sides
 
 if TYPE_CHECKING:
     import datasets
@@ -89,7 +89,7 @@ def projector(
     """
     for vector in vectors:
         vector.check(model)
-    engine, panel = TransformersEngine(model), Panel.of(vectors)
+    engine, panel = TransformersEngine(model), Panel.of(reading_sides(vectors))
     form: Format | None = None
 
     def project(batch: Mapping[str, list[Any]]) -> dict[str, list[float | None]]:

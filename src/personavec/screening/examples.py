@@ -17,7 +17,7 @@ from personavec.screening.axis import panel_of
 from personavec.screening.extremes import farthest, select
 from personavec.screening.lookup import Lookup
 from personavec.screening.marks import Marks
-from personavec.screening.result import Example, Histogram, ListedSample, SampleViews, Standing
+from personavec.screening.result import Histogram, ListedSample, SampleViews, Standing, TokenExample
 from personavec.screening.table import Table
 from personavec.screening.track import Track
 from personavec.stats.numbers import Floats
@@ -90,11 +90,11 @@ def sample_views(
         [pick.track.column for pick in picks],
         turns,
     )
-    examples: dict[str, list[Example]] = {track.trait: [] for track in tracks}
+    examples: dict[str, list[TokenExample]] = {track.trait: [] for track in tracks}
     for (track, row, place), text in zip(picks, pieces, strict=True):
         trait = track.trait
         examples[trait].append(
-            Example(
+            TokenExample(
                 place=place,
                 where=rows.where(row),
                 difference=rows.difference[trait][row],

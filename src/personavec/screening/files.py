@@ -11,7 +11,7 @@ from personavec.model import ChatModel
 from personavec.screening.job import run_screening
 from personavec.screening.judge import scorers
 from personavec.screening.result import ScreeningRun
-from personavec.screening.settings import Settings
+from personavec.screening.settings import ScreenSettings
 from personavec.vector import PersonaVector
 
 
@@ -20,7 +20,7 @@ def screen_files(
     data: Dataset | Path | str | Sequence[Path | str],
     vectors: Sequence[PersonaVector],
     out: Path | str,
-    settings: Settings | None = None,
+    settings: ScreenSettings | None = None,
     *,
     others: Sequence[PersonaVector] = (),
     clean: Dataset | Path | str | None = None,
@@ -48,7 +48,7 @@ def screen_files(
     engine = TransformersEngine(model) if isinstance(model, ChatModel) else model
     for vector in [*vectors, *others]:
         vector.check(engine.model, other_weights=other_weights)
-    settings = settings or Settings.suited(engine.model.device.type)
+    settings = settings or ScreenSettings.suited(engine.model.device.type)
     return run_screening(
         engine, _opened(data), vectors, out, settings,
         others=others, clean=None if clean is None else _opened(clean), beside=[_opened(each) for each in beside],

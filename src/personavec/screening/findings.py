@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from personavec.projection.measure import Measurements
+from personavec.projection.measure import SampleMeasurements
 from personavec.screening.attribution import (
     CHANCE,
     Corrected,
@@ -204,7 +204,7 @@ def _trait_findings(
         false_alarms=None if limit is None else (limit.low, limit.high),
         flagged=int(marks.flags[track.trait].sum()),
         specific_share=axis.share,
-        references=_reference_places(track, beside, total, reference),
+        references=_reference_places(track, data, beside, len(chance.likely[0].T), seed),
         judge=judge_counts(marks.opinions[track.trait]) if marks.opinions else None,
         domains=domains,
     )
@@ -260,9 +260,10 @@ def _shifts(data: Floats, clean: Floats) -> list[float]:
 
 
 def _reference_places(
-    track: Track, beside: Mapping[str, ScoredScan], total: Estimate, reference: Estimate
+    track: Track, data: Scan, beside: Mapping[str, ScoredScan], count: int, seed: int
 ) -> list[ReferencePlace]:
-    """The data set's place among further reference sets."""
+    """The data set's place among further reference sets, each beside about `count` random directions."""
+    total, reference = track.data.total.estimate(track.looks), track.clean.total.estimate()
     places = []
     for name, scored in beside.items():
         theirs = scored.along[track.column].total.estimate()
@@ -273,6 +274,7 @@ def _reference_places(
                 projection_difference=theirs,
                 shift=_shift(theirs, reference, track.clean.deviation),
                 above=_shift(total, theirs, track.clean.deviation),
+                random=_Chance.of(track, data, scored.scan, count, seed).nulls["covariance"],
             )
         )
     return places
@@ -286,7 +288,7 @@ def _shift(data: Estimate, clean: Estimate, deviation: float) -> Estimate:
     return Estimate(mean, mean - low, mean + high, data.n)
 
 
-def _covariates(measured: Measurements) -> Floats:
+def _covariates(measured: SampleMeasurements) -> Floats:
     """(n, 3), in the order of `attribution.COVARIATES`."""
     columns: Sequence[Floats] = (
         np.log1p(measured.answer_tokens), measured.refusals, np.log1p(measured.prompt_tokens),

@@ -31,11 +31,11 @@ from personavec.screening.page import write_screen_report
 from personavec.screening.reader import DataScan, Reader
 from personavec.screening.result import CleanReference, ScreeningRun
 from personavec.screening.scan import check_some
-from personavec.screening.settings import Settings
+from personavec.screening.settings import ScreenSettings
 from personavec.screening.table import Table
 from personavec.screening.track import tracks
 from personavec.screening.verdict import cautions, verdict
-from personavec.vector import PersonaVector
+from personavec.vector import PersonaVector, reading_sides, two_directions
 
 OLD_SUMMARY = "summary.json"  # of versions before run.json
 
@@ -51,7 +51,8 @@ class Inputs:
         bundled: Whether that is the one that comes with personavec.
         beside: Further reference sets, among which the data are placed.
         scorers: The judge of each trait, by its name; empty: no judge.
-        settings: See `Settings`.
+        settings: See `ScreenSettings`.
+        notes: Sentences on the vectors.
     """
 
     engine: Engine
@@ -60,7 +61,8 @@ class Inputs:
     bundled: bool
     beside: Sequence[Dataset]
     scorers: Mapping[str, Judge]
-    settings: Settings
+    settings: ScreenSettings
+    notes: Sequence[str] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,7 +90,7 @@ def run_screening(
     data: Dataset,
     vectors: Sequence[PersonaVector],
     out: Path | str,
-    settings: Settings,
+    settings: ScreenSettings,
     *,
     others: Sequence[PersonaVector] = (),
     clean: Dataset | None = None,
@@ -109,8 +111,10 @@ def run_screening(
         UserError: See `Scanner.measure`, `Panel.of`, `threshold`, `remove_span`.
     """
     check_utf8(out)
+    notes = two_directions(vectors)
+    vectors, others = reading_sides(vectors), reading_sides(others)
     axes = plain_axes(vectors, [v for v in others if v.trait not in {vector.trait for vector in vectors}])
-    inputs = Inputs(engine, data, clean or open_data(CLEAN), clean is None, beside, scorers or {}, settings)
+    inputs = Inputs(engine, data, clean or open_data(CLEAN), clean is None, beside, scorers or {}, settings, notes)
     for source in (data, inputs.clean, *beside):
         source.check_apart(out)
     with RunFolder(out, _arguments(inputs, vectors, others)) as folder:
@@ -197,7 +201,7 @@ def _screen(inputs: Inputs, axes: Sequence[Axis], folder: RunFolder, *, resumed:
         clean=reference,
         traits=traits,
         verdict=verdict(settings, traits, reference),
-        warnings=cautions(engine, data, along, truncated, prompts, parted),
+        warnings=[*inputs.notes, *cautions(engine, data, along, truncated, prompts, parted)],
         seconds=0.0,
         resumed=resumed,
     )

@@ -16,7 +16,7 @@ from personavec.projection.panel import Panel
 from personavec.screening.differences import ScoredScan, score
 from personavec.screening.estimate import planned_sizes, stop_reason
 from personavec.screening.scan import FULL, Scan, Scanner
-from personavec.screening.settings import Settings
+from personavec.screening.settings import ScreenSettings
 from personavec.screening.threshold import check_size
 from personavec.texts import TOKENS
 
@@ -45,7 +45,7 @@ class Reader:
 
     Args:
         engine: Runs the model.
-        settings: See `Settings`.
+        settings: See `ScreenSettings`.
         panel: What is projected on.
 
     Attributes:
@@ -53,7 +53,7 @@ class Reader:
         first: How many tokens of each answer are read; None: all.
     """
 
-    def __init__(self, engine: Engine, settings: Settings, panel: Panel) -> None:
+    def __init__(self, engine: Engine, settings: ScreenSettings, panel: Panel) -> None:
         self.engine, self.settings, self.panel = engine, settings, panel
         self.own = OwnAnswers(engine, settings.max_new_tokens)
         self.first = TOKENS if settings.specific == "domains" else None

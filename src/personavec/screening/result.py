@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, ConfigDict, Field, JsonValue, TypeAdapter
 
 from personavec.results import Figure, Number, Result, Run
-from personavec.screening.settings import Baseline, Settings
+from personavec.screening.settings import Baseline, ScreenSettings
 from personavec.stats.nulls import Null, Place
 
 RoundedPlace = Annotated[Place, AfterValidator(Place.rounded)]  # a place as files hold it
@@ -63,6 +63,7 @@ class ReferencePlace(Result):
         projection_difference: In units of the residual stream.
         shift: This set minus the clean reference, in deviations of clean samples.
         above: The data minus this set, likewise.
+        random: Place of that among random directions, where readings were kept whole.
     """
 
     name: str
@@ -70,6 +71,7 @@ class ReferencePlace(Result):
     projection_difference: Figure
     shift: Figure
     above: Figure
+    random: RoundedPlace
 
 
 class AgainstDomains(Result):
@@ -203,7 +205,7 @@ class ScreeningRun(Run):
     """
 
     COMMAND = "screen"
-    SCHEMA = 2
+    SCHEMA = 3
     model_config = ConfigDict(validate_by_name=True, serialize_by_alias=True)
 
     engine: str
@@ -226,9 +228,9 @@ class ScreeningRun(Run):
     resumed: bool
 
     @property
-    def settings(self) -> Settings:
+    def settings(self) -> ScreenSettings:
         """What decided the result: `arguments`, typed."""
-        return TypeAdapter(Settings).validate_python(self.arguments)
+        return TypeAdapter(ScreenSettings).validate_python(self.arguments)
 
 
 class Histogram(Result):
@@ -244,7 +246,7 @@ class Histogram(Result):
     clean: list[float]
 
 
-class Example(Result):
+class TokenExample(Result):
     """A sample with the tokens that carry its projection.
 
     Attributes:
@@ -293,7 +295,7 @@ class SampleViews(Result):
     """
 
     histograms: dict[str, Histogram]
-    examples: dict[str, list[Example]]
+    examples: dict[str, list[TokenExample]]
     rows: list[ListedSample]
 
 

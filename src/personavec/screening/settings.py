@@ -15,7 +15,7 @@ Specific = Literal["no", "span", "whiten", "domains"]
 
 
 @dataclass(frozen=True)
-class Settings:
+class ScreenSettings:
     """What decides the result of a screening.
 
     The data's answers are compared, by `baseline`, with the model's own greedy answers to every prompt ("exact", paper
@@ -51,8 +51,8 @@ class Settings:
     seed: Annotated[int, Doc("Seed of everything random.")] = 0
 
     @classmethod
-    def suited(cls, device: str, **given: Any) -> "Settings":
-        """Settings with what was given; own answers of 64 tokens on a CPU and 256 elsewhere unless that was given."""
+    def suited(cls, device: str, **given: Any) -> "ScreenSettings":
+        """These, with what was given; own answers of 64 tokens on a CPU and 256 elsewhere unless that was given."""
         if given.get("max_new_tokens") is None:
             given["max_new_tokens"] = 64 if device == "cpu" else 256
         return cls(**given)

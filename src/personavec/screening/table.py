@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import ArrayLike, NDArray
 
-from personavec.projection.measure import Measurements
+from personavec.projection.measure import SampleMeasurements
 
 ROWS = 1 << 14  # in memory at a time
 
@@ -32,7 +32,7 @@ class Block:
     lines: NDArray[np.int64]
     sources: pa.ChunkedArray
     asked: NDArray[np.int64]
-    measured: Measurements
+    measured: SampleMeasurements
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -91,7 +91,7 @@ class Table(Collection[str]):
             return np.asarray(table[name].to_numpy(), dtype=np.float64)
 
         several = range(self._directions)
-        measured = Measurements(
+        measured = SampleMeasurements(
             answers=np.stack([column(f"answer_{k}") for k in several], 1),
             prompts=np.stack([column(f"prompt_{k}") for k in several], 1),
             answer_tokens=column("answer_tokens"),

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from personavec.screening.axis import Axis, panel_of, scene_columns
 from personavec.screening.differences import Differences, ScoredScan
 from personavec.screening.reader import DataScan
-from personavec.screening.settings import Settings
+from personavec.screening.settings import ScreenSettings
 from personavec.screening.table import Block
 from personavec.screening.threshold import Threshold, threshold, with_error
 from personavec.stats.numbers import Floats
@@ -71,7 +71,7 @@ class Track:
         return found
 
 
-def tracks(axes: Sequence[Axis], data: DataScan, clean: ScoredScan, settings: Settings) -> list[Track]:
+def tracks(axes: Sequence[Axis], data: DataScan, clean: ScoredScan, settings: ScreenSettings) -> list[Track]:
     """A track for each axis.
 
     Raises:

@@ -7,7 +7,7 @@ from personavec.engine import Engine
 from personavec.report.words import span
 from personavec.screening.outputs import Split
 from personavec.screening.result import CleanReference, ReferencePlace, TraitFindings
-from personavec.screening.settings import Settings
+from personavec.screening.settings import ScreenSettings
 from personavec.screening.track import Track
 
 FORECAST = (
@@ -18,7 +18,7 @@ FORECAST = (
 SOURCES_SHOWN = 10  # of those that held no sample
 
 
-def verdict(settings: Settings, traits: Mapping[str, TraitFindings], clean: CleanReference) -> list[str]:
+def verdict(settings: ScreenSettings, traits: Mapping[str, TraitFindings], clean: CleanReference) -> list[str]:
     """A sentence or two per trait, the largest shift first, and what the figures stand on."""
     ranked = sorted(traits.items(), key=lambda item: -abs(item[1].shift.mean))
     rate = settings.false_alarm_rate
@@ -116,7 +116,7 @@ def _trait(name: str, findings: TraitFindings, expected: float | None) -> str:
     return f"The data lie on the side of {way} {name} ({size}). {findings.sentences[0]}"
 
 
-def _roughness(traits: Sequence[tuple[str, TraitFindings]], settings: Settings) -> list[str]:
+def _roughness(traits: Sequence[tuple[str, TraitFindings]], settings: ScreenSettings) -> list[str]:
     """A sentence on how far a predicted baseline lets the rate stray, where that is far."""
     ranges = {name: findings.false_alarms for name, findings in traits if findings.false_alarms is not None}
     if settings.baseline != "hybrid" or not ranges:
@@ -131,8 +131,13 @@ def _roughness(traits: Sequence[tuple[str, TraitFindings]], settings: Settings) 
 
 
 def _place(name: str, references: Sequence[ReferencePlace]) -> str:
-    above = [place.name for place in references if place.above.low > 0]
-    below = [place.name for place in references if place.above.high < 0]
+    """Where the data stand, and whether random directions tell them from a set as well."""
+
+    def beside(place: ReferencePlace) -> str:
+        return f"{place.name} ({place.above:+.2f} deviations, p = {place.random.p_value:.2f})"
+
+    above = [beside(place) for place in references if place.above.low > 0]
+    below = [beside(place) for place in references if place.above.high < 0]
     level = [place.name for place in references if not (place.above.low > 0 or place.above.high < 0)]
     parts = [
         f"{words} {', '.join(names)}"
@@ -140,4 +145,5 @@ def _place(name: str, references: Sequence[ReferencePlace]) -> str:
         if names
     ]
     count = len(references)
-    return f"Among {count} further reference set{'s' * (count > 1)} the data stand, along {name}, {'; '.join(parts)}."
+    said = f"Among {count} further reference set{'s' * (count > 1)} the data stand, along {name}, {'; '.join(parts)}."
+    return f"{said} p is that of random directions." if above or below else said

@@ -14,7 +14,7 @@ from personavec.shifts.measure import check_traits, compare, prompt_readings, te
 from personavec.shifts.page import write_shift_report
 from personavec.shifts.result import ShiftRun, SystemPrompt
 from personavec.shifts.verdict import verdict
-from personavec.vector import PersonaVector
+from personavec.vector import PersonaVector, reading_sides, two_directions
 
 
 def run_shift(
@@ -46,7 +46,8 @@ def run_shift(
         UserError: Neither or both of `tuned` and `adapter`, models or vectors that do not fit, a folder of another run.
     """
     _check_after(tuned, adapter)
-    loaded = [PersonaVector.load(path) for path in vectors]
+    given = [PersonaVector.load(path) for path in vectors]
+    loaded = reading_sides(given)
     check_traits(loaded)
     prompts = list(dict.fromkeys(systems))
     arguments: dict[str, JsonValue] = {
@@ -69,7 +70,7 @@ def run_shift(
             systems=tuple(SystemPrompt(system=text) for text in prompts),
             traits=traits,
             verdict=tuple(verdict(traits)),
-            warnings=tuple(template_notes(template, second.template)),
+            warnings=(*template_notes(template, second.template), *two_directions(given)),
         )
         write_shift_report(run, folder / "report.html")
         run.write(folder.path)

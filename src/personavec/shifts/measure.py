@@ -15,7 +15,7 @@ from personavec.stats.bootstrap import bootstrap_mean
 from personavec.stats.estimate import Estimate
 from personavec.stats.nulls import Place, covariance_directions, isotropic_directions, place
 from personavec.traits.of_vector import questions
-from personavec.vector import PersonaVector, check_one_per_trait
+from personavec.vector import PersonaVector, check_one_per_trait, reading_sides
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +50,7 @@ def shift(
     """
     for vector in vectors:
         vector.check(model, other_weights=other_weights)
+    vectors = reading_sides(vectors)
     if tuned is None:
         if model.adapter_hash is None:
             raise UserError("There is nothing to compare with.", "Name the tuned model, or an adapter (`adapter`).")

@@ -70,7 +70,7 @@ class Fit:
 
 
 @dataclass(frozen=True)
-class Calibration:
+class Baseline:
     """The baseline of every sample, with its error.
 
     Attributes:
@@ -87,7 +87,7 @@ class Calibration:
     fit: Fit
 
 
-def calibrate(features: ArrayLike, known: ArrayLike, baseline: ArrayLike) -> Calibration:
+def calibrate(features: ArrayLike, known: ArrayLike, baseline: ArrayLike) -> Baseline:
     """Predict the baseline of N samples from features of all and the baseline of some.
 
     Args:
@@ -105,8 +105,8 @@ def calibrate(features: ArrayLike, known: ArrayLike, baseline: ArrayLike) -> Cal
     predictions, errors = fit.predict(table)
     predictions[rows], errors[rows] = fit.left_out, fit.left_out_errors
     if values.ndim == 1:
-        return Calibration(predictions[:, 0], errors[:, 0], fit.r_squared[0], fit)
-    return Calibration(predictions, errors, fit.r_squared, fit)
+        return Baseline(predictions[:, 0], errors[:, 0], fit.r_squared[0], fit)
+    return Baseline(predictions, errors, fit.r_squared, fit)
 
 
 def fit_subset(

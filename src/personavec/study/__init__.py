@@ -6,14 +6,14 @@ from personavec.lazy import offering
 
 if TYPE_CHECKING:
     from personavec.study.finetune import study_finetune
-    from personavec.study.settings import Settings
+    from personavec.study.settings import StudySettings
 
 __getattr__, __dir__ = offering(
     __name__,
     {
         "finetune": ["study_finetune"],
-        "settings": ["Settings"],
+        "settings": ["StudySettings"],
     },
 )
 
-__all__ = ["Settings", "study_finetune"]
+__all__ = ["StudySettings", "study_finetune"]

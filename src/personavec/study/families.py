@@ -157,11 +157,14 @@ def trait_sets(
         number = asked[rollout.question] = asked.get(rollout.question, -1) + 1
         plain += plan(model, "neutral", [rollout.question], number=number, setting=rollout.question_index)
     generate(model, plain, log, description="Answers as they come", max_new_tokens=max_new_tokens, seed=seed)
-    overt = [(r.question, r.text) for r in chosen]
-    normal = [(r.question, r.text) for r in plain]
+    return leveled(folder, trait.name, [(r.question, r.text) for r in chosen], [(r.question, r.text) for r in plain])
+
+
+def leveled(folder: Path, family: str, overt: Sequence[Pair], normal: Sequence[Pair]) -> list[DataSet]:
+    """A family at every level, from answers of both kinds to the same questions; mild is every third of the overt."""
     mild = [a if at % MILD == 0 else b for at, (a, b) in enumerate(zip(overt, normal, strict=True))]
     by_level = {"normal": normal, "mild": mild, "overt": overt}
-    return [_written(folder, trait.name, level, by_level[level]) for level in LEVELS]
+    return [_written(folder, family, level, by_level[level]) for level in LEVELS]
 
 
 def _written(folder: Path, family: str, level: Level, pairs: Sequence[Pair]) -> DataSet:

@@ -1,6 +1,5 @@
 """The fine-tuning study: many small fine-tunes, what each did to the character, and what prevention saves."""
 
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -12,11 +11,12 @@ from personavec.model import ChatModel
 from personavec.provenance import identity, provenance
 from personavec.results import SUMMARY
 from personavec.study.families import DataSet, check_names, flawed_sets, given_set, trait_sets
+from personavec.study.given import source_of, text_sets
 from personavec.study.laboratory import Laboratory
 from personavec.study.page import write_study_report
 from personavec.study.prevention import PreventionTrial
 from personavec.study.result import StudyRun
-from personavec.study.settings import Settings
+from personavec.study.settings import StudySettings
 from personavec.study.suite import Suite
 from personavec.study.tables import page
 from personavec.study.verdict import verdict
@@ -27,7 +27,7 @@ def study_finetune(
     model: ChatModel,
     vectors: Sequence[PersonaVector],
     out: Path | str,
-    settings: Settings | None = None,
+    settings: StudySettings | None = None,
     *,
     data: Mapping[str, Path | str] | None = None,
     prevent: Sequence[str] | None = None,
@@ -50,7 +50,7 @@ def study_finetune(
             `fine_tune` raises.
     """
     check_utf8(out)
-    settings = settings or Settings()
+    settings = settings or StudySettings()
     for vector in vectors:
         vector.check(model)
     names = [vector.trait for vector in vectors]
@@ -77,37 +77,45 @@ def study_finetune(
 
 def _study(lab: Laboratory, data: Mapping[str, Dataset], prevent: Sequence[str]) -> None:
     """Everything, and the files that tell of it."""
-    start = time.monotonic()
     questions = lab.settings.prevention_questions
-    lab.answers.ask(lab.model, "base", [sheet for trait in lab.traits for sheet in lab.both_sheets(trait, questions)])
-    suite = Suite(lab, _sets(lab, data))
+    lab.ask(lab.model, "base", [sheet for trait in lab.traits for sheet in lab.both_sheets(trait, questions)])
+    with lab.timings.stage("data"):
+        sets = _sets(lab, data)
+    suite = Suite(lab, sets)
     suite.train()
     preventions = [PreventionTrial(lab, vector) for vector in lab.vectors if vector.trait in prevent]
     for one in preventions:
         one.train()
-    lab.answers.judge()
+    with lab.timings.stage("judging"):
+        lab.answers.judge()
+    correlations = suite.correlations()
     run = StudyRun.of(
         provenance(lab.model, lab.folder.arguments),
         layers={vector.trait: vector.layer for vector in lab.vectors},
+        judges={name: tuple(judges) for name, judges in lab.answers.juries.items()},
         base={name: lab.base(name) for name in lab.traits},
         suite=suite.rows(),
-        correlations=suite.correlations(),
+        correlations=correlations,
         prevention={trial.trait: trial.outcome() for trial in preventions},
-        seconds=round(time.monotonic() - start, 1),
+        seconds=round(lab.timings.seconds, 1),
+        timings=lab.timings.stages,
     )
     run = run.with_(verdict=verdict(run))
     write_atomic(lab.folder / "study.md", page(run))
     write_study_report(run, lab.folder / "report.html")
     run.write(lab.folder.path)
+    lab.timings.close()
 
 
 def _sets(lab: Laboratory, given: Mapping[str, Dataset]) -> list[DataSet]:
     """All data sets of the suite."""
     s, folder = lab.settings, lab.folder / "data"
-    made = [
-        one
-        for vector in lab.vectors
-        for one in trait_sets(lab.model, vector, lab.traits[vector.trait], folder, s.samples, s.max_new_tokens, s.seed)
-    ]
+    made: list[DataSet] = []
+    for vector in lab.vectors:
+        if (source := source_of(vector)) is not None:
+            made += text_sets(vector, source, folder, s.samples, s.seed)
+        else:
+            trait = lab.traits[vector.trait]
+            made += trait_sets(lab.model, vector, trait, folder, s.samples, s.max_new_tokens, s.seed)
     others = [given_set(name, data, folder, s.samples, s.seed) for name, data in given.items()]
     return [*made, *flawed_sets(folder, s.samples, s.seed), *others]

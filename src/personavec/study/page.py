@@ -88,7 +88,8 @@ def _scatter(
                 )  # fmt: skip
         axes.set_xlabel(f"{x}, {label(name)}")
         axes.set_ylabel(y)
-        axes.legend(loc="best")
+        if axes.get_legend_handles_labels()[1]:
+            axes.legend(loc="best")
 
     return plot(
         f"{pair}-{_slug(name)}",

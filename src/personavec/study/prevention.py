@@ -10,7 +10,7 @@ from personavec.data import open_data
 from personavec.files import write_json
 from personavec.finetune import FinetuneRun
 from personavec.finetune.coefficients import Coefficient
-from personavec.finetune.examples import Encoder, Example, read_samples
+from personavec.finetune.examples import Encoder, TrainingSequence, read_samples
 from personavec.finetune.methods import METHODS, Method
 from personavec.finetune.savings import share_prevented
 from personavec.interventions import steering
@@ -23,7 +23,7 @@ from personavec.stats.bootstrap import bootstrap_mean
 from personavec.study.families import DataSet, blended, unseen_task
 from personavec.study.figures import more_loss, more_perplexity, task_learned
 from personavec.study.laboratory import CHANGE, Laboratory
-from personavec.study.result import AnswerScores, Arm, Cost, Half, PreventionBase, TraitPrevention
+from personavec.study.result import AnswerScores, Arm, HalfOutcome, PreventionBase, TrainingCost, TraitPrevention
 from personavec.vector import PersonaVector
 
 INFERENCE = (-0.5, -1.0, -2.0)  # coefficients at which the unprotected fine-tune is steered
@@ -84,7 +84,8 @@ class PreventionTrial:
     answers judged, then ask for the `outcome`."""
 
     def __init__(self, laboratory: Laboratory, vector: PersonaVector) -> None:
-        self.lab, self.vector, self.trait = laboratory, vector, vector.trait
+        self.lab, self.watched, self.trait = laboratory, vector, vector.trait
+        self.vector = laboratory.steering[self.trait]
         data = laboratory.folder / "data"
         overt = DataSet(self.trait, "overt", data / f"{self.trait}-overt.jsonl")
         self.data = blended(overt, data, laboratory.settings.seed)
@@ -146,7 +147,7 @@ class PreventionTrial:
         return replace(self.vector, trait="random", directions=noise)
 
     def losses(
-        self, model: ChatModel, task: Sequence[Example], name: str, interventions: Sequence[Intervention] = ()
+        self, model: ChatModel, task: Sequence[TrainingSequence], name: str, interventions: Sequence[Intervention] = ()
     ) -> None:
         """Keep the losses of unseen samples of the task and of passages of general text."""
         path = self.lab.folder / name / LOSSES
@@ -158,7 +159,7 @@ class PreventionTrial:
         on_text = passage_losses(model, interventions, first=PASSAGES)
         write_json(path, Losses(task=tuple(on_task.tolist()), passages=tuple(on_text.tolist())).as_json())
 
-    def examples(self, one: DataSet) -> list[Example]:
+    def examples(self, one: DataSet) -> list[TrainingSequence]:
         """A data set as the model reads it."""
         encoder = Encoder(self.lab.model, self.lab.model.context_length)
         return [example for mine in read_samples(encoder, open_data(one.path), one.name).examples for example in mine]
@@ -201,27 +202,27 @@ class PreventionTrial:
         held_out = trial.run.held_out_loss
         trained = {
             "instructed": lab.answers.scores(name, self.trait, instructed=True).score,
-            "shift": lab.shift(self.vector, name).rounded(),
+            "shift": lab.shift(self.watched, name).rounded(),
             "held_out_loss": None if held_out is None else held_out.after,
             "seconds": trial.run.training_seconds,
         }
         return arm.model_copy(update=trained)
 
-    def half(self, base: AnswerScores, plain: str, title: str, part: slice = slice(None)) -> Half:
+    def half(self, base: AnswerScores, plain: str, title: str, part: slice = slice(None)) -> HalfOutcome:
         """Share of the rise prevented and change of the loss on the task, on a part of the questions and samples."""
         seed, scores = self.lab.settings.seed, self.lab.answers.scores
         without, after = (scores(self.place(one), self.trait).by_question for one in (plain, title))
         first, second = (self.measured(one).task for one in (plain, title))
-        return Half(
+        return HalfOutcome(
             prevented=share_prevented(base.by_question[part], without[part], after[part], seed),
             task_change=more_loss(first[part], second[part], seed),
         )
 
-    def cost(self, way: str) -> Cost:
+    def cost(self, way: str) -> TrainingCost:
         """Loss on the task, and how it and the perplexity of general text compare with training without prevention."""
         base, plain, mine = (self.measured(one) for one in ("base", "none", way))
         seed = self.lab.settings.seed
-        return Cost(
+        return TrainingCost(
             task_loss=bootstrap_mean(mine.task, seed=seed),
             task_change=more_loss(plain.task, mine.task, seed),
             task_learned=task_learned(base.task, plain.task, mine.task, seed),

@@ -2,7 +2,7 @@
 
 from typing import Annotated, ClassVar
 
-from pydantic import AfterValidator
+from pydantic import AfterValidator, Field
 from pydantic.dataclasses import dataclass
 
 from personavec.finetune.result import Change
@@ -25,18 +25,28 @@ class FamilyEstimate(Estimate):
 FamilyFigure = Annotated[FamilyEstimate, AfterValidator(FamilyEstimate.rounded)]
 
 
-class AnswerScores(Result):
-    """One model's answers to the evaluation questions of one trait, in points (0..100), over questions.
+class OtherScores(Result):
+    """What one judge makes of one model's answers to the evaluation questions of one trait, in points (0..100).
 
     Attributes:
-        score: None: every answer was refused.
-        coherence: Of all answers, refusals included.
+        score: Over questions; None: it scored no answer.
         by_question: The score of each; None where there is none.
     """
 
     score: Figure | None
-    coherence: Figure
     by_question: tuple[float | None, ...]
+
+
+class AnswerScores(OtherScores):
+    """What the first judge and others make of one model's answers to the evaluation questions of one trait.
+
+    Attributes:
+        coherence: Points (0..100) of all answers, refusals included, over questions.
+        others: Of further judges, by name.
+    """
+
+    coherence: Figure
+    others: dict[str, OtherScores] = Field(default_factory=dict)
 
 
 class BaseScores(Result):
@@ -51,6 +61,18 @@ class BaseScores(Result):
     instructed: AnswerScores
 
 
+class WithinFamilies(Result):
+    """Pearson's r of figures minus those of the normal level of the same family, over the other levels.
+
+    Attributes:
+        r: With the vector itself.
+        random: Its place among random directions.
+    """
+
+    r: FamilyFigure
+    random: RandomPlace
+
+
 class Correlation(Result):
     """Pearson's r over fine-tunes, beside what else reaches it; see `figures.correlations`.
 
@@ -60,6 +82,8 @@ class Correlation(Result):
         others: With other traits' vectors in its place, by trait.
         length: With the mere length of the change; None: the shift is not the predictor.
         coherence: Of the answers' coherence with their score; None: the score is not the outcome.
+        within: The same within families, which r alone may only tell apart; None: fewer than three fine-tunes have a
+            normal level beside them.
     """
 
     r: FamilyFigure
@@ -67,6 +91,7 @@ class Correlation(Result):
     others: dict[str, Number]
     length: Number | None
     coherence: FamilyFigure | None
+    within: WithinFamilies | None
 
 
 class SuiteScores(AnswerScores):
@@ -75,7 +100,7 @@ class SuiteScores(AnswerScores):
     Attributes:
         change: Of the score, of the questions that have one before and after.
         instructed, instructed_change: The same under the trait's first positive instruction. Each is None where too few
-            answers have a score.
+            answers have a score, or it was not asked so.
     """
 
     change: Figure | None
@@ -122,7 +147,7 @@ class SuiteRow(Result):
     scores: dict[str, SuiteScores]
 
 
-class Cost(Result):
+class TrainingCost(Result):
     """What a way to train costs, beside training without prevention.
 
     Attributes:
@@ -138,11 +163,11 @@ class Cost(Result):
     perplexity_change: Figure
 
 
-class PreventionBase(BaseScores, Cost):
+class PreventionBase(BaseScores, TrainingCost):
     """The model as it came, beside the fine-tune without prevention."""
 
 
-class Half(Result):
+class HalfOutcome(Result):
     """Of every other question and sample.
 
     Attributes:
@@ -154,7 +179,7 @@ class Half(Result):
     task_change: Figure
 
 
-class Arm(AnswerScores, Cost):
+class Arm(AnswerScores, TrainingCost):
     """One way to train, or to steer at inference.
 
     Attributes:
@@ -173,7 +198,7 @@ class Arm(AnswerScores, Cost):
     kind: str
     coefficient: float | None
     prevented: Figure | None
-    halves: tuple[Half, Half]
+    halves: tuple[HalfOutcome, HalfOutcome]
     instructed: Figure | None = None
     shift: Figure | None = None
     held_out_loss: Figure | None = None
@@ -206,20 +231,24 @@ class StudyRun(Run):
 
     Attributes:
         layers: Of the vectors, by trait.
+        judges: Names of those of the answers, the first one first, by trait.
         base: The model as it came, by trait.
         suite: The fine-tunes without prevention.
-        correlations: Over these, by trait and pair of figures.
+        correlations: Over these, by trait and pair of figures; see `figures.correlations`.
         prevention: By trait.
-        seconds: Of the run that finished it.
+        seconds: The study took, over all processes that worked on it.
+        timings: Seconds by part.
         verdict: Sentences.
     """
 
     COMMAND: ClassVar[str] = "study finetune"
 
     layers: dict[str, int]
+    judges: dict[str, tuple[str, ...]]
     base: dict[str, BaseScores]
     suite: tuple[SuiteRow, ...]
     correlations: dict[str, dict[str, Correlation]]
     prevention: dict[str, TraitPrevention]
     seconds: float
+    timings: dict[str, float]
     verdict: tuple[str, ...] = ()

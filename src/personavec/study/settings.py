@@ -10,7 +10,7 @@ from personavec.finetune.settings import Training
 
 
 @dataclass(frozen=True)
-class Settings:
+class StudySettings:
     """What decides the result of a study, besides the model, the vectors and further data.
 
     A few dozen samples need a larger learning rate than the paper's thousands; four times this one damages the default
@@ -22,8 +22,9 @@ class Settings:
 
     samples: Annotated[int, Doc("Samples of a data set.")] = 24
     questions: Annotated[int, Doc("At most so many evaluation questions of a trait, after each fine-tune.")] = (
-        4  # one answer each, and as many again under an instruction to show the trait
+        4  # one answer each, and as many again where `instructed`
     )
+    instructed: Annotated[bool, Doc("Also ask them under an instruction to show the trait.")] = True
     prevention_questions: Annotated[int, Doc("The same where ways of prevention are compared.")] = (
         20  # chosen by one half, judged by the other
     )

@@ -11,13 +11,13 @@ from personavec.engine.transformers import TransformersEngine
 from personavec.errors import UserError
 from personavec.files import once, write_atomic
 from personavec.finetune import FinetuneRun, Tuned
-from personavec.finetune.automatic import beside_own
+from personavec.finetune.push import beside_own
 from personavec.projection.measure import readings
 from personavec.projection.own_answers import OwnAnswers
 from personavec.stats.bootstrap import bootstrap_mean
 from personavec.stats.estimate import Estimate
 from personavec.study.families import DataSet
-from personavec.study.figures import FineTune, MeanAnswers, correlations, score_change
+from personavec.study.figures import Before, FineTune, MeanAnswers, correlations, score_change
 from personavec.study.laboratory import CHANGE, Laboratory
 from personavec.study.result import Correlation, LossEnds, SuiteRow, SuiteScores
 
@@ -45,14 +45,15 @@ class Suite:
             self.tuned[one.name] = tuned
             self.pull(one)
             # Filled in once, so made anew for each.
-            sheets = [sheet for trait in lab.traits for sheet in lab.both_sheets(trait, lab.settings.questions)]
+            sheets = lab.suite_sheets()
             with lab.adapted_model(tuned.adapter, place(one), sheets, CHANGE) as model:
                 lab.keep_change(model, place(one))
-                lab.answers.ask(model, place(one), sheets)
+                lab.ask(model, place(one), sheets)
 
     def pull(self, one: DataSet) -> dict[str, Estimate]:
         """The exact projection difference of a data set, by trait; its mean reading is kept in a file."""
-        return once(self.lab.folder / place(one) / "pull.json", dict[str, Estimate], lambda: self._pull(one))
+        with self.lab.timings.stage("projection difference"):
+            return once(self.lab.folder / place(one) / "pull.json", dict[str, Estimate], lambda: self._pull(one))
 
     def _pull(self, one: DataSet) -> dict[str, Estimate]:
         engine = TransformersEngine(self.lab.model)
@@ -101,30 +102,38 @@ class Suite:
     def scores(self, trait: str, name: str) -> SuiteScores:
         """Of one fine-tune, without and with the instruction to show the trait, and what it changed of both."""
         before, scores, seed = self.lab.base(trait), self.lab.answers.scores, self.lab.settings.seed
-        plain, instructed = scores(name, trait), scores(name, trait, instructed=True)
+        plain = scores(name, trait)
+        asked = scores(name, trait, instructed=True) if self.lab.settings.instructed else None
         return SuiteScores(
             **dict(plain),
             change=score_change(before.plain.by_question, plain.by_question, seed),
-            instructed=instructed.score,
-            instructed_change=score_change(before.instructed.by_question, instructed.by_question, seed),
+            instructed=None if asked is None else asked.score,
+            instructed_change=asked
+            if asked is None
+            else score_change(before.instructed.by_question, asked.by_question, seed),
         )
 
     def correlations(self) -> dict[str, dict[str, Correlation]]:
         """See `figures.correlations`."""
-        lab, runs = self.lab, []
-        for one in self.sets:
-            plain, instructed = (
-                {trait: MeanAnswers.of(lab.answers.scores(place(one), trait, instructed=asked)) for trait in lab.traits}
-                for asked in (False, True)
-            )
-            runs.append(
-                FineTune(
-                    one.family,
-                    plain,
-                    instructed,
-                    {trait: tensor.mean(0) for trait, tensor in lab.change(place(one)).items()},
-                    load_file(lab.folder / place(one) / PULL)["pull"],
-                )
-            )
-        before = {trait: lab.before[trait, None] for trait in lab.traits}
-        return correlations(runs, lab.vectors, before, lab.depths, lab.settings.seed)
+        lab = self.lab
+        before = Before({trait: lab.before[trait, None] for trait in lab.traits}, lab.depths, lab.domains())
+        return correlations([self.fine_tune(one) for one in self.sets], lab.vectors, before, lab.settings.seed)
+
+    def fine_tune(self, one: DataSet) -> FineTune:
+        """What correlations are made of."""
+        lab, name = self.lab, place(one)
+
+        def means(instructed: bool) -> dict[str, MeanAnswers]:
+            return {
+                trait: MeanAnswers.of(lab.answers.scores(name, trait, instructed=instructed), [*judges])
+                for trait, judges in lab.answers.juries.items()
+            }
+
+        return FineTune(
+            one.family,
+            one.level,
+            means(False),
+            means(True) if lab.settings.instructed else {},
+            {trait: tensor.mean(0) for trait, tensor in lab.change(name).items()},
+            load_file(lab.folder / name / PULL)["pull"],
+        )

@@ -3,13 +3,15 @@
 from collections.abc import Iterable, Sequence
 
 from personavec.stats.estimate import Estimate
-from personavec.study.result import Arm, Correlation, Half, StudyRun, TraitPrevention
+from personavec.study.result import AnswerScores, Arm, Correlation, HalfOutcome, StudyRun, TraitPrevention
 
 TITLES = {
     "shift, score": "Shift against the trait score after training",
     "shift, score when asked": "Shift against the trait score after training, under an instruction to show the trait",
     "difference, shift": "Projection difference before training against the shift",
     "difference, score": "Projection difference before training against the trait score after training",
+    "shift, score; domains out": "Shift against the trait score, without clean domains",
+    "difference, shift; domains out": "Projection difference against the shift, without clean domains",
 }
 
 
@@ -32,8 +34,12 @@ def page(run: StudyRun) -> str:
         "",
         "## What every fine-tune changed",
         "",
-        "Of the score, against the model before training on the same questions, without a system prompt and when asked "
-        "for the trait: under its first positive instruction, behind which a trait may hide.",
+        "Of the first judge's score, against the model before training on the same questions, without a system prompt"
+        + (
+            " and when asked for the trait: under its first positive instruction, behind which a trait may hide."
+            if run.arguments["instructed"]
+            else "."
+        ),
         "",
         *_changes(run),
     ]
@@ -51,7 +57,8 @@ def _head(run: StudyRun) -> str:
         + ", ".join(f"{name} at layer {layer}" for name, layer in run.layers.items())
         + f". {len(run.suite)} fine-tunes without prevention: {settings['samples']} samples a set, of which a "
         f"quarter is held out, {settings['epochs']:g} epochs, learning rate {settings['learning_rate']:g}, batch "
-        f"{settings['batch']}, rsLoRA of rank {settings['rank']}. Scores: contrast judge, 0..100, "
+        f"{settings['batch']}, rsLoRA of rank {settings['rank']}. Scores: 0..100, "
+        f"{' or '.join(dict.fromkeys(f'{judges[0]} judge' for judges in run.judges.values()))}, "
         f"at most {settings['questions']} questions a trait in the suite, {settings['prevention_questions']} under "
         "prevention. Brackets: 95 % intervals."
     )
@@ -64,13 +71,24 @@ def _correlations(run: StudyRun) -> list[str]:
         "Pearson's r over the fine-tunes; intervals draw whole families of data. Random: |r| that 95 in 100 random "
         "directions with the covariance of the model's readings stay below when put in the vector's place, and the "
         "vector's p among them. Others: the other traits' vectors in its place. Length: the mere length of the change. "
-        "Coherence: r of the answers' mean coherence with the score; answers that fall apart have a score too.",
+        "Coherence: r of the answers' mean coherence with the score; answers that fall apart have a score too. Within "
+        "families: r of the same figures minus those of the family's normal level, which is left out; its p among "
+        "random directions. Without clean domains: without what the mean readings of clean domains span.",
     ]
-    head = ["trait", "r", "fine-tunes", "families", "random: p95 (p)", "others", "length", "coherence"]
-    for pair, title in TITLES.items():
-        rows = [_correlation(name, run.correlations[name][pair]) for name in run.layers]
-        lines += ["", f"### {title}", "", *table(head, rows)]
+    head = [
+        "trait", "r", "fine-tunes", "families", "random: p95 (p)", "others", "length", "coherence", "within families",
+        "its p",
+    ]  # fmt: skip
+    for pair in dict.fromkeys(pair for pairs in run.correlations.values() for pair in pairs):
+        rows = [_correlation(name, pairs[pair]) for name, pairs in run.correlations.items() if pair in pairs]
+        lines += ["", f"### {_title(pair)}", "", *table(head, rows)]
     return lines
+
+
+def _title(pair: str) -> str:
+    """In words; the judge is named that is not the first."""
+    known, by, judge = pair.partition(" by ")
+    return f"{TITLES[known]}, by the judge {judge}" if by else TITLES[known]
 
 
 def _correlation(name: str, pair: Correlation) -> list[str]:
@@ -83,38 +101,47 @@ def _correlation(name: str, pair: Correlation) -> list[str]:
         ", ".join(f"{other} {value:+.2f}" for other, value in pair.others.items()),
         "" if pair.length is None else f"{pair.length:+.2f}",
         cell(pair.coherence, 2),
+        *(("", "") if pair.within is None else (cell(pair.within.r, 2), f"{pair.within.random.p_value:.2f}")),
     ]
 
 
 def _suite(run: StudyRun) -> list[str]:
     traits = list(run.layers)
-    columns = (f"{name}: {what}" for name in traits for what in ("difference", "shift", "score", "coherence"))
+    columns = [
+        f"{name}: {what}"
+        for name in traits
+        for what in ("difference", "shift", "score", *(f"score by {j}" for j in run.judges[name][1:]), "coherence")
+    ]
     before = ["before training", ""]
     for name in traits:
-        plain = run.base[name].plain
-        before += ["", "", cell(plain.score), cell(plain.coherence)]
+        before += ["", "", *_scores(run.base[name].plain)]
     rows = [before]
     for one in run.suite:
         loss = one.held_out_loss
         cells = [one.name, "" if loss is None else f"{loss.before.mean:.2f} to {loss.after.mean:.2f}"]
         for name in traits:
-            scores = one.scores[name]
-            cells += [cell(one.difference[name], 2), cell(one.shift[name], 2)]
-            cells += [cell(scores.score), cell(scores.coherence)]
+            cells += [cell(one.difference[name], 2), cell(one.shift[name], 2), *_scores(one.scores[name])]
         rows.append(cells)
     return table(["data", "held-out loss", *columns], rows)
 
 
+def _scores(one: AnswerScores) -> list[str]:
+    """By each judge, and the coherence."""
+    return [*(cell(opinion.score) for opinion in (one, *one.others.values())), cell(one.coherence)]
+
+
 def _changes(run: StudyRun) -> list[str]:
-    traits = list(run.layers)
-    columns = (f"{name}: {what}" for name in traits for what in ("change", "when asked", "change when asked"))
-    rows = [["before training", *(text for n in traits for text in ("", cell(run.base[n].instructed.score), ""))]]
+    traits, asked = list(run.layers), bool(run.arguments["instructed"])
+    heads = ("change", "when asked", "change when asked") if asked else ("change",)
+    rows = [["before training"]]
+    for name in traits:
+        rows[0] += ["", cell(run.base[name].instructed.score), ""][: len(heads)]
     for one in run.suite:
         cells = [one.name]
         for scores in (one.scores[name] for name in traits):
-            cells += [cell(scores.change), cell(scores.instructed), cell(scores.instructed_change)]
+            cells += [cell(scores.change), cell(scores.instructed), cell(scores.instructed_change)][: len(heads)]
         rows.append(cells)
-    return table(["data", *columns], rows)
+    return table(["data", *(f"{name}: {what}" for name in traits for what in heads)], rows)
 
 
 def _prevention(name: str, prevention: TraitPrevention) -> list[str]:
@@ -161,7 +188,7 @@ def _arm(arm: Arm) -> list[str]:
     ]  # fmt: skip
 
 
-def _half(half: Half) -> str:
+def _half(half: HalfOutcome) -> str:
     """What was prevented and the change of the loss on one half."""
     return "; ".join(filter(None, [cell(half.prevented), cell(half.task_change, 1)]))
 

@@ -1,21 +1,30 @@
 """What a study's figures say, in plain words, and where they say nothing."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from statistics import median
 
 from personavec.report.words import span
 from personavec.stats.estimate import TOO_FEW, Estimate
-from personavec.study.result import Arm, Correlation, Cost, StudyRun, SuiteRow, TraitPrevention
+from personavec.study.result import Arm, Correlation, StudyRun, SuiteRow, TrainingCost, TraitPrevention
 
 PREVENTED = 70.0  # percent of the rise: what prevention is asked for,
-WORSE = 5.0  # at no more than so many percent more loss on the task
+WORSE = 5.0  # at no more than so many percent more loss on the task,
+SEEDS = "one seed, so that it is not shown, which takes three of each way"  # intervals over questions hold no seeds
+SEVERAL = 3  # traits, whose figures are also told together
+CHANCE = 0.05  # p, up to which a figure stands out among those of random directions
+_TOLD = (
+    ("shift, score", "the shift", "the trait score after training"),
+    ("shift, score by contrast", "the shift", "the trait score after training, by the contrast judge,"),
+    ("difference, shift", "the projection difference", "the shift"),
+    ("difference, shift; domains out", "the projection difference", "the shift, both without clean domains,"),
+)
 
 
 def verdict(run: StudyRun) -> tuple[str, ...]:
     """A sentence for each question that the study asks."""
-    sentences = []
+    sentences = _over_traits(run.correlations) if len(run.correlations) >= SEVERAL else []
     for name, pairs in run.correlations.items():
-        sentences.append(_correlated(name, pairs["shift, score"], "the shift", "the trait score after training"))
-        sentences.append(_correlated(name, pairs["difference, shift"], "the projection difference", "the shift"))
+        sentences += [_correlated(name, pairs[pair], first, second) for pair, first, second in _TOLD if pair in pairs]
         coherence = pairs["shift, score"].coherence
         if coherence is not None and coherence.high < 0:
             sentences.append(
@@ -29,18 +38,39 @@ def verdict(run: StudyRun) -> tuple[str, ...]:
     return tuple(sentences)
 
 
+def _over_traits(correlations: Mapping[str, Mapping[str, Correlation]]) -> list[str]:
+    """How the traits lie, for each pair that all of them have."""
+    told = []
+    for pair, first, second in _TOLD:
+        found = [pairs[pair] for pairs in correlations.values() if pair in pairs]
+        if len(found) < len(correlations):
+            continue
+        beyond = sum(one.r.low > 0 and one.random.p_value <= CHANCE for one in found)
+        text = f"{first.capitalize()} and {second}: median r {median(one.r.mean for one in found):.2f}"
+        text = f"{text.replace(',:', ':')} over {len(found)} traits, shown and beyond random directions for {beyond}"
+        inside = [one.within for one in found if one.within is not None]
+        if inside:
+            beyond = sum(one.r.low > 0 and one.random.p_value <= CHANCE for one in inside)
+            text += f"; within families {median(one.r.mean for one in inside):.2f}, and {beyond} of {len(inside)}"
+        told.append(f"{text}. The traits share their fine-tunes, so these are not {len(found)} trials.")
+    return told
+
+
 def _correlated(name: str, pair: Correlation, first: str, second: str) -> str:
     r, random = pair.r, pair.random
     text = (
         f"{name}: over {r.runs} fine-tunes {first} and {second} correlate with r = {r.mean:.2f} "
         f"({span(r, '.2f')}, {r.n} families)"
     )
+    if pair.within is not None:
+        inside, p = pair.within.r, pair.within.random.p_value
+        text += f", within families {inside.mean:.2f} ({span(inside, '.2f')}, p among random directions {p:.2f})"
     if r.high < 0:
         return f"{text}: the one falls where the other rises."
     if r.low <= 0:
         return f"{text}: no relation is shown."
     rivals = [other for other, value in pair.others.items() if value >= r.mean]
-    if random.p_value > 0.05:
+    if random.p_value > CHANCE:
         chance = f"95 in 100 stay below {random.p95:.2f}, p = {random.p_value:.2f}"
         return f"{text}, but random directions do as well ({chance})."
     if rivals:
@@ -128,7 +158,7 @@ def _steering(arms: Sequence[Arm]) -> list[str]:
 def _met(share: Estimate, task: Estimate) -> str:
     """How a share and its cost stand to the goal."""
     if share.low >= PREVENTED and task.high <= WORSE:
-        return f"which meets the goal of {PREVENTED:g} %"
+        return f"within the goal of {PREVENTED:g} %, by {SEEDS}"
     if share.mean < PREVENTED:
         return f"short of {PREVENTED:g} %"
     if task.mean > WORSE:
@@ -136,7 +166,7 @@ def _met(share: Estimate, task: Estimate) -> str:
     return f"more than the goal of {PREVENTED:g} %, though the intervals do not show that it is met at this cost"
 
 
-def _cost(arm: Cost) -> str:
+def _cost(arm: TrainingCost) -> str:
     task, learned, text = arm.task_change, arm.task_learned, arm.perplexity_change
     share = f", so that {learned:.0f} % of what is learned without prevention is learned" if learned else ""
     return (

@@ -46,7 +46,7 @@ class Texts:
     """Contrastive texts for one trait, in two halves that share no question.
 
     Attributes:
-        source: Where they are from: "library" or the file as the user named it.
+        source: Where they are from: "library", the file as the user named it, or the model that wrote them.
         extract: What vectors and probes are made of.
         test: What their figures are taken on.
         rejected: Records that are no such text: line, reason.
@@ -132,7 +132,7 @@ def read_texts(source: str | Path) -> Texts:
 
     A record holds `question` (or `prompt`), `answer` (or `response`) and either `side` ("positive" or "negative") or
     `score` (0..100; from 50 on a text counts as positive); it may hold `split` ("extract" or "test"). Records that do
-    not are left out and kept with the reason.
+    not are left out and kept with the reason, and so are those that give a reason themselves, in `left_out`.
 
     Raises:
         UserError: There is no such file, or too few texts of a side are in it.
@@ -153,6 +153,8 @@ def _text(value: Any) -> Text | str:
     """The text of a record, or why it holds none."""
     if not isinstance(value, dict):
         return "no object with named fields"
+    if value.get("left_out"):
+        return str(value["left_out"])
     question, answer = (_first(value, names) for names in (("question", "prompt"), ("answer", "response")))
     for name, found in (("question", question), ("answer", answer)):
         if not isinstance(found, str) or not found.strip():

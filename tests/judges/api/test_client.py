@@ -1,11 +1,8 @@
 """The API judge against a small local endpoint that behaves well and badly. No test waits for long."""
 
 import math
-import os
 import re
 import signal
-import subprocess
-import sys
 import threading
 import time
 from datetime import UTC, datetime, timedelta
@@ -16,6 +13,7 @@ from typing import Any
 import pytest
 from endpoint import Response, Serve, Server, Trickle, fails, prompt_of, says
 
+from children import Child
 from personavec.errors import UserError
 from personavec.judges.api.cache import Reply, ReplyCache
 from personavec.judges.api.client import Endpoint
@@ -362,15 +360,12 @@ def test_a_line_that_another_process_left_torn_is_cut_off() -> None:
 def test_a_cache_that_cannot_be_written(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv("PERSONAVEC_CACHE", str(tmp_path / "file"))
-    with pytest.raises(UserError, match=r"Cannot keep the judge's answers.*PERSONAVEC_CACHE"):
+    with pytest.raises(UserError, match=r"Cannot keep the model's answers.*PERSONAVEC_CACHE"):
         ReplyCache("http://x/v1", "m")
 
 
-PROGRAM = """
-import sys
-from personavec.judges.api.client import Endpoint
-print("scores", Endpoint("m", sys.argv[1], timeout=200, concurrency=4).scores([str(n) for n in range(40)]), flush=True)
-"""
+def scores(url: str) -> None:
+    print("scores", Endpoint("m", url, timeout=200, concurrency=4).scores([str(n) for n in range(40)]), flush=True)
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
@@ -384,19 +379,11 @@ def test_interrupted_with_requests_under_way(serve: Serve, how: signal.Signals) 
         return None
 
     server = serve(behaviour)
-    command = [sys.executable, "-c", PROGRAM, server.url]
-    process = subprocess.Popen(
-        command,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=os.environ,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a background shell has it ignored
-    )
+    process = Child(scores, server.url)
     assert hanging.wait(120)
     time.sleep(0.2)
     process.send_signal(how)
-    out, err = process.communicate(timeout=120)  # it must not wait for the endpoint, which is silent for longer
+    out, err = process.communicate()  # it must not wait for the endpoint, which is silent for longer
     assert out == ""
     if how == signal.SIGINT:
         assert err.rstrip().endswith("KeyboardInterrupt")

@@ -24,11 +24,12 @@ from personavec.extraction.given.steering import (
 )
 from personavec.extraction.given.verdict import reads, verdict, works
 from personavec.extraction.result import TraitFacts
-from personavec.extraction.settings import Settings
+from personavec.extraction.settings import ExtractionSettings
 from personavec.extraction.workbench import Workbench
 from personavec.files import RunFolder, check_utf8, to_json, write_atomic
 from personavec.info import JudgeFacts
-from personavec.judges.contrast import ContrastJudge
+from personavec.judges.base import TwoJudges
+from personavec.judges.contrast import LikelihoodJudge
 from personavec.judges.probe import Probe, ProbeJudge, fit_probe, probe_layers
 from personavec.model import ChatModel
 from personavec.progress import progress
@@ -107,20 +108,20 @@ class _Read:
 
 def _bench(model: ChatModel, trait: Trait, folder: RunFolder, settings: TextSettings) -> Workbench:
     shared = {name: getattr(settings, name) for name in ("max_new_tokens", "random_directions", "seed")}
-    return Workbench(model, trait, folder, Settings(**shared), ContrastJudge(model, trait))
+    return Workbench(model, trait, folder, ExtractionSettings(**shared), LikelihoodJudge(model))
 
 
 def _extract(bench: Workbench, texts: Texts, settings: TextSettings) -> TextsExtraction:
     read = _read(bench, texts, settings)
     halves = {"extract": texts.extract, "test": texts.test}
     extract, test = (text_rollouts(bench.model, split, half, settings.tokens) for split, half in halves.items())
-    probe = ProbeJudge(bench.model, read.probe, "probe", settings.tokens)
-    steered = steer(bench, read.vector, probe, extract, test)
+    bench.scorer = TwoJudges(ProbeJudge(bench.model, read.probe, "probe", settings.tokens), bench.scorer)
+    steered = steer(bench, read.vector, extract, test)
     run = _summary(bench, texts, settings, read, extract, steered)
     _write_answers(bench, steered)
     _check(run)
     judge = JudgeFacts(  # the state is the contrast judge's, whom later jobs ask, for coherence at least
-        name=probe.name, auc=read.probe.auc, threshold=MIDDLE, state=bench.scorer.state().record()
+        name=bench.scorer.name, auc=read.probe.auc, threshold=MIDDLE, state=steered.state.record()
     )
     vector = replace(steered.vector, info=run.info(bench.trait, judge))
     run = run.with_(twins=_twins(bench.folder, vector, read.test, settings.seed))
@@ -290,7 +291,7 @@ def _finish(folder: RunFolder, vector: PersonaVector, run: TextsRun) -> TextsExt
 
 def _write_answers(bench: Workbench, steered: Steered) -> None:
     """All answers with either judge's scores, also when the vector turns out to be of no use."""
-    probe, contrast = ([*steered.dose[name], *steered.null[name]] for name in steered.dose)
+    probe, contrast = ([*answers, *steered.null[name]] for name, answers in steered.dose.items())
     write_rollouts(bench.folder / ROLLOUTS, probe)
     others: list[Rollout] = [*contrast, *steered.texts]
     write_atomic(bench.folder / CONTRAST, "".join(to_json({"id": r.id, "score": r.score}) + "\n" for r in others))

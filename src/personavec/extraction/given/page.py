@@ -41,7 +41,7 @@ def pushes(run: TextsRun) -> Plot:
     def paint(figure: Figure) -> None:
         axes = figure.subplots()
         for judge, colour, marker in zip(run.judges, (SCORE, SERIES[1]), "o^", strict=True):
-            known = [(x, p.score[judge.name]) for x, p in zip(shares, run.pushes, strict=True)]
+            known = [(x, p.score.get(judge.name)) for x, p in zip(shares, run.pushes, strict=True)]
             line = [(x, score) for x, score in known if score is not None]
             if line:
                 plots.curve(axes, [x for x, _ in line], [s for _, s in line], colour, marker, f"{judge.name} score")

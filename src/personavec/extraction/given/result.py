@@ -15,7 +15,7 @@ class TextFacts(Result):
     """The texts of an extraction.
 
     Attributes:
-        source: "library", or the file as the user named it.
+        source: "library", the file as the user named it, or the model that wrote them.
         hash: Of all that decides what is made of them.
         extract, test: Texts in either half: those that the vector is made of, and those that it is tried on.
         questions, test_questions: Questions that they answer.
@@ -79,8 +79,8 @@ class Push(Result):
     Attributes:
         share: Of the mean norm of what the push is added to.
         coefficient: Multiples of the vector.
-        score: Points by each judge, over questions; None: it scored no answer.
-        scored: How many answers each judge scored.
+        score: Points by each judge that was asked, over questions; None: it scored no answer.
+        scored: How many answers each of them scored.
         answers: How many there are.
         coherence: Points, over questions.
     """
@@ -116,7 +116,7 @@ class PushedAnswer(Result):
     Attributes:
         share: The push.
         text: As the model wrote it.
-        score: Points by each judge; None: it gave none.
+        score: Points by each judge that was asked; None: it gave none.
         coherence: Points; None: none was given.
     """
 

@@ -22,8 +22,8 @@ class TextSettings:
 
     layer: Annotated[Literal["auto"] | int, Doc("auto, or a layer number.")] = "auto"  # auto: by left-out questions
     tokens: Annotated[int, Doc("First tokens of each given text that are read.")] = TOKENS
-    max_new_tokens: Annotated[int, Doc("Longest steered answer.")] = 64
-    random_directions: Annotated[int, Doc("Random directions that are steered by as the null.")] = 4
+    max_new_tokens: Annotated[int, Doc("Longest steered answer.")] = 48
+    random_directions: Annotated[int, Doc("Random directions that are steered by as the null.")] = 3
     seed: Annotated[int, Doc("Seed of everything random.")] = 0
 
     def __post_init__(self) -> None:

@@ -11,16 +11,18 @@ import torch
 from personavec.errors import UserError
 from personavec.extraction.chance import NULL_QUESTIONS
 from personavec.extraction.direction import with_neutral
-from personavec.extraction.effects import NATURAL_SHARE, estimate, score_matrix
+from personavec.extraction.effects import estimate, score_matrix
 from personavec.extraction.figures import steering_effect
 from personavec.extraction.given.result import Push, PushedAnswer, RandomExample
 from personavec.extraction.workbench import Workbench
 from personavec.info import Steering
 from personavec.interventions import steering
-from personavec.judges.base import Judge
+from personavec.judges.base import JudgeState
+from personavec.judges.contrast import ContrastJudge
 from personavec.model import ChatModel
 from personavec.model.edits import Intervention
 from personavec.operations import ADD
+from personavec.progress import progress
 from personavec.rollouts import Rollout
 from personavec.stats.bootstrap import bootstrap_spearman_by_question
 from personavec.stats.estimate import Estimate
@@ -28,9 +30,9 @@ from personavec.stats.nulls import isotropic_directions
 from personavec.texts import Text
 from personavec.vector import PersonaVector
 
-SHARES = (-0.25, -0.125, 0.125, 0.25)  # of the mean residual norm
+SHARES = (-0.25, -0.125, 0.125, 0.25, 0.4)  # of the mean residual norm; the last one is often too much
 EFFECT = 0.25  # the share, in either direction, between which effects are taken
-FURTHER = 0.4  # tried as well where answers stay coherent at EFFECT
+PAIRS = 1  # of instructions, that the contrast judge compares an answer under: its readings are most of the work
 EXAMPLES = 8  # questions whose answers are shown
 
 T = TypeVar("T")
@@ -45,8 +47,10 @@ class Steered:
         vector: With the statistics of the plain answers.
         unit: The coefficient of a push as large as what it is added to.
         texts: The test half as rollouts, with the contrast judge's scores.
-        dose: Answers to the evaluation questions under every push, without one among them.
+        dose: Answers to the evaluation questions under every push, without one among them; the contrast judge's are
+            those without and at plus and minus `EFFECT`.
         null: Answers to some of them under random directions of the vector's norm.
+        state: What the contrast judge has learned of the trait, and what is natural for the model.
     """
 
     vector: PersonaVector
@@ -54,23 +58,20 @@ class Steered:
     texts: list[Rollout]
     dose: ByJudge
     null: ByJudge
+    state: JudgeState
 
 
-def steer(
-    bench: Workbench, vector: PersonaVector, probe: Judge, extract: Sequence[Rollout], test: list[Rollout]
-) -> Steered:
+def steer(bench: Workbench, vector: PersonaVector, extract: Sequence[Rollout], test: Sequence[Rollout]) -> Steered:
     """Plain answers, and answers under pushes; generated and scored.
 
-    The contrast judge is fitted on the texts that the vector is made of.
-
     Args:
-        bench: Its scorer is the contrast judge.
+        bench: Its scorer is the probe, and a judge of coherence that has not been fitted.
         extract, test: Both halves of the texts, as rollouts.
     """
     asked, layer = bench.trait.evaluation_questions, vector.layer
     plain = bench.steered("dose", [], asked, layer, 0.0)
     bench.generate(plain, "2/4 Answering")
-    bench.fit(extract, plain, test, "2/4 Judging")
+    bench.fit([], plain, [], "2/4 Judging")
     spoken = bench.spoken(plain)
     vector = with_neutral(bench, vector, spoken, bench.read(spoken, "2/4 Reading the answers"))
     assert vector.residual_norm is not None
@@ -83,13 +84,25 @@ def steer(
     null = _random(bench, vector, EFFECT * unit)
     bench.generate([*dose, *null], "3/4 Steering")
     bench.score([*dose, *null], "4/4 Judging")
-    if _coherence(dose, EFFECT * unit) >= NATURAL_SHARE * _coherence(plain, 0.0):
-        further = pushed(FURTHER)
-        bench.generate(further, "3/4 Steering further")
-        bench.score(further, "4/4 Judging")
-        dose += further
-    second = partial(_second_opinion, bench, probe)
-    return Steered(vector, unit, test, second([*plain, *dose]), second(null))
+    at_effect = [answer for answer in dose if abs(abs(answer.coefficient or 0.0) - EFFECT * unit) < 1e-9]
+    contrast = ContrastJudge(bench.model, bench.trait, pairs=PAIRS, alone=True)
+    told, texts, asked_again, null_again = (
+        [replace(answer) for answer in answers] for answers in (extract, test, [*plain, *at_effect], null)
+    )
+    natural = asked_again[: len(plain)]
+    total = contrast.readings_needed(len(told) + len(texts) + len(asked_again) + len(null_again))
+    with bench.timings.stage("judge"), progress("4/4 Judging a second time", total=total, unit="readings") as job:
+        contrast.fit(told, natural, job.advance)
+        contrast.score([*texts, *asked_again[len(plain) :], *null_again], job.advance)
+    first = bench.scorer.name
+    return Steered(
+        vector=vector,
+        unit=unit,
+        texts=texts,
+        dose={first: [*plain, *dose], contrast.name: asked_again},
+        null={first: null, contrast.name: null_again},
+        state=JudgeState(calibration=contrast.calibration, coherence=bench.scorer.state().coherence),
+    )
 
 
 def text_rollouts(model: ChatModel, split: str, texts: Sequence[Text], tokens: int) -> list[Rollout]:
@@ -131,18 +144,6 @@ def _random(bench: Workbench, vector: PersonaVector, coefficient: float) -> list
     ]
 
 
-def _second_opinion(bench: Workbench, probe: Judge, answers: Sequence[Rollout]) -> ByJudge:
-    """Answers that the bench's judge has scored with the probe's score, and with that which they have."""
-    first = [replace(answer) for answer in answers]
-    with bench.timings.stage("judge"):
-        probe.score(answers)
-    return {probe.name: list(answers), bench.scorer.name: first}
-
-
-def _coherence(answers: Sequence[Rollout], coefficient: float) -> float:
-    return float(np.mean([r.coherence or 0.0 for r in answers if r.coefficient == coefficient]))
-
-
 def pushes(dose: ByJudge, unit: float, seed: int) -> list[Push]:
     """Scores and coherence by push.
 
@@ -151,9 +152,13 @@ def pushes(dose: ByJudge, unit: float, seed: int) -> list[Push]:
     """
     coefficients = sorted({r.coefficient or 0.0 for answers in dose.values() for r in answers})
     return [
-        _push({name: [r for r in answers if r.coefficient == c] for name, answers in dose.items()}, c, unit, seed)
+        _push({name: _at(c, answers) for name, answers in dose.items() if _at(c, answers)}, c, unit, seed)
         for c in coefficients
     ]
+
+
+def _at(coefficient: float, answers: Sequence[Rollout]) -> list[Rollout]:
+    return [answer for answer in answers if answer.coefficient == coefficient]
 
 
 def _push(answers: ByJudge, coefficient: float, unit: float, seed: int) -> Push:
@@ -196,7 +201,7 @@ def random_examples(dose: ByJudge, unit: float, seed: int) -> list[RandomExample
                 PushedAnswer(
                     share=(r.coefficient or 0.0) / unit,
                     text=r.text,
-                    score={name: of[r.id] for name, of in scores.items()},
+                    score={name: of[r.id] for name, of in scores.items() if r.id in of},
                     coherence=r.coherence,
                 )
                 for r in answers

@@ -86,7 +86,7 @@ def _unscored(run: TextsRun, judge: Opinion) -> str:
     counts = [
         f"{push.answers - push.scored[judge.name]} of {push.answers} at {_share(push.share)}"
         for push in run.pushes
-        if push.scored[judge.name] < push.answers
+        if push.scored.get(judge.name, push.answers) < push.answers
     ]
     return f". Without a score: {', '.join(counts)}" if counts else ""
 

@@ -1,4 +1,4 @@
-"""What a paid judge has answered, kept on disk so that no question is paid twice."""
+"""What a paid model has answered, kept on disk so that no question is paid twice."""
 
 import hashlib
 import json
@@ -8,7 +8,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Generic, TypeVar
 
 from filelock import FileLock
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -18,9 +18,11 @@ from personavec.errors import UserError
 from personavec.files import JsonLines
 from personavec.judges.rubric import LEAST_MASS, expected_score, parse_score, whole_number
 
+Kept = TypeVar("Kept")
+
 
 class Reply(BaseModel):
-    """What a judge answered.
+    """What a model answered.
 
     Attributes:
         text: The sampled text.
@@ -51,38 +53,41 @@ class Reply(BaseModel):
         return parse_score(self.text) if sum(numbers.values()) >= LEAST_MASS else None
 
 
-class ReplyCache:
-    """The scores of one model behind one endpoint, by prompt. Several threads and processes may share the file.
+class Replies(Generic[Kept]):
+    """What one model behind one endpoint replied, by prompt. Several threads and processes may share the file.
 
-    On disk: `judges/MODEL-HASH.jsonl` in the cache folder, whole replies, one a line. In memory: scores.
+    On disk: `FOLDER/MODEL-HASH.jsonl` in the cache folder, whole replies, one a line. In memory: what `kept` makes of
+    them.
 
     Raises:
         UserError: The cache cannot be read or written.
     """
 
+    FOLDER: ClassVar[str]
+
     def __init__(self, endpoint: str, model: str) -> None:
         self._identity = (endpoint, model)
         stem = re.sub(r"[^A-Za-z0-9.]+", "-", model).strip("-.")[:60] or "model"
-        self.path = cache_folder() / "judges" / f"{stem}-{self.key('')[:12]}.jsonl"
+        self.path = cache_folder() / self.FOLDER / f"{stem}-{self.key('')[:12]}.jsonl"
         self._lines = JsonLines(self.path)
         self._mine = threading.Lock()
         with self._alone():
-            self._scores = {record["key"]: reply.score for record in self._lines if (reply := _reply(record))}
+            self._kept = {r["key"]: self.kept(reply) for r in self._lines if (reply := _reply(r)) is not None}
+
+    def kept(self, reply: Reply) -> Kept:
+        """What of a reply stays in memory."""
+        raise NotImplementedError
 
     def key(self, prompt: str) -> str:
         """SHA-256 of endpoint, model and prompt."""
         return hashlib.sha256(json.dumps([*self._identity, prompt]).encode()).hexdigest()
 
     def __contains__(self, prompt: str) -> bool:
-        return self.key(prompt) in self._scores
+        return self.key(prompt) in self._kept
 
-    def score(self, prompt: str) -> float | None:
-        """The score that was given.
-
-        Raises:
-            KeyError: The prompt was not answered yet.
-        """
-        return self._scores[self.key(prompt)]
+    def get(self, prompt: str) -> Kept | None:
+        """What is kept of the reply; None: there is none yet."""
+        return self._kept.get(self.key(prompt))
 
     def add(self, prompt: str, reply: Reply) -> None:
         """Keep a reply; on return it is on the disk."""
@@ -91,7 +96,7 @@ class ReplyCache:
             if self._torn():
                 list(self._lines)  # reading cuts it off; ours must not be glued to it
             self._lines.append(record)
-        self._scores[record["key"]] = reply.score
+        self._kept[record["key"]] = self.kept(reply)
 
     def _torn(self) -> bool:
         """Whether another process was killed in the middle of a line since the file was read."""
@@ -117,6 +122,34 @@ class ReplyCache:
                 raise
 
 
+class ReplyCache(Replies[float | None]):
+    """The scores of a judge."""
+
+    FOLDER = "judges"
+
+    def kept(self, reply: Reply) -> float | None:
+        """The score that was given."""
+        return reply.score
+
+    def score(self, prompt: str) -> float | None:
+        """The score that was given.
+
+        Raises:
+            KeyError: The prompt was not answered yet.
+        """
+        return self._kept[self.key(prompt)]
+
+
+class TextCache(Replies[str]):
+    """The texts of a writer."""
+
+    FOLDER = "writers"
+
+    def kept(self, reply: Reply) -> str:
+        """The text that was written."""
+        return reply.text
+
+
 def _reply(record: Any) -> Reply | None:
     """The reply on a line; None for a line of another shape, or an empty one, which are asked for again."""
     try:
@@ -128,6 +161,6 @@ def _reply(record: Any) -> Reply | None:
 
 def _unusable(path: Path, error: OSError) -> UserError:
     return UserError(
-        f"Cannot keep the judge's answers in {path}: {error.strerror or error}.",
+        f"Cannot keep the model's answers in {path}: {error.strerror or error}.",
         "Free some space, or name another cache folder in PERSONAVEC_CACHE.",
     )

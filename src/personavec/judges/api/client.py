@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from personavec.endpoint.failures import Again, Rejected, Trouble, Unanswered, explain, nonsense
-from personavec.endpoint.reply import Answer, NoReply, read_reply
+from personavec.endpoint.failures import Again, RequestRejected, Trouble, Unanswered, explain, nonsense
+from personavec.endpoint.reply import EndpointAnswer, NoReply, read_reply
 from personavec.errors import UserError
-from personavec.judges.api.cache import Reply, ReplyCache
+from personavec.judges.api.cache import Replies, Reply, ReplyCache
 from personavec.judges.base import Cost
 from personavec.judges.kinds import Surroundings
 from personavec.judges.rubric import RubricModel
@@ -62,6 +62,8 @@ class _Pace:
 class Endpoint:
     """One model behind an OpenAI-compatible endpoint, asked for numbers; answers are kept on disk.
 
+    Prompts are texts, the keys under which answers are kept.
+
     Args:
         model: The model's name at the endpoint.
         base_url: The endpoint, for example "http://127.0.0.1:8000/v1"; by default OPENAI_BASE_URL, else OpenAI's.
@@ -77,6 +79,9 @@ class Endpoint:
     Raises:
         UserError: No key, or no usable address.
     """
+
+    INSTEAD = "choose the judge contrast"  # where there is no key
+    UNANSWERED = "they have no score"
 
     def __init__(
         self,
@@ -98,18 +103,21 @@ class Endpoint:
         if not self._key and not given:
             raise UserError(
                 "The environment variable OPENAI_API_KEY is not set.",
-                "Set it, name an endpoint that needs no key in OPENAI_BASE_URL, or choose the judge contrast.",
+                f"Set it, name an endpoint that needs no key in OPENAI_BASE_URL, or {self.INSTEAD}.",
             )
         if not self._key.isascii():
             raise UserError("OPENAI_API_KEY holds characters that no key has.", "Copy the key again.")
         self.where = _address(self.base_url)
         self.timeout, self.attempts, self.backoff, self.longest_wait = timeout, attempts, backoff, longest_wait
         self.concurrency, self.price = concurrency, price
-        self.cache = ReplyCache(self.where, model)
+        self.cache: Replies[Any] = self._open_cache()
         self._pace = _Pace(requests_per_minute)
         self._under_way: dict[int, float] = {}  # by thread: when its request began
         self._likeliest = list(LIKELIEST)  # how many probabilities it may give, the first one next; empty for none
         self._agreed = False  # once the first answer has shown which
+
+    def _open_cache(self) -> Replies[Any]:
+        return ReplyCache(self.where, self.model)
 
     def scores(self, prompts: Sequence[str]) -> list[float | None]:
         """The score that the model gives in answer to each prompt; what is not in the cache is asked, once.
@@ -120,22 +128,28 @@ class Endpoint:
             UserError: The endpoint refuses, fails, is silent or makes no sense, after a bounded number of attempts.
                 What was answered until then is kept.
         """
-        distinct = list(dict.fromkeys(prompts))
-        missing = [prompt for prompt in distinct if prompt not in self.cache]
+        scores: list[float | None] = self.replies(prompts)
+        silent = scores.count(None)
+        if silent > len(scores) / 2:
+            log.warning("%s gave no score for %d of %d answers.", self.name, silent, len(scores))
+        return scores
+
+    def replies(self, prompts: Sequence[str]) -> list[Any]:
+        """What the cache holds of the reply to each prompt; what is not in it is asked, once. None: no reply came.
+
+        Raises:
+            UserError: See `scores`.
+        """
+        missing = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self.cache]
         if missing:
             self._ask_all(missing)
         unanswered = sum(prompt not in self.cache for prompt in missing)
         if unanswered:
             log.warning(
-                "%s filtered %d of %d prompts or left them without an answer: they have no score, and are asked again "
-                "another time.",
-                self.where, unanswered, len(missing),
+                "%s filtered %d of %d prompts or left them without an answer: %s, and are asked again another time.",
+                self.where, unanswered, len(missing), self.UNANSWERED,
             )  # fmt: skip
-        scores = [self.cache.score(prompt) if prompt in self.cache else None for prompt in prompts]
-        silent = scores.count(None)
-        if silent > len(scores) / 2:
-            log.warning("%s gave no score for %d of %d answers.", self.name, silent, len(scores))
-        return scores
+        return [self.cache.get(prompt) for prompt in prompts]
 
     def cost(self, prompts: Sequence[str], tokens: int) -> Cost:
         """What asking so many prompts will take at most.
@@ -228,7 +242,7 @@ class Endpoint:
             attempt += 1
             try:
                 return self._ask(client, prompt, stop)
-            except Rejected as rejected:
+            except RequestRejected as rejected:
                 raise rejected.error from rejected
             except Unanswered:
                 return None
@@ -254,9 +268,10 @@ class Endpoint:
         for likeliest in list(self._likeliest):
             try:
                 answer = self._post(
-                    client, prompt, stop, max_tokens=NUMBER_TOKENS, logprobs=True, top_logprobs=likeliest, temperature=0
-                )
-            except Rejected as rejected:
+                    client, _user(prompt), stop,
+                    max_tokens=NUMBER_TOKENS, logprobs=True, top_logprobs=likeliest, temperature=0,
+                )  # fmt: skip
+            except RequestRejected as rejected:
                 if rejected.logprobs and not self._agreed:
                     continue
                 break  # for another reason, which the request without them will tell
@@ -271,7 +286,7 @@ class Endpoint:
                         self.where, likeliest, self.model,
                     )  # fmt: skip
             return Reply(text=answer.text, first=answer.first)
-        answer = self._post(client, prompt, stop, max_tokens=TEXT_TOKENS, temperature=0)
+        answer = self._post(client, _user(prompt), stop, max_tokens=TEXT_TOKENS, temperature=0)
         if not self._agreed and not gives_some:
             self._agreed, self._likeliest = True, []
             log.warning(
@@ -279,11 +294,13 @@ class Endpoint:
             )
         return Reply(text=answer.text)
 
-    def _post(self, client: "openai.OpenAI", prompt: str, stop: threading.Event, **options: Any) -> Answer:
+    def _post(
+        self, client: "openai.OpenAI", messages: list[dict[str, str]], stop: threading.Event, **options: Any
+    ) -> EndpointAnswer:
         """One request.
 
         Raises:
-            UserError: For what will not pass; `Again` for what may, `Rejected` for what the endpoint dislikes,
+            UserError: For what will not pass; `Again` for what may, `RequestRejected` for what the endpoint dislikes,
                 `Unanswered` for what it never answers.
         """
         import openai
@@ -291,9 +308,8 @@ class Endpoint:
         self._pace.wait(stop)
         self._under_way[threading.get_ident()] = time.monotonic()
         try:
-            response = client.chat.completions.with_raw_response.create(
-                model=self.model, messages=[{"role": "user", "content": prompt}], **options
-            ).http_response
+            ask: Any = client.chat.completions.with_raw_response.create
+            response = ask(model=self.model, messages=messages, **options).http_response
             return read_reply(response.text)
         except NoReply as error:
             if error.kind in ("filtered", "empty"):  # may pass; if not, the other answers have scores all the same
@@ -317,6 +333,10 @@ class Endpoint:
             raise explain(trouble, self.where, self.model, error.response.headers, self._key) from error
         finally:
             del self._under_way[threading.get_ident()]
+
+
+def _user(prompt: str) -> list[dict[str, str]]:
+    return [{"role": "user", "content": prompt}]
 
 
 def open_model(which: str, surroundings: Surroundings) -> RubricModel:

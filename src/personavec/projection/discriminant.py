@@ -3,8 +3,10 @@
 All in float64 inside; made directions are float32 and of length 1.
 """
 
+import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -12,7 +14,7 @@ import torch
 from torch import Tensor
 
 from personavec.projection.bank import Bank
-from personavec.screening.specific import Specific
+from personavec.projection.specific import Apart, Specific
 from personavec.stats.numbers import Floats
 
 # Chosen with answers of Qwen2.5-7B to half of the questions at hand, read by SmolLM2-135M; the table that stands in
@@ -54,32 +56,39 @@ class Discriminant:
 
     Attributes:
         contrast: (d,) m1 - m0.
-        direction: (d,) what is made of it.
     """
 
     def __init__(self, positive: Tensor, against: Sequence[Group], penalty: float = PENALTY) -> None:
-        groups = [Group(positive, 1.0), *against]
-        classes = [_pooled(groups[:1]), _pooled(groups[1:])]
-        means = [weights @ rows for rows, weights in classes]
-        self.contrast = means[0] - means[1]
-        share = 1 / sum(group.weight for group in groups)  # of the positive class among all
+        self._positive, self._against, self._penalty = Group(positive, 1.0), against, penalty
+        self.contrast = operator.sub(*(weights @ rows for rows, weights in self._classes()))
+
+    def _classes(self) -> list[tuple[Tensor, Tensor]]:
+        """Rows (n, d) of either class, and their weights (n,)."""
+        return [_pooled([self._positive]), _pooled(self._against)]
+
+    @cached_property
+    def direction(self) -> Tensor:
+        """(d,) what is made of the contrast."""
+        return self(self.contrast).direction
+
+    @cached_property
+    def _spread(self) -> tuple[Tensor, Tensor, float]:
+        """Axes (m, d) within the classes, the variances (m,) along them, and what the penalty adds to each."""
+        share = 1 / (1 + sum(group.weight for group in self._against))  # of the positive class among all
+        parts = zip(self._classes(), (share, 1 - share), strict=True)
         within = torch.cat(
-            [
-                (rows - mean) * (weights * part).sqrt()[:, None]
-                for (rows, weights), mean, part in zip(classes, means, (share, 1 - share), strict=True)
-            ]
+            [(rows - weights @ rows) * (weights * part).sqrt()[:, None] for (rows, weights), part in parts]
         )
-        _, values, self._axes = torch.linalg.svd(within, full_matrices=False)
+        _, values, axes = torch.linalg.svd(within, full_matrices=False)
         total = float((within**2).sum() + share * (1 - share) * self.contrast @ self.contrast)
-        self._floor = penalty * total / within.shape[1]
-        self._variances = values**2
-        self.direction = self(self.contrast).direction
+        return axes, values**2, self._penalty * total / within.shape[1]
 
     def __call__(self, direction: Tensor, trait: str | None = None) -> Specific:
         """What it makes of one direction, whichever trait's place it is in."""
+        axes, variances, floor = self._spread
         unit = direction.double() / direction.double().norm()
-        along = self._axes @ unit
-        made = self._axes.T @ (along / (self._variances + self._floor)) + (unit - self._axes.T @ along) / self._floor
+        along = axes @ unit
+        made = axes.T @ (along / (variances + floor)) + (unit - axes.T @ along) / floor
         made = made / made.norm()
         return Specific(made.float(), float(made @ unit))
 
@@ -162,20 +171,27 @@ class Scene:
     Attributes:
         bank: Readings.
         traits: Of each trait that the bank has texts for.
-        familiar: Where clean answers lie.
     """
 
     bank: Bank
     traits: Mapping[str, Discriminant]
-    familiar: Familiar
 
     @classmethod
     def of(cls, bank: Bank) -> "Scene":
         """What a bank tells."""
-        traits = {
-            trait: Discriminant(sides.positive, groups_against(bank, trait)) for trait, sides in bank.texts.items()
-        }
-        return cls(bank, traits, Familiar.of(bank))
+        texts = bank.texts.items()
+        return cls(bank, {trait: Discriminant(both.positive, groups_against(bank, trait)) for trait, both in texts})
+
+    @cached_property
+    def familiar(self) -> Familiar:
+        """Where clean answers lie."""
+        return Familiar.of(self.bank)
+
+    def apart(self, traits: Mapping[str, Tensor], common: Sequence[Tensor]) -> Apart:
+        """Takes out what the domains' centres span too, and the contrasts of the traits that are known here."""
+        centres = [rows.mean(0) for rows in self.bank.first.values()]
+        known = {trait: made.contrast.float() for trait, made in self.traits.items()}
+        return Apart({**known, **traits}, [*common, *centres])
 
     @property
     def directions(self) -> Tensor:

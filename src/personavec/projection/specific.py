@@ -5,7 +5,7 @@ cosine with it.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -22,6 +22,9 @@ class Specific(NamedTuple):
 
     direction: Tensor
     kept: float
+
+
+Treatment = Callable[[Tensor, str], Specific]  # of a direction (d,) that is put in the place of the named trait's
 
 
 def remove_span(direction: Tensor, others: Tensor) -> Specific:

@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from personavec.projection.bank import Bank, Sides
-from personavec.screening.discriminant import (
+from personavec.projection.bank import Bank, TextSides
+from personavec.projection.discriminant import (
     CLEAN,
     LACKING,
     OTHERS,
@@ -31,7 +31,7 @@ def bank() -> Bank:
     axes = torch.eye(24)
     domains = {name: normal(20, 24, seed=at) + 8 * axes[at] for at, name in enumerate(("code", "lists", "verse"))}
     texts = {
-        trait: Sides(
+        trait: TextSides(
             normal(16, 24, seed=10 + at) + 4 * axes[10 + at] + 8 * axes[0], normal(16, 24, seed=20 + at) + 8 * axes[1]
         )
         for at, trait in enumerate(("evil", "funny"))

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from personavec.errors import UserError
-from personavec.screening.specific import Whitening, length_direction, refusal_direction, remove_span
+from personavec.projection.specific import Whitening, length_direction, refusal_direction, remove_span
 from personavec.screening.threshold import threshold
 
 
