@@ -103,18 +103,8 @@ def row(pairs: Sequence[Pair], *names: str) -> list[str]:
     ]
 
 
-def main() -> None:
-    parser = arguments(__doc__ or "", model=True)
-    parser.add_argument("--texts", type=int, default=2, help="of a side, for each trait")
-    options = parser.parse_args()
-    model = load_model(options.model)
-    probes = ProbeModel(model, "library", "probe")
-    found: list[Pair] = []
-    for name in library_names():
-        trait = load_trait(name)
-        for judge in judges(model, trait, probes):
-            found += pairs_of(model, trait, judge, texts_of(name, options.texts))
-            print(f"{name}, {judge.name}: {len(found)} pairs so far", flush=True)
+def table(found: Sequence[Pair], model: ChatModel, write: bool) -> None:
+    """Print, and store if asked, what judges made of the pairs: by change, and by trait."""
     rows = []
     for judge in ("probe", "contrast"):
         mine = [pair for pair in found if pair.judge == judge]
@@ -131,10 +121,25 @@ def main() -> None:
             "probe learnt from.",
             f"Texts are cut after {TOKENS} tokens, so a long one that is said twice is read half.",
         ],
-        options.write,
+        write,
         model.device,
         timed=False,
     )  # fmt: skip
+
+
+def main() -> None:
+    parser = arguments(__doc__ or "", model=True)
+    parser.add_argument("--texts", type=int, default=2, help="of a side, for each trait")
+    options = parser.parse_args()
+    model = load_model(options.model)
+    probes = ProbeModel(model, "library", "probe")
+    found: list[Pair] = []
+    for name in library_names():
+        trait = load_trait(name)
+        for judge in judges(model, trait, probes):
+            found += pairs_of(model, trait, judge, texts_of(name, options.texts))
+            print(f"{name}, {judge.name}: {len(found)} pairs so far", flush=True)
+    table(found, model, options.write)
 
 
 if __name__ == "__main__":
