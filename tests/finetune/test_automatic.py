@@ -232,6 +232,7 @@ def test_what_became_of_it_is_told() -> None:
     assert "Some of the shift is left. The coefficient stands at its bound." in told(
         "kind", found((1.0, 2.0), (1.0, 2.0))
     )
+    assert "more was prevented than the data push" in told("kind", found((1.0, 2.0), (-1.0, 0.0)))
     assert "it rose at the last point only" in told("kind", found((-1.0, 0.0), (0.5, 0.4)))
 
 

@@ -214,6 +214,8 @@ def told(trait: str, found: AutomaticCoefficient, training_seconds: float | None
     if last.low > 0:
         bound = " The coefficient stands at its bound." if found.acted[-1] >= found.bound else ""
         left = f" Some of the shift is left.{bound}"
+    elif last.high < 0:
+        left = " It lies below 0: more was prevented than the data push."
     return (
         f"auto held {trait} by coefficients from {min(found.acted):.2f} to {max(found.acted):.2f}, on average "
         f"{found.mean:.2f} (bound {found.bound:g}): {watched}{left}"
