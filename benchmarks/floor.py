@@ -90,7 +90,7 @@ def measure(model: ChatModel, vector: PersonaVector, passages: int) -> list[Trie
             ways.append((f"add, {name}", f"{100 * sign * share:+.4g} %", edits))
     for operation, sign in ((FLOOR, 1), (CAP, -1)):
         for bound in BOUNDS:
-            ways.append((operation.name, f"{sign * bound:g}", interventions(operation, vector, sign * bound)))
+            ways.append((operation.name, f"{sign * bound + 0:g}", interventions(operation, vector, sign * bound)))
     trait = load_trait(vector.trait)
     answers = [
         plan(model, "evaluation", trait.evaluation_questions, interventions=edits, setting=f"{way} {strength}")
