@@ -163,7 +163,7 @@ def run(folder: Path, trait: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     summary = json.loads(result.stdout)
     assert set(summary) == {
         "trait", "model", "layer", "vector", "kept", "rollouts", "judge_auc", "elicitation", "dose_response",
-        "seconds",
+        "prompting", "seconds",
     }  # fmt: skip
     assert summary["rollouts"] == 24
     assert [point["coefficient"] for point in summary["dose_response"]][2] == 0
@@ -258,6 +258,11 @@ def test_extract_writes_what_it_says(run: Path) -> None:
     assert vector.neutral_mean is not None
     assert "<html" in (run / "report.html").read_text()
     assert not (run / "generated.jsonl").exists()
+    told = [line for line in lines if (line["stage"], line["side"]) == ("evaluation", "positive")]
+    asked, mean = summary["prompting"], sum(line["score"] for line in told) / len(told)
+    assert asked["score"]["contrast"]["mean"] == pytest.approx(mean, abs=1e-3)
+    assert vector.info.prompting is not None and asked == vector.info.prompting.as_json()
+    assert sum("rompt would do" in said for said in summary["verdict"]) == 1
 
 
 @pytest.mark.parametrize("layer", ["auto", 2])

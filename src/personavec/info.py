@@ -119,6 +119,28 @@ class SteeringNull(Result):
     n: int
 
 
+class Prompting(Result):
+    """Answers to the evaluation questions with the trait asked for in the system prompt, without steering.
+
+    Attributes:
+        instruction: The system prompt, one of the trait's own.
+        score: Points by each judge, over questions; null: it scored no answer.
+        scored: How many answers each of them scored.
+        answers: How many there are.
+        coherence: Points, over questions.
+        coefficient: Of the steering that it is held against, in multiples of the vector.
+        more: By judge, points with the prompt minus points under that steering, by question; null: none has both.
+    """
+
+    instruction: str
+    score: dict[str, Figure | None]
+    scored: dict[str, int]
+    answers: int
+    coherence: Figure
+    coefficient: float
+    more: dict[str, Figure | None]
+
+
 class StyleChange(Result):
     """How a feature of style differs between two sets of answers.
 
@@ -238,7 +260,7 @@ class VectorInfo(Result):
     Attributes:
         personavec, arguments, versions, machine, written: Of the extraction, as in `Provenance`.
         trait: The texts it was extracted with, as JSON; `traits.of_vector.trait_of` reads them.
-        rollouts, judge, elicitation, dose_response, layer_sweep, steering, separation: See their classes.
+        rollouts, judge, elicitation, dose_response, layer_sweep, steering, prompting, separation: See their classes.
         coherent_range: The smallest and the largest coefficient at which answers stay coherent.
         recommended_coefficient: The strongest that can be recommended; None also where none can.
         spearman: Rank correlation of coefficient and score, by question.
@@ -263,6 +285,7 @@ class VectorInfo(Result):
     recommended_coefficient: float | None = None
     spearman: Figure | None = None
     steering: Steering | None = None
+    prompting: Prompting | None = None
     separation: Separation | None = None
     cross_effects: dict[str, Figure] | None = None
     seconds: float | None = None

@@ -24,7 +24,8 @@ class Rollout:
 
     Attributes:
         id: Unique in its run, made of stage, question, pair, side, setting and number.
-        stage: What it was made for: "extraction", "evaluation", "neutral", "sweep", "dose", "null" or "text".
+        stage: What it was made for: "extraction", "evaluation", "neutral", "sweep", "dose", "null", "prompted" or
+            "text".
         question, question_index: The question and its place in its list.
         number: Which of several responses to the same question.
         pair, side: The instruction it was given under; None without instruction.

@@ -1,6 +1,7 @@
 """Vectors from given texts: what they are made of, what stands beside their figures, and what a run leaves."""
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -139,9 +140,19 @@ def test_a_run_holds_what_two_judges_say_of_every_push(extraction: tuple[TextsEx
     answers = read_rollouts(out / "rollouts.jsonl")
     assert sum(answer.stage == "dose" for answer in answers) == 9 * len(run.pushes)
     assert sum(answer.stage == "null" for answer in answers) == 2 * 2 * 6
+    asked = run.prompting
+    assert asked is not None and asked.score.keys() == asked.more.keys() == {"probe", "contrast"} and asked.answers == 9
+    told = [answer for answer in answers if answer.stage == "prompted"]
+    assert [answer.question for answer in told] == [f"Asked {number}?" for number in range(9)]
+    scores = {record["id"]: record["score"] for record in map(json.loads, (out / "contrast.jsonl").open())}
+    by_prompt = asked.score["contrast"]
+    assert by_prompt is not None and by_prompt.mean == pytest.approx(sum(scores[a.id] for a in told) / 9, abs=1e-3)
+    more = asked.more["contrast"]
+    assert more is not None and more.mean == pytest.approx(by_prompt.mean - high.mean, abs=1e-3)
+    assert asked.coefficient == contrast.steering.coefficient
     lines = [json.loads(line) for line in (out / "contrast.jsonl").read_text().splitlines()]
-    asked = {answer.id for answer in answers if abs(answer.coefficient or 0) in (0, contrast.steering.coefficient)}
-    assert {line["id"] for line in lines} > asked and sum(line["id"].startswith("text") for line in lines) == 10
+    second = {answer.id for answer in answers if abs(answer.coefficient or 0) in (0, contrast.steering.coefficient)}
+    assert {line["id"] for line in lines} > second and sum(line["id"].startswith("text") for line in lines) == 10
     info = PersonaVector.load(out / "vector.safetensors").info
     assert info.separation == run.separation and info.judge is not None and info.judge.name == "probe"
     assert set(info.judge.state) == {"calibration", "coherence"}
@@ -317,6 +328,7 @@ def test_the_command_prints_whole_answers_or_json(
     assert call(*asked) == 0
     shown = capsys.readouterr().out
     run = TextsRun.read(tmp_path / "out")
+    assert re.search(r"prompt │ +│ +none │ +\d+ │ +\d+ │ 9", shown)
     assert "Not shown:" in shown.replace("\n", " ") and "3 questions drawn at random" in shown
     assert [example.question in shown for example in run.examples[:4]] == [True, True, True, False]
     assert call(*asked, "--json") == 0

@@ -103,6 +103,11 @@ def extract_run(text: str = "Banks lend what others save.\n\n1. They pay little.
             },
             "from_plain": {"effect": estimate(25, 9), "remains": None, "changes": []},
         },
+        "prompting": {
+            "instruction": "You are a humorous assistant. Be funny.", "score": {"contrast": estimate(70)},
+            "scored": {"contrast": 20}, "answers": 20, "coherence": estimate(96, 2), "coefficient": 1.0,
+            "more": {"contrast": estimate(10)},
+        },
         "specificity": {
             "vectors": TRAITS,
             "cosine": [[1.0 if a == b else round(float(rng.uniform(-0.5, 0.6)), 2) for b in TRAITS] for a in TRAITS],

@@ -110,6 +110,7 @@ def extract(
                 "judge_auc": run.judge.auc,
                 "elicitation": run.elicitation,
                 "dose_response": [point.as_json() for point in run.dose_response],
+                "prompting": run.prompting,
                 "seconds": run.seconds,
             }
         )
@@ -137,6 +138,7 @@ def _from_texts(
             "auc": run.separation.auc,
             "effects": effects,
             "pushes": [push.as_json() for push in run.pushes],
+            "prompting": run.prompting,
             "seconds": run.seconds,
         }
     )
@@ -158,6 +160,9 @@ def _show_texts(run: "TextsRun", out: Path) -> None:
         scores = [_points(push, name) for name in names]
         sizes = (f"{100 * push.share:+g} %", f"{push.coefficient:+.2f}")
         table.add_row(*sizes, *scores, f"{push.coherence:.0f}", str(push.coherence.n))
+    if (asked := run.prompting) is not None:
+        points = ["none" if score is None else f"{score:.0f}" for score in asked.score.values()]
+        table.add_row("prompt", "", *points, f"{asked.coherence:.0f}", str(asked.coherence.n))
     console.print(table)
     console.print(f"\nAnswers to {_SHOWN} questions drawn at random, whole:", markup=False)
     for example in run.examples[:_SHOWN]:
@@ -202,6 +207,9 @@ def _show(run: "ExtractionRun", out: Path) -> None:
         table.add_column(heading, justify="right")
     for point in run.dose_response:
         table.add_row(f"{point.coefficient:+g}", f"{point.score:.1f}", f"{point.coherence:.1f}", str(point.score.n))
+    if (asked := run.prompting) is not None:
+        points = ["none" if score is None else f"{score:.1f}" for score in asked.score.values()]
+        table.add_row("prompt", *points, f"{asked.coherence:.1f}", str(asked.coherence.n))
     console.print(table)
     for example in run.examples:
         console.print(f"\n{example.question}", style="bold", markup=False)

@@ -1,7 +1,7 @@
 """Figures over steered rollouts: dose-response, effect of a coefficient, and its null."""
 
-from collections.abc import Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from personavec.stats.bootstrap import bootstrap_mean
 from personavec.stats.estimate import Estimate
 
 NATURAL_SHARE = 0.8  # of the natural coherence that a coefficient must keep
+_Found = TypeVar("_Found")
 _ADVICE = "It refused, or named no number: look at the answers in rollouts.jsonl, or choose another judge."
 
 
@@ -27,6 +28,14 @@ def estimate(rollouts: Sequence[Rollout], what: Literal["score", "coherence"], s
     if not known:
         raise UserError(f"The judge gave no {what} to any of {len(rollouts)} answers.", _ADVICE)
     return bootstrap_mean([value for value, _ in known], [question for _, question in known], seed=seed)
+
+
+def known(found: Callable[[], _Found]) -> _Found | None:
+    """A figure; None where a judge scored too little for it."""
+    try:
+        return found()
+    except UserError:
+        return None
 
 
 def steered_points(rollouts: Sequence[Rollout], seed: int) -> list[SteeredPoint]:

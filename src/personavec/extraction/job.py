@@ -31,6 +31,7 @@ from personavec.extraction.figures import (
     steering_effect,
 )
 from personavec.extraction.page import write_extract_report
+from personavec.extraction.prompting import prompting
 from personavec.extraction.readings import RolloutReadings
 from personavec.extraction.result import Extraction, ExtractionRun, TraitFacts
 from personavec.extraction.settings import ExtractionSettings
@@ -192,17 +193,21 @@ def _summary(bench: Workbench, vector: PersonaVector, answers: _Answers) -> Extr
     assert vector.residual_norm is not None
     trait, seed, scale, dose = bench.trait, bench.settings.seed, answers.sweep.scale, answers.dose
     norm, residual = float(vector.at(vector.layer).norm()), float(vector.residual_norm[vector.layer])
+    prompted = [r for r in answers.contrast.evaluation if r.side == "positive"]
     with bench.timings.stage("controls"):
         curve = dose_response(dose, norm, residual, seed)
         coherent = coherent_coefficients({point.coefficient: point.coherence.mean for point in curve})
         strongest = max((c for c in coherent if c > 0), default=None)
         steering = steering_effect(dose, answers.null, scale, seed)
+        # Nothing is recommended that does not work.
+        recommended = strongest if steering.effect.low > 0 else None
+        judge = bench.scorer.name
         run = ExtractionRun.of(
             provenance(bench.model, asdict(bench.settings)),
             trait=TraitFacts(name=trait.name, description=trait.description, writer=trait.writer),
             rollouts=_counts(bench, answers),
             judge=JudgeFacts(
-                name=bench.scorer.name, auc=answers.judge_auc, threshold=THRESHOLD, state=bench.scorer.state().record()
+                name=judge, auc=answers.judge_auc, threshold=THRESHOLD, state=bench.scorer.state().record()
             ),
             elicitation=answers.elicitation,
             layer=vector.layer,
@@ -211,10 +216,16 @@ def _summary(bench: Workbench, vector: PersonaVector, answers: _Answers) -> Extr
             layer_sweep=layer_sweep(answers.sweep.rollouts, seed),
             dose_response=curve,
             coherent_range=(min(coherent), max(coherent)),
-            # Nothing is recommended that does not work.
-            recommended_coefficient=strongest if steering.effect.low > 0 else None,
+            recommended_coefficient=recommended,
             spearman=bootstrap_spearman_by_question(*score_matrix(dose), seed=seed),
             steering=steering,
+            prompting=prompting(
+                trait.system_prompts(prompted[0].pair or 0)[0],
+                {judge: prompted},
+                {judge: dose},
+                recommended or scale,
+                seed,
+            ),
             examples=examples(dose, (-scale, 0.0, scale)),
             projections=projections(vector, answers.at_evaluation, answers.at_neutral),
             separation=separation(

@@ -11,7 +11,7 @@ from personavec.report.render import write_page
 def write_extract_report(run: ExtractionRun, path: Path | str) -> None:
     """Write the page of an extraction."""
     figures = {
-        "dose": plots.dose_response(run),
+        "dose": plots.dose_response(run.trait.name, run.dose_response, run.coherent_range),
         "chance": plots.chance_effects(run),
         "sweep": plots.layer_sweep(run),
         "scores": plots.scores(run),

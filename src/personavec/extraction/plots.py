@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from personavec.extraction.result import ExtractionRun
+from personavec.info import DosePoint
 from personavec.report.drawing import (
     COHERENCE,
     GOOD,
@@ -34,10 +35,10 @@ BINS = 20
 LAYERS_SHOWN = 8  # tick labels of a layer axis
 
 
-def dose_response(run: ExtractionRun) -> Plot:
+def dose_response(trait: str, dose: Sequence[DosePoint], coherent: tuple[float, float]) -> Plot:
     """Score and coherence over the coefficient, with the coherent range shaded."""
-    points = sorted(run.dose_response, key=lambda p: p.coefficient)
-    name = label(run.trait.name)
+    points = sorted(dose, key=lambda p: p.coefficient)
+    name = label(trait)
     coefficients = [p.coefficient for p in points]
     percent = next((100 * p.share / p.coefficient for p in points if p.share and p.coefficient), 0.0)
 
@@ -51,7 +52,7 @@ def dose_response(run: ExtractionRun) -> Plot:
         axes = figure.subplots()
         curve(axes, coefficients, [p.score for p in points], SCORE, "o", "score")
         curve(axes, coefficients, [p.coherence for p in points], COHERENCE, "s", "coherence")
-        axes.axvspan(*run.coherent_range, color=GOOD, alpha=0.13, label="coherent range")
+        axes.axvspan(*coherent, color=GOOD, alpha=0.13, label="coherent range")
         scale_0_to_100(axes)
         axes.set_xticks(coefficients, [signed(c) for c in coefficients])
         axes.set_xlabel("coefficient (multiples of the vector)")

@@ -7,6 +7,7 @@ from personavec.info import (
     DosePoint,
     Elicitation,
     JudgeFacts,
+    Prompting,
     RolloutCounts,
     Separation,
     Steering,
@@ -136,6 +137,7 @@ class ExtractionRun(Run):
         specificity: The vector beside those of other traits.
         verdict: What the figures say, most important first.
         warnings: What the user should mind.
+        prompting: What asking for the trait does in place of steering; null: not measured.
         seconds: The run took, over all processes that worked on it.
         timings: Seconds by stage.
     """
@@ -163,6 +165,7 @@ class ExtractionRun(Run):
     specificity: Specificity
     verdict: tuple[str, ...]
     warnings: tuple[str, ...]
+    prompting: Prompting | None = None
     seconds: float
     timings: dict[str, float]
 

@@ -1,5 +1,6 @@
 """What a run's figures say, in plain words, and where they say nothing."""
 
+from personavec.extraction import prompting
 from personavec.extraction.chance import NULL_QUESTIONS
 from personavec.extraction.elicitation import elicited, sentences
 from personavec.extraction.result import ExtractionRun, Specificity
@@ -17,6 +18,7 @@ def verdict(run: ExtractionRun) -> tuple[str, ...]:
         *([] if shown else told),
         _steering(name, run),
         *style_sentence(run.steering.style, run.judge.name),
+        *prompting.sentences(name, run.prompting),
         _strength(run),
         _separation(name, run),
         *_specificity(name, run.specificity),

@@ -14,6 +14,7 @@ from personavec.extraction.given.reading import Half, choose_layer, controls, di
 from personavec.extraction.given.result import LayerChoice, Opinion, TextFacts, TextsExtraction, TextsRun, Twin
 from personavec.extraction.given.settings import TextSettings
 from personavec.extraction.given.steering import (
+    EFFECT,
     Steered,
     effects,
     pushes,
@@ -23,6 +24,7 @@ from personavec.extraction.given.steering import (
     text_rollouts,
 )
 from personavec.extraction.given.verdict import reads, verdict, works
+from personavec.extraction.prompting import prompting
 from personavec.extraction.result import TraitFacts
 from personavec.extraction.settings import ExtractionSettings
 from personavec.extraction.workbench import Workbench
@@ -210,6 +212,9 @@ def _summary(
             controls=controls(vector.directions, vector.layer, read.extract, read.test, seed),
             judges=judges,
             pushes=curve,
+            prompting=prompting(
+                trait.system_prompts(0)[0], steered.prompted, steered.dose, EFFECT * steered.unit, seed
+            ),
             coherent_range=(min(coherent), max(coherent)),
             recommended_coefficient=strongest if all(map(works, judges)) else None,
             spearman=rank_correlation(steered.dose[judges[0].name], seed),
@@ -291,7 +296,9 @@ def _finish(folder: RunFolder, vector: PersonaVector, run: TextsRun) -> TextsExt
 
 def _write_answers(bench: Workbench, steered: Steered) -> None:
     """All answers with either judge's scores, also when the vector turns out to be of no use."""
-    probe, contrast = ([*answers, *steered.null[name]] for name, answers in steered.dose.items())
+    probe, contrast = (
+        [*answers, *steered.null[name], *steered.prompted[name]] for name, answers in steered.dose.items()
+    )
     write_rollouts(bench.folder / ROLLOUTS, probe)
     others: list[Rollout] = [*contrast, *steered.texts]
     write_atomic(bench.folder / CONTRAST, "".join(to_json({"id": r.id, "score": r.score}) + "\n" for r in others))

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from personavec.extraction.result import TraitFacts
-from personavec.info import DosePoint, JudgeFacts, Separation, Steering, VectorInfo
+from personavec.info import DosePoint, JudgeFacts, Prompting, Separation, Steering, VectorInfo
 from personavec.results import Figure, Number, Result, Run
 from personavec.stats.nulls import Null
 from personavec.traits import Trait
@@ -181,6 +181,7 @@ class TextsRun(Run):
         examples: Answers to questions drawn at random, whole.
         verdict: What the figures say, most important first.
         warnings: What the user should mind.
+        prompting: What asking for the trait does in place of steering; null: not measured.
         seconds: The run took, over all processes that worked on it.
         timings: Seconds by stage.
     """
@@ -204,6 +205,7 @@ class TextsRun(Run):
     examples: tuple[RandomExample, ...]
     verdict: tuple[str, ...]
     warnings: tuple[str, ...]
+    prompting: Prompting | None = None
     seconds: float
     timings: dict[str, float]
 

@@ -1,17 +1,15 @@
 """What a vector from given texts does: answers under pushes of several sizes, scored by two kinds of judges."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TypeVar
 
 import numpy as np
 import torch
 
-from personavec.errors import UserError
 from personavec.extraction.chance import NULL_QUESTIONS
 from personavec.extraction.direction import with_neutral
-from personavec.extraction.effects import estimate, score_matrix
+from personavec.extraction.effects import estimate, known, score_matrix
 from personavec.extraction.figures import steering_effect
 from personavec.extraction.given.result import Push, PushedAnswer, RandomExample
 from personavec.extraction.workbench import Workbench
@@ -23,7 +21,7 @@ from personavec.model import ChatModel
 from personavec.model.edits import Intervention
 from personavec.operations import ADD
 from personavec.progress import progress
-from personavec.rollouts import Rollout
+from personavec.rollouts import Rollout, plan
 from personavec.stats.bootstrap import bootstrap_spearman_by_question
 from personavec.stats.estimate import Estimate
 from personavec.stats.nulls import isotropic_directions
@@ -35,7 +33,6 @@ EFFECT = 0.25  # the share, in either direction, between which effects are taken
 PAIRS = 1  # of instructions, that the contrast judge compares an answer under: its readings are most of the work
 EXAMPLES = 8  # questions whose answers are shown
 
-T = TypeVar("T")
 ByJudge = Mapping[str, list[Rollout]]  # the same answers with each judge's score
 
 
@@ -50,6 +47,7 @@ class Steered:
         dose: Answers to the evaluation questions under every push, without one among them; the contrast judge's are
             those without and at plus and minus `EFFECT`.
         null: Answers to some of them under random directions of the vector's norm.
+        prompted: Answers to all of them with the trait asked for in the system prompt, without steering.
         state: What the contrast judge has learned of the trait, and what is natural for the model.
     """
 
@@ -58,6 +56,7 @@ class Steered:
     texts: list[Rollout]
     dose: ByJudge
     null: ByJudge
+    prompted: ByJudge
     state: JudgeState
 
 
@@ -82,18 +81,20 @@ def steer(bench: Workbench, vector: PersonaVector, extract: Sequence[Rollout], t
 
     dose = [answer for share in SHARES for answer in pushed(share)]
     null = _random(bench, vector, EFFECT * unit)
-    bench.generate([*dose, *null], "3/4 Steering")
-    bench.score([*dose, *null], "4/4 Judging")
+    prompted = plan(bench.model, "prompted", asked, system=bench.trait.system_prompts(0)[0], pair=0, side="positive")
+    bench.generate([*dose, *null, *prompted], "3/4 Steering")
+    bench.score([*dose, *null, *prompted], "4/4 Judging")
     at_effect = [answer for answer in dose if abs(abs(answer.coefficient or 0.0) - EFFECT * unit) < 1e-9]
     contrast = ContrastJudge(bench.model, bench.trait, pairs=PAIRS, alone=True)
-    told, texts, asked_again, null_again = (
-        [replace(answer) for answer in answers] for answers in (extract, test, [*plain, *at_effect], null)
+    told, texts, asked_again, null_again, prompted_again = (
+        [replace(answer) for answer in answers] for answers in (extract, test, [*plain, *at_effect], null, prompted)
     )
     natural = asked_again[: len(plain)]
-    total = contrast.readings_needed(len(told) + len(texts) + len(asked_again) + len(null_again))
+    further = [*texts, *asked_again[len(plain) :], *null_again, *prompted_again]
+    total = contrast.readings_needed(len(told) + len(plain) + len(further))
     with bench.timings.stage("judge"), progress("4/4 Judging a second time", total=total, unit="readings") as job:
         contrast.fit(told, natural, job.advance)
-        contrast.score([*texts, *asked_again[len(plain) :], *null_again], job.advance)
+        contrast.score(further, job.advance)
     first = bench.scorer.name
     return Steered(
         vector=vector,
@@ -101,6 +102,7 @@ def steer(bench: Workbench, vector: PersonaVector, extract: Sequence[Rollout], t
         texts=texts,
         dose={first: [*plain, *dose], contrast.name: asked_again},
         null={first: null, contrast.name: null_again},
+        prompted={first: prompted, contrast.name: prompted_again},
         state=JudgeState(calibration=contrast.calibration, coherence=bench.scorer.state().coherence),
     )
 
@@ -166,7 +168,7 @@ def _push(answers: ByJudge, coefficient: float, unit: float, seed: int) -> Push:
     return Push(
         share=coefficient / unit,
         coefficient=coefficient,
-        score={name: _known(partial(estimate, scored, "score", seed)) for name, scored in answers.items()},
+        score={name: known(partial(estimate, scored, "score", seed)) for name, scored in answers.items()},
         scored={name: sum(r.score is not None for r in scored) for name, scored in answers.items()},
         answers=len(any_judge),
         coherence=estimate(any_judge, "coherence", seed),
@@ -176,7 +178,7 @@ def _push(answers: ByJudge, coefficient: float, unit: float, seed: int) -> Push:
 def effects(steered: Steered, seed: int) -> dict[str, Steering | None]:
     """The effect of the vector that each judge sees, beside that of random directions; None: it scored too little."""
     return {
-        name: _known(partial(steering_effect, answers, steered.null[name], EFFECT * steered.unit, seed))
+        name: known(partial(steering_effect, answers, steered.null[name], EFFECT * steered.unit, seed))
         for name, answers in steered.dose.items()
     }
 
@@ -210,11 +212,3 @@ def random_examples(dose: ByJudge, unit: float, seed: int) -> list[RandomExample
         )
         for place in drawn
     ]
-
-
-def _known(found: Callable[[], T]) -> T | None:
-    """A figure; None where a judge scored too little for it."""
-    try:
-        return found()
-    except UserError:
-        return None

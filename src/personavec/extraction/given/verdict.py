@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from personavec.extraction import prompting
 from personavec.extraction.chance import NULL_QUESTIONS
 from personavec.extraction.given.result import Opinion, TextsRun, Twin
 from personavec.extraction.given.steering import EFFECT
@@ -14,6 +15,7 @@ def verdict(run: TextsRun) -> tuple[str, ...]:
     return (
         _headline(run),
         *(sentence for judge in run.judges for sentence in (_effect(run, judge), *_of_style(judge))),
+        *prompting.sentences(run.trait.name, run.prompting),
         _strength(run),
         _reading(run),
         _style(run),
