@@ -23,7 +23,7 @@ LAYERS = [
     {"interchange", "judges", "likelihood", "projection"},
     {"capability"},
     {"extraction", "monitoring", "shifts"},
-    {"combination", "evaluation", "screening"},
+    {"combination", "evaluation", "hub", "screening"},
     {"finetune"},
     {"study"},
     {"cli", "__main__"},

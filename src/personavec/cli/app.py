@@ -6,6 +6,7 @@ from personavec.cli import (
     evaluate,
     extract,
     finetune,
+    hub,
     judges,
     monitor,
     schema,
@@ -38,6 +39,7 @@ app.command("shift")(shift.shift)
 app.command("schema")(schema.schema)
 app.add_typer(traits.app, name="traits")
 app.add_typer(vectors.app, name="vectors")
+app.add_typer(hub.app, name="hub")
 app.add_typer(study.app, name="study")
 app.add_typer(judges.app, name="judges")
 know(app)

@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from io import BytesIO
+from pathlib import Path
 from typing import Any, Literal
 from xml.etree import ElementTree
 
@@ -18,6 +19,7 @@ from matplotlib.figure import Figure
 
 from personavec.stats.estimate import Estimate
 
+STYLESHEET = Path(__file__).with_name("templates") / "style.css"
 WIDTH = 345  # user units; close to the CSS pixels of a phone, so that the fonts below are what a phone shows
 NAMES = (
     "ink", "muted", "line", "positive", "negative", "neutral", "score", "coherence", "good",
@@ -85,6 +87,17 @@ def label(text: object, longest: int = 16) -> str:
     """Text that is safe in a drawing: printable, on one line, not too long."""
     clean = " ".join("".join(c if c.isprintable() else " " for c in str(text)).split())
     return clean if len(clean) <= longest else clean[: longest - 1] + "…"
+
+
+def standalone(drawn: Plot) -> str:
+    """A plot as a file of its own: with the page's light colours, on white."""
+    root = ElementTree.fromstring(drawn.svg)
+    _, _, width, height = root.get("viewBox", "0 0 1 1").split()
+    root.set("xmlns", "http://www.w3.org/2000/svg")
+    root.attrib |= {"width": f"{2 * float(width):g}", "font-family": "sans-serif"}
+    root.insert(2, ElementTree.Element("rect", {"width": width, "height": height, "fill": "#ffffff"}))
+    light = dict(re.findall(r"--([\w-]+): (#\w+);", STYLESHEET.read_text(encoding="utf-8").partition("@media")[0]))
+    return re.sub(r"var\(--([\w-]+)\)", lambda found: light[found[1]], ElementTree.tostring(root, encoding="unicode"))
 
 
 _REFERENCE = re.compile(r"#([\w.-]+)")
