@@ -18,7 +18,7 @@ LAYERS = [
     {"data", "endpoint", "files"},
     {"model", "results", "timings"},
     {"info", "provenance", "readout", "report", "rollouts", "vector"},
-    {"engine", "interventions", "traits"},
+    {"engine", "interventions", "ready", "traits"},
     {"texts"},
     {"interchange", "judges", "likelihood", "projection"},
     {"capability"},

@@ -139,8 +139,9 @@ def test_the_card_says_what_was_measured_and_what_was_not(hub: type[FakeHub], fi
         "A prompt would do, and better than steering",
         "AUC 0.79 (95 % interval 0.69 to 0.89, n = 20 questions)",
         "whether it moves others as well was not measured here",
-        "personavec hub pull me/kind --out vector.safetensors",
-        "--steer vector.safetensors=1 --compare",
+        "`personavec hub pull me/kind`",
+        'pull("me/kind", "vector.safetensors")',
+        "pv.steering(vector, 1)",
     ):
         assert words in text, words
     drawing = ElementTree.fromstring(hub.files["dose-response.svg"])
@@ -208,8 +209,10 @@ def test_the_commands(
 
     shown = told("push", file, "me/kind")
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
-    assert f"personavec hub pull me/kind --sha256 {digest} --out vector.safetensors" in shown
+    assert f"personavec hub pull me/kind --sha256 {digest}" in shown
     shown = told("pull", "me/kind", "--sha256", digest, "--out", tmp_path / "back.safetensors")
     assert "kind, layer 2 of tiny" in shown and digest in shown
-    found = json.loads(told("pull", "me/kind", "--out", tmp_path / "back.safetensors", "--json"))
+    monkeypatch.chdir(tmp_path)
+    found = json.loads(told("pull", "me/kind", "--json"))
+    assert found["vector"] == "kind.safetensors" and PersonaVector.load(found["vector"]).trait == "kind"
     assert found["trait"] == "kind" and found["sha256"] == digest

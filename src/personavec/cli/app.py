@@ -9,13 +9,13 @@ from personavec.cli import (
     hub,
     judges,
     monitor,
+    ready,
     schema,
     screen,
     shift,
     study,
     talk,
     traits,
-    vectors,
 )
 from personavec.cli.expand import expanded
 from personavec.cli.flags import know
@@ -38,7 +38,7 @@ app.command("finetune")(expanded(finetune.finetune))
 app.command("shift")(shift.shift)
 app.command("schema")(schema.schema)
 app.add_typer(traits.app, name="traits")
-app.add_typer(vectors.app, name="vectors")
+app.add_typer(ready.app, name="vectors")  # of `vectors`, with list and get
 app.add_typer(hub.app, name="hub")
 app.add_typer(study.app, name="study")
 app.add_typer(judges.app, name="judges")

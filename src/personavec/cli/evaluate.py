@@ -62,7 +62,7 @@ def evaluate(
     from personavec.vector import PersonaVector
 
     if scale_from is not None:
-        vectors = [PersonaVector.load(scale_from), *vectors]
+        vectors = [PersonaVector.load(o.vector_file(scale_from)), *vectors]
 
     decides = (
         chosen, chat.id, words, scale_from, asked_for.judge, asked_for.rollouts, asked_for.max_new_tokens,

@@ -79,7 +79,7 @@ def finetune(
     pairs = []
     for text in prevent or ():
         path, coefficient = read_prevention(text)
-        pairs.append((PersonaVector.load(path), coefficient))
+        pairs.append((PersonaVector.load(o.vector_file(path)), coefficient))
     watched = [PersonaVector.load(path) for path in o.vector_files(watch or ())]
     named = o.open_data(data, format, columns, split)
     chat = o.open_model(model, device, dtype)

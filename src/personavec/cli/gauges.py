@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from personavec.cli import options as o
 from personavec.errors import UserError
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ def read_vectors(model: "ChatModel", files: Sequence[Path], other_weights: bool)
     """
     from personavec.vector import PersonaVector, check_one_per_trait
 
-    vectors = [PersonaVector.load(file) for file in files]
+    vectors = [PersonaVector.load(o.vector_file(file)) for file in files]
     check_one_per_trait(vectors)
     for vector in vectors:
         vector.check(model, other_weights=other_weights)

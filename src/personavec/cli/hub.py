@@ -29,13 +29,15 @@ def push(
         o.print_json({"url": pushed.url, "sha256": pushed.sha256})
         return
     print(f"Pushed: {pushed.url}\nWhoever pulls it can check that it is this file:")
-    print(f"  personavec hub pull {repository} --sha256 {pushed.sha256} --out vector.safetensors")
+    print(f"  personavec hub pull {repository} --sha256 {pushed.sha256}")
 
 
 @app.command("pull")
 def pull(
     repository: Repository,
-    out: Annotated[Path, typer.Option(help="Vector file to write.", show_default=False)],
+    out: Annotated[
+        Path | None, typer.Option(help="Vector file to write. Default: NAME.safetensors.", show_default=False)
+    ] = None,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit.", show_default=False)] = None,
     sha256: Annotated[
         str | None, typer.Option(help="What the file must hash to. Default: what the repository says.")
@@ -46,6 +48,7 @@ def pull(
     from personavec.hub import pull as download
 
     o.quiet()
+    out = out or Path(f"{repository.rpartition('/')[2]}.safetensors")
     vector, digest = download(repository, out, revision=revision, sha256=sha256)
     if json:
         o.print_json({"vector": str(out), "trait": vector.trait, "model": vector.model, "sha256": digest})

@@ -34,7 +34,7 @@ def monitor(
     """Project every answer of every conversation on persona vectors, before and while it is written."""
     from personavec.vector import PersonaVector
 
-    vectors = [PersonaVector.load(path) for path in vector]
+    vectors = [PersonaVector.load(o.vector_file(path)) for path in vector]
     data = o.open_data(chats, format, columns, split)
     chat = o.open_model(model, device, dtype, adapter, thinking)
 

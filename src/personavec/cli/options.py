@@ -58,7 +58,10 @@ DataColumns = Annotated[
     str | None, typer.Option(metavar="PART=COLUMN,...", help="Where the parts are: prompt=q,response=a.")
 ]
 DataSplit = Annotated[str | None, typer.Option(help="Split of a hub data set.")]
-Vectors = Annotated[list[Path], typer.Option("--vector", "-v", help="Vector file. Repeatable.", show_default=False)]
+Vectors = Annotated[
+    list[Path],
+    typer.Option("--vector", "-v", help="Vector file, or name of a ready one. Repeatable.", show_default=False),
+]
 Out = Annotated[Path, typer.Option(help="Folder of the run.", show_default=False)]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:N, mps or auto. Default: a GPU if there is one.")]
 Dtype = Annotated[str | None, typer.Option(help="bfloat16, float16 or float32. Default: what suits the device.")]
@@ -256,6 +259,16 @@ def split_pair(text: str, option: str, example: str = "-1.5") -> tuple[Path, flo
     return Path(path), value
 
 
+def vector_file(path: Path) -> Path:
+    """A vector's file; the name of a ready vector stands for its own, where there is no file of that name."""
+    if path.exists() or path.name != str(path) or path.suffix:
+        return path
+    from personavec.ready import ready_vectors
+
+    ready = ready_vectors().get(str(path))
+    return path if ready is None else ready.path
+
+
 def vector_files(paths: Sequence[Path]) -> list[Path]:
     """Vector files, a folder of runs standing for the vector.safetensors in each of them.
 
@@ -264,7 +277,7 @@ def vector_files(paths: Sequence[Path]) -> list[Path]:
     """
     files = []
     for path in paths:
-        inside = sorted(path.glob("*/vector.safetensors")) if path.is_dir() else [path]
+        inside = sorted(path.glob("*/vector.safetensors")) if path.is_dir() else [vector_file(path)]
         if not inside:
             raise UserError(f"No run in {path} has a vector.safetensors.", "Name a vector file, or a folder of runs.")
         files += inside
@@ -308,7 +321,7 @@ def read_interventions(
                 path = Path(text)
             else:
                 path, number = split_pair(text, f"--{operation.option}", operation.example)
-            vector = PersonaVector.load(path)
+            vector = PersonaVector.load(vector_file(path))
             vector.check(model, other_weights=other_weights)
             vectors.append(vector)
             given.append((operation, vector, number))

@@ -59,6 +59,7 @@ def screen(
     from personavec.vector import PersonaVector, siblings
 
     ScreenSettings(**settings)  # what no model could do is refused before one is loaded
+    vector = [o.vector_file(path) for path in vector]
     vectors = [PersonaVector.load(path) for path in vector]
     named = o.open_data(data, format, columns, split)
     clean, *beside = [_reference(name, named, split) for name in reference] if reference else [None]

@@ -58,7 +58,7 @@ def finetune(
         if not (equals and name.isidentifier() and path):
             raise UserError(f"--data {text!r} is not NAME=FILE.", "Write for example --data lies=lies.jsonl")
         given[name] = path
-    vectors = [PersonaVector.load(path) for path in vector]
+    vectors = [PersonaVector.load(o.vector_file(path)) for path in vector]
     if prevent == ["none"]:
         prevent = []
     run = study_finetune(

@@ -41,9 +41,10 @@ def card(vector: PersonaVector, repository: str, sha256: str) -> str:
             "",
             "## Use",
             "",
-            "```",
-            f"personavec hub pull {repository} --out {VECTOR}",
-            *_commands(vector),
+            f"With `pip install personavec`, on the command line `personavec hub pull {repository}`; in Python:",
+            "",
+            "```python",
+            *_code(vector, repository),
             "```",
             "",
         ]
@@ -156,7 +157,7 @@ def _limits(vector: PersonaVector) -> Iterator[str]:
     info = vector.info
     yield (
         "Other weights: it belongs to the model above, and personavec refuses others. Fine-tunes and quantised copies "
-        "take it with `--other-weights`; what it does there is not known."
+        "take it where `other_weights` is asked for; what it does there is not known."
     )
     if info.steering is None:
         yield "Steering: what it does to answers was not measured."
@@ -177,10 +178,14 @@ def _limits(vector: PersonaVector) -> Iterator[str]:
     )
 
 
-def _commands(vector: PersonaVector) -> list[str]:
+def _code(vector: PersonaVector, repository: str) -> list[str]:
     best = vector.info.recommended_coefficient or 1.0
-    model = vector.model.get("id") or "MODEL"
+    model = json.dumps(vector.model.get("id") or "MODEL")
     return [
-        f'personavec generate "Tell me about your day." --model {model} --steer {VECTOR}={best:.3g} --compare',
-        f"personavec monitor chats.jsonl --model {model} --vector {VECTOR}",
+        "import personavec as pv",
+        "from personavec.hub import pull",
+        "",
+        f"vector, _ = pull({json.dumps(repository)}, {json.dumps(VECTOR)})",
+        f"model = pv.load_model({model})",
+        f'print(model.answer("Tell me about your day.", pv.steering(vector, {best:.3g})))',
     ]
