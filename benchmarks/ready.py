@@ -3,18 +3,22 @@
     python benchmarks/ready.py --runs FOLDER [--write]
 
 Every trait is extracted from the library's texts into FOLDER/TRAIT (a finished run is read back; some six minutes each on
-one core). With --write the vectors, and the figures of their runs, go into the package.
+one core). With --write the vectors, and the figures of their runs, go into the package. `ready_marks.json` says what one
+reader saw in each run's eight random examples at plus and minus 25 %: in how many the trait plainly shows.
 """
 
 import argparse
 import hashlib
+import json
 from pathlib import Path
 
 from personavec import extract_from_texts, load_model
 from personavec.extraction import TextsRun
 from personavec.files import write_atomic, write_json
-from personavec.ready import FIGURES, FOLDER, ReadyEffect, ReadyVector
+from personavec.ready import FIGURES, FOLDER, ReadyEffect, ReadyMarks, ReadyVector
 from personavec.traits import library_names, load_trait
+
+MARKS = Path(__file__).with_name("ready_marks.json")
 
 
 def main() -> None:
@@ -23,11 +27,12 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", help="put vectors and figures into the package")
     options = parser.parse_args()
     model, found = load_model(), []
+    marks = json.loads(MARKS.read_text(encoding="utf-8"))
     for name in library_names():
         folder = options.runs / name
         run = extract_from_texts(model, load_trait(name), "library", folder).run
         content = (folder / "vector.safetensors").read_bytes()
-        found.append(ready(run, hashlib.sha256(content).hexdigest()))
+        found.append(ready(run, hashlib.sha256(content).hexdigest(), ReadyMarks(**marks[name])))
         print(f"{name}: {found[-1].word}", flush=True)
         if options.write:
             write_atomic(FOLDER / f"{name}.safetensors", content)
@@ -35,7 +40,7 @@ def main() -> None:
         write_json(FIGURES, [one.as_json() for one in found])
 
 
-def ready(run: TextsRun, sha256: str) -> ReadyVector:
+def ready(run: TextsRun, sha256: str, reader: ReadyMarks) -> ReadyVector:
     """What is told of a vector: its run's figures."""
     effects = {
         judge.name: None
@@ -57,6 +62,7 @@ def ready(run: TextsRun, sha256: str) -> ReadyVector:
         auc=run.separation.auc,
         coefficient=next(judge.steering.coefficient for judge in run.judges if judge.steering is not None),
         effects=effects,
+        reader=reader,
         coherent_range=run.coherent_range,
         recommended_coefficient=run.recommended_coefficient,
     )

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -22,7 +23,9 @@ NEUTRAL = ("neutral_mean", "neutral_deviation", "neutral_prompt_mean", "neutral_
 
 @pytest.fixture
 def file(tiny: ChatModel, tmp_path: Path) -> Path:
-    known = {name: torch.full((tiny.n_layers + 1,), value) for name, value in zip(NEUTRAL, (0.5, 2.0) * 2, strict=True)}
+    known: dict[str, Any] = {
+        name: torch.full((tiny.n_layers + 1,), value) for name, value in zip(NEUTRAL, (0.5, 2.0) * 2, strict=True)
+    }
     vector(tiny, **known).save(tmp_path / "kind.safetensors")
     return tmp_path / "kind.safetensors"
 
@@ -92,7 +95,10 @@ def test_a_gauge(before: float, during: float, line: str, monkeypatch: pytest.Mo
     monkeypatch.setattr(sys, "stdout", SimpleNamespace(encoding="utf-8"))
     assert gauges.gauges(reading) == f"  evil  {line}"
     monkeypatch.setattr(sys, "stdout", SimpleNamespace(encoding="ascii"))
-    assert gauges.gauges(reading) == f"  evil  {line.translate(str.maketrans(gauges.DRAWN, gauges.PLAIN))}"
+    assert (
+        gauges.gauges(reading)
+        == f"  evil  {line.translate(str.maketrans(dict(zip(gauges.DRAWN, gauges.PLAIN, strict=True))))}"
+    )
 
 
 def test_without_neutral_answers_projections_are_raw(

@@ -13,8 +13,7 @@ from xml.etree import ElementTree
 
 import pytest
 import torch
-import yaml
-from huggingface_hub import constants
+from huggingface_hub import ModelCard, constants
 
 from personavec.cli import main
 from personavec.errors import UserError
@@ -22,7 +21,7 @@ from personavec.hub import pull, push
 from personavec.hub.card import card
 from personavec.model import ChatModel
 from personavec.vector import PersonaVector
-from report.samples import extract_run
+from samples import extract_run
 from tiny import vector
 
 TOKEN = "hf_fake"
@@ -124,9 +123,9 @@ def test_what_is_pushed_comes_back_as_it_was(hub: type[FakeHub], file: Path, tmp
 def test_the_card_says_what_was_measured_and_what_was_not(hub: type[FakeHub], file: Path, tiny: ChatModel) -> None:
     sha256 = push(file, "me/kind").sha256
     text = hub.files["README.md"].decode()
-    front = yaml.safe_load(text.split("---")[1])
-    assert front["library_name"] == "personavec" and "persona-vector" in front["tags"]
-    assert "base_model" not in front, "the tiny model is on no hub"
+    front = ModelCard(text).data
+    assert front.library_name == "personavec" and "persona-vector" in (front.tags or [])
+    assert front.base_model is None, "the tiny model is on no hub"
     for words in (
         "Wishes others well.",
         f"`{tiny.weights_hash}`",
@@ -152,7 +151,7 @@ def test_a_vector_of_which_nothing_is_known_says_so(tiny: ChatModel) -> None:
     plain = vector(tiny)
     plain.model["id"] = "owner/some-model"  # type: ignore[index]
     text = card(plain, "me/kind", "0" * 64)
-    assert yaml.safe_load(text.split("---")[1])["base_model"] == "owner/some-model"
+    assert ModelCard(text).data.base_model == "owner/some-model"
     assert "Nothing was measured of this file." in text and "what it does to answers was not measured" in text
 
 

@@ -12,7 +12,7 @@ from personavec.cli import main
 from personavec.cli.options import vector_file
 from personavec.errors import UserError
 from personavec.model import ChatModel
-from personavec.ready import FOLDER, ReadyEffect, ReadyVector, find_ready, ready_vectors
+from personavec.ready import FOLDER, ReadyEffect, ReadyMarks, ReadyVector, find_ready, ready_vectors
 from personavec.stats.estimate import Estimate
 from personavec.traits import library_names
 from personavec.vector import PersonaVector
@@ -59,6 +59,8 @@ def test_the_word_for_it(effects: tuple[ReadyEffect | None, ...], word: str) -> 
     assert ReadyVector(**{**known, "effects": both}).word == word
     frayed = {**known, "effects": both, "coherent_range": (-1.0, 1.0)}
     assert ReadyVector(**frayed).word == (word if word != "steers" else "steers, at a price in coherence")
+    unseen = {**known, "effects": both, "reader": ReadyMarks(answers=8, plus=3, minus=2)}
+    assert ReadyVector(**unseen).word == (word if word != "steers" else "judges see it steer, a reader hardly does")
 
 
 def test_a_name_stands_for_its_file_unless_there_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

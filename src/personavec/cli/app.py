@@ -16,6 +16,7 @@ from personavec.cli import (
     study,
     talk,
     traits,
+    vectors,
 )
 from personavec.cli.expand import expanded
 from personavec.cli.flags import know
@@ -38,7 +39,9 @@ app.command("finetune")(expanded(finetune.finetune))
 app.command("shift")(shift.shift)
 app.command("schema")(schema.schema)
 app.add_typer(traits.app, name="traits")
-app.add_typer(ready.app, name="vectors")  # of `vectors`, with list and get
+vectors.app.command("list")(ready.list_vectors)
+vectors.app.command("get")(ready.get)
+app.add_typer(vectors.app, name="vectors")
 app.add_typer(hub.app, name="hub")
 app.add_typer(study.app, name="study")
 app.add_typer(judges.app, name="judges")

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 REACH = 4  # deviations at either end of a gauge
 STEPS = 4  # cells for each deviation
-DRAWN, PLAIN = "·│█○", "-|#o"  # track, zero, bar, mark; the latter where the output cannot take the former
+DRAWN, PLAIN = ("·", "│", "█", "○"), ("-", "|", "#", "o")  # track, zero, bar, mark; the latter for ASCII outputs
 
 
 def read_vectors(model: "ChatModel", files: Sequence[Path], other_weights: bool) -> "list[PersonaVector]":
@@ -93,9 +93,9 @@ def _cell(value: float) -> int:
     return round((min(max(value, -REACH), REACH) + REACH) * STEPS)
 
 
-def _characters() -> str:
+def _characters() -> tuple[str, str, str, str]:
     try:
-        DRAWN.encode(sys.stdout.encoding or "ascii")
+        "".join(DRAWN).encode(sys.stdout.encoding or "ascii")
     except UnicodeEncodeError:
         return PLAIN
     return DRAWN

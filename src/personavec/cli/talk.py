@@ -110,7 +110,7 @@ def chat(
     print(f"Steering: {'; '.join(words) or 'none'}. /compare, /reset, /quit.")
     if vectors:
         print(gauges.key())
-    start = [{"role": "system", "content": system}] if system else []
+    start: list[Message] = [{"role": "system", "content": system}] if system else []
     messages = list(start)
     while True:
         try:

@@ -1,6 +1,7 @@
 """Prompting as a baseline: the trait asked for in the system prompt, in place of steering."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 from personavec.extraction.effects import estimate, known
 from personavec.info import Prompting
@@ -27,7 +28,7 @@ def prompting(
     first = next(iter(prompted.values()))
     return Prompting(
         instruction=instruction,
-        score={name: known(lambda scored=scored: estimate(scored, "score", seed)) for name, scored in prompted.items()},
+        score={name: known(partial(estimate, scored, "score", seed)) for name, scored in prompted.items()},
         scored={name: sum(r.score is not None for r in scored) for name, scored in prompted.items()},
         answers=len(first),
         coherence=estimate(first, "coherence", seed),

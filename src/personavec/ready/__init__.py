@@ -35,6 +35,24 @@ class ReadyEffect(Result):
         return self.effect.low > 0 and self.on_null_questions > self.chance
 
 
+class ReadyMarks(Result):
+    """What one reader saw in the answers to the questions that a run drew at random, knowing how they were steered.
+
+    Attributes:
+        answers: That were read at either coefficient.
+        plus, minus: How many of them plainly show the trait at plus, and at minus the coefficient.
+    """
+
+    answers: int
+    plus: int
+    minus: int
+
+    @property
+    def seen(self) -> bool:
+        """Whether a reader sees the steering: one answer may be chance."""
+        return self.plus - self.minus > 1
+
+
 class ReadyVector(Result):
     """A vector that comes with the package.
 
@@ -46,6 +64,7 @@ class ReadyVector(Result):
         auc: How well its projections tell texts apart that it is not made of, over questions.
         coefficient: That effects are taken at, plus and minus, in multiples of the vector.
         effects: By judge; null: it scored too few answers.
+        reader: What a reader saw at that coefficient.
         coherent_range: The smallest and the largest coefficient tried at which answers stay coherent.
         recommended_coefficient: The strongest that can be recommended; null: none.
     """
@@ -58,6 +77,7 @@ class ReadyVector(Result):
     auc: Figure
     coefficient: Number
     effects: dict[str, ReadyEffect | None]
+    reader: ReadyMarks
     coherent_range: tuple[Number, Number]
     recommended_coefficient: Number | None
 
@@ -71,6 +91,8 @@ class ReadyVector(Result):
         """Whether it steers, in a few words."""
         seen = [name for name, found in self.effects.items() if found is not None and found.shown]
         if len(seen) == len(self.effects):
+            if not self.reader.seen:
+                return "judges see it steer, a reader hardly does"
             return "steers" if self.coefficient <= self.coherent_range[1] else "steers, at a price in coherence"
         return f"in doubt: only {seen[0]} sees it steer" if seen else "steering not shown"
 
