@@ -81,7 +81,7 @@ def test_the_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: p
         found = capsys.readouterr()
         return found.err if code else found.out
 
-    monkeypatch.setenv("COLUMNS", "140")
+    monkeypatch.setenv("COLUMNS", "220")
     shown = told("list")
     for one in ready_vectors().values():
         probe = one.effects["probe"]
