@@ -54,7 +54,7 @@ def dose_response(trait: str, dose: Sequence[DosePoint], coherent: tuple[float, 
         curve(axes, coefficients, [p.coherence for p in points], COHERENCE, "s", "coherence")
         axes.axvspan(*coherent, color=GOOD, alpha=0.13, label="coherent range")
         scale_0_to_100(axes)
-        axes.set_xticks(coefficients, [signed(c) for c in coefficients])
+        axes.set_xticks(coefficients, [signed(float(f"{c:.3g}")) for c in coefficients])
         axes.set_xlabel("coefficient (multiples of the vector)")
         if percent:
             top = axes.secondary_xaxis("top", functions=(push, coefficient))
