@@ -23,18 +23,22 @@ def stage() -> None:
     shutil.rmtree(STAGE, ignore_errors=True)
     for file in sorted((ROOT / "docs").rglob("*")):
         if file.suffix == ".md":
-            put(file, file.relative_to(ROOT / "docs"), "](../", "](")
+            put(file, file.relative_to(ROOT / "docs"), ("](../", "]("))
         elif file.suffix in ASSETS:
             (STAGE / file.relative_to(ROOT / "docs")).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(file, STAGE / file.relative_to(ROOT / "docs"))
     for file in (ROOT / "benchmarks").rglob("*.md"):
-        put(file, file.relative_to(ROOT), "](../docs/", "](../")
-    put(ROOT / "CHANGELOG.md", Path("CHANGELOG.md"), "](docs/", "](")
+        put(file, file.relative_to(ROOT), ("](../docs/", "](../"))
+    put(ROOT / "CHANGELOG.md", Path("CHANGELOG.md"), ("](docs/", "]("))
+    put(ROOT / "llms.txt", Path("llms.txt"), ("](docs/", "]("), (".md)", ".html)"))
 
 
-def put(file: Path, at: Path, old: str, new: str) -> None:
+def put(file: Path, at: Path, *changes: tuple[str, str]) -> None:
+    text = file.read_text(encoding="utf-8")
+    for old, new in changes:
+        text = text.replace(old, new)
     (STAGE / at).parent.mkdir(parents=True, exist_ok=True)
-    (STAGE / at).write_text(file.read_text(encoding="utf-8").replace(old, new), encoding="utf-8")
+    (STAGE / at).write_text(text, encoding="utf-8")
 
 
 def calls_out() -> list[str]:
