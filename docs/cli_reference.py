@@ -49,7 +49,16 @@ def section(name: str, command: Any) -> list[str]:
             kinds[parameter.param_type_name].append(record)
     usage = " ".join([name, *command.collect_usage_pieces(context)])
     said = inspect.cleandoc(command.help or "")
-    return [f"## {name}", "", said, "", f"    {usage}", "", *table("argument", kinds["argument"]), *table("option", kinds["option"])]
+    return [
+        f"## {name}",
+        "",
+        said,
+        "",
+        f"    {usage}",
+        "",
+        *table("argument", kinds["argument"]),
+        *table("option", kinds["option"]),
+    ]
 
 
 def page() -> str:

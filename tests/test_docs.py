@@ -2,6 +2,7 @@
 
 import ast
 import importlib.util
+import json
 import re
 import shlex
 from collections.abc import Iterator
@@ -40,7 +41,10 @@ def prose(text: str) -> str:
 def anchors(page: Path) -> set[str]:
     """Of a page's headings, as GitHub and the site make them."""
     found = re.findall(r"^#+ +(.+?) *$", FENCED.sub("", page.read_text(encoding="utf-8")), re.MULTILINE)
-    return {re.sub(r"[^\w\- ]", "", re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", title).lower()).replace(" ", "-") for title in found}
+    return {
+        re.sub(r"[^\w\- ]", "", re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", title).lower()).replace(" ", "-")
+        for title in found
+    }
 
 
 def dead(page: Path) -> Iterator[str]:
@@ -61,7 +65,9 @@ def test_every_link_leads_somewhere(page: Path) -> None:
 def test_dead_links_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(globals(), "ROOT", tmp_path)
     page = tmp_path / "a.md"
-    page.write_text("# One *two*, three\n[x](b.md) [x](#one-two-three) [x](#four) `[x](c.md)`\n\n    [x](d.md)\n\n![x](e.svg)\n")
+    page.write_text(
+        "# One *two*, three\n[x](b.md) [x](#one-two-three) [x](#four) `[x](c.md)`\n\n    [x](d.md)\n\n![x](e.svg)\n"
+    )
     assert list(dead(page)) == ["b.md", "#four", "e.svg"]
 
 
@@ -86,7 +92,9 @@ def known(words: list[str]) -> bool:
         if rest[0] not in below:
             return bool(PLACEHOLDER.search(rest[0]))
         command = below[rest.pop(0)]
-    spelled = {"--help"} | {flag for p in command.params for flag in [*p.opts, *p.secondary_opts] if flag.startswith("-")}
+    spelled = {"--help"} | {
+        flag for p in command.params for flag in [*p.opts, *p.secondary_opts] if flag.startswith("-")
+    }
     return all(word.partition("=")[0] in spelled for word in rest if re.match(r"--?[a-z]", word))
 
 
@@ -104,8 +112,23 @@ def test_commands_of_another_version_are_found() -> None:
 def test_code_is_python_and_names_what_there_is(page: Path) -> None:
     for _, language, code in FENCED.findall(page.read_text(encoding="utf-8")):
         if language == "python":
-            found = {node.attr for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Attribute) and _is_pv(node.value)}
-            assert not found - set(personavec.__all__)
+            assert not foreign_names(code)
+
+
+def test_the_notebook_is_python_and_was_run() -> None:
+    cells = json.loads((DOCS / "notebooks" / "ten-minutes.ipynb").read_text(encoding="utf-8"))["cells"]
+    code = [cell for cell in cells if cell["cell_type"] == "code"]
+    assert [cell["execution_count"] for cell in code] == list(range(1, len(code) + 1))
+    assert not foreign_names("\n".join("".join(cell["source"]) for cell in code))
+    assert not [out for cell in code for out in cell["outputs"] if out["output_type"] == "error"]
+
+
+def foreign_names(code: str) -> set[str]:
+    """What is taken from `pv` and is not there."""
+    nodes = ast.walk(ast.parse(code))
+    return {node.attr for node in nodes if isinstance(node, ast.Attribute) and _is_pv(node.value)} - set(
+        personavec.__all__
+    )
 
 
 def _is_pv(node: ast.AST) -> bool:

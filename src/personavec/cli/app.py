@@ -40,7 +40,9 @@ def _version(asked: bool) -> None:
 
 @app.callback()
 def _main(
-    asked: Annotated[bool, typer.Option("--version", is_eager=True, callback=_version, help="Print the version and end.")] = False,
+    asked: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_version, help="Print the version and end.")
+    ] = False,
 ) -> None:
     """What stands before any command."""
 
