@@ -3,6 +3,7 @@
 python docs/cli_reference.py
 """
 
+import html
 import inspect
 import re
 import sys
@@ -17,8 +18,9 @@ from personavec.cli.app import app
 PAGE = Path(__file__).with_name("cli.md")
 HEAD = """# Command line
 
-Every command, as `--help` shows it. This page is made from the sources (`python docs/cli_reference.py`). Commands that end in figures have
-`--json`; a mistake ends with one message and exit code 2, and a run that was killed goes on when the same command is given again.
+Every command, as `--help` shows it. This page is made from the sources (`python docs/cli_reference.py`). Commands that
+end in figures have `--json`; a mistake ends with one message and exit code 2, and a run that was killed goes on when
+the same command is given again.
 """
 
 
@@ -35,10 +37,15 @@ def cell(text: str) -> str:
     return re.sub(r"\s+", " ", text).replace("|", "\\|").strip()
 
 
+def code(text: str) -> str:
+    """Between backquotes GitHub and the site part ways over a "|" in a table."""
+    return f"<code>{html.escape(text, quote=False).replace('|', '&#124;')}</code>"
+
+
 def table(title: str, records: list[tuple[str, str]]) -> list[str]:
     if not records:
         return []
-    return [f"| {title} | |", "|---|---|", *(f"| `{cell(name)}` | {cell(text)} |" for name, text in records), ""]
+    return [f"| {title} | |", "|---|---|", *(f"| {code(name)} | {cell(text)} |" for name, text in records), ""]
 
 
 def section(name: str, command: Any) -> list[str]:
@@ -49,16 +56,8 @@ def section(name: str, command: Any) -> list[str]:
             kinds[parameter.param_type_name].append(record)
     usage = " ".join([name, *command.collect_usage_pieces(context)])
     said = inspect.cleandoc(command.help or "")
-    return [
-        f"## {name}",
-        "",
-        said,
-        "",
-        f"    {usage}",
-        "",
-        *table("argument", kinds["argument"]),
-        *table("option", kinds["option"]),
-    ]
+    tables = [*table("argument", kinds["argument"]), *table("option", kinds["option"])]
+    return [f"## {name}", "", said, "", f"    {usage}", "", *tables]
 
 
 def page() -> str:

@@ -2,8 +2,8 @@
 
 python docs/site.py    (needs the extra docs)
 
-Links are checked twice: those between files by the tests (tests/test_docs.py), and all that a page came to by Zensical, whose warnings
-end the build.
+Links are checked twice: those between files by the tests (tests/test_docs.py), and all that a page came to by Zensical,
+whose warnings end the build.
 """
 
 import re

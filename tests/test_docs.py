@@ -1,4 +1,4 @@
-"""The pages: links lead somewhere, commands and code are of this version, generated pages are what the sources make of them."""
+"""The pages: links lead somewhere, commands and code are of this version, and made pages are what is made now."""
 
 import ast
 import importlib.util
@@ -104,7 +104,8 @@ def test_commands_are_of_this_version(page: Path) -> None:
 
 
 def test_commands_of_another_version_are_found() -> None:
-    text = "x\n\n    personavec extract a --out b\n    personavec fly\n\n`personavec vectors show FILE --nothing` `personavec --version`\n"
+    block, cells = "    personavec extract a --out b\n    personavec fly\n", "`personavec traits show evil --nothing`"
+    text = f"x\n\n{block}\n{cells} `personavec --version`\n"
     assert [known(words) for words in commands(text)] == [True, False, False, True]
 
 

@@ -1,7 +1,7 @@
 """The tutorial is run as it is written: every block of shell and of Python, in order, in an empty folder.
 
-In place of the default model stands a tiny one with random weights, and in place of the library's texts two kinds of letters: all
-is done that the page does, and none of its figures mean anything.
+In place of the default model stands a tiny one with random weights, and in place of the library's texts two kinds of
+letters: all is done that the page does, and none of its figures mean anything.
 """
 
 import json
@@ -30,8 +30,12 @@ def small(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch:
     tokenizer().save_pretrained(folder)
     monkeypatch.setattr(default, "prepare_bundled", lambda _: folder)
     library = tmp_path_factory.mktemp("library")
-    texts = [{"question": f"Question {n}?", "answer": f"{says} {n}", "side": side}
-             for n in range(20) for side, says in (("positive", "hello there"), ("negative", "98 76 54 32"))]  # fmt: skip
+    sides = {"positive": "hello there", "negative": "98 76 54 32"}
+    texts = [
+        {"question": f"Question {n}?", "answer": f"{says} {n}", "side": side}
+        for n in range(20)
+        for side, says in sides.items()
+    ]
     (library / "optimistic.texts.jsonl").write_text("\n".join(map(json.dumps, texts)))
     monkeypatch.setattr(contrastive, "_LIBRARY", library)
     monkeypatch.setenv("PERSONAVEC_CACHE", str(tmp_path_factory.mktemp("cache")))
