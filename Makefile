@@ -7,7 +7,7 @@ TRAIT ?= optimistic
 PIP := $(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt --editable
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: try test lint fix
+.PHONY: try test lint fix docs
 
 try: $(VENV)/.installed
 	$(BIN)/personavec extract $(TRAIT) --texts library --out runs/$(TRAIT)
@@ -23,6 +23,16 @@ fix: $(VENV)/.installed-dev
 
 test: lint
 	$(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+
+# The site, in build/site. In an environment of its own: what builds it reads the sources and imports none of them.
+DOCS := import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["docs"])
+docs: $(VENV)-docs/.installed
+	$(VENV)-docs/bin/python docs/site.py
+
+$(VENV)-docs/.installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)-docs
+	$(VENV)-docs/bin/python -m pip install --quiet --no-compile $$($(VENV)-docs/bin/python -c '$(DOCS)')
+	touch $@
 
 $(BIN)/python:
 	$(PYTHON) -c 'import sys; sys.exit("personavec needs Python 3.11 or newer; name one: make PYTHON=python3.12") if sys.version_info < (3, 11) else None'

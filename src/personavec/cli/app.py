@@ -1,5 +1,7 @@
 """All commands in one place. Nothing heavy is imported before a command runs."""
 
+from typing import Annotated
+
 import typer
 
 from personavec.cli import (
@@ -28,6 +30,25 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode=None,
 )
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        print(f"personavec {version('personavec')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    asked: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_version, help="Print the version and end.")
+    ] = False,
+) -> None:
+    """What stands before any command."""
+
+
 app.command("extract")(expanded(extract.extract))
 app.command("evaluate")(expanded(evaluate.evaluate))
 app.command("monitor")(monitor.monitor)
