@@ -114,8 +114,8 @@ def score(
         print(f"{answer.source}:{answer.line}  {wanted.name} {said}{error}{coherent}")
     for rejected in found.rejected:
         print(f"{rejected.source}:{rejected.line}  not scored: {rejected.reason}")
-    if any(answer.coherence is not None for answer in found.answers):
-        print("Coherence without a judge model is likeness to this model's own answers: texts by others score low.")
+    for note in found.notes:
+        print(note)
     if found.mean is not None:
         unscored = sum(answer.score is None for answer in found.answers)
         print(

@@ -17,6 +17,7 @@ from personavec.traits import Trait
 NATURAL = 12  # answers of the model's own, from which it is learnt what is coherent
 NATURAL_TOKENS = 48
 TOGETHER = 64
+OF_THE_MODEL = "Coherence without a judge model is likeness to this model's own answers: texts by others score low."
 
 
 class AnswerScore(Result):
@@ -58,6 +59,7 @@ class ChatScores(Result):
         mean: Of the scores, over answers; None: there is none.
         answers: In the order of the data.
         rejected: Records that hold no answer to be scored.
+        notes: What the figures do not say.
     """
 
     trait: str
@@ -65,6 +67,7 @@ class ChatScores(Result):
     mean: Figure | None
     answers: tuple[AnswerScore, ...]
     rejected: tuple[RejectedChat, ...]
+    notes: tuple[str, ...]
 
 
 def score_chats(model: ChatModel, data: Dataset, trait: Trait, judge: JudgeModel, seed: int = 0) -> ChatScores:
@@ -98,7 +101,8 @@ def score_chats(model: ChatModel, data: Dataset, trait: Trait, judge: JudgeModel
     announce([one.cost([rollout.question for rollout in answers], longest) for one in judges])
     if not by.fitted:
         raise UserError(f"{judge.name} cannot score chats by itself.", "Choose probe, or another judge.")
-    if coherence is not None and not coherence.fitted:
+    learns = coherence is not None and not coherence.fitted
+    if coherence is not None and learns:
         _learn(model, trait, coherence, seed)
     total = sum(one.readings_needed(len(answers)) for one in judges)
     with progress("Judging answers", total=total, unit="readings") as job:
@@ -120,6 +124,7 @@ def score_chats(model: ChatModel, data: Dataset, trait: Trait, judge: JudgeModel
             for sample, rollout in rollouts
         ),
         rejected=tuple(rejected),
+        notes=(OF_THE_MODEL,) if learns else (),
     )
 
 

@@ -28,7 +28,7 @@ from personavec.report.drawing import (
 from personavec.report.provenance import provenance_tables
 from personavec.report.render import write_page
 from personavec.report.words import estimate, number
-from personavec.screening.result import Histogram, SampleViews, ScreeningRun, TraitFindings
+from personavec.screening.result import Histogram, ReferencePlace, SampleViews, ScreeningRun, TraitFindings
 from personavec.stats.estimate import Estimate
 
 
@@ -181,7 +181,7 @@ def _nulls(name: str, findings: TraitFindings) -> Plot:
 
 def _places(name: str, findings: TraitFindings) -> Plot:
     rows = [_Row("these data", findings.shift, SCORE)]
-    rows += [_Row(place.name.rpartition("/")[2], place.shift, NEUTRAL) for place in findings.references]
+    rows += [_Row(_place_words(place), place.shift, NEUTRAL) for place in findings.references]
     rows.sort(key=lambda row: -row.shift.mean)
 
     def paint(figure: Figure) -> None:
@@ -190,11 +190,16 @@ def _places(name: str, findings: TraitFindings) -> Plot:
     return plot(
         f"place-{_slug(name)}",
         f"Among the reference sets, along {label(name)}",
-        "Zero is the clean reference, which sets the scale. Bars are 95 % intervals.",
+        "Zero is the clean reference, which sets the scale. Bars are 95 % intervals. p: of random directions, the "
+        "share along which these data lie as far from the set.",
         "; ".join(f"{row.text}: {estimate(row.shift, 2)}" for row in rows),
         paint,
         height=90 + 30 * len(rows),
     )
+
+
+def _place_words(place: ReferencePlace) -> str:
+    return f"{place.name.rpartition('/')[2]} (p = {place.random.p_value:.2f})"
 
 
 def _slug(name: str) -> str:

@@ -112,7 +112,7 @@ class PreventionTrial:
                 self.losses(model, task, name)
                 lab.answers.ask(model, name, sheets)
         plain = lab.folder / self.place("none") / "tuned" / "adapter"
-        for coefficient in INFERENCE:
+        for coefficient in self.inference:
             title = f"steered at inference {coefficient:g}"
             name, steered = self.place(title), steering(self.vector, coefficient)
             sheets = [lab.answers.sheet(self.trait, s.prevention_questions, interventions=steered)]

@@ -58,7 +58,11 @@ def _headline(run: TextsRun) -> str:
             f"The vector {reading}, and both judges see the answers become more {name}; but to the "
             f"{' and the '.join(chance)} judge a random direction does as much."
         )
-    return f"The vector {reading}, and steers: both judges see the answers become more {name}, more than by chance."
+    counts = min(judge.steering.null.n for judge in seen if judge.steering is not None)
+    return (
+        f"The vector {reading}, and steers: both judges see the answers become more {name}, more than under any of "
+        f"{counts} random directions."
+    )
 
 
 def _beats_chance(judge: Opinion) -> bool:
