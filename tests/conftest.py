@@ -2,10 +2,12 @@
 
 import gc
 import os
+from functools import cache
 from pathlib import Path
 
 import pytest
 import torch
+import typer.main
 from hypothesis import settings
 from matplotlib.figure import Figure
 
@@ -19,6 +21,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # A busy machine makes no test fail.
 settings.register_profile("tests", deadline=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "tests"))
+# The command line is called many times in one process; typer would build it anew for each.
+setattr(typer.main, "get_command", cache(typer.main.get_command))  # noqa: B010
 
 
 def pytest_collection_finish() -> None:

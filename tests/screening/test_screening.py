@@ -362,7 +362,7 @@ def test_cut_off_anywhere_and_started_again_it_ends_the_same(
     monkeypatch.setattr(scan_module, "BATCH", 16)
     whole = screen("whole", baseline="exact")
     unharmed, counts = scores(tmp_path / "whole"), ("records", "kept", "flagged", "rejected")
-    for call in range(1, 14, 2):
+    for call in range(1, 14, 3):
         name = f"cut-{call}"
         monkeypatch.setenv("PERSONAVEC_CACHE", str(tmp_path / f"cache-{call}"))
         with monkeypatch.context() as patch:
