@@ -25,6 +25,21 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "tests"))
 setattr(typer.main, "get_command", cache(typer.main.get_command))  # noqa: B010
 
 
+# The longest files begin first, so that at the end no worker is left alone with one; then by name.
+LONGEST = (
+    "test_jobs", "study/test_study", "engine/test_cluster", "finetune/test_job", "finetune/test_character",
+    "model/test_on_the_default_model", "model/test_default_model", "screening/test_screening", "screening/test_killed",
+    "screening/test_estimate", "report/test_report", "finetune/test_prevention",
+)  # fmt: skip
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    names = [f"{Path(__file__).parent / name}.py" for name in LONGEST]
+    places = {name: place for place, name in enumerate(names)}
+    items.sort(key=lambda item: places.get(str(item.path), len(names)))
+
+
 def pytest_collection_finish() -> None:
     """What was imported stays: garbage collection, which every training asks for, need not go through it."""
     gc.collect()
