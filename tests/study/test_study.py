@@ -80,7 +80,7 @@ def done(chat: ChatModel, humorous: PersonaVector, tmp_path_factory: pytest.Temp
     out = tmp_path_factory.mktemp("study") / "run"
     calls = 0
     plain = Suite.pull
-    # For time: fewer domains, and without the pages of the fine-tunes, which are those of any fine-tune.
+    # For time: fewer domains and samples of clean ones, and no pages of the fine-tunes, as any fine-tune has them.
 
     def dies(self: Any, *arguments: Any) -> Any:
         nonlocal calls
@@ -92,6 +92,7 @@ def done(chat: ChatModel, humorous: PersonaVector, tmp_path_factory: pytest.Temp
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(families, "DOMAINS", dict(islice(DOMAINS.items(), 2)))
         patch.setattr("personavec.finetune.job.write_finetune_report", lambda run, path: None)
+        patch.setattr("personavec.projection.bank.MOST", 12)
         patch.setattr(Suite, "pull", dies)
         with pytest.raises(KeyboardInterrupt):
             study_finetune(chat, [humorous], out, SETTINGS)
@@ -313,6 +314,7 @@ def test_vectors_from_texts_are_studied_on_the_other_half_by_two_judges(
 ) -> None:
     monkeypatch.setattr(families, "DOMAINS", {"units": DOMAINS["units"]})
     monkeypatch.setattr("personavec.finetune.job.write_finetune_report", lambda run, path: None)
+    monkeypatch.setattr("personavec.projection.bank.MOST", 12)
     given, told = of_texts(humorous, texts_file), renamed(humorous, "told")
     settings = replace(SETTINGS, instructed=False)
     run = study_finetune(chat, [given, told], tmp_path / "run", settings, prevent=[])
