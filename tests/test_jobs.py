@@ -414,9 +414,7 @@ def test_a_finished_run_is_compared_with_traits_that_came_later(
 def test_generate_steers(run: Path, folder: Path) -> None:
     vector = run / "vector.safetensors"
     plain, steered, back = (
-        json.loads(command(*GENERATE, "--model", folder, "--json", *more).stdout)[
-            "answer"
-        ]
+        json.loads(command(*GENERATE, "--model", folder, "--json", *more).stdout)["answer"]
         for more in ([], ["--steer", f"{vector}=4"], ["--steer", f"{vector}=4", "--steer", f"{vector}=-4"])
     )
     assert plain != steered

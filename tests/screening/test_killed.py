@@ -3,6 +3,7 @@
 import json
 import os
 import time
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -21,22 +22,26 @@ WORDS = ["the", "model", "answers", "question", "and", "then", "hello", "there",
 
 
 def screening(folder: Path, name: str, baseline: Any) -> None:
-    """In a process of its own: load the model and screen, in small parts."""
+    """In a process of its own: load the model and screen, in small parts and with several looks."""
     import torch
 
     from personavec.model import load_model
-    from personavec.screening import ScreenSettings, scan, screen_files
+    from personavec.screening import ScreenSettings, reader, scan, screen_files
+    from personavec.screening.estimate import planned_sizes
     from personavec.vector import PersonaVector
 
     torch.set_num_threads(1)
     os.environ["PERSONAVEC_CACHE"] = str(folder / f"cache-{name}")
-    with patch.object(scan, "PART", 10), patch.object(scan, "BATCH", 4):
+    looks = partial(planned_sizes, first=16)
+    with (
+        patch.object(scan, "PART", 5), patch.object(scan, "BATCH", 4), patch.object(reader, "planned_sizes", looks),
+    ):  # fmt: skip
         screen_files(
             load_model(str(folder / "model"), device="cpu"),
             folder / "data.jsonl",
             [PersonaVector.load(folder / "kind.safetensors")],
             folder / name,
-            ScreenSettings(baseline=baseline, max_new_tokens=8, precision=0.01),  # hybrid: the subset grows to the end
+            ScreenSettings(baseline=baseline, max_new_tokens=4, precision=0.01),  # hybrid: the subset grows to the end
             clean=folder / "clean.jsonl",
         )
 
@@ -45,7 +50,7 @@ def lines(count: int, seed: int) -> bytes:
     draw = Random(seed)
 
     def said() -> str:
-        return " ".join(draw.choices(WORDS, k=draw.randint(3, 40)))
+        return " ".join(draw.choices(WORDS, k=draw.randint(3, 20)))
 
     records = [json.dumps({"prompt": said(), "response": said()}).encode() for _ in range(count)]
     records[count // 2] = b"{broken"
@@ -56,8 +61,8 @@ def test_killed_at_thirty_moments(tiny: ChatModel, tmp_path: Path) -> None:
     tiny.model.save_pretrained(tmp_path / "model")
     tiny.tokenizer.save_pretrained(tmp_path / "model")
     vector(tiny).save(tmp_path / "kind.safetensors")
-    (tmp_path / "data.jsonl").write_bytes(lines(80, 1))
-    (tmp_path / "clean.jsonl").write_bytes(lines(40, 2))
+    (tmp_path / "data.jsonl").write_bytes(lines(40, 1))
+    (tmp_path / "clean.jsonl").write_bytes(lines(24, 2))
 
     def run(name: str, seconds: float | None) -> int | None:
         process = CONTEXT.Process(target=screening, args=(tmp_path, name, name.partition("-")[0]))
