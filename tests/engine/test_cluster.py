@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from children import Child, command
+from children import Child
 from personavec.cli import main
 from personavec.engine import Engine
 from personavec.engine.choice import open_engine
@@ -258,8 +258,10 @@ def test_what_cannot_be_chosen(
     assert message in capsys.readouterr().err
 
 
-def test_no_cluster_there(given: list[str], tmp_path: Path) -> None:
-    process = command(*given, "--out", tmp_path / "run", "--ray", "127.0.0.1:1")
-    _, said = process.communicate()
-    assert process.returncode == 2
+@pytest.mark.usefixtures("room")  # the cluster that one is connected with is used, whatever the address
+def test_no_cluster_there(
+    given: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(monkeypatch, *given, "--out", str(tmp_path / "run"), "--ray", "127.0.0.1:1", code=2)
+    said = capsys.readouterr().err
     assert "No Ray cluster answers at '127.0.0.1:1'" in said and "Traceback" not in said
