@@ -2,6 +2,8 @@
 
 import gc
 import os
+import sys
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
@@ -68,6 +70,21 @@ def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """The pictures of reports are painted, but not drawn as SVG, for time."""
     empty = b'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 1 1"/>'
     monkeypatch.setattr(Figure, "savefig", lambda self, buffer, **_: buffer.write(empty))
+
+
+@pytest.fixture
+def short_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before and after a fine-tune answers have 16 tokens at most in place of 48, for time."""
+    monkeypatch.setattr("personavec.finetune.character.MAX_NEW_TOKENS", 16)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _without_model_cards() -> Iterator[None]:
+    """PEFT fills in a template for every checkpoint, which it compiles anew, for time."""
+    with pytest.MonkeyPatch.context() as patch:
+        if "peft" in sys.modules:
+            patch.setattr("peft.PeftModel.create_or_update_model_card", lambda self, output_dir: None)
+        yield
 
 
 @pytest.fixture(scope="session")
