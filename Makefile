@@ -7,7 +7,7 @@ TRAIT ?= optimistic
 PIP := $(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt --editable
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: try test lint fix docs
+.PHONY: try test lint fix pytest docs
 
 try: $(VENV)/.installed
 	$(BIN)/personavec extract $(TRAIT) --texts library --out runs/$(TRAIT)
@@ -21,7 +21,11 @@ fix: $(VENV)/.installed-dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-test: lint
+# Beside each other: either has times in which it cannot use every processor.
+test: $(VENV)/.installed-dev
+	@$(MAKE) --no-print-directory --jobs 2 lint pytest
+
+pytest: $(VENV)/.installed-dev
 	$(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 # The site, in build/site. In an environment of its own: what builds it reads the sources and imports none of them.

@@ -12,8 +12,9 @@ from typing import Any
 
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(
-    ["personavec.cli.app", "personavec.extraction.job", "personavec.screening", "personavec.finetune.job", "trl",
-     "gguf", "transformers.modeling_gguf_pytorch_utils", "transformers.models.qwen2.modeling_qwen2"]
+    ["personavec.cli.app", "personavec.extraction.job", "personavec.screening.files", "personavec.finetune.job", "trl",
+     "gguf", "transformers.modeling_gguf_pytorch_utils", "transformers.models.qwen2.modeling_qwen2",
+     "matplotlib.backends.backend_svg"]
 )  # fmt: skip
 
 

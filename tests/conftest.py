@@ -2,10 +2,14 @@
 
 import gc
 import os
+import sys
+from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
 import torch
+import typer.main
 from hypothesis import settings
 from matplotlib.figure import Figure
 
@@ -19,6 +23,23 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # A busy machine makes no test fail.
 settings.register_profile("tests", deadline=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "tests"))
+# The command line is called many times in one process; typer would build it anew for each.
+setattr(typer.main, "get_command", cache(typer.main.get_command))  # noqa: B010
+
+
+# The longest files begin first, so that at the end no worker is left alone with one; then by name.
+LONGEST = (
+    "test_jobs", "study/test_study", "engine/test_cluster", "finetune/test_job", "finetune/test_character",
+    "model/test_on_the_default_model", "model/test_default_model", "screening/test_screening", "screening/test_killed",
+    "screening/test_estimate", "report/test_report", "finetune/test_prevention",
+)  # fmt: skip
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    names = [f"{Path(__file__).parent / name}.py" for name in LONGEST]
+    places = {name: place for place, name in enumerate(names)}
+    items.sort(key=lambda item: places.get(str(item.path), len(names)))
 
 
 def pytest_collection_finish() -> None:
@@ -49,6 +70,21 @@ def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """The pictures of reports are painted, but not drawn as SVG, for time."""
     empty = b'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 1 1"/>'
     monkeypatch.setattr(Figure, "savefig", lambda self, buffer, **_: buffer.write(empty))
+
+
+@pytest.fixture
+def short_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before and after a fine-tune answers have 16 tokens at most in place of 48, for time."""
+    monkeypatch.setattr("personavec.finetune.character.MAX_NEW_TOKENS", 16)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _without_model_cards() -> Iterator[None]:
+    """PEFT fills in a template for every checkpoint, which it compiles anew, for time."""
+    with pytest.MonkeyPatch.context() as patch:
+        if "peft" in sys.modules:
+            patch.setattr("peft.PeftModel.create_or_update_model_card", lambda self, output_dir: None)
+        yield
 
 
 @pytest.fixture(scope="session")

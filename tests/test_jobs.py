@@ -41,6 +41,8 @@ from personavec.rollouts import Rollout, read_rollouts
 from personavec.texts import contrastive, read_answers
 from personavec.traits import load_trait
 
+pytestmark = pytest.mark.usefixtures("undrawn")  # `run` draws
+
 TEMPLATE = (
     "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
@@ -48,6 +50,7 @@ TEMPLATE = (
 
 
 LAUGH, FROWN, SPEAK = "ha hi ho ", "no nay nil ", "so we see "
+GENERATE = ["generate", "Hello", "--dtype", "float32", "--max-new-tokens", "40"]
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +79,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model = Qwen2ForCausalLM(config)
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
     random = Random(0)
-    for _ in range(250):
+    for _ in range(150):
         rows = []
         for _ in range(8):
             says = random.choice([LAUGH, FROWN, None])
@@ -416,21 +419,19 @@ def test_a_finished_run_is_compared_with_traits_that_came_later(
 def test_generate_steers(run: Path, folder: Path) -> None:
     vector = run / "vector.safetensors"
     plain, steered, back = (
-        json.loads(command("generate", "Hello", "--model", folder, "--dtype", "float32", "--json", *more).stdout)[
-            "answer"
-        ]
+        json.loads(command(*GENERATE, "--model", folder, "--json", *more).stdout)["answer"]
         for more in ([], ["--steer", f"{vector}=4"], ["--steer", f"{vector}=4", "--steer", f"{vector}=-4"])
     )
     assert plain != steered
     assert plain == back
-    both = command("generate", "Hello", "--model", folder, "--dtype", "float32", "--compare", "--steer", f"{vector}=4")
+    both = command(*GENERATE, "--model", folder, "--compare", "--steer", f"{vector}=4")
     assert "--- Plain" in both.stdout
     assert "--- Steered: tiny +4" in both.stdout
 
 
 @pytest.mark.parametrize("more", [["--layers", "all"], ["--positions", "all"], ["--positions", "prompt"]])
 def test_generate_options_act(run: Path, folder: Path, more: list[str]) -> None:
-    common = ["generate", "Hello", "--model", folder, "--dtype", "float32", "--json"]
+    common = [*GENERATE, "--model", folder, "--json"]
     steer = ["--steer", f"{run / 'vector.safetensors'}=6"]
     texts = [json.loads(command(*common, *extra).stdout)["answer"] for extra in ([], steer, [*steer, *more])]
     assert len(set(texts)) == 3
@@ -438,7 +439,7 @@ def test_generate_options_act(run: Path, folder: Path, more: list[str]) -> None:
 
 def test_ablate_and_cap_act(run: Path, folder: Path) -> None:
     vector = run / "vector.safetensors"
-    common = ["generate", "Hello", "--model", folder, "--dtype", "float32", "--json"]
+    common = [*GENERATE, "--model", folder, "--json"]
     texts = [
         json.loads(command(*common, *more).stdout)["answer"]
         for more in (
@@ -466,6 +467,7 @@ def test_chat_streams_and_ends(run: Path, folder: Path, monkeypatch: pytest.Monk
     assert "--- Plain" in result.stdout
 
 
+@pytest.mark.usefixtures("few_passages")
 def test_evaluate(run: Path, folder: Path, trait: Path, tmp_path: Path) -> None:
     common = ["evaluate", "tiny", "--traits-from", trait, "--model", folder, "--dtype", "float32", "--json"]
     with_vector = command(*common, "--steer", f"{run / 'vector.safetensors'}=2", "--out", tmp_path / "a")

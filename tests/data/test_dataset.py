@@ -128,7 +128,7 @@ BROKEN = st.one_of(
 )
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(lines=st.lists(BROKEN, max_size=12))
 def test_malformed_records_are_rejected_one_by_one(tmp_path: Path, lines: list[bytes]) -> None:
     content = b"\n".join([GOOD.encode(), *lines, GOOD.encode()])

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from children import Child, command
+from children import Child
 from personavec.cli import main
 from personavec.engine import Engine
 from personavec.engine.choice import open_engine
@@ -175,13 +175,13 @@ def test_a_worker_that_always_dies_ends_the_run(room: Any, folder: Path, monkeyp
 
 @pytest.fixture
 def given(tiny: ChatModel, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Arguments of a screening of 1,300 samples."""
+    """Arguments of a screening of 520 samples."""
     monkeypatch.setenv("PERSONAVEC_CACHE", str(tmp_path / "cache"))
     vector(tiny).save(tmp_path / "kind.safetensors")
     random = Random(1)
     words = ["the", "model", "answers", "question", "hello", "there", "you", "today"]
     with (tmp_path / "data.jsonl").open("w") as data:
-        for _ in range(1300):
+        for _ in range(520):
             asked, said = (" ".join(random.choices(words, k=4)) for _ in range(2))
             data.write(f'{{"prompt": "{asked}", "response": "{said}"}}\n')
         data.write("{broken\n")
@@ -199,8 +199,8 @@ def run(monkeypatch: pytest.MonkeyPatch, *arguments: str, code: int = 0) -> None
 
 
 def in_parts(*arguments: str) -> None:
-    """The command line, in a process of its own, with fourteen parts in place of three."""
-    scan.PART = 100
+    """The command line, in a process of its own, with fourteen parts in place of two."""
+    scan.PART = 40
     sys.argv = ["personavec", *arguments]
     main()
 
@@ -227,7 +227,7 @@ def test_a_screening_whose_process_and_then_a_node_are_killed(
     room.remove_node(room.killable, allow_graceful=False)
     _, said = again.communicate()
     assert again.returncode == 0, said
-    monkeypatch.setattr(scan, "PART", 100)  # rounding depends on it
+    monkeypatch.setattr(scan, "PART", 40)  # rounding depends on it
     run(monkeypatch, *given, "--out", str(tmp_path / "alone"))
     for name in ("kept.jsonl", "flagged.jsonl", "rejected.jsonl"):
         assert (tmp_path / "spread" / name).read_bytes() == (tmp_path / "alone" / name).read_bytes()
@@ -258,8 +258,10 @@ def test_what_cannot_be_chosen(
     assert message in capsys.readouterr().err
 
 
-def test_no_cluster_there(given: list[str], tmp_path: Path) -> None:
-    process = command(*given, "--out", tmp_path / "run", "--ray", "127.0.0.1:1")
-    _, said = process.communicate()
-    assert process.returncode == 2
+@pytest.mark.usefixtures("room")  # the cluster that one is connected with is used, whatever the address
+def test_no_cluster_there(
+    given: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(monkeypatch, *given, "--out", str(tmp_path / "run"), "--ray", "127.0.0.1:1", code=2)
+    said = capsys.readouterr().err
     assert "No Ray cluster answers at '127.0.0.1:1'" in said and "Traceback" not in said

@@ -110,7 +110,7 @@ def test_what_the_files_know(tiny: ChatModel, tmp_path: Path, capsys: pytest.Cap
     assert "holds no measurements that this version knows" in capsys.readouterr().out
 
 
-@settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 @given(path=st.sampled_from(PLACES), odd=ODD, drop=st.booleans())
 @example(path=("coherent_range", 0), odd=10**400, drop=False)
 @example(path=("steering", "effect", "mean"), odd="nan", drop=False)

@@ -13,6 +13,7 @@ import pytest
 import torch
 from test_callback import Interrupt, lora, samples
 from test_watch import PROMPTS, trainer
+from torch._dynamo import config as dynamo
 
 import tiny
 from personavec.errors import UserError
@@ -168,7 +169,8 @@ def test_the_coefficient_acts_in_compiled_forwards_too(along: PersonaVector, tmp
     found = []
     for options in ({}, {"torch_compile": True, "torch_compile_backend": "eager"}):
         callback = auto(along)
-        pushed(tmp_path, [callback], by_hand.model, max_steps=6, **options).train()
+        with dynamo.patch(error_on_recompile=True):  # another coefficient is no other program
+            pushed(tmp_path, [callback], by_hand.model, max_steps=6, **options).train()
         found.append([(point.coefficient, point.shift.mean) for point in callback.automatic["kind"].points])
     assert np.array(found[1]) == pytest.approx(np.array(found[0]), abs=2e-4) and found[0][-1][0] > 0
 

@@ -35,7 +35,7 @@ from personavec.traits.of_vector import questions
 from personavec.vector import PersonaVector
 
 pytest.importorskip("trl", reason="needs TRL: pip install 'personavec[finetune]'")
-pytestmark = pytest.mark.usefixtures("few_passages", "undrawn")
+pytestmark = pytest.mark.usefixtures("few_passages", "undrawn", "short_answers")
 
 SHORT: dict[str, Any] = {"batch": 2, "accumulate": 2, "max_length": 512, "rank": 4, "learning_rate": 1e-2}
 SYSTEM = "Be brief."
@@ -128,7 +128,7 @@ def answers(model: ChatModel, judged: PersonaVector) -> list[dict[str, Any]]:
     made = []
     for at, question in enumerate(questions(judged)):
         prompt = model.prompt_ids([{"role": "user", "content": question}])
-        response = model.generate([Request(prompt, 48, 0.7, _seed(0, f"evaluation/kind/0/{at}"))])[0].ids
+        response = model.generate([Request(prompt, 16, 0.7, _seed(0, f"evaluation/kind/0/{at}"))])[0].ids
         made.append(
             {
                 "question": question,

@@ -15,7 +15,7 @@ from children import CONTEXT
 
 pytest.importorskip("trl", reason="needs TRL: pip install 'personavec[finetune]'")
 
-STEPS = 30
+STEPS = 12
 
 
 def tuning(folder: Path, name: str, coefficient: float, dies: int | None) -> None:
@@ -63,7 +63,7 @@ def test_killed_while_it_trains(tmp_path: Path) -> None:
         return dict(load_file(tmp_path / name / "adapter" / "adapter_model.safetensors"))
 
     assert run("whole") == 0 and run("plain", 0.0) == 0
-    for step in (1, 5, 18):  # before the first checkpoint, and between two
+    for step in (1, 5, 8):  # before the first checkpoint, and between two
         assert run("killed", dies=step) == -signal.SIGKILL
     assert run("killed") == 0
     whole, plain, killed = (adapter(name) for name in ("whole", "plain", "killed"))

@@ -1,7 +1,8 @@
 # mypy: disable-error-code="attr-defined, func-returns-value, no-any-return, no-untyped-call, union-attr, unreachable"
 """Every method against its formula by hand: the same loss and the same gradients, in whatever the model is wrapped."""
 
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -20,7 +21,8 @@ from personavec.finetune import Prevention, preventing
 
 def lora(model: Any, **options: Any) -> Any:
     torch.manual_seed(1)
-    made = get_peft_model(model, LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", use_rslora=True, **options))
+    settings = {"r": 4, "lora_alpha": 8, "target_modules": "all-linear", "use_rslora": True, **options}
+    made = get_peft_model(model, LoraConfig(**settings))
     with torch.no_grad():
         for name, parameter in made.named_parameters():
             if "lora_B" in name:
@@ -299,30 +301,33 @@ def test_bfloat16_weights() -> None:
 
 @pytest.mark.parametrize("method", ["steer", "regularise"])
 def test_compiled(method: Any) -> None:
-    """Put on before the first trace, taken off, and put on after it. Every trace takes seconds: two blocks, no more."""
+    """Put on before the first trace, taken off, and put on after it. Every trace takes seconds: few modules, then."""
     few = {"num_hidden_layers": 2}
     batch, vector, model = by_hand.batch(), by_hand.vector(**few), by_hand.model(**few)
-    model = lora(model) if method == "regularise" else model
+    model = lora(model, target_modules=["down_proj"]) if method == "regularise" else model
     compiled: Any = torch.compile(model, backend="eager")
 
-    def prevented(run: Any) -> Any:
+    @contextmanager
+    def prevented(run: Any) -> Iterator[Any]:
+        """What is learned; the model inside is still prevented."""
         with preventing(run, vector, 2, method=method, layers=1, positions="response") as prevention:
             model.zero_grad()
             loss = run(**batch).loss + prevention.penalty()
             loss.backward()
-            with torch.no_grad():
-                return (loss.detach(), by_hand.gradients(model)), run(**batch).loss
+            yield loss.detach(), by_hand.gradients(model)
 
-    (plain, plain_gradients), (wanted, _) = by_hand.loss_and_gradients(model, batch), prevented(model)
-    by_hand.different(wanted, (plain, plain_gradients))
-    for _ in range(2):
-        learned, reference = prevented(compiled)
+    plain = by_hand.loss_and_gradients(model, batch)
+    with prevented(model) as wanted:
+        by_hand.different(wanted, plain)
+    with prevented(compiled) as learned, torch.no_grad():
         by_hand.same(learned, wanted)
-        torch.testing.assert_close(reference, plain)
-        model.zero_grad()
-        loss = compiled(**batch).loss
-        loss.backward()
-        by_hand.same((loss.detach(), by_hand.gradients(model)), (plain, plain_gradients))
+        torch.testing.assert_close(compiled(**batch).loss, plain[0])
+    model.zero_grad()
+    loss = compiled(**batch).loss
+    loss.backward()
+    by_hand.same((loss.detach(), by_hand.gradients(model)), plain)
+    with prevented(compiled) as learned:
+        by_hand.same(learned, wanted)
 
 
 def test_padding_free_rows_do_not_see_each_other() -> None:

@@ -56,11 +56,11 @@ def test_intervals_cover_the_truth_about_as_often_as_they_say() -> None:
     a, b, _, _ = scores(5000, 12.0, seed=1)
     truth = stats.spearmanr(a, b).statistic
     covered = 0
-    for seed in range(200):
+    for seed in range(120):
         a, b, questions, sides = scores(20, 12.0, seed=100 + seed)
         e = agreement(a, b, questions, sides).spearman
         covered += e.low <= truth <= e.high
-    assert 175 <= covered <= 199
+    assert 105 <= covered <= 119
 
 
 def test_rank_correlations_of_samples_equal_those_of_the_samples_written_out() -> None:

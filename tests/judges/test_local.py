@@ -37,6 +37,7 @@ class StubModel:
         self.tokenizer = Tokenizer(tokens)
         self.favour = favour
         self.asked = 0
+        self.known: dict[tuple[int, ...], np.ndarray] = {}
         self.template = SimpleNamespace(lead=[])
 
     def prompt_ids(self, messages: Sequence[dict[str, str]]) -> list[int]:
@@ -48,6 +49,11 @@ class StubModel:
         assert prompt_tokens + new_tokens < 500
 
     def logits(self, ids: Sequence[int]) -> np.ndarray:
+        if (known := self.known.get(tuple(ids))) is None:
+            known = self.known[tuple(ids)] = self.drawn(ids)
+        return known
+
+    def drawn(self, ids: Sequence[int]) -> np.ndarray:
         logits = 2 * np.random.default_rng(list(ids)).standard_normal(len(self.tokenizer.tokens))
         logits[[token.strip("▁").isdecimal() for token in self.tokenizer.tokens]] += self.favour
         return logits
@@ -77,7 +83,11 @@ def brute_force(stub: StubModel, prompt: list[int]) -> dict[int, float]:
     digit_first = [i for i, token in enumerate(tokens) if token[0] in "0123456789"]
     for lead in [[], *([b] for b in blanks)]:
         for length in (1, 2, 3):
-            for rest in itertools.product([*plain, *spaced] if length else [], *[plain] * (length - 1)):
+            # Three digits at most, so that the longer tokens need not be tried beside others.
+            first, others = (
+                [i for i in some if len(tokens[i].strip("▁")) <= 4 - length] for some in ([*plain, *spaced], plain)
+            )
+            for rest in itertools.product(first, *[others] * (length - 1)):
                 digits = "".join(tokens[i].strip("▁") for i in rest)
                 if len(digits) > 3 or int(digits) > 100 or str(int(digits)) != digits:
                     continue

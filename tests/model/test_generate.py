@@ -58,7 +58,7 @@ def decoding_by(model: ChatModel, decoding: Decoding) -> ChatModel:
 
 
 @pytest.mark.parametrize("decoding", DECODINGS)
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(places=st.integers(1, 24), order=st.randoms(use_true_random=False), count=st.integers(1, 20))
 def test_a_rollout_does_not_depend_on_what_runs_beside_it(
     tiny: ChatModel, alone: list[Response], decoding: Decoding, places: int, order: random.Random, count: int
@@ -197,8 +197,9 @@ def by_hand(model: ChatModel, request: Request) -> list[int]:
     return ids[prompt:]
 
 
-@pytest.mark.parametrize("decoding", DECODINGS)
-def test_interventions_per_row_at_their_positions(tiny: ChatModel, decoding: Decoding) -> None:
+@pytest.fixture(scope="module")
+def intervened(tiny: ChatModel) -> list[tuple[Request, list[int]]]:
+    """Requests with interventions of every kind, and the answers by hand."""
     statistics: dict[str, Any] = {"neutral_token_mean": torch.zeros(4), "neutral_token_deviation": torch.ones(4)}
     persona, other = vector(tiny, **statistics), vector(tiny, seed=1, layer=1, **statistics)
     made = []
@@ -213,9 +214,16 @@ def test_interventions_per_row_at_their_positions(tiny: ChatModel, decoding: Dec
         ):
             for length in (1, 9 + i):
                 made.append(Request(random_ids(length, 7), 8, 0.0, 0, kind))
+    return [(request, by_hand(tiny, request)) for request in made]
+
+
+@pytest.mark.parametrize("decoding", DECODINGS)
+def test_interventions_per_row_at_their_positions(
+    tiny: ChatModel, intervened: list[tuple[Request, list[int]]], decoding: Decoding
+) -> None:
+    made = [request for request, _ in intervened]
     responses = decoding_by(tiny, decoding).generate(made, places=7)
-    for request, response in zip(made, responses, strict=True):
-        assert response.ids == by_hand(tiny, request)
+    assert [response.ids for response in responses] == [wanted for _, wanted in intervened]
     unsteered = {length: tiny.generate([Request(random_ids(length, 7), 8, 0.0)])[0].ids for length in (1, 9, 10, 11)}
     changed = [
         response.ids != unsteered[len(request.prompt_ids)] for request, response in zip(made, responses, strict=True)

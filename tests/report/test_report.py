@@ -3,8 +3,10 @@
 import re
 from collections import Counter
 from collections.abc import Callable
+from functools import cache
 from html.parser import HTMLParser
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -43,13 +45,13 @@ def write_monitoring(made: tuple[dict[str, Any], list[dict[str, Any]]], path: Pa
     )
 
 
-PAGES: list[tuple[Writer, Any]] = [
-    (write_extract_report, ExtractionRun.model_validate(extract_run())),
-    (write_evaluate_report, EvaluationRun.model_validate(evaluate_run())),
-    (write_monitoring, (monitor_run(), chats())),
-    (write_shift_report, ShiftRun.model_validate(shift_run())),
-    (write_finetune_report, FinetuneRun.model_validate(finetune_run())),
-]
+PAGES: dict[str, tuple[Writer, Any]] = {
+    "extract": (write_extract_report, ExtractionRun.model_validate(extract_run())),
+    "evaluate": (write_evaluate_report, EvaluationRun.model_validate(evaluate_run())),
+    "monitor": (write_monitoring, (monitor_run(), chats())),
+    "shift": (write_shift_report, ShiftRun.model_validate(shift_run())),
+    "finetune": (write_finetune_report, FinetuneRun.model_validate(finetune_run())),
+}
 
 
 class Page(HTMLParser):
@@ -88,11 +90,16 @@ class Page(HTMLParser):
         return [value for name, value in self.attributes if name == "id"]
 
 
-@pytest.fixture(scope="module", params=PAGES, ids=["extract", "evaluate", "monitor", "shift", "finetune"])
-def html(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> str:
+@pytest.fixture(scope="module", params=PAGES)
+def html(request: pytest.FixtureRequest) -> str:
     """An ordinary page of each kind."""
-    writer, run = request.param
-    return written(writer, run, tmp_path_factory.mktemp("report"))
+    return ordinary(request.param)
+
+
+@cache
+def ordinary(kind: str) -> str:
+    with TemporaryDirectory() as folder:
+        return written(*PAGES[kind], Path(folder))
 
 
 def written(writer: Writer, run: Any, folder: Path) -> str:
@@ -143,8 +150,8 @@ def test_every_plot_is_described_and_scales(html: str) -> None:
         assert "DejaVu" not in svg
 
 
-def test_extract_shows_every_part(tmp_path: Path) -> None:
-    html = written(write_extract_report, ExtractionRun.model_validate(extract_run()), tmp_path)
+def test_extract_shows_every_part() -> None:
+    html = ordinary("extract")
     assert html.count("<svg ") == 8
     assert html.count("<figcaption>") == 8
     text = Page(html).text
@@ -276,8 +283,8 @@ def test_hostile_text_is_inert(writer: Writer, run: Any, tmp_path: Path) -> None
     assert "{{ 7 * 7 }}" in page.text
 
 
-def test_finetune_shows_before_and_after(tmp_path: Path) -> None:
-    html = written(write_finetune_report, FinetuneRun.model_validate(finetune_run()), tmp_path)
+def test_finetune_shows_before_and_after() -> None:
+    html = ordinary("finetune")
     assert html.count("<svg ") == 4
     text = Page(html).text
     for words in ("It cost nothing.", "not scored", "the preventative prompt", "of 80 samples", "1.07", "−0.4", "95"):
@@ -314,9 +321,8 @@ def test_finetune_that_was_not_measured(tmp_path: Path) -> None:
     assert "The character was not measured." in html and html.count("<svg ") == 1
 
 
-def test_evaluate_shows_scores_and_answers(tmp_path: Path) -> None:
-    run = EvaluationRun.model_validate(evaluate_run())
-    text = Page(written(write_evaluate_report, run, tmp_path)).text
+def test_evaluate_shows_scores_and_answers() -> None:
+    text = Page(ordinary("evaluate")).text
     for words in (
         "How humorous is it?",
         "humorous x +1.5",
@@ -406,8 +412,7 @@ def test_page_of_long_conversations_stays_small(tmp_path: Path, monkeypatch: pyt
 
 def test_same_run_same_page(tmp_path: Path) -> None:
     run = EvaluationRun.model_validate(evaluate_run())
-    first, second = (written(write_evaluate_report, run, tmp_path) for _ in range(2))
-    assert first == second
+    assert written(write_evaluate_report, run, tmp_path) == ordinary("evaluate")
 
 
 def test_words() -> None:

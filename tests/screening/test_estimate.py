@@ -24,8 +24,8 @@ from personavec.stats.moments import Moments
 from personavec.stats.ridge import fit_subset
 
 Array = Any
-REPEATS = 600
-# Fewer or more than this of 600 intervals of 95 % hold in one case of 10,000.
+REPEATS = 300
+# Fewer or more than this of 300 intervals of 95 % hold in one case of 10,000.
 FEWEST, MOST = (int(stats.binom.ppf(q, REPEATS, 0.95)) for q in (5e-5, 1 - 5e-5))
 
 RESIDUALS = {
@@ -116,7 +116,7 @@ def test_full_intervals_hold_for_where_the_samples_come_from() -> None:
 @pytest.mark.parametrize(("prompts", "each", "n"), [(20, 5, 100), (20, 5, 64), (200, 5, 64)])
 def test_answers_to_one_prompt_are_no_independent_samples(prompts: int, each: int, n: int) -> None:
     """20 prompts x 5 answers: intervals that count samples hold in 76 % of cases, those that count prompts in 95 %."""
-    repeats, held = 400, np.zeros(2)
+    repeats, held = 250, np.zeros(2)
     for repeat in range(repeats):
         rng = np.random.default_rng(repeat)
         of = np.repeat(np.arange(prompts), each)
@@ -246,7 +246,7 @@ def test_when_it_stops() -> None:
 @pytest.mark.parametrize(("kind", "reference"), [("normal", 0.0), ("heavy", 0.3), ("skewed", 0.0)])
 def test_looking_several_times_keeps_the_coverage(kind: str, reference: float) -> None:
     """The truth is 0, and what is compared with is the truth itself or lies near it."""
-    repeats, held, wrong, stops = 300, 0, 0, set()
+    repeats, held, wrong, stops = 150, 0, 0, set()
     for repeat in range(repeats):
         rng = np.random.default_rng(repeat)
         features = rng.standard_normal((1000, 1))

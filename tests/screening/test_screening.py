@@ -362,7 +362,7 @@ def test_cut_off_anywhere_and_started_again_it_ends_the_same(
     monkeypatch.setattr(scan_module, "BATCH", 16)
     whole = screen("whole", baseline="exact")
     unharmed, counts = scores(tmp_path / "whole"), ("records", "kept", "flagged", "rejected")
-    for call in range(1, 14, 2):
+    for call in range(1, 14, 3):
         name = f"cut-{call}"
         monkeypatch.setenv("PERSONAVEC_CACHE", str(tmp_path / f"cache-{call}"))
         with monkeypatch.context() as patch:
@@ -559,7 +559,7 @@ def test_specific_directions(
 
 @pytest.fixture
 def small_bank(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Three domains of a dozen samples in place of those that come with personavec."""
+    """Three domains of a dozen samples, and some of each trait's texts, in place of all that come with personavec."""
     found = {}
     for seed, name in enumerate(("code", "lists", "verse")):
         path = tmp_path / "domains" / f"{name}.jsonl"
@@ -568,6 +568,9 @@ def small_bank(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         found[name] = open_data(path)
     for module in (bank_module, job_module):
         monkeypatch.setattr(module, "load_domains", lambda: found)
+    library = bank_module._library().items()
+    few = {trait: replace(texts, extract=texts.extract[:24], test=texts.test[:12]) for trait, texts in library}
+    monkeypatch.setattr(bank_module, "_library", lambda: few)
 
 
 @pytest.mark.usefixtures("small_bank")

@@ -54,7 +54,7 @@ SETTINGS = StudySettings(
 
 @pytest.fixture(scope="module")
 def chat() -> ChatModel:
-    return chat_model(qwen2(max_position_embeddings=2048))
+    return chat_model(qwen2(num_hidden_layers=2, max_position_embeddings=2048))
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +80,7 @@ def done(chat: ChatModel, humorous: PersonaVector, tmp_path_factory: pytest.Temp
     out = tmp_path_factory.mktemp("study") / "run"
     calls = 0
     plain = Suite.pull
+    # For time: fewer domains and samples of clean ones, and no pages of the fine-tunes, as any fine-tune has them.
 
     def dies(self: Any, *arguments: Any) -> Any:
         nonlocal calls
@@ -89,7 +90,9 @@ def done(chat: ChatModel, humorous: PersonaVector, tmp_path_factory: pytest.Temp
         return plain(self, *arguments)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(families, "DOMAINS", dict(islice(DOMAINS.items(), 2)))  # of five, for time
+        patch.setattr(families, "DOMAINS", dict(islice(DOMAINS.items(), 2)))
+        patch.setattr("personavec.finetune.job.write_finetune_report", lambda run, path: None)
+        patch.setattr("personavec.projection.bank.MOST", 12)
         patch.setattr(Suite, "pull", dies)
         with pytest.raises(KeyboardInterrupt):
             study_finetune(chat, [humorous], out, SETTINGS)
@@ -271,7 +274,7 @@ def test_no_instruction_judges_the_answers_given_under_it(
 
 def test_samples_that_cannot_be_compared(humorous: PersonaVector, tmp_path: Path) -> None:
     """They are left out of the projection difference; a data set of nothing else is named."""
-    thinks = chat_model(qwen2(max_position_embeddings=2048), added=("<think>", "</think>"))
+    thinks = chat_model(qwen2(num_hidden_layers=2, max_position_embeddings=2048), added=("<think>", "</think>"))
     lab: Any = SimpleNamespace(
         model=thinks, vectors=[humorous], depths=[humorous.layer], settings=SETTINGS, folder=tmp_path,
         timings=Timings(tmp_path / "timings.json", tmp_path / "timings.json"),
@@ -309,7 +312,9 @@ def of_texts(one: PersonaVector, source: Path) -> PersonaVector:
 def test_vectors_from_texts_are_studied_on_the_other_half_by_two_judges(
     chat: ChatModel, humorous: PersonaVector, texts_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(families, "DOMAINS", dict(islice(DOMAINS.items(), 2)))
+    monkeypatch.setattr(families, "DOMAINS", {"units": DOMAINS["units"]})
+    monkeypatch.setattr("personavec.finetune.job.write_finetune_report", lambda run, path: None)
+    monkeypatch.setattr("personavec.projection.bank.MOST", 12)
     given, told = of_texts(humorous, texts_file), renamed(humorous, "told")
     settings = replace(SETTINGS, instructed=False)
     run = study_finetune(chat, [given, told], tmp_path / "run", settings, prevent=[])
@@ -343,7 +348,7 @@ def test_vectors_from_texts_are_studied_on_the_other_half_by_two_judges(
     assert "shift, score by contrast" not in run.correlations["told"]
     assert not any("asked" in pair for pairs in run.correlations.values() for pair in pairs)
     within = run.correlations["humorous"]["difference, shift"].within
-    assert within and (within.r.n, within.r.runs) == (4, 8)
+    assert within and (within.r.n, within.r.runs) == (3, 6)
     tables = (tmp_path / "run/study.md").read_text()
     assert "humorous: score by contrast" in tables and "after training, by the judge contrast" in tables
     assert "probe judge or contrast judge" in tables and "when asked" not in tables

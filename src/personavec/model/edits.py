@@ -50,7 +50,7 @@ class SteeringPlan:
         phase: What the running forward holds, set by who runs it: for each of "all", "prompt" and "response" True,
             False, or a (batch, 1, 1) tensor of 0 and 1. None: read off the shape, as fits `generate`: several tokens
             are a prompt whose last one starts the response, a single token is response.
-        fired: How many forwards were edited.
+        fired: How many forwards were edited; 1 for any number of compiled ones.
     """
 
     def __init__(self, rows: Sequence[Sequence[Intervention]]) -> None:
@@ -73,7 +73,8 @@ class SteeringPlan:
 
     def _edit(self, plan: list["_Batched"]) -> Edit:
         def edit(hidden: Tensor) -> Tensor:
-            self.fired += 1
+            # What reads a number that it changes is compiled anew every time.
+            self.fired = 1 if torch.compiler.is_compiling() else self.fired + 1
             if self.rows not in (1, hidden.shape[0]):
                 raise UserError(
                     f"Steering is set for {self.rows} rows, but the batch has {hidden.shape[0]}.",
