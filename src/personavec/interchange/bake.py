@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from personavec.errors import UserError
-from personavec.interchange.bias import Place, find_places, prove
+from personavec.interchange.bias import Place, Proof, find_places
 from personavec.interchange.steering import ConstantSteering, new_folder
 from personavec.model import ChatModel
 from personavec.model.weights import load_weights
@@ -35,12 +35,12 @@ def write(steering: ConstantSteering, out: Path, model: ChatModel) -> tuple[Path
     """
     if not all(parameter.is_floating_point() for parameter in model.model.parameters()):
         raise UserError("A quantised model cannot be baked into.", "Load the model that it was made from.")
-    places = find_places(model, steering)
+    maps = find_places(model, steering)
     weights = dict(model.model.state_dict())
-    config = next(_carriers(model.model.config, places, weights), None)
+    config, places = next(_carriers(model.model.config, maps, weights), (None, []))
     if config is None:
         raise UserError(
-            f"A checkpoint of {type(model.model).__name__} has no bias at {places[0].name}, and no architecture that "
+            f"A checkpoint of {type(model.model).__name__} has no bias at {maps[0][0].name}, and no architecture that "
             "computes the same has one.",
             "Export as peft, or as gguf for llama.cpp.",
         )
@@ -50,7 +50,7 @@ def write(steering: ConstantSteering, out: Path, model: ChatModel) -> tuple[Path
         baked.save_pretrained(folder)
         model.tokenizer.save_pretrained(folder)
         written = load_weights(str(out), folder, dtype=model.dtype, local_files_only=True).to(model.device).eval()
-        proof = prove(model, steering, written, "the checkpoint")
+        proved = Proof.of(model, steering).check(written, "the checkpoint")
     own = type(baked).__name__
     return out / "README.md", [
         f"The steering is in the bias of {', '.join(place.name for place in places)}"
@@ -63,20 +63,23 @@ def write(steering: ConstantSteering, out: Path, model: ChatModel) -> tuple[Path
         "Any engine that loads the architecture from safetensors takes it, such as vllm serve FOLDER. An engine that "
         "does not know the bias refuses the checkpoint or, worse, drops it: compare an answer with the plain model.",
         "It has other weights than the model that it was made of: vectors of that model are refused on it.",
-        proof,
+        proved,
     ]
 
 
-def _carriers(config: Any, places: Sequence[Place], weights: dict[str, Tensor]) -> Iterator[Any]:
-    """Configs of architectures that take the weights as they are and have a bias at the places."""
+def _carriers(
+    config: Any, maps: Sequence[Sequence[Place]], weights: dict[str, Tensor]
+) -> Iterator[tuple[Any, list[Place]]]:
+    """Configs of architectures that take the weights as they are, with a place for each layer that has a bias there."""
     for candidate in _candidates(config):
         empty = _empty(candidate, torch.float32)
         shapes = {name: tensor.shape for name, tensor in empty.state_dict().items()}
         added = shapes.keys() - weights.keys()
         fits = all(name in shapes and shapes[name] == tensor.shape for name, tensor in weights.items())
-        carries = all(f"{place.name}.bias" in shapes for place in places)
-        if fits and carries and all(name.endswith(".bias") for name in added):
-            yield candidate
+        chosen = [next((place for place in places if f"{place.name}.bias" in shapes), None) for places in maps]
+        places = [place for place in chosen if place is not None]
+        if fits and len(places) == len(maps) and all(name.endswith(".bias") for name in added):
+            yield candidate, places
 
 
 def _candidates(config: Any) -> Iterator[Any]:

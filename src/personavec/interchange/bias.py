@@ -41,8 +41,10 @@ class Place:
         return int(module.weight.shape[0] if isinstance(module, Conv1D) else module.in_features)
 
 
-def find_places(model: ChatModel, steering: ConstantSteering) -> list[Place]:
-    """The last linear map of each steered block that writes to the stream, proved by what it changes there.
+def find_places(model: ChatModel, steering: ConstantSteering) -> list[list[Place]]:
+    """The linear maps of each steered block that write to the stream as it leaves the block, the last one first.
+
+    Of blocks whose parts run one after the other it is one map, where they run side by side, one of each.
 
     Raises:
         UserError: A block has none: a norm or a gate comes between, or experts take turns; or the model bears an
@@ -51,12 +53,13 @@ def find_places(model: ChatModel, steering: ConstantSteering) -> list[Place]:
     if model.adapter_hash is not None:
         raise UserError("The model bears an adapter, which an export cannot hold.", "Load it without `adapter`.")
     names = {module: name for name, module in model.model.named_modules()}
-    return [_place(model, names, layer, delta) for layer, delta in steering.added.items()]
+    return [_places(model, names, layer, delta) for layer, delta in steering.added.items()]
 
 
-def _place(model: ChatModel, names: Mapping[nn.Module, str], layer: int, delta: Tensor) -> Place:
+def _places(model: ChatModel, names: Mapping[nn.Module, str], layer: int, delta: Tensor) -> list[Place]:
     delta = delta.to(model.device)
     before = _output(model, layer)
+    found = []
     maps = [module for module in model.blocks.layers[layer - 1].modules() if isinstance(module, nn.Linear | Conv1D)]
     for module in reversed(maps):
         if (module.nf if isinstance(module, Conv1D) else module.out_features) != model.hidden_size:
@@ -68,7 +71,9 @@ def _place(model: ChatModel, names: Mapping[nn.Module, str], layer: int, delta: 
             handle.remove()
         factor = _factor(before, after, delta)
         if factor is not None:
-            return Place(names[module], module, (delta / factor).cpu())
+            found.append(Place(names[module], module, (delta / factor).cpu()))
+    if found:
+        return found
     raise UserError(
         f"No linear map of block {layer} of {type(model.model).__name__} has its output added to the residual stream "
         "as it is, so no bias in it steers there: a norm, a gate or a choice of experts comes between.",
@@ -103,48 +108,65 @@ def probe_ids(model: ChatModel) -> Tensor:
     return torch.tensor([model.prompt_ids([{"role": "user", "content": TEXT}])], device=model.device)
 
 
-@torch.no_grad()
-def prove(model: ChatModel, steering: ConstantSteering, written: Any, what: str) -> str:
-    """Refuse what does not do what steering does, by the logits of a short conversation.
+@dataclass(frozen=True)
+class Proof:
+    """What an export must give back on a short conversation: made before the export touches the model.
 
-    Args:
-        written: Model that was loaded from what was written; runs where `model` runs.
-        what: Names it.
-
-    Returns:
-        A sentence: how equal they are.
-
-    Raises:
-        UserError: They differ by more than rounding.
+    Attributes:
+        ids: (1, tokens).
+        plain, steered: Logits (1, tokens, vocabulary) without and with steering.
+        dtype: Of the model.
     """
-    ids = probe_ids(model)
-    with intervening(model, [steering.edits]):
-        wanted = model.model(input_ids=ids, use_cache=False).logits.float()
-    found = written(input_ids=ids, use_cache=False).logits.float()
-    return compared(wanted, found, _plain(model, ids), what, model.dtype)
 
+    ids: Tensor
+    plain: Tensor
+    steered: Tensor
+    dtype: torch.dtype
 
-def _plain(model: ChatModel, ids: Tensor) -> Tensor:
-    logits: Tensor = model.model(input_ids=ids, use_cache=False).logits.float()
-    return logits
+    @classmethod
+    def of(cls, model: ChatModel, steering: ConstantSteering) -> "Proof":
+        """From the model under hooks."""
+        ids = probe_ids(model)
+        plain = _logits(model.model, ids)
+        with intervening(model, [steering.edits]):
+            return cls(ids, plain, _logits(model.model, ids), model.dtype)
 
+    def check(self, written: Any, what: str) -> str:
+        """Refuse what does not do what steering does.
 
-def compared(wanted: Tensor, found: Tensor, plain: Tensor, what: str, dtype: torch.dtype) -> str:
-    """See `prove`; logits (1, tokens, vocabulary) each."""
-    effect = float((wanted - plain).square().mean().sqrt())
-    error = float((wanted - found).square().mean().sqrt())
-    largest = float((wanted - found).abs().max())
-    exact = dtype in (torch.float32, torch.float64)
-    if not error <= (1e-3 if exact else 0.1) * effect:
-        raise UserError(
-            f"{what} does not do what steering does: its logits differ from those of the steered model by {error:.2g} "
-            f"(root mean square), and steering changes them by {effect:.2g}.",
-            "This architecture cannot be exported so; please report the model's name."
-            if exact
-            else "Load the model with `dtype` float32, which rounds less.",
+        Args:
+            written: Model that was loaded from what was written.
+            what: Names it.
+
+        Returns:
+            A sentence: how equal they are.
+
+        Raises:
+            UserError: They differ by more than rounding.
+        """
+        return self.compare(_logits(written, self.ids), what)
+
+    def compare(self, found: Tensor, what: str) -> str:
+        """See `check`; logits (1, tokens, vocabulary)."""
+        effect = float((self.steered - self.plain).square().mean().sqrt())
+        error = float((self.steered - found).square().mean().sqrt())
+        exact = self.dtype in (torch.float32, torch.float64)
+        if not error <= (1e-3 if exact else 0.1) * effect:
+            raise UserError(
+                f"{what} does not do what steering does: its logits differ from those of the steered model by "
+                f"{error:.2g} (root mean square), and steering changes them by {effect:.2g}.",
+                "This architecture cannot be exported so; please report the model's name."
+                if exact
+                else "Load the model with `dtype` float32, which rounds less.",
+            )
+        kind, largest = str(self.dtype).removeprefix("torch."), float((self.steered - found).abs().max())
+        return (
+            f"Proved on the model ({found.shape[1]} tokens, {kind}): logits of {what} and of the steered model differ "
+            f"by at most {largest:.1g}; steering itself changes them by {effect:.2g} (root mean square)."
         )
-    return (
-        f"Proved on the model ({wanted.shape[1]} tokens, {str(dtype).removeprefix('torch.')}): logits of {what} and of "
-        f"the steered model differ by at most {largest:.1g}; steering itself changes them by {effect:.2g} (root mean "
-        "square)."
-    )
+
+
+@torch.no_grad()
+def _logits(model: Any, ids: Tensor) -> Tensor:
+    logits: Tensor = model(input_ids=ids, use_cache=False).logits.float()
+    return logits

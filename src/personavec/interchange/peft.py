@@ -7,7 +7,7 @@ from safetensors.torch import save
 from transformers.pytorch_utils import Conv1D
 
 from personavec.files import write_atomic
-from personavec.interchange.bias import find_places, prove
+from personavec.interchange.bias import Proof, find_places
 from personavec.interchange.steering import ConstantSteering, new_folder
 from personavec.model import ChatModel
 from personavec.model.adapter import put_on
@@ -21,7 +21,7 @@ def write(steering: ConstantSteering, out: Path, model: ChatModel) -> tuple[Path
     """
     from peft import LoraConfig
 
-    places = find_places(model, steering)
+    places, proof = [maps[0] for maps in find_places(model, steering)], Proof.of(model, steering)
     config = LoraConfig(
         r=1,
         lora_alpha=1,
@@ -44,15 +44,14 @@ def write(steering: ConstantSteering, out: Path, model: ChatModel) -> tuple[Path
         write_atomic(folder / "adapter_model.safetensors", save(tensors, metadata))
         wrapped = put_on(model.model, str(folder), str(out))
         try:
-            proof = prove(model, steering, wrapped, "the adapter")
+            proved = proof.check(wrapped, "the adapter")
         finally:
             wrapped.unload()
-            vars(model.model).pop("peft_config", None)  # PEFT leaves it, and the next adapter would be a second one
     return out / "README.md", [
         f"Biases of {', '.join(place.name for place in places)}, already times the coefficient: scale 1 is what is "
         "described here. It is LoRA of rank 1 with zero matrices (lora_bias); it cannot be merged into a layer without "
         "a bias.",
         f'PeftModel.from_pretrained(model, "{out.name}"), or model.load_adapter("{out.name}") of transformers. In one '
         'batch, adapter_names=["default", "__base__"] steers the first row and leaves the second.',
-        proof,
+        proved,
     ]

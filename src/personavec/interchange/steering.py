@@ -116,7 +116,7 @@ def _dose(vector: PersonaVector, coefficient: float, layers: Layers) -> list[str
     if not points:
         return [f"What answers score under {vector.trait} was not measured. {ask}"]
     judge = "" if vector.info.judge is None else f" by {vector.info.judge.name}"
-    scores = "; ".join(f"{point.coefficient:+.3g}: {point.score:.1f}" for point in points)
+    scores = "; ".join(f"{point.coefficient:+.3g}: {point.score}" for point in points)
     positions = str((vector.info.arguments or {}).get("positions", "response"))
     found = (
         f"Trait score{judge}, 0 to 100, by coefficient of {vector.trait} [95 % interval], measured with steering at "
