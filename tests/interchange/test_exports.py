@@ -147,7 +147,6 @@ def test_an_export_leaves_the_model_as_it_was(tiny: ChatModel, tmp_path: Path) -
     before = tiny.weights_hash, [name for name, _ in tiny.model.named_modules()]
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
-        warnings.filterwarnings("ignore", "`lora_bias=True` was passed")
         for folder in ("first", "second"):
             export_vector(tiny, [(vector(tiny), 1.0)], "peft", tmp_path / folder)
     assert (weights_hash(tiny.model), [name for name, _ in tiny.model.named_modules()]) == before

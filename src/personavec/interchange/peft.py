@@ -1,5 +1,6 @@
 """A PEFT adapter: LoRA whose matrices are zero and whose bias is what steering adds."""
 
+import warnings
 from pathlib import Path
 
 import torch
@@ -42,7 +43,9 @@ def write(steering: ConstantSteering, out: Path, model: ChatModel) -> tuple[Path
         config.save_pretrained(str(folder))
         metadata = {"format": "pt", "personavec": steering.facts()}
         write_atomic(folder / "adapter_model.safetensors", save(tensors, metadata))
-        wrapped = put_on(model.model, str(folder), str(out))
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "`lora_bias=True` was passed")  # told below
+            wrapped = put_on(model.model, str(folder), str(out))
         try:
             proved = proof.check(wrapped, "the adapter")
         finally:

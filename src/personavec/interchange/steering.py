@@ -143,6 +143,8 @@ def new_folder(out: Path) -> Iterator[Path]:
         made.chmod(0o755)
         try:
             yield made
+            for file in made.iterdir():
+                file.chmod(0o644)  # libraries keep what they write to whoever runs them
             made.replace(out)
         finally:
             rmtree(made, ignore_errors=True)
