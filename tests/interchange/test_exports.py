@@ -374,7 +374,7 @@ def test_the_dose_is_told_with_the_positions_it_was_measured_at(tiny: ChatModel,
 
     assert "layer 2, response positions: -1: 40.0 [30.0, 50.0] n=20; +1: " in said()
     assert "No dose was measured at layer 2, all positions" in said()
-    assert "--steer FILE=1 --positions all --out" in said(arguments={"positions": "response"})
+    assert "`steer` FILE=1, `positions` all." in said(arguments={"positions": "response"})
     as_steered = said(arguments={"positions": "all"})
     assert "That is how it is steered here" in as_steered and "No dose" not in as_steered
     assert "No dose was measured at layer 3" in said(layers=3, arguments={"positions": "all"})

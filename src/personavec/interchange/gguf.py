@@ -69,8 +69,8 @@ def write(steering: ConstantSteering, out: Path, model: Any) -> tuple[Path, list
     names = ", ".join(f"direction.{layer - 1} (layer {layer})" for layer in steering.added)
     return out.with_name(f"{out.name}.md"), [
         f"Tensors: {names}, already times the coefficient: scale 1 in the other engine is what is described here.",
-        f"llama.cpp: llama-server -m MODEL.gguf --control-vector {out.name} (--control-vector-scaled {out.name}:0.5 "
-        "for half of it). repeng: ControlVector.import_gguf.",
+        "llama.cpp: `llama-server -m MODEL.gguf --control-vector FILE`, or half of it with "
+        "`--control-vector-scaled FILE:0.5`. repeng: ControlVector.import_gguf.",
     ]
 
 

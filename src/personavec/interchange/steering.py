@@ -107,10 +107,8 @@ class ConstantSteering:
 
 def _dose(vector: PersonaVector, coefficient: float, layers: Layers) -> list[str]:
     """What answers scored under the vector, and whether it was steered then as it is here."""
-    ask = (
-        f"To measure it: personavec evaluate {vector.trait} --steer FILE={coefficient:g} --positions all"
-        + ("" if layers == "best" else f" --layers {layers}")
-        + " --out RUN"
+    ask = f"To measure it: `personavec evaluate` {vector.trait} with `steer` FILE={coefficient:g}, `positions` all" + (
+        "." if layers == "best" else f", `layers` {layers}."
     )
     points = vector.info.dose_response
     if not points:
