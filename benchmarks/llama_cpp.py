@@ -104,13 +104,15 @@ class Engine:
         return found
 
     def steer(self, file: str | None, scale: float, shift: int) -> None:
-        """`shift` moves every direction by so many blocks, which is what a wrong layer map does."""
+        """`shift` moves every direction by so many blocks, which is what a wrong layer map does.
+
+        Blocks that a shorter buffer does not reach would keep what they were given before.
+        """
         width, blocks = self.lib.llama_model_n_embd(self.model), self.lib.llama_model_n_layer(self.model)
-        data = (
-            array("f", bytes(4 * width * shift)) + self.directions(file, scale)
-            if file
-            else array("f", bytes(4 * width))
-        )
+        data = array("f", bytes(4 * width * (blocks - 1)))
+        if file:
+            held = self.directions(file, scale)
+            data[width * shift : width * shift + len(held)] = held
         if self.lib.llama_set_adapter_cvec(self.context, data.buffer_info()[0], len(data), width, 1, blocks):
             raise SystemExit("llama.cpp refuses the control vector.")
 

@@ -246,7 +246,7 @@ def test_a_control_vector_comes_back(tiny: ChatModel, tmp_path: Path) -> None:
 def test_the_first_layer_is_refused(tiny: ChatModel, tmp_path: Path) -> None:
     for layers in (1, "all"):
         with pytest.raises(UserError, match="nothing to the output of its first block"):
-            export_vector(tiny, [(vector(tiny), 1.0)], "gguf", tmp_path / "c.gguf", layers=layers)  # type: ignore[arg-type]
+            export_vector(tiny, [(vector(tiny), 1.0)], "gguf", tmp_path / "c.gguf", layers=layers)
     assert not list(tmp_path.iterdir())
 
 
@@ -264,7 +264,7 @@ def foreign(path: Path, architecture: str = "controlvector", **tensors: Any) -> 
 
 
 def test_other_tools_control_vectors_are_read(tmp_path: Path) -> None:
-    rows = {f"direction_{n}": np.full(4, n, np.float32) for n in (1, 2, 3)}
+    rows: dict[str, Any] = {f"direction_{n}": np.full(4, n, np.float32) for n in (1, 2, 3)}
     path = foreign(tmp_path / "c.gguf", **rows)
     with pytest.raises(UserError, match="which trait"):
         read_vector(path)
@@ -359,8 +359,8 @@ def test_a_model_with_an_adapter_is_refused(tmp_path: Path) -> None:
         export_vector(wrapped, [(persona, 1.0)], "peft", tmp_path / "out")
 
 
-POINT = {"mean": 40.0, "low": 30.0, "high": 50.0, "n": 20}
-DOSE = [{"coefficient": c, "share": 0.1 * c, "score": POINT, "coherence": POINT} for c in (-1.0, 1.0)]
+POINT: dict[str, Any] = {"mean": 40.0, "low": 30.0, "high": 50.0, "n": 20}
+DOSE: list[Any] = [{"coefficient": c, "share": 0.1 * c, "score": POINT, "coherence": POINT} for c in (-1.0, 1.0)]
 
 
 def test_the_dose_is_told_with_the_positions_it_was_measured_at(tiny: ChatModel, tmp_path: Path) -> None:

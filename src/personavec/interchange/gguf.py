@@ -137,7 +137,7 @@ def read_control_vector(path: Path | str) -> ControlVector:
         if kind is None or kind.contents() != "controlvector":
             raise UserError(f"{path} is a GGUF file, but no control vector.", advice)
         fields = {name: reader.get_field(f"personavec.{name}") for name in KNOWN}
-        facts = {name: field.contents() for name, field in fields.items() if field is not None}
+        facts: dict[str, Any] = {name: field.contents() for name, field in fields.items() if field is not None}
         tensors = {tensor.name: tensor for tensor in reader.tensors}
         held = {name: np.array(tensor.data) for name, tensor in tensors.items()}
     except UserError:
@@ -158,7 +158,7 @@ def read_control_vector(path: Path | str) -> ControlVector:
     if len(widths) != 1 or not all(bool(row.isfinite().all()) for row in directions.values()):
         raise UserError(f"{path} holds no directions, of different widths, or not finite.", advice)
     for name, value in facts.items():
-        if type(value) is not KNOWN[name] or value in (0, "") or (name == "coefficient" and not math.isfinite(value)):
+        if type(value) is not KNOWN[name] or not value or (name == "coefficient" and not math.isfinite(facts[name])):
             raise UserError(f"{path}: its personavec.{name} is {value!r}.", "The file is damaged; export it again.")
     return ControlVector(dict(sorted(directions.items())), facts)
 
@@ -178,11 +178,12 @@ def read_vector(
     """
     held = read_control_vector(path)
     facts, rows = held.facts, held.directions
-    trait = trait or facts.get("trait")
+    trait = facts.get("trait") if trait is None else trait
     if trait is None:
         raise UserError(f"{path} does not say which trait it is of.", "Name it with `trait`.")
-    layer = layer or facts.get("layer") or (next(iter(rows)) if len(rows) == 1 else None)
-    if layer not in rows:
+    if layer is None:
+        layer = facts.get("layer") or (next(iter(rows)) if len(rows) == 1 else None)
+    if layer is None or layer not in rows:
         raise UserError(
             f"{path} has directions for layers {', '.join(map(str, rows))}"
             + ("." if layer is None else f", not for layer {layer}."),
