@@ -535,7 +535,7 @@ def test_vectors_show_compare_export_import(run: Path, tmp_path: Path) -> None:
     assert "coherent from" in command("vectors", "show", vector).stdout
     table = json.loads(command("vectors", "compare", vector, vector, "--json").stdout)
     assert table["cosine"] == [[1.0, 1.0], [1.0, 1.0]]
-    assert command("vectors", "export", vector, "--out", tmp_path / "v.pt").returncode == 0
+    assert command("vectors", "export", "--as", "paper", vector, "--out", tmp_path / "v.pt").returncode == 0
     assert torch.equal(read_paper_vector(tmp_path / "v.pt"), PersonaVector.load(vector).directions)
     imported = tmp_path / "imported.safetensors"
     made = command("vectors", "import", tmp_path / "v.pt", "--trait", "tiny", "--layer", 2, "--out", imported)

@@ -226,8 +226,13 @@ def test_on_the_command_line(
     assert told["read"]["layer"] == 1 and told["agreement"] == pytest.approx(both.agreement)
     for position, wanted in (("read", read), ("response_mean", steer)):
         out = ["--position", position, "--out", tmp_path / "out.pt"]
-        assert exit_code(monkeypatch, "vectors", "export", tmp_path / "both", *out) == 0
+        assert exit_code(monkeypatch, "vectors", "export", "--as", "paper", tmp_path / "both", *out) == 0
         torch.testing.assert_close(read_paper_vector(tmp_path / "out.pt"), wanted.directions)
     capsys.readouterr()
-    assert exit_code(monkeypatch, "vectors", "export", tmp_path / "steer", "--position", "read", "--out", "x.pt") == 2
+    assert (
+        exit_code(
+            monkeypatch, "vectors", "export", "--as", "paper", tmp_path / "steer", "--position", "read", "--out", "x.pt"
+        )
+        == 2
+    )
     assert "Choose response_mean." in capsys.readouterr().err

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         taught_texts,
     )
     from personavec.finetune import PreventativeSteering, ShiftMonitor, Training, Tuned, fine_tune, preventing
+    from personavec.interchange.forms import export_vector
     from personavec.interventions import ablation, capping, flooring, intervening, steer, steering
     from personavec.model import ChatModel, Conversation, Request, Response, load_model
     from personavec.monitoring import monitor, project
@@ -49,6 +50,7 @@ __getattr__, __dir__ = offering(
             "taught_texts",
         ],
         "finetune": ["PreventativeSteering", "ShiftMonitor", "Training", "Tuned", "fine_tune", "preventing"],
+        "interchange.forms": ["export_vector"],
         "interventions": ["ablation", "capping", "flooring", "intervening", "steer", "steering"],
         "model": ["ChatModel", "Conversation", "Request", "Response", "load_model"],
         "monitoring": ["monitor", "project"],
@@ -80,6 +82,7 @@ __all__ = [
     "capping",
     "combine",
     "evaluate",
+    "export_vector",
     "extract",
     "extract_from_texts",
     "fine_tune",

@@ -358,10 +358,10 @@ def test_vectors_are_imported_and_exported_by_commands(tmp_path: Path) -> None:
         "grumpy", 3, {"id": "some/model", "n_layers": 4, "hidden_size": 8},
     )  # fmt: skip
     assert "last row was taken after the final norm" in run("vectors", "show", here)
-    run("vectors", "export", here, "--out", back)
+    run("vectors", "export", "--as", "paper", here, "--out", back)
     assert torch.equal(read_paper_vector(back), read_paper_vector(there))
     with pytest.raises(UserError, match="no position 'prompt_last'"):
-        run("vectors", "export", here, "--out", back, "--position", "prompt_last")
+        run("vectors", "export", "--as", "paper", here, "--out", back, "--position", "prompt_last")
     for layer in ("0", "4", "9", "-1"):
         with pytest.raises(UserError, match=r"Layer -?\d is out of range"):
             run("vectors", "import", there, "--trait", "grumpy", "--layer", layer, "--out", tmp_path / "no.safetensors")

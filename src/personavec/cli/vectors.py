@@ -1,13 +1,15 @@
-"""`personavec vectors`: look at vector files, compare them, exchange them with the public research code."""
+"""`personavec vectors`: look at vector files, compare them, exchange them with other tools."""
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from personavec.cli import options as o
 from personavec.errors import UserError
+from personavec.interchange.forms import FORMS
+from personavec.operations import OPERATIONS
 
 if TYPE_CHECKING:
     from personavec.data import Dataset
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
     from personavec.vector import PersonaVector
 
 app = typer.Typer(help="Show, compare, combine, import and export vectors.", no_args_is_help=True)
+PAPER = "a .pt file of the public research code"
 File = Annotated[Path, typer.Argument(help="Vector file.", show_default=False)]
 
 
@@ -139,39 +142,129 @@ def combine(
 
 @app.command("import")
 def import_vector(
-    file: Annotated[Path, typer.Argument(help=".pt file of the public research code.", show_default=False)],
-    trait: Annotated[str, typer.Option(callback=o.plain_text, help="Name of the trait.")],
-    layer: Annotated[int, typer.Option(help="Layer to use; rows are numbered as here.")],
+    file: Annotated[
+        Path,
+        typer.Argument(help=".pt file of the public research code, or .gguf control vector.", show_default=False),
+    ],
     out: Annotated[Path, typer.Option(help="Vector file to write.")],
+    trait: Annotated[
+        str | None,
+        typer.Option(callback=o.plain_text, help="Its trait. Default: what a .gguf says.", show_default=False),
+    ] = None,
+    layer: Annotated[
+        int | None,
+        typer.Option(help="Layer to use, numbered as here. Default: what a .gguf says.", show_default=False),
+    ] = None,
     model: Annotated[
-        str, typer.Option(callback=o.plain_text, help="Hub id of the model it was made on, for the record.")
-    ] = "unknown",
+        str | None,
+        typer.Option(
+            callback=o.plain_text, help="Hub id of the model it was made on, for the record.", show_default=False
+        ),
+    ] = None,
 ) -> None:
-    """Read a vector that the public research code wrote."""
+    """Read a vector of the public research code, or a control vector (llama.cpp, repeng, EasySteer)."""
+    from personavec.interchange.gguf import is_gguf, read_vector
     from personavec.interchange.paper import read_paper_vector
     from personavec.vector import PersonaVector
 
-    directions = read_paper_vector(file)
-    shape = {"n_layers": directions.shape[0] - 1, "hidden_size": directions.shape[1]}
-    vector = PersonaVector(trait, directions, layer, {"id": model, **shape}, normed_last_row=True)
+    if is_gguf(file):
+        vector = read_vector(file, trait=trait, layer=layer, model=model)
+    elif trait is None or layer is None:
+        raise UserError(f"{file} does not say its trait and its layer.", "Give `trait` and `layer`.")
+    else:
+        directions = read_paper_vector(file)
+        shape = {"n_layers": directions.shape[0] - 1, "hidden_size": directions.shape[1]}
+        vector = PersonaVector(trait, directions, layer, {"id": model or "unknown", **shape}, normed_last_row=True)
     vector.save(out)
-    print(f"Wrote {out}: {trait}, layer {layer}, norm {float(vector.at(layer).norm()):.2f}.")
+    print(f"Wrote {out}: {vector.trait}, layer {vector.layer}, norm {float(vector.at(vector.layer).norm()):.2f}.")
 
 
 @app.command("export")
 def export_vector(
-    file: File,
-    out: Annotated[Path, typer.Option(help=".pt file to write.")],
-    position: Annotated[
+    files: Annotated[
+        list[str],
+        typer.Argument(metavar="FILE[=COEFFICIENT]...", help="Vector files of one model.", show_default=False),
+    ],
+    form: Annotated[
         str,
-        typer.Option(help="response_mean, prompt_mean, prompt_last; or read, of a vector that is read along another."),
-    ] = "response_mean",
+        typer.Option(
+            "--as",
+            metavar="FORM",
+            help="; ".join(f"{name}: {what}" for name, what in {**FORMS, "paper": PAPER}.items()) + ".",
+            show_default=False,
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="File (gguf, paper) or folder to write.", show_default=False)],
+    coefficient: Annotated[
+        float | None, typer.Option(help="Of files that name none.", show_default=False, metavar="C")
+    ] = None,
+    layers: o.LayersOption = "best",
+    positions: Annotated[
+        str, typer.Option(help="Which tokens are steered. The forms that there are steer all.")
+    ] = "all",
+    operation: Annotated[
+        str, typer.Option(help=f"{', '.join(OPERATIONS)}. The forms that there are only add.")
+    ] = "add",
+    position: Annotated[
+        str | None,
+        typer.Option(
+            help="For paper: response_mean, prompt_mean, prompt_last; or read, of a vector that is read along another. "
+            "Default: response_mean.",
+            show_default=False,
+        ),
+    ] = None,
+    model: o.Model = None,
+    device: o.Device = None,
+    dtype: o.Dtype = None,
+    other_weights: o.OtherWeights = False,
 ) -> None:
-    """Write a vector as the public research code stores it."""
-    from personavec.interchange.paper import write_paper_vector
+    """Write steering as other engines read it, or a vector as the public research code stores it."""
+    from personavec.interchange import forms
     from personavec.vector import PersonaVector
 
-    vector = PersonaVector.load(file)
+    if form == "paper":
+        if len(files) > 1 or coefficient is not None or (layers, positions, operation) != ("best", "all", "add"):
+            raise UserError("The form paper holds one vector at all layers, and no steering.", "Give the file alone.")
+        _export_paper(PersonaVector.load(files[0]), out, position or "response_mean")
+        return
+    if form not in FORMS:
+        raise UserError(f"Unknown `form` {form!r}.", f"Choose paper, {', '.join(FORMS)}.")
+    if position is not None:
+        raise UserError(f"`position` does not go with the form {form}.", "Leave it out; it is for paper.")
+    parts = [_steered(text, coefficient) for text in files]
+    chosen: Any = o.word_or_number("--layers", layers, ("best", "all"))
+    where: Any = positions
+    if form == "gguf":  # needs no weights
+        from personavec.model.checkpoint import open_checkpoint
+
+        o.quiet()
+        opened: Any = open_checkpoint(model, device=device or "cpu", dtype=dtype)
+    else:
+        opened = o.open_model(model, device, dtype)
+    sentences = forms.export_vector(
+        opened, parts, form, out, layers=chosen, positions=where, operation=operation, other_weights=other_weights
+    )
+    print(f"Wrote {out}.")
+    o.print_sentences(*sentences)
+
+
+def _steered(text: str, coefficient: float | None) -> "tuple[PersonaVector, float]":
+    """A vector and what it is multiplied by."""
+    from personavec.vector import PersonaVector
+
+    alone = Path(text).is_file() or "=" not in text
+    path, number = (Path(text), coefficient) if alone else o.split_pair(text, "FILE")
+    vector = PersonaVector.load(path)
+    if number is None:
+        best = vector.info.recommended_coefficient
+        known = "" if best is None else f" Recommended by its extraction at most: {best:.3g}."
+        raise UserError(f"How strongly {vector.trait} is to steer is not said.", f"Give `coefficient`.{known}")
+    return vector, number
+
+
+def _export_paper(vector: "PersonaVector", out: Path, position: str) -> None:
+    from personavec.interchange.paper import write_paper_vector
+
     other = {} if vector.read is None else {"read": vector.read.directions}
     known = {"response_mean": vector.directions, **vector.alternatives, **other}
     directions = known.get(position)
