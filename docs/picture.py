@@ -119,7 +119,7 @@ def picture(run: TextsRun, question: str, paint: Paint) -> str:
     n = probe.effect.n
     name = run.trait.name
     below = [
-        f"● probe judge, with 95 % interval; □ contrast judge",
+        "● probe judge, with 95 % interval; □ contrast judge",
         f"{n} questions; from −25 to +25 % {probe.effect.mean:+.0f} points [{probe.effect.low:.0f}, {probe.effect.high:.0f}]; the",
         f"strongest of {probe.null.n} random directions {max(map(abs, probe.null.effects)):.0f} ({NULL_QUESTIONS} questions).",
     ]
