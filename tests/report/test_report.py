@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 from markupsafe import escape
-from samples import chats, estimate, evaluate_run, extract_run, finetune_run, monitor_run, shift_run
 
 from personavec.errors import UserError
 from personavec.evaluation.page import write_evaluate_report
@@ -29,6 +28,7 @@ from personavec.report.drawing import label
 from personavec.report.words import duration, facts, minus, number, signed
 from personavec.shifts.page import system_names, write_shift_report
 from personavec.shifts.result import ShiftRun
+from samples import chats, estimate, evaluate_run, extract_run, finetune_run, monitor_run, shift_run
 
 HOSTILE = (
     '<script>alert(1)</script><img src=x onerror="alert(2)">&lt;b&gt; "\'>{{ 7 * 7 }} $\\frac{ \x00\u202e\ud800'
