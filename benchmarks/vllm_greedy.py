@@ -13,7 +13,7 @@ import sys
 os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")  # GiB; else most of the memory
 os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
 
-import vllm  # noqa: E402
+import vllm
 
 
 def main() -> None:
