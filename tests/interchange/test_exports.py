@@ -22,6 +22,7 @@ from families import FAMILIES, family_model
 from personavec import export_vector
 from personavec.cli.app import app
 from personavec.errors import UserError
+from personavec.extraction import ExtractionSettings
 from personavec.info import VectorInfo
 from personavec.interchange.bias import Proof
 from personavec.interchange.forms import FORMS
@@ -380,6 +381,13 @@ def test_the_dose_is_told_with_the_positions_it_was_measured_at(tiny: ChatModel,
     assert "No dose was measured at layer 3" in said(layers=3, arguments={"positions": "all"})
     assert "under kind was not measured" in said(dose_response=None)
     assert "outside of -0.5 to +0.5" in said(coherent_range=[-0.5, 0.5])
+
+
+def test_extractions_can_measure_it_as_exports_steer() -> None:
+    assert ExtractionSettings(positions="all").positions == "all"
+    with pytest.raises(UserError, match=r"`positions` 'everywhere' .* Choose all, prompt, response"):
+        ExtractionSettings(positions="everywhere")  # type: ignore[arg-type]
+    assert "--positions" in CliRunner().invoke(app, ["extract", "--help"]).output
 
 
 # By command

@@ -57,9 +57,7 @@ def extract(
     traits_from: o.TraitsFrom = None,
     texts: TextsFrom = None,
     teacher: Teacher = None,
-    settings: Annotated[
-        dict[str, Any], fields_of(ExtractionSettings, without={"temperature", "positions"}, suited=_SUITED)
-    ],
+    settings: Annotated[dict[str, Any], fields_of(ExtractionSettings, without={"temperature"}, suited=_SUITED)],
     of_texts: Annotated[
         dict[str, Any], fields_of(TextSettings, without=_SHARED, suited={"tokens": f"Default: {TextSettings.tokens}."})
     ],

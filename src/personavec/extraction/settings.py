@@ -2,11 +2,11 @@
 
 import math
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 from annotated_doc import Doc
 
-from personavec.errors import UserError, check_least
+from personavec.errors import UserError, check_least, check_words
 from personavec.judges.kinds import spellings
 from personavec.operations import Positions
 
@@ -33,7 +33,9 @@ class ExtractionSettings:
     temperature: Annotated[float, Doc("Of every rollout.")] = 0.7
     judge: Annotated[str, Doc(f"{spellings()}.")] = "contrast"
     layer: Annotated[Literal["auto"] | int, Doc("auto, or a layer number.")] = "auto"  # auto: by steering effect
-    positions: Annotated[Positions, Doc("Where steering acts in the sweep and the dose-response.")] = "response"
+    positions: Annotated[Positions, Doc("Where steering acts in sweep and dose-response: all, prompt or response.")] = (
+        "response"
+    )
     gate: Annotated[
         bool, Doc("End where a judge that saw no instruction hardly finds the trait in answers told to show it.")
     ] = True
@@ -42,6 +44,7 @@ class ExtractionSettings:
 
     def __post_init__(self) -> None:
         check_least(self, seed=0)
+        check_words(self, positions=get_args(Positions))
         if not (math.isfinite(self.temperature) and self.temperature >= 0):
             raise UserError(f"`temperature` {self.temperature} is not usable.", "Choose 0 or more, such as 1.")
 
