@@ -83,6 +83,8 @@ class PreventionTrial:
     """Of one trait, on its overt data blended with a task (see `families.blended`): `train` in every way, have the
     answers judged, then ask for the `outcome`."""
 
+    inference: Sequence[float] = INFERENCE
+
     def __init__(self, laboratory: Laboratory, vector: PersonaVector) -> None:
         self.lab, self.watched, self.trait = laboratory, vector, vector.trait
         self.vector = laboratory.steering[self.trait]
