@@ -20,32 +20,18 @@ def list_vectors(json: o.Json = False) -> None:
     if json:
         o.print_json([{**one.as_json(), "file": str(one.path), "word": one.word} for one in known])
         return
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(title=f"Ready vectors of {known[0].model}", title_justify="left")
-    judges = list(known[0].effects)
-    headings = ("trait", "reads (AUC)", *(f"steers, by {name}" for name in judges), "a reader sees", "coherent", "")
-    for heading in headings:
-        table.add_column(heading)
+    print(f"Ready vectors of {known[0].model}\n")
     for one in known:
         low, high = one.coherent_range
-        effects = (_effect(one.effects[name]) for name in judges)
-        table.add_row(
-            one.trait, f"{one.auc:.2f}\nn = {one.auc.n}", *effects, _seen(one), f"{low:+.2g} to {high:+.2g}", _word(one)
-        )
-    console = Console(highlight=False)
-    console.print(table)
-    console.print(
-        "Brackets are 95 % intervals over n questions. Steers: points that a judge's score moves by, from minus to "
-        "plus a push of 25 % of the residual norm; chance is the most that a random direction of equal norm moves it "
-        "by. A reader: answers at plus and at minus that push in which one person, who knew which was which, plainly "
-        "saw the trait. Coherent: the coefficients, of those tried, at which answers stay coherent; where they end "
-        "below that push, the effect has its price.",
-        soft_wrap=not console.is_terminal,
-    )
-    console.print(
-        '\nNext: personavec generate "Tell me about your day." --steer optimistic=2 --compare', soft_wrap=True
+        print(f"{one.trait:14} coefficients {low:+.2g} to {high:+.2g}: {_word(one)}")
+        effects = "; ".join(f"{name} {_effect(effect)}" for name, effect in one.effects.items())
+        print(f"{'':14} {effects}; reads, AUC {one.auc:.2f} (n = {one.auc.n}); {_seen(one)}")
+    print(
+        "\nCoefficients: of those tried, where answers stay coherent. Judges: points that the score moves by from minus to "
+        "plus a push of 25 % of the residual norm,\nwith 95 % interval; chance is the most that a random direction of equal "
+        "norm moves it by. Where the coefficients end below that push, the effect has its\nprice. A reader, who knew which "
+        "was which: answers at plus and at minus that push that plainly showed the trait.\n\n"
+        'Next: personavec generate "Tell me about your day." --steer optimistic=2 --compare'
     )
 
 
@@ -67,13 +53,13 @@ def get(
 def _effect(found: "ReadyEffect | None") -> str:
     if found is None:
         return "not scored"
-    return f"{found.effect:+.0f}\nn = {found.effect.n}, chance {found.chance:.0f}"
+    return f"{found.effect:+.0f} (n = {found.effect.n}, chance {found.chance:.0f})"
 
 
 def _seen(one: "ReadyVector") -> str:
-    return f"{one.reader.plus} and {one.reader.minus}\nof {one.reader.answers}"
+    return f"a reader {one.reader.plus} and {one.reader.minus} of {one.reader.answers}"
 
 
 def _word(one: "ReadyVector") -> str:
     best = one.recommended_coefficient
-    return f"{one.word}\n{'none recommended' if best is None else f'up to {best:+.2g}'}"
+    return f"{one.word}, {'none is recommended' if best is None else f'up to {best:+.2g}'}"
