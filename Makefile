@@ -10,6 +10,8 @@ unexport PYTHONDONTWRITEBYTECODE
 .PHONY: try test lint fix pytest docs
 
 try: $(VENV)/.installed
+	$(BIN)/personavec generate "My company has been bought by a large competitor. What does that mean for me?" \
+		--steer optimistic=2 --read optimistic --compare --max-new-tokens 48
 	$(BIN)/personavec extract $(TRAIT) --texts library --out runs/$(TRAIT)
 
 lint: $(VENV)/.installed-dev

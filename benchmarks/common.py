@@ -16,6 +16,7 @@ from scipy.stats import binom
 from personavec import ChatModel, Conversation
 from personavec.files import write_atomic
 from personavec.provenance import PACKAGES, machine
+from personavec.stats.estimate import Estimate
 from personavec.traits import library_names, load_trait
 
 RESULTS = Path(__file__).parent / "results"
@@ -32,6 +33,15 @@ class Middle:
 
     def show(self, form: str = ".2f") -> str:
         return f"{self.value:{form}} [{self.low:{form}}, {self.high:{form}}]"
+
+
+def show_estimate(estimate: Estimate | None, form: str = ".0f") -> str:
+    """With its interval, where it has one."""
+    if estimate is None:
+        return "-"
+    if estimate.low is None or estimate.high is None:
+        return f"{estimate.mean:{form}}"
+    return f"{estimate.mean:{form}} [{estimate.low:{form}}, {estimate.high:{form}}]"
 
 
 def middle(values: Sequence[float]) -> Middle:

@@ -13,11 +13,11 @@ from dataclasses import asdict
 from pathlib import Path
 
 from common import publish
+from common import show_estimate as show
 from personavec import PersonaVector, load_model
 from personavec.files import RunFolder
 from personavec.provenance import identity
 from personavec.stats.bootstrap import bootstrap_mean
-from personavec.stats.estimate import Estimate
 from personavec.study.given import source_of, text_sets
 from personavec.study.laboratory import Laboratory
 from personavec.study.prevention import PreventionTrial, Way
@@ -55,17 +55,6 @@ def outcome(vector: PersonaVector, out: Path, settings: StudySettings) -> TraitP
         trial.train()
         lab.answers.judge()
         return trial.outcome()
-
-
-def show(estimate: Estimate | None, form: str = ".0f") -> str:
-    """With its interval."""
-    if estimate is None:
-        return "-"
-    return (
-        f"{estimate.mean:{form}} [{estimate.low:{form}}, {estimate.high:{form}}]"
-        if estimate.low is not None
-        else f"{estimate.mean:{form}}"
-    )
 
 
 def prevented(base: OtherScores, plain: OtherScores, arm: OtherScores) -> str:

@@ -1,6 +1,6 @@
 """The seven traits of the paper on one model: a table of what their vectors do, and of what chance and other traits do.
 
-    python benchmarks/traits.py --runs runs/seven [--model default-1.5b] [--write docs/results.md]
+    python benchmarks/traits.py --runs runs/seven [--model default-1.5b] [--write docs/results-default-0.5b.md]
 
 Runs `extract` for every trait of the library (minutes each for the default model; finished ones are read back), once more
 so that each is compared with all the others, and checks one vector against the plain way of computing it.
