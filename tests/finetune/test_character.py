@@ -1,6 +1,7 @@
 """Before and after a fine-tune: figures by hand, parts that are not repeated, what is missing, the verdict."""
 
 import json
+from bisect import bisect
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -247,7 +248,7 @@ def test_a_system_prompt_without_room_for_a_question(chat: ChatModel, judged: Pe
     def turns(times: int) -> list[dict[str, str]]:
         return [{"role": "system", "content": text * times}, {"role": "user", "content": "0"}]
 
-    times = next(n for n in range(50, 3000) if len(chat.prompt_ids(turns(n))) > 2020)
+    times = 50 + bisect(range(50, 3000), 2020, key=lambda n: len(chat.prompt_ids(turns(n))))  # fewest that exceed it
     rows = [json.dumps({"messages": [*turns(times), {"role": "assistant", "content": "so"}]}) for _ in range(2)]
     (tmp_path / "data.jsonl").write_text("\n".join(rows) + "\n")
     settings = Training(method="none", **{**SHORT, "max_length": 2048, "held_out": 0.0})
