@@ -36,9 +36,9 @@ def draw(logits: Tensor, temperatures: Sequence[float], draws: Sequence[float]) 
 
 
 def nucleus(logits: Tensor, temperature: float, top_p: float) -> Tensor:
-    """Logits (vocabulary,) of which only the likeliest tokens are left that together reach `top_p` (Holtzman et al. 2020).
+    """Logits (vocabulary,) of which only the likeliest tokens that together reach `top_p` are left.
 
-    The likeliest token always stays.
+    The likeliest token always stays (Holtzman et al. 2020, The curious case of neural text degeneration).
     """
     ordered, order = (logits.float() / (temperature or 1.0)).softmax(-1).sort(descending=True)
     out = ordered.cumsum(-1) - ordered >= top_p
