@@ -10,6 +10,7 @@ from personavec.cli import (
     monitor,
     schema,
     screen,
+    serve,
     shift,
     study,
     talk,
@@ -31,6 +32,7 @@ app.command("evaluate")(expanded(evaluate.evaluate))
 app.command("monitor")(monitor.monitor)
 app.command("generate")(expanded(talk.generate))
 app.command("chat")(expanded(talk.chat))
+app.command("serve")(expanded(serve.serve))
 app.command("screen", no_args_is_help=True)(expanded(screen.screen))
 app.command("compare")(screen.compare)
 app.command("finetune")(expanded(finetune.finetune))
