@@ -25,7 +25,7 @@ LAYERS = [
     {"extraction", "monitoring", "shifts"},
     {"combination", "evaluation", "hub", "screening"},
     {"finetune"},
-    {"study"},
+    {"serving", "study"},
     {"cli", "__main__"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

@@ -3,7 +3,6 @@
 import itertools
 import random
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, get_args
 
@@ -18,7 +17,8 @@ from personavec.errors import UserError
 from personavec.interventions import ablation, capping, intervening, steering
 from personavec.model import ChatModel, Request, Response
 from personavec.model.edits import Intervention
-from personavec.model.generate import DECODINGS, Decoding, Generator, _draw, _Row
+from personavec.model.generate import DECODINGS, Decoding, Generator
+from personavec.model.sampling import draw, nucleus
 from personavec.operations import ADD, Positions
 from tiny import SIZES, causal_model, chat_model, editing, plain_greedy, qwen2, random_ids, tokenizer, vector
 
@@ -311,21 +311,24 @@ def test_draws_have_the_right_distribution(temperature: float) -> None:
     draws = torch.rand(n, 1, generator=generator, dtype=torch.float64).numpy()
     counts: Counter[int] = Counter()
     for start in range(0, n, 500):
-        rows = [_Row(i, Request([0], 1, temperature), draws[i]) for i in range(start, start + 500)]
-        counts.update(_draw(logits.expand(500, -1), rows))
+        counts.update(draw(logits.expand(500, -1), [temperature] * 500, draws[start : start + 500, 0]))
     assert set(counts) <= set(heavy)
     expected = n * torch.softmax(logits[heavy].double() / temperature, 0)
     assert chisquare([counts[token] for token in heavy], expected.numpy()).pvalue > 0.01
 
 
-@pytest.mark.parametrize("draw", [0.0, 1.0 - 2**-53])
-def test_the_ends_of_the_unit_interval_draw_possible_tokens(draw: float) -> None:
+@pytest.mark.parametrize("end", [0.0, 1.0 - 2**-53])
+def test_the_ends_of_the_unit_interval_draw_possible_tokens(end: float) -> None:
     logits = torch.full((2, 700), -torch.inf)
     logits[:, [3, 600]] = 0.0
-    rows: Sequence[_Row] = [
-        _Row(i, Request([0], 1, t), torch.tensor([draw]).double().numpy()) for i, t in enumerate((1.0, 0.3))
-    ]
-    assert _draw(logits, rows) == ([3, 3] if draw == 0 else [600, 600])
+    assert draw(logits, [1.0, 0.3], [end, end]) == ([3, 3] if end == 0 else [600, 600])
+
+
+def test_a_nucleus_keeps_the_likeliest_tokens_that_reach_it() -> None:
+    logits = torch.tensor([0.1, 0.5, 0.15, 0.25]).log()
+    kept = {top_p: nucleus(logits, 1.0, top_p).isfinite().nonzero()[:, 0].tolist() for top_p in (0.0, 0.6, 0.76, 1.0)}
+    assert kept == {0.0: [1], 0.6: [1, 3], 0.76: [1, 2, 3], 1.0: [0, 1, 2, 3]}
+    assert nucleus(logits, 0.2, 0.9).isfinite().nonzero()[:, 0].tolist() == [1]
 
 
 def test_draws_follow_the_model(tiny: ChatModel) -> None:

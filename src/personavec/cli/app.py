@@ -14,6 +14,7 @@ from personavec.cli import (
     ready,
     schema,
     screen,
+    serve,
     shift,
     study,
     talk,
@@ -54,6 +55,7 @@ app.command("evaluate")(expanded(evaluate.evaluate))
 app.command("monitor")(monitor.monitor)
 app.command("generate")(expanded(talk.generate))
 app.command("chat")(expanded(talk.chat))
+app.command("serve")(expanded(serve.serve))
 app.command("screen", no_args_is_help=True)(expanded(screen.screen))
 app.command("compare")(screen.compare)
 app.command("finetune")(expanded(finetune.finetune))

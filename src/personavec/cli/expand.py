@@ -91,19 +91,24 @@ def fields_of(settings: type, *, without: Collection[str] = (), suited: Mapping[
     return Options(parameters, frozenset(suited), words)
 
 
-def interventions() -> Options:
-    """An option for every way to edit the stream."""
+def interventions(vector: str = "FILE") -> Options:
+    """An option for every way to edit the stream.
+
+    Args:
+        vector: What stands for the vector in its value.
+    """
     parameters = {}
     for operation in OPERATIONS.values():
         declared = [f"--{operation.option}", *([operation.short] if operation.short else [])]
         parameters[operation.name] = _option(
-            operation.option, list[str] | None, None, *declared, metavar=operation.metavar,
+            operation.option, list[str] | None, None, *declared, metavar=operation.metavar.replace("FILE", vector),
             help=f"{operation.help} Repeatable.", show_default=False,
         )  # fmt: skip
     return Options(parameters, frozenset(parameters))
 
 
 Edits = Annotated[dict[str, list[str]], interventions()]
+TraitEdits = Annotated[dict[str, list[str]], interventions("TRAIT")]
 
 
 def expanded(command: Callable[..., None]) -> Callable[..., None]:

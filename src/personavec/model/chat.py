@@ -331,12 +331,12 @@ class ChatModel:
             places=places or self.places,
             decoding=self.decoding,
             prompt_tokens=1024 if self.device.type == "cpu" else 16384,
-            cache_tokens=self._cache_tokens(),
+            cache_tokens=self.cache_tokens(),
         )
         generator.run(requests, collect, token)
         return [responses[i] for i in range(len(requests))]
 
-    def _cache_tokens(self) -> int:
+    def cache_tokens(self) -> int:
         """How many tokens' keys and values fit: in 60 % of what is free on a GPU, in 4 GB of main memory."""
         memory = 0.6 * torch.cuda.mem_get_info(self.device)[0] if self.device.type == "cuda" else 4 << 30
         return int(memory // self._bytes_per_token)

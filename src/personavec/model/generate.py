@@ -10,13 +10,14 @@ from typing import Any, Literal, get_args
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import Cache, DynamicCache
-from transformers.cache_utils import DynamicLayer
+from transformers import DynamicCache
 
 from personavec.errors import UserError
-from personavec.model.batches import additive, padded
+from personavec.model.batches import padded
 from personavec.model.blocks import Blocks
 from personavec.model.edits import Intervention, SteeringPlan
+from personavec.model.places import Places, read_piece
+from personavec.model.sampling import draw
 from personavec.progress import progress
 
 Decoding = Literal["places", "batch", "alone", "unmasked", "recompute"]
@@ -28,7 +29,6 @@ DECODINGS: tuple[Decoding, ...] = get_args(Decoding)
 CACHES = ("past_key_values", "cache_params", "state")  # what families call what they remember
 
 LONG = 4  # pieces of a prompt from which on its reading is shown
-BLOCK = 512  # tokens of the vocabulary that are drawn from together; about its square root
 
 
 @dataclass(frozen=True)
@@ -74,40 +74,6 @@ class _Row:
     request: Request
     draws: np.ndarray[Any, np.dtype[np.float64]]
     ids: list[int] = field(default_factory=list)
-
-
-class _PlaceLayer(DynamicLayer):
-    """Keys and values of one block, in places allotted beforehand: nothing is copied as sequences grow."""
-
-    def __init__(self, places: "_Places") -> None:
-        super().__init__()
-        self.places = places
-
-    def reserve(self, like_keys: Tensor, like_values: Tensor) -> None:
-        size = (self.places.count, like_keys.shape[1], self.places.length)
-        self.keys = like_keys.new_zeros(*size, like_keys.shape[3])
-        self.values = like_values.new_zeros(*size, like_values.shape[3])
-        self.is_initialized = True
-
-    def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
-        rows, at = self.places.rows.to(key_states.device), self.places.at.to(key_states.device)
-        reach = self.places.reach
-        if not self.is_initialized:  # no prompt so far was longer than the token that starts its response
-            self.reserve(key_states, value_states)
-        self.keys[rows, :, at] = key_states[:, :, 0]
-        self.values[rows, :, at] = value_states[:, :, 0]
-        return self.keys[: len(rows), :, :reach], self.values[: len(rows), :, :reach]
-
-
-@dataclass(eq=False)
-class _Places:
-    """Which places of the batch the next decoding step fills, and where in each."""
-
-    count: int
-    length: int
-    rows: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.long))
-    at: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.long))
-    reach: int = 0
 
 
 @dataclass(frozen=True)
@@ -196,7 +162,7 @@ class Generator:
         longest = max(len(row.request.prompt_ids) + row.request.max_new_tokens for row in waiting)
         count = max(1, min(self.places, len(waiting), self.cache_tokens // longest))
         if self.decoding == "places":
-            self._run_in_places(waiting, _Places(count, longest), told)
+            self._run_in_places(waiting, Places(self.blocks, count, longest), told)
         elif self.decoding == "recompute":
             for row in waiting:
                 self._run_anew(row, told)
@@ -205,62 +171,35 @@ class Generator:
             for start in range(0, len(waiting), count):
                 self._run_batch(waiting[start : start + count], told)
 
-    def _run_in_places(self, waiting: list[_Row], places: _Places, told: _Told) -> None:
-        layers = [_PlaceLayer(places) for _ in range(len(self.blocks))]
-        cache = Cache(layers=layers)
+    def _run_in_places(self, waiting: list[_Row], places: Places, told: _Told) -> None:
         active: list[_Row] = []
-        lengths = torch.zeros(places.count, dtype=torch.long, device=self.device)  # tokens held in each place
-        next_ids = torch.zeros(places.count, dtype=torch.long, device=self.device)
         steering = SteeringPlan([[]])
         while waiting or active:
             # A prefill of a few rows costs nearly as much as one of many: wait until an eighth of the places is free.
             free = places.count - len(active)
             if waiting and (not active or free >= max(1, places.count // 8)):
                 new, waiting = waiting[:free], waiting[free:]
-                self._prefill(new, len(active), layers, lengths)
-                for i, row in enumerate(new, len(active)):
-                    next_ids[i] = row.request.prompt_ids[-1]
+                self._prefill(new, len(active), places)
                 active += new
                 steering = SteeringPlan([row.request.interventions for row in active])
-            count = len(active)
-            places.rows = torch.arange(count, device=self.device)
-            places.at = lengths[:count].clone()
-            places.reach = int(lengths[:count].max()) + 1
-            reach = torch.arange(places.reach, device=self.device)
-            mask = additive(reach[None, None, None] <= places.at[:, None, None, None], self.blocks.dtype)
-            first = torch.tensor([not row.ids for row in active], device=self.device).view(-1, 1, 1)
-            steering.phase = {"all": True, "response": True, "prompt": first}
-            with self.blocks.watching(steering.edits(), first=True):
-                hidden = self.blocks.trunk(
-                    input_ids=next_ids[:count, None],
-                    attention_mask=mask,
-                    position_ids=places.at[:, None],
-                    past_key_values=cache,
-                    use_cache=True,
-                ).last_hidden_state
-            lengths[:count] += 1
-            drawn = self._next(hidden[:, -1], active)
-            next_ids[:count] = torch.tensor(drawn, device=self.device)
+            drawn = self._next(places.step(steering, [not row.ids for row in active]), active)
+            places.advance(drawn)
             done = told.collect(active, drawn)
             for i in reversed(done):
-                last = len(active) - 1
-                if i != last:
-                    for layer in layers:
-                        layer.keys[i, :, : places.reach] = layer.keys[last, :, : places.reach]
-                        layer.values[i, :, : places.reach] = layer.values[last, :, : places.reach]
-                    lengths[i], next_ids[i] = lengths[last], next_ids[last]
-                    active[i] = active[last]
+                places.leave(i, len(active) - 1)
+                active[i] = active[-1]
                 active.pop()
             if done and active:
                 steering = SteeringPlan([row.request.interventions for row in active])
 
-    def _prefill(self, new: list[_Row], start: int, layers: list[_PlaceLayer], lengths: Tensor) -> None:
-        """Write the keys and values of all but the last prompt token of each new row into places from `start`."""
+    def _prefill(self, new: list[_Row], start: int, places: Places) -> None:
+        """Read all but the last prompt token of each new row into places from `start`."""
         groups: dict[Any, list[int]] = {}
         for i, row in enumerate(new):
             on_prompt = tuple(id(item) for item in row.request.interventions if item.positions != "response")
             groups.setdefault((tuple(row.request.prompt_ids[:-1]), on_prompt), []).append(i)
-            lengths[start + i] = len(row.request.prompt_ids) - 1
+            if len(row.request.prompt_ids) == 1:
+                places.put(start + i, row.request.prompt_ids)
         distinct = [(list(ids), members) for (ids, _), members in groups.items() if ids]
         while distinct:
             longest = max(len(ids) for ids, _ in distinct[:1])
@@ -271,33 +210,28 @@ class Generator:
                     break
                 batch.append(distinct.pop(0))
             steering = SteeringPlan([new[members[0]].request.interventions for _, members in batch])
-            steering.phase = {"all": True, "prompt": True, "response": False}
-            with self.blocks.watching(steering.edits(), first=True):
-                cache = self._read_prompts([prompt for prompt, _ in batch])
-            for layer, filled in zip(layers, cache.layers, strict=True):
-                if not layer.is_initialized:
-                    layer.reserve(filled.keys, filled.values)
-                for j, (prompt, members) in enumerate(batch):
-                    for i in members:
-                        layer.keys[start + i, :, : len(prompt)] = filled.keys[j, :, : len(prompt)]
-                        layer.values[start + i, :, : len(prompt)] = filled.values[j, :, : len(prompt)]
+            cache = self._read_prompts([prompt for prompt, _ in batch], steering)
+            for j, (_, members) in enumerate(batch):
+                for i in members:
+                    places.put(start + i, new[i].request.prompt_ids, cache, j)
 
-    def _read_prompts(self, prompts: Sequence[Sequence[int]]) -> DynamicCache:
+    def _read_prompts(self, prompts: Sequence[Sequence[int]], steering: SteeringPlan) -> DynamicCache:
         """The keys and values of prompts, padded on the right; those of a single long one piece by piece."""
         cache = DynamicCache()
         if len(prompts) == 1:
-            ids = torch.tensor([list(prompts[0])], device=self.device)
-            width = ids.shape[1]
-            pieces = torch.split(ids, self.prompt_tokens, 1)
-            shown = progress("Reading the prompt", width, "tokens") if len(pieces) >= LONG else nullcontext()
+            [ids] = prompts
+            pieces = [ids[at : at + self.prompt_tokens] for at in range(0, len(ids), self.prompt_tokens)]
+            shown = progress("Reading the prompt", len(ids), "tokens") if len(pieces) >= LONG else nullcontext()
             with shown as job:
                 for piece in pieces:
-                    self.blocks.trunk(input_ids=piece, past_key_values=cache, use_cache=True)
+                    read_piece(self.blocks, cache, piece, steering)
                     if job is not None:
-                        job.advance(piece.shape[1])
+                        job.advance(len(piece))
             return cache
-        ids, mask = padded(prompts, self.device)
-        self.blocks.trunk(input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True)
+        table, mask = padded(prompts, self.device)
+        steering.phase = {"all": True, "prompt": True, "response": False}
+        with self.blocks.watching(steering.edits(), first=True):
+            self.blocks.trunk(input_ids=table, attention_mask=mask, past_key_values=cache, use_cache=True)
         return cache
 
     def _run_batch(self, rows: list[_Row], told: _Told) -> None:
@@ -335,7 +269,8 @@ class Generator:
                 "The model's states are no longer finite numbers" + (" under this steering." if steered else "."),
                 "Choose a smaller coefficient." if steered else "Load the model in another dtype, such as float32.",
             )
-        return _draw(self.head(hidden), rows)
+        draws = [row.draws[min(len(row.ids), len(row.draws) - 1)] for row in rows]
+        return draw(self.head(hidden), [row.request.temperature for row in rows], draws)
 
     def _run_anew(self, row: _Row, told: _Told) -> None:
         prompt = list(row.request.prompt_ids)
@@ -349,38 +284,3 @@ class Generator:
             with self.blocks.watching(steering.edits(), first=True):
                 hidden = self.blocks.trunk(input_ids=ids, use_cache=False).last_hidden_state
             done = told.collect([row], self._next(hidden[:, -1], [row]))
-
-
-def _draw(logits: Tensor, rows: Sequence[_Row]) -> list[int]:
-    """One token per row: greedy at temperature 0, else the inverse of the cumulative distribution at the row's draw."""
-    temperature = torch.tensor([row.request.temperature for row in rows], device=logits.device)
-    greedy = temperature == 0
-    best = logits.argmax(-1) if bool(greedy.any()) else None
-    if best is not None and bool(greedy.all()):
-        return list(map(int, best.tolist()))
-    draws = [row.draws[min(len(row.ids), len(row.draws) - 1)] for row in rows]
-    # In two steps, first a block of tokens, then a token in it: a running sum over a whole vocabulary is slow. In
-    # place: a float32 copy of the logits is big enough for its allocation to cost more than the arithmetic.
-    padded = torch.nn.functional.pad(logits, (0, -logits.shape[-1] % BLOCK), value=-torch.inf).float()
-    padded.sub_(padded.amax(-1, keepdim=True)).div_(torch.where(greedy, 1.0, temperature)[:, None])
-    weights = padded.exp_().view(len(rows), -1, BLOCK)
-    blocks = weights.sum(-1)
-    target = torch.tensor(draws, dtype=torch.float32, device=logits.device)[:, None] * blocks.sum(-1, keepdim=True)
-    block, rest = _reach(blocks, target)
-    within, _ = _reach(weights.gather(1, block[:, :, None].expand(-1, -1, BLOCK))[:, 0], rest)
-    chosen = (block * BLOCK + within)[:, 0]
-    if best is not None:
-        chosen = torch.where(greedy, best, chosen)
-    return list(map(int, chosen.tolist()))
-
-
-def _reach(weights: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """Where the running sum of each row of weights (n, m) first exceeds its target (n, 1), and the target from there.
-
-    A target that rounding has put at or above the row's sum counts as just below it, so that nothing of weight zero is
-    ever chosen.
-    """
-    sums = weights.cumsum(-1)
-    target = target.minimum(torch.nextafter(sums[:, -1:], torch.zeros_like(target)))
-    index = torch.searchsorted(sums, target, right=True).clamp_max(weights.shape[-1] - 1)
-    return index, (target - (sums.gather(1, index) - weights.gather(1, index))).clamp_min(0)

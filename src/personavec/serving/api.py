@@ -1,0 +1,277 @@
+"""The server: OpenAI's endpoints over a step loop, and what it reads of every answer."""
+
+import asyncio
+import logging
+import secrets
+import time
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+from typing import Any
+
+from fastapi import APIRouter, FastAPI, Request
+from fastapi.responses import JSONResponse, Response
+from pydantic.json_schema import models_json_schema
+from starlette.exceptions import HTTPException
+
+from personavec.errors import UserError
+from personavec.model import ChatModel
+from personavec.serving.answers import ChatShape, CompletionShape, Shape
+from personavec.serving.bodies import ChatBody, CompletionBody, checked
+from personavec.serving.engine import BusyError, Job, StepLoop
+from personavec.serving.exchange import EventStream, Exchange
+from personavec.serving.failures import RequestError, failure
+from personavec.serving.guard import Guard
+from personavec.serving.metrics import Metrics
+from personavec.serving.persona import Asked, Cast, of_body, of_header
+from personavec.serving.settings import ServeSettings
+from personavec.serving.strict import parse
+
+log = logging.getLogger(__name__)
+
+LARGEST = 4 << 20  # bytes of a body
+PATIENCE = 30.0  # seconds that a body may take to arrive
+RECORDS = 256  # requests whose readings are kept
+NAME = "default"  # what clients call the model
+
+
+class Service:
+    """A model, its personas, and the requests on their way.
+
+    Args:
+        cast: The vectors, with what is done by default.
+    """
+
+    def __init__(self, model: ChatModel, cast: Cast, settings: ServeSettings) -> None:
+        self.model, self.cast, self.settings = model, cast, settings
+        self.loop = StepLoop(model, cast.vectors, settings)
+        self.metrics = Metrics(
+            {"running_responses": lambda: self.loop.running, "waiting_requests": lambda: self.loop.waiting}
+        )
+        self.records: OrderedDict[str, Exchange] = OrderedDict()
+        self.started = int(time.time())
+        self._encoding = asyncio.Lock()  # one at a time: tokenizers switch their settings
+
+    def named(self, model: str | None) -> Asked:
+        """What the name of a model asks for.
+
+        Raises:
+            RequestError: There is no such model.
+        """
+        for own in (NAME, self.model.id):
+            if model is None or model == own:
+                return {}
+            if model.startswith(own) and (asked := self.cast.of_alias(model.removeprefix(own))) is not None:
+                return asked
+        raise RequestError(404, f"There is no model {model!r:.80}. GET /v1/models lists them.", "model")
+
+    async def chat(self, body: ChatBody, steer: str | None) -> Exchange:
+        """Take a chat on."""
+        messages, tools = body.read_messages(), body.read_tools()
+        async with self._encoding:
+            try:
+                ids = await asyncio.to_thread(self.model.template.prompt_ids, messages, tools)
+            except UserError as error:
+                raise failure(error, "messages") from error
+        return self._exchange(ChatShape(), body, [ids], body.told_logprobs, steer)
+
+    async def completion(self, body: CompletionBody, steer: str | None) -> Exchange:
+        """Take prompts on that are not put into the chat template."""
+        async with self._encoding:
+            prompts = [await asyncio.to_thread(self._plain, prompt) for prompt in body.prompts]
+        return self._exchange(CompletionShape(), body, prompts, body.told_logprobs, steer)
+
+    def _plain(self, prompt: str | list[int]) -> list[int]:
+        if isinstance(prompt, str):
+            ids: list[int] = self.model.tokenizer(prompt)["input_ids"]
+            return ids
+        rows = self.model.model.get_input_embeddings().weight.shape[0]
+        if not all(0 <= id < rows for id in prompt):
+            raise RequestError(400, f"Token ids are 0 to {rows - 1}.", "prompt")
+        return prompt
+
+    def _exchange(
+        self,
+        shape: Shape,
+        body: ChatBody | CompletionBody,
+        prompts: Sequence[list[int]],
+        logprobs: int | None,
+        steer: str | None,
+    ) -> Exchange:
+        asked = [self.named(body.model), of_header(steer) if steer else {}, of_body(body.persona)]
+        steered, monitored = self.cast.steered(*asked), self.cast.monitored(body.persona)
+        id = shape.prefix + secrets.token_hex(12)
+        exchange = Exchange(
+            shape,
+            id,
+            (body.persona and body.persona.id) or id,
+            body.model or NAME,
+            steered,
+            monitored,
+            self.loop.meter,
+            self.metrics,
+            lambda token: self.model.tokenizer.decode([token]),
+            logprobs is not None,
+            time.monotonic(),
+        )
+        n, seed = body.n or 1, secrets.randbits(62) if body.seed is None else body.seed % (1 << 64)
+        jobs = [
+            Job(
+                ids,
+                exchange.teller(place * n, n),
+                body.longest or max(1, min(self.settings.max_new_tokens, self.model.context_length - len(ids))),
+                n,
+                1.0 if body.temperature is None else body.temperature,
+                1.0 if body.top_p is None else body.top_p,
+                seed,
+                body.stops,
+                steered.interventions,
+                logprobs,
+                bool(monitored),
+            )
+            for place, ids in enumerate(prompts)
+        ]
+        try:
+            for job in jobs:
+                self.loop.submit(job)
+                exchange.jobs.append(job)
+        except (UserError, BusyError) as error:
+            exchange.cancel()
+            raise failure(error, "messages" if isinstance(body, ChatBody) else "prompt") from error
+        self._booked(exchange)
+        return exchange
+
+    def _booked(self, exchange: Exchange) -> None:
+        self.metrics.tokens.labels("prompt").inc(exchange.prompt_tokens)
+        for operation, trait, _ in exchange.steered.steps:
+            self.metrics.steering.labels(operation.option, trait).inc()
+        self.records.pop(exchange.persona_id, None)
+        self.records[exchange.persona_id] = exchange
+        while len(self.records) > RECORDS:
+            self.records.popitem(last=False)
+
+
+async def body_of(request: Request) -> Any:
+    """The JSON of a request.
+
+    Raises:
+        RequestError: It is none, or too much, or takes too long.
+    """
+    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+        raise RequestError(415, "Send JSON, with the header Content-Type: application/json.")
+    too_large = RequestError(413, f"The body is larger than {LARGEST} bytes.")
+    length = request.headers.get("content-length", "0")
+    if not length.isdecimal() or int(length[:20]) > LARGEST:
+        raise too_large
+    raw = bytearray()
+    try:
+        async with asyncio.timeout(PATIENCE):
+            async for part in request.stream():
+                raw += part
+                if len(raw) > LARGEST:
+                    raise too_large
+    except TimeoutError as error:
+        raise RequestError(408, f"The body took longer than {PATIENCE:.0f} s to arrive.") from error
+    return parse(bytes(raw))
+
+
+def _takes(kind: type[ChatBody] | type[CompletionBody]) -> dict[str, Any]:
+    """What the description of the API says of a body."""
+    schema = {"$ref": f"#/components/schemas/{kind.__name__}"}
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
+
+
+def _describe(app: FastAPI) -> None:
+    """Put the bodies into the description of the API, which FastAPI cannot know of."""
+    bodies = [(kind, "validation") for kind in (ChatBody, CompletionBody)]
+    _, schemas = models_json_schema(bodies, ref_template="#/components/schemas/{model}")
+    app.openapi().setdefault("components", {})["schemas"] = schemas["$defs"]
+
+
+def openai_routes(service: Service) -> APIRouter:
+    """What OpenAI's clients ask for."""
+    routes = APIRouter()
+
+    async def told(request: Request, body: ChatBody | CompletionBody, exchange: Exchange) -> Response:
+        if not body.stream:
+            return JSONResponse(await exchange.whole(request))
+        return EventStream(exchange, with_usage=bool(body.stream_options and body.stream_options.include_usage))
+
+    @routes.post("/v1/chat/completions", openapi_extra=_takes(ChatBody))
+    async def chat_completions(request: Request) -> Response:
+        body = checked(ChatBody, await body_of(request))
+        return await told(request, body, await service.chat(body, request.headers.get("x-persona-steer")))
+
+    @routes.post("/v1/completions", openapi_extra=_takes(CompletionBody))
+    async def completions(request: Request) -> Response:
+        body = checked(CompletionBody, await body_of(request))
+        return await told(request, body, await service.completion(body, request.headers.get("x-persona-steer")))
+
+    def model(name: str) -> dict[str, Any]:
+        return {"id": name, "object": "model", "created": service.started, "owned_by": "personavec"}
+
+    @routes.get("/v1/models")
+    async def models() -> Response:
+        names = [NAME, *(NAME + alias for alias in service.cast.aliases())]
+        return JSONResponse({"object": "list", "data": [model(name) for name in names]})
+
+    @routes.get("/v1/models/{name:path}")
+    async def one_model(name: str) -> Response:
+        service.named(name)
+        return JSONResponse(model(name))
+
+    return routes
+
+
+def own_routes(service: Service) -> APIRouter:
+    """What the server knows besides."""
+    routes = APIRouter()
+
+    @routes.get("/v1/persona/readings/{id}")
+    async def readings(id: str) -> Response:
+        if id not in service.records:
+            raise RequestError(404, f"There are no readings {id!r:.80}; those of the last {RECORDS} requests are kept.")
+        return JSONResponse(service.records[id].record())
+
+    @routes.get("/health")
+    async def health() -> Response:
+        state = {"status": "ok" if service.loop.alive else "down", "model": service.model.id,
+                 "running": service.loop.running, "waiting": service.loop.waiting}  # fmt: skip
+        return JSONResponse(state, 200 if service.loop.alive else 503)
+
+    @routes.get("/metrics")
+    async def metrics() -> Response:
+        return Response(service.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    return routes
+
+
+def create_app(service: Service, *, keys: Sequence[str] = (), hosts: Sequence[str] | None = None) -> FastAPI:
+    """The server as an ASGI application; see `Guard` for its arguments. Its end is the service's."""
+
+    @asynccontextmanager
+    async def life(app: FastAPI) -> AsyncIterator[None]:
+        yield
+        await asyncio.to_thread(service.loop.close)
+
+    app = FastAPI(
+        title="personavec", version=version("personavec"), docs_url=None, redoc_url=None, lifespan=life,
+        exception_handlers={
+            RequestError: _told_error, HTTPException: _told_error, Exception: _told_error,
+        },
+    )  # fmt: skip
+    app.include_router(openai_routes(service))
+    app.include_router(own_routes(service))
+    _describe(app)
+    endpoints = {path for route in app.routes if (path := getattr(route, "path", None))}
+    app.add_middleware(Guard, keys=keys, hosts=hosts, endpoints=endpoints, metrics=service.metrics)
+    return app
+
+
+async def _told_error(_: Request, error: Exception) -> Response:
+    if isinstance(error, HTTPException):
+        headers: Mapping[str, str] = error.headers or {}
+        error = RequestError(error.status_code, f"{error.detail}.", headers=headers)
+    told = failure(error)
+    return JSONResponse(told.body, told.status, headers=dict(told.headers))

@@ -1,0 +1,103 @@
+"""What is read of a response while it is written: projections on persona vectors, in numbers that people can use."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from pydantic import JsonValue
+from torch import Tensor
+
+from personavec.errors import UserError
+from personavec.model.blocks import Edit
+from personavec.vector import PersonaVector, reading_sides
+
+WINDOW = 16  # tokens: a passage of two lines, short enough to stand out of a long answer
+Reading = Sequence[float]  # by vector
+
+
+class Meter:
+    """Reads single tokens along persona vectors, each at its layer.
+
+    Attributes:
+        names: Of the vectors' traits.
+    """
+
+    def __init__(self, vectors: Sequence[PersonaVector]) -> None:
+        self.vectors = reading_sides(vectors)
+        self.names = [vector.trait for vector in self.vectors]
+        self._neutral = {
+            (vector.trait, of): _neutral(vector, of) for vector in self.vectors for of in ("answer", "prompt")
+        }
+        layers = sorted({vector.layer for vector in self.vectors})
+        self._members = {layer: [i for i, v in enumerate(self.vectors) if v.layer == layer] for layer in layers}
+        self._directions = {
+            layer: torch.stack([self.vectors[i].unit(layer) for i in members], 1)
+            for layer, members in self._members.items()
+        }
+
+    def edits(self, seen: dict[int, Tensor]) -> dict[int, Edit]:
+        """For `Blocks.watching`: projections (rows, vectors of the layer) of each row's last token, into `seen`."""
+
+        def noting(layer: int) -> Edit:
+            def note(hidden: Tensor) -> None:
+                directions = self._directions[layer] = self._directions[layer].to(hidden.device)
+                seen[layer] = hidden[:, -1].float() @ directions
+
+            return note
+
+        return {layer: noting(layer) for layer in self._members}
+
+    def readings(self, seen: dict[int, Tensor], rows: int) -> list[Reading]:
+        """One for each row."""
+        table = torch.empty(rows, len(self.names))
+        for layer, members in self._members.items():
+            table[:, members] = seen[layer].cpu()
+        return list(table.tolist())
+
+    def at_prompt(self, reading: Reading, names: Sequence[str]) -> dict[str, JsonValue]:
+        """What the last prompt token holds, before the answer is written, as `monitor` says it."""
+        return {
+            name: {"value": rounded(value), "z": self._z(name, value, "prompt")}
+            for name, value in zip(self.names, reading, strict=True)
+            if name in names
+        }
+
+    def at_token(self, reading: Reading, names: Sequence[str]) -> dict[str, JsonValue]:
+        """Projections of one token."""
+        return {name: rounded(v) for name, v in zip(self.names, reading, strict=True) if name in names}
+
+    def summary(self, readings: Sequence[Reading], names: Sequence[str]) -> dict[str, JsonValue]:
+        """Of an answer: the projection of its mean, as `monitor` says it, and the highest mean of a window of tokens.
+
+        The mean dilutes what a long answer holds in one place; the windowed maximum does not, but grows with length by
+        chance alone. Its z is in the same deviations, of means over whole answers, so windows have larger ones.
+        """
+        found: dict[str, JsonValue] = {}
+        for name, values in zip(self.names, torch.tensor(readings, dtype=torch.float64).T, strict=True):
+            if name in names and len(values):
+                mean = float(values.mean())
+                highest = float(values.unfold(0, min(WINDOW, len(values)), 1).mean(1).max())
+                found[name] = {
+                    "mean": rounded(mean),
+                    "z": self._z(name, mean, "answer"),
+                    "max": rounded(highest),
+                    "max_z": self._z(name, highest, "answer"),
+                }
+        return found
+
+    def _z(self, name: str, value: float, of: Literal["answer", "prompt"]) -> float | None:
+        neutral = self._neutral[name, of]
+        return None if neutral is None else round((value - neutral[0]) / neutral[1], 4)
+
+
+def _neutral(vector: PersonaVector, of: Literal["answer", "prompt"]) -> tuple[float, float] | None:
+    try:
+        mean, deviation = vector.neutral(vector.layer, of=of)
+    except UserError:
+        return None
+    return (mean, deviation) if deviation > 0 else None
+
+
+def rounded(value: float) -> float:
+    """To six digits: float32 holds seven."""
+    return float(f"{value:.6g}")

@@ -1,0 +1,245 @@
+"""The step loop: what runs side by side changes nothing of what each gets."""
+
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+import torch
+from serving_samples import Heard, personas, submit
+
+from personavec.errors import UserError
+from personavec.interventions import capping, steering
+from personavec.model import ChatModel, Request
+from personavec.model.edits import Intervention
+from personavec.operations import ABLATE, ADD, OPERATIONS
+from personavec.serving import engine
+from personavec.serving.engine import BusyError, Piece, StepLoop
+from personavec.serving.settings import ServeSettings
+from tiny import chat_model, plain_states, qwen2, random_ids
+
+
+@pytest.fixture(scope="module")
+def loop(tiny: ChatModel) -> Iterator[StepLoop]:
+    made = StepLoop(tiny, personas(tiny), ServeSettings())
+    yield made
+    made.close()
+
+
+def edits(model: ChatModel, i: int) -> list[Intervention]:
+    """Every third request is unsteered; no two others are steered alike."""
+    evil, humorous = personas(model)
+    if i % 3 == 0:
+        return []
+    positions = ("response", "all", "prompt")[i % 2]
+    added = steering(evil if i % 2 else humorous, 0.1 * (i - 5), positions=positions)
+    return [*added, *capping(evil, 0.2 * i)] if i % 4 == 1 else added
+
+
+@pytest.fixture(scope="module")
+def mixed(tiny: ChatModel) -> list[Request]:
+    return [Request(random_ids(2 + 7 * i, i), 6 + i, (0.0, 1.0)[i % 2], 10 + i, edits(tiny, i)) for i in range(14)]
+
+
+@pytest.mark.parametrize("limit", [{}, {"places": 3}, {"cache_tokens": 400}])
+def test_streams_side_by_side_equal_their_single_runs(
+    tiny: ChatModel, mixed: list[Request], limit: dict[str, int]
+) -> None:
+    """Each with its own steering, and unsteered ones between; also where only some of them find a place at a time."""
+    alone = [tiny.generate([one])[0] for one in mixed]
+    made = StepLoop(tiny, personas(tiny), ServeSettings(**limit))
+    try:
+        heard = [
+            submit(made, r.prompt_ids, r.max_new_tokens, temperature=r.temperature, seed=r.seed,
+                   interventions=r.interventions, reads=i % 2 == 0)[1]
+            for i, r in enumerate(mixed)
+        ]  # fmt: skip
+        found = [one.wait() for one in heard]
+    finally:
+        made.close()
+    for one, expected in zip(found, alone, strict=True):
+        assert one.error is None
+        assert one.ids() == expected.ids
+        assert one.text() == tiny.decode(expected.ids)
+        assert one.ended().reason == ("stop" if expected.finished else "length")
+    assert not any(block._forward_hooks or block._forward_pre_hooks for block in tiny.blocks.layers)
+
+
+def test_reading_changes_no_token_and_is_what_the_states_hold(loop: StepLoop, tiny: ChatModel) -> None:
+    """The last token of an answer that is cut off included, which nothing but its reading asks for."""
+    prompt, (evil, humorous) = random_ids(9, 3), personas(tiny)
+    plain = submit(loop, prompt, 12, seed=4)[1].wait()
+    read = submit(loop, prompt, 12, seed=4, reads=True)[1].wait()
+    assert plain.ids() == read.ids()
+    assert plain.prompt is None and plain.tokens()[0].reading is None
+    states, _ = plain_states(tiny.model, tiny.blocks.layers, [*prompt, *read.ids()])
+    expected = torch.stack([states[v.layer] @ v.unit(v.layer) for v in (evil, humorous)], 1)[len(prompt) - 1 :]
+    found = torch.tensor([read.prompt, *(token.reading for token in read.tokens())])
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_readings_hold_the_steering(loop: StepLoop, tiny: ChatModel) -> None:
+    """At its own layer what is added is seen at once."""
+    prompt, (evil, _) = random_ids(5, 3), personas(tiny)
+    plain = submit(loop, prompt, 1, reads=True)[1].wait()
+    steered = submit(loop, prompt, 1, reads=True, interventions=steering(evil, 0.5))[1].wait()
+    assert plain.prompt and steered.prompt
+    added = steered.prompt[0] - plain.prompt[0]
+    assert added == pytest.approx(0.5 * float(evil.at(evil.layer).norm()), rel=1e-4)
+
+
+def test_long_prompts_are_read_in_chunks_between_the_steps_of_others(
+    tiny: ChatModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "CHUNK", 16)
+    made = StepLoop(tiny, [], ServeSettings())
+    widths: list[tuple[int, int]] = []
+    running = threading.Event()
+    try:
+        with tiny.blocks.watching({1: lambda hidden: widths.append((hidden.shape[0], hidden.shape[1]))}):
+            first = Heard(told=lambda event: running.set())
+            made.submit(engine.Job([1, 2], first, 60, temperature=0.0))
+            assert running.wait(60)
+            long = submit(made, random_ids(200, 1), 3, temperature=0.0)[1].wait()
+            first.wait()
+    finally:
+        made.close()
+    begin = next(i for i, (_, tokens) in enumerate(widths) if tokens > 1)
+    reading = widths[begin : begin + 24]
+    assert [tokens for _, tokens in reading] == [tokens for _ in range(12) for tokens in (16, 1)]
+    assert long.ids() == tiny.generate([Request(random_ids(200, 1), 3, 0.0)])[0].ids
+
+
+def test_what_an_intervention_raises_ends_its_own_request(
+    loop: StepLoop, tiny: ChatModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: torch.Tensor) -> torch.Tensor:
+        raise ZeroDivisionError("no such thing")
+
+    direction = personas(tiny)[0].unit(2)
+    monkeypatch.setitem(OPERATIONS, "break", replace(ABLATE, name="break", apply=fail))
+    broken = Intervention(OPERATIONS["break"], 2, direction)
+    huge = Intervention(ADD, 2, torch.inf * direction)
+    prompts = [random_ids(4 + i, i) for i in range(7)]
+    plans = [[], [broken], [], [huge], [], [replace(broken, positions="all")], []]
+    heard = [submit(loop, p, 9, seed=1, interventions=e)[1] for p, e in zip(prompts, plans, strict=True)]
+    for i, (one, prompt) in enumerate(zip(heard, prompts, strict=True)):
+        one.wait()
+        if plans[i]:
+            assert isinstance(one.error, UserError if i == 3 else ZeroDivisionError)
+        else:
+            assert one.ids() == tiny.generate([Request(prompt, 9, 1.0, 1)])[0].ids
+
+
+def test_cancelling_frees_the_place(tiny: ChatModel) -> None:
+    made = StepLoop(tiny, [], ServeSettings(places=1, queue=2))
+    running = threading.Event()
+    try:
+        heard = Heard(told=lambda event: running.set() if isinstance(event, Piece) else None)
+        job = engine.Job([1, 2], heard, 500, seed=1)
+        made.submit(job)
+        assert running.wait(60)
+        waiting, _ = submit(made, [1, 2], 500)
+        _, after = submit(made, [3, 4], 5, seed=2)
+        with pytest.raises(BusyError) as busy:
+            submit(made, [1, 2], 3)
+        assert 1 <= busy.value.seconds <= 60
+        job.cancelled = waiting.cancelled = True
+        assert after.wait().ids() == tiny.generate([Request([3, 4], 5, 1.0, 2)])[0].ids
+        assert not heard.over.is_set()
+    finally:
+        made.close()
+    assert (made.running, made.waiting) == (0, 0)
+
+
+def test_closing_tells_whoever_is_left(tiny: ChatModel) -> None:
+    made = StepLoop(tiny, [], ServeSettings(places=1))
+    left = [submit(made, [1, 2], 400)[1] for _ in range(2)]
+    made.close()
+    assert all("shuts down" in str(one.wait().error) for one in left)
+    assert not made.alive
+    with pytest.raises(BusyError):
+        submit(made, [1, 2], 3)
+
+
+def test_several_responses_are_drawn_with_seeds_of_their_own(loop: StepLoop, tiny: ChatModel) -> None:
+    prompt = random_ids(30, 2)
+    heard = submit(loop, prompt, 8, n=3, seed=5)[1].wait()
+    found = [heard.ids(choice) for choice in range(3)]
+    assert found == [response.ids for response in tiny.generate([Request(prompt, 8, 1.0, 5 + i) for i in range(3)])]
+    assert len(set(map(tuple, found))) == 3
+
+
+def test_prompts_that_begin_alike_are_read_once_unless_they_are_steered(loop: StepLoop, tiny: ChatModel) -> None:
+    """Also after a steered one with the same words: what it left in the cache is not taken."""
+    shared, evil = random_ids(40, 7), personas(tiny)[0]
+    on_prompt = steering(evil, 1.0, positions="all")
+    asked = [([*shared, i], e) for i, e in enumerate(([], [], on_prompt, [], on_prompt, steering(evil, 1.0)))]
+    widths: list[int] = []
+    for ids, plan in asked:
+        with tiny.blocks.watching({1: lambda hidden: widths.append(hidden.shape[1])}):
+            heard = submit(loop, ids, 4, temperature=0.0, interventions=plan)[1].wait()
+        assert heard.ids() == tiny.generate([Request(ids, 4, 0.0, 0, plan)])[0].ids
+    assert [width for width in widths if width > 1] == [40, 40]
+
+
+def test_logprobs_are_those_of_a_forward(loop: StepLoop, tiny: ChatModel) -> None:
+    prompt = random_ids(6, 1)
+    heard = submit(loop, prompt, 5, seed=3, top_logprobs=3, temperature=0.3, top_p=0.9)[1].wait()
+    _, logits = plain_states(tiny.model, tiny.blocks.layers, [*prompt, *heard.ids()])
+    for place, token in enumerate(heard.tokens(), len(prompt) - 1):
+        expected = logits[place].log_softmax(-1)
+        assert token.logprob == pytest.approx(float(expected[token.id]), abs=1e-4)
+        assert [id for id, _ in token.top] == expected.topk(3).indices.tolist()
+        assert [value for _, value in token.top] == pytest.approx(expected.topk(3).values.tolist(), abs=1e-4)
+
+
+def test_a_nucleus_of_nothing_is_greedy(loop: StepLoop, tiny: ChatModel) -> None:
+    prompt = random_ids(6, 1)
+    heard = submit(loop, prompt, 8, seed=3, top_p=0.0)[1].wait()
+    assert heard.ids() == tiny.generate([Request(prompt, 8, 0.0)])[0].ids
+
+
+@pytest.mark.parametrize("reads", [False, True])
+def test_a_stop_string_ends_the_text_before_it(loop: StepLoop, tiny: ChatModel, reads: bool) -> None:
+    """Wherever it is cut into tokens; tokens behind it are not told."""
+    prompt = random_ids(6, 9)
+    whole = submit(loop, prompt, 30, seed=3)[1].wait()
+    for length in (1, 3):
+        stop = whole.text()[10 : 10 + length]
+        heard = submit(loop, prompt, 30, seed=3, stops=(stop, "never"), reads=reads)[1].wait()
+        assert heard.text() == whole.text().partition(stop)[0]
+        assert heard.ended().reason == "stop"
+        assert tiny.decode(heard.ids()).startswith(heard.text())
+        assert len(tiny.decode(heard.ids()[:-1])) < len(heard.text())
+        assert all((token.reading is not None) == reads for token in heard.tokens())
+
+
+def test_responses_of_like_reach_share_their_steps(tiny: ChatModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A long one among short ones does not make them attend to its length, and memory goes when it ends."""
+    monkeypatch.setattr(engine, "NARROWEST", 64)
+    made = StepLoop(tiny, [], ServeSettings(places=8, cache_tokens=1000))
+    try:
+        long = submit(made, random_ids(300, 1), 20, temperature=0.0)[1]
+        short = [submit(made, random_ids(5, i), 30, temperature=0.0)[1] for i in range(4)]
+        for i, heard in enumerate(short):
+            assert heard.wait().ids() == tiny.generate([Request(random_ids(5, i), 30, 0.0)])[0].ids
+        assert long.wait().ids() == tiny.generate([Request(random_ids(300, 1), 20, 0.0)])[0].ids
+    finally:
+        made.close()
+    assert not made._groups
+
+
+def test_what_can_never_fit_is_refused(loop: StepLoop, tiny: ChatModel) -> None:
+    with pytest.raises(UserError, match="exceed the model's context of 512"):
+        submit(loop, [1] * 500, 13)
+    with pytest.raises(UserError, match="there is room for 32"):
+        submit(loop, [1], 3, n=33)
+    with pytest.raises(UserError, match="does not fit the model"):
+        submit(loop, [1], 3, interventions=[Intervention(ADD, 1, torch.zeros(31))])
+
+
+def test_a_model_with_a_window_is_refused() -> None:
+    windowed = chat_model(qwen2(use_sliding_window=True, sliding_window=4, max_window_layers=1))
+    with pytest.raises(UserError, match="cannot be served"):
+        StepLoop(windowed, [], ServeSettings())
