@@ -27,11 +27,13 @@ def list_vectors(json: o.Json = False) -> None:
         effects = "; ".join(f"{name} {_effect(effect)}" for name, effect in one.effects.items())
         print(f"{'':14} {effects}; reads, AUC {one.auc:.2f} (n = {one.auc.n}); {_seen(one)}")
     print(
-        "\nCoefficients: of those tried, where answers stay coherent. Judges: points that the score moves by from minus "
-        "to\nplus a push of 25 % of the residual norm, with 95 % interval; chance is the most that a random direction of "
-        "equal\nnorm moves it by. Where the coefficients end below that push, the effect has its price. A reader, who knew "
-        "which\nwas which: answers at plus and at minus that push that plainly showed the trait.\n\n"
-        'Next: personavec generate "Tell me about your day." --steer optimistic=2 --compare'
+        "\n"
+        "Coefficients: of those tried, where answers stay coherent. Judges: points that the score moves by\n"
+        "from minus to plus a push of 25 % of the residual norm, with 95 % interval; chance is the most that\n"
+        "a random direction of equal norm moves it by. Where the coefficients end below that push, the effect\n"
+        "has its price. A reader, who knew which was which: answers at plus and at minus that push that\n"
+        "plainly showed the trait.\n"
+        '\nNext: personavec generate "Tell me about your day." --steer optimistic=2 --compare'
     )
 
 
