@@ -127,7 +127,7 @@ def test_a_killed_worker_and_a_killed_node_are_replaced_and_nothing_is_lost_or_t
             yield taken
 
     def work(engine: Engine, item: int) -> tuple[int, str, int]:
-        time.sleep(0.1)
+        time.sleep(0.3)  # every item costs the cluster some work, and hundreds may be needed until all have come
         node = ray.get_runtime_context().get_node_id()
         if item > 8 and node == head and not marker.exists():
             marker.touch()
