@@ -65,7 +65,7 @@ def sentences(
         ),
         (pair(r(0.8, 0.5, 0.9), p=0.3), "but random directions do as well"),
         (pair(r(0.8, 0.5, 0.9), other=0.85), "by r alone the vectors of kind do as well"),
-        (pair(r(0.3, -0.2, 0.6)), "no relation is shown"),
+        (pair(r(0.3, -0.2, 0.6)), "shown within families, beyond random directions, and not over all"),
         (pair(r(-0.7, -0.9, -0.4)), "the one falls where the other rises"),
     ],
 )

@@ -21,21 +21,40 @@ _TOLD = (
 
 
 def verdict(run: StudyRun) -> tuple[str, ...]:
-    """A sentence for each question that the study asks."""
-    sentences = _over_traits(run.correlations) if len(run.correlations) >= SEVERAL else []
+    """A sentence for each question that the study asks; of several traits one by one only what stands out."""
+    several = len(run.correlations) >= SEVERAL
+    sentences = _over_traits(run.correlations) if several else []
     for name, pairs in run.correlations.items():
-        sentences += [_correlated(name, pairs[pair], first, second) for pair, first, second in _TOLD if pair in pairs]
-        coherence = pairs["shift, score"].coherence
-        if coherence is not None and coherence.high < 0:
-            sentences.append(
-                f"{name}: the less coherent the answers after training, the higher their score (r = "
-                f"{coherence.mean:.2f}, {span(coherence, '.2f')}, {coherence.n} families): the scores may tell in part "
-                "that answers fell apart."
-            )
+        sentences += [
+            _correlated(name, pairs[pair], first, second)
+            for pair, first, second in _TOLD
+            if pair in pairs and not (several and _hushed(pairs[pair]))
+        ]
+    sentences += _falling_apart(run.correlations)
     sentences += _hidden(run.suite)
     for name, prevention in run.prevention.items():
         sentences += _prevention(name, prevention)
     return tuple(sentences)
+
+
+def _hushed(pair: Correlation) -> bool:
+    """Whether neither over all fine-tunes nor within families anything is shown beyond random directions."""
+    kinds = [(pair.r, pair.random), *([] if pair.within is None else [(pair.within.r, pair.within.random)])]
+    return not any(r.low > 0 and random.p_value <= CHANCE for r, random in kinds)
+
+
+def _falling_apart(correlations: Mapping[str, Mapping[str, Correlation]]) -> list[str]:
+    found = {name: pairs["shift, score"].coherence for name, pairs in correlations.items()}
+    rising = {name: one for name, one in found.items() if one is not None and one.high < 0}
+    if not rising:
+        return []
+    told = ", ".join(
+        f"{name} (r = {one.mean:.2f}, {span(one, '.2f')}, {one.n} families)" for name, one in rising.items()
+    )
+    return [
+        f"The less coherent the answers after training, the higher their score, for {told}: the scores may tell in "
+        "part that answers fell apart."
+    ]
 
 
 def _over_traits(correlations: Mapping[str, Mapping[str, Correlation]]) -> list[str]:
@@ -68,6 +87,8 @@ def _correlated(name: str, pair: Correlation, first: str, second: str) -> str:
     if r.high < 0:
         return f"{text}: the one falls where the other rises."
     if r.low <= 0:
+        if not _hushed(pair):
+            return f"{text}: shown within families, beyond random directions, and not over all."
         return f"{text}: no relation is shown."
     rivals = [other for other, value in pair.others.items() if value >= r.mean]
     if random.p_value > CHANCE:
