@@ -311,7 +311,7 @@ def test_draws_have_the_right_distribution(temperature: float) -> None:
     draws = torch.rand(n, 1, generator=generator, dtype=torch.float64).numpy()
     counts: Counter[int] = Counter()
     for start in range(0, n, 500):
-        counts.update(draw(logits.expand(500, -1), [temperature] * 500, draws[start : start + 500, 0]))
+        counts.update(draw(logits.expand(500, -1), [temperature] * 500, draws[start : start + 500, 0].tolist()))
     assert set(counts) <= set(heavy)
     expected = n * torch.softmax(logits[heavy].double() / temperature, 0)
     assert chisquare([counts[token] for token in heavy], expected.numpy()).pvalue > 0.01

@@ -16,6 +16,10 @@ from personavec.model.edits import SteeringPlan
 class _PlaceLayer(DynamicLayer):
     """Keys and values of one block: nothing is copied as sequences grow."""
 
+    keys: Tensor
+    values: Tensor
+    is_initialized: bool
+
     def __init__(self, places: "Places") -> None:
         super().__init__()
         self.places = places

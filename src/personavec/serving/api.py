@@ -8,10 +8,11 @@ from collections import OrderedDict
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from importlib.metadata import version
-from typing import Any
+from typing import Any, Literal
 
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.responses import JSONResponse, Response
+from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 from starlette.exceptions import HTTPException
 
@@ -184,7 +185,10 @@ def _takes(kind: type[ChatBody] | type[CompletionBody]) -> dict[str, Any]:
 
 def _describe(app: FastAPI) -> None:
     """Put the bodies into the description of the API, which FastAPI cannot know of."""
-    bodies = [(kind, "validation") for kind in (ChatBody, CompletionBody)]
+    bodies: list[tuple[type[BaseModel], Literal["validation"]]] = [
+        (ChatBody, "validation"),
+        (CompletionBody, "validation"),
+    ]
     _, schemas = models_json_schema(bodies, ref_template="#/components/schemas/{model}")
     app.openapi().setdefault("components", {})["schemas"] = schemas["$defs"]
 

@@ -490,7 +490,8 @@ class StepLoop:
             reads = any(line.job.reads for line in lines)
             with self.model.blocks.watching(self.meter.edits(seen) if reads else {}):
                 states = group.places.step(plan, [not line.begun for line in lines], low)
-            readings = self.meter.readings(seen, len(lines)) if reads else [()] * len(lines)
+            nothing: list[Reading] = [()] * len(lines)
+            readings = self.meter.readings(seen, len(lines)) if reads else nothing
         except Exception as error:
             if len(lines) == 1:
                 lines[0].job.fail(error)
