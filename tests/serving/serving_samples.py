@@ -1,15 +1,22 @@
 """What the tests of serving share: jobs run to their end, and a model whose answers come back when tokenised again."""
 
+import http.client
+import json
 import threading
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 
 from personavec.model import ChatModel
+from personavec.serving.api import Service, create_app
 from personavec.serving.engine import Begun, DrawnToken, Ended, Event, Failed, Job, Piece, StepLoop
+from personavec.serving.persona import Cast
 from personavec.serving.readings import Reading
+from personavec.serving.server import bound, server_of
+from personavec.serving.settings import ServeSettings
 from personavec.vector import PersonaVector
 from tiny import causal_model, qwen2, tokenizer, vector
 
@@ -21,7 +28,7 @@ class Heard:
     events: list[Event] = field(default_factory=list)
     over: threading.Event = field(default_factory=threading.Event)
     left: int = 1
-    told: Callable[[Event], None] = lambda event: None
+    told: Callable[[Event], object] = lambda event: None
 
     def __call__(self, event: Event) -> None:
         self.events.append(event)
@@ -73,14 +80,12 @@ def digits_model() -> ChatModel:
         head = model.get_output_embeddings().weight
         kept = head[digits].clone()
         head.zero_()
-        head[digits] = 3 * kept
+        head[digits] = 10 * kept  # the other tokens, at 0, are never drawn
     return ChatModel(model, text, "digits")
 
 
 def personas(model: ChatModel) -> list[PersonaVector]:
     """Two vectors at different layers, one of them with neutral statistics."""
-    from dataclasses import replace
-
     rows = model.n_layers + 1
     statistics = {
         f"neutral_{of}{what}": torch.full((rows,), value)
@@ -91,3 +96,66 @@ def personas(model: ChatModel) -> list[PersonaVector]:
         replace(vector(model, seed=1, layer=2, **statistics), trait="evil"),
         replace(vector(model, seed=2, layer=3), trait="humorous"),
     ]
+
+
+@contextmanager
+def halted(model: ChatModel) -> Iterator[tuple[threading.Event, threading.Event]]:
+    """A model whose forwards wait for the second event; the first says that one has begun."""
+    begun, going = threading.Event(), threading.Event()
+
+    def wait(hidden: torch.Tensor) -> None:
+        begun.set()
+        assert going.wait(60)
+
+    with model.blocks.watching({1: wait}):
+        try:
+            yield begun, going
+        finally:
+            going.set()
+
+
+class Live:
+    """A server on a free port of this machine, on a thread."""
+
+    def __init__(self, model: ChatModel, vectors: Sequence[PersonaVector], default: Any = None, **options: Any) -> None:
+        settings = ServeSettings(**{name: options.pop(name) for name in ("places", "queue") if name in options})
+        self.service = Service(model, Cast(model, vectors, default or {}), settings)
+        options.setdefault("hosts", ["127.0.0.1"])
+        self.server = server_of(create_app(self.service, **options))
+        self._socket = bound("127.0.0.1", 0)
+        self._socket.listen()
+        self.port: int = self._socket.getsockname()[1]
+        self._thread = threading.Thread(target=self.server.run, kwargs={"sockets": [self._socket]}, daemon=True)
+        self._thread.start()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}/v1"
+
+    def close(self) -> None:
+        self.server.should_exit = True
+        self._thread.join(60)
+        assert not self._thread.is_alive()
+        self._socket.close()
+
+    def ask(
+        self, method: str, path: str, body: Any = None, headers: Mapping[str, str] | None = None
+    ) -> tuple[int, Any, Any]:
+        """Status, what came (as JSON where it is), and the headers. A body that is bytes goes as it is."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        try:
+            raw = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
+            connection.request(method, path, raw, {"Content-Type": "application/json", **(headers or {})})
+            response = connection.getresponse()
+            read = response.read().decode()
+            told = json.loads(read) if "json" in response.headers.get("content-type", "") else read
+            return response.status, told, response.headers
+        finally:
+            connection.close()
+
+    def chat(self, said: str = "hello", **fields: Any) -> Any:
+        """The answer to a chat of one message."""
+        body = {"messages": [{"role": "user", "content": said}], "max_tokens": 8, **fields}
+        status, told, _ = self.ask("POST", "/v1/chat/completions", body)
+        assert status == 200, told
+        return told

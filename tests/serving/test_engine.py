@@ -1,6 +1,7 @@
 """The step loop: what runs side by side changes nothing of what each gets."""
 
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -14,7 +15,7 @@ from personavec.model import ChatModel, Request
 from personavec.model.edits import Intervention
 from personavec.operations import ABLATE, ADD, OPERATIONS
 from personavec.serving import engine
-from personavec.serving.engine import BusyError, Piece, StepLoop
+from personavec.serving.engine import BusyError, Event, StepLoop
 from personavec.serving.settings import ServeSettings
 from tiny import chat_model, plain_states, qwen2, random_ids
 
@@ -94,13 +95,14 @@ def test_long_prompts_are_read_in_chunks_between_the_steps_of_others(
     monkeypatch.setattr(engine, "CHUNK", 16)
     made = StepLoop(tiny, [], ServeSettings())
     widths: list[tuple[int, int]] = []
-    running = threading.Event()
+    both = threading.Event()
     try:
         with tiny.blocks.watching({1: lambda hidden: widths.append((hidden.shape[0], hidden.shape[1]))}):
-            first = Heard(told=lambda event: running.set())
+            first = Heard(told=lambda event: both.wait(60))
             made.submit(engine.Job([1, 2], first, 60, temperature=0.0))
-            assert running.wait(60)
-            long = submit(made, random_ids(200, 1), 3, temperature=0.0)[1].wait()
+            long = submit(made, random_ids(200, 1), 3, temperature=0.0)[1]
+            both.set()
+            long.wait()
             first.wait()
     finally:
         made.close()
@@ -133,9 +135,14 @@ def test_what_an_intervention_raises_ends_its_own_request(
 
 def test_cancelling_frees_the_place(tiny: ChatModel) -> None:
     made = StepLoop(tiny, [], ServeSettings(places=1, queue=2))
-    running = threading.Event()
+    running, cancelled = threading.Event(), threading.Event()
+
+    def held(event: Event) -> None:  # the engine waits here
+        running.set()
+        cancelled.wait(60)
+
     try:
-        heard = Heard(told=lambda event: running.set() if isinstance(event, Piece) else None)
+        heard = Heard(told=held)
         job = engine.Job([1, 2], heard, 500, seed=1)
         made.submit(job)
         assert running.wait(60)
@@ -145,6 +152,7 @@ def test_cancelling_frees_the_place(tiny: ChatModel) -> None:
             submit(made, [1, 2], 3)
         assert 1 <= busy.value.seconds <= 60
         job.cancelled = waiting.cancelled = True
+        cancelled.set()
         assert after.wait().ids() == tiny.generate([Request([3, 4], 5, 1.0, 2)])[0].ids
         assert not heard.over.is_set()
     finally:
@@ -154,7 +162,14 @@ def test_cancelling_frees_the_place(tiny: ChatModel) -> None:
 
 def test_closing_tells_whoever_is_left(tiny: ChatModel) -> None:
     made = StepLoop(tiny, [], ServeSettings(places=1))
-    left = [submit(made, [1, 2], 400)[1] for _ in range(2)]
+
+    def held(event: Event) -> None:
+        while made.alive:
+            time.sleep(0.001)
+
+    left = [Heard(told=held) for _ in range(2)]
+    for heard in left:
+        made.submit(engine.Job([1, 2], heard, 400))
     made.close()
     assert all("shuts down" in str(one.wait().error) for one in left)
     assert not made.alive
