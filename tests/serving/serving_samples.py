@@ -87,7 +87,7 @@ def digits_model() -> ChatModel:
 def personas(model: ChatModel) -> list[PersonaVector]:
     """Two vectors at different layers, one of them with neutral statistics."""
     rows = model.n_layers + 1
-    statistics = {
+    statistics: dict[str, Any] = {
         f"neutral_{of}{what}": torch.full((rows,), value)
         for of in ("", "prompt_", "token_")
         for what, value in (("mean", 0.1), ("deviation", 0.5))

@@ -13,7 +13,7 @@ from personavec.errors import UserError
 from personavec.interventions import capping, steering
 from personavec.model import ChatModel, Request
 from personavec.model.edits import Intervention
-from personavec.operations import ABLATE, ADD, OPERATIONS
+from personavec.operations import ABLATE, ADD, OPERATIONS, Positions
 from personavec.serving import engine
 from personavec.serving.engine import BusyError, Event, StepLoop
 from personavec.serving.settings import ServeSettings
@@ -32,7 +32,7 @@ def edits(model: ChatModel, i: int) -> list[Intervention]:
     evil, humorous = personas(model)
     if i % 3 == 0:
         return []
-    positions = ("response", "all", "prompt")[i % 2]
+    positions: Positions = "all" if i % 2 else "response"
     added = steering(evil if i % 2 else humorous, 0.1 * (i - 5), positions=positions)
     return [*added, *capping(evil, 0.2 * i)] if i % 4 == 1 else added
 
