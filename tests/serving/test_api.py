@@ -194,7 +194,7 @@ def test_tools_and_parts_go_through_the_template() -> None:
         {"role": "assistant", "content": None, "tool_calls": [call], "refusal": None},
         {"role": "tool", "tool_call_id": "c1", "content": "no"},
     ]
-    read = [
+    read: list[dict[str, Any]] = [
         {"role": "system", "content": "be kind"},
         {"role": "user", "content": "rain today?"},
         {"role": "assistant", "content": "", "tool_calls": [
