@@ -92,3 +92,6 @@ def test_the_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: p
     told("get", "evil", "--out", tmp_path / "mine.safetensors")
     assert PersonaVector.load(tmp_path / "mine.safetensors").trait == "evil"
     assert "Did you mean humorous?" in told("get", "humourous", code=2)
+    assert "layer 15 of 30" in told("show", "evil") and "humorous" in told("compare", "evil", "humorous")
+    told("export", "evil", "--as", "paper", "--out", tmp_path / "evil.pt")
+    told("combine", "evil=1", "humorous=-0.5", "--name", "both", "--out", tmp_path / "both.safetensors")

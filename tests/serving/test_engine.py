@@ -15,7 +15,7 @@ from personavec.model import ChatModel, Request
 from personavec.model.edits import Intervention
 from personavec.operations import ABLATE, ADD, OPERATIONS, Positions
 from personavec.serving import engine
-from personavec.serving.engine import BusyError, Event, StepLoop
+from personavec.serving.engine import BusyError, ClosingError, Event, StepLoop
 from personavec.serving.settings import ServeSettings
 from tiny import chat_model, plain_states, qwen2, random_ids
 
@@ -173,7 +173,7 @@ def test_closing_tells_whoever_is_left(tiny: ChatModel) -> None:
     made.close()
     assert all("shuts down" in str(one.wait().error) for one in left)
     assert not made.alive
-    with pytest.raises(BusyError):
+    with pytest.raises(ClosingError):
         submit(made, [1, 2], 3)
 
 

@@ -17,7 +17,13 @@ from personavec.serving.settings import ServeSettings
 def serve(
     *,
     vector: Annotated[
-        list[Path] | None, typer.Option("--vector", "-v", help="Vector file. Repeatable.", show_default=False)
+        list[Path] | None,
+        typer.Option(
+            "--vector",
+            "-v",
+            help="Vector file, name of a ready one, or folder of runs. Repeatable.",
+            show_default=False,
+        ),
     ] = None,
     asked: TraitEdits,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
@@ -52,7 +58,7 @@ def serve(
     from personavec.serving.persona import Cast
     from personavec.vector import PersonaVector
 
-    vectors = [PersonaVector.load(path) for path in vector or ()]
+    vectors = [PersonaVector.load(path) for path in o.vector_files(vector or ())]
     chat = o.open_model(model, device, dtype, adapter, thinking)
     chosen: Any = o.word_or_number("--layers", layers, ("best", "all"))
     where: Any = positions

@@ -26,7 +26,7 @@ def show(file: File, json: o.Json = False) -> None:
     """Where a vector comes from and what it does."""
     from personavec.vector import PersonaVector
 
-    vector = PersonaVector.load(file)
+    vector = PersonaVector.load(o.vector_file(file))
     if json:
         o.print_json(_facts(vector))
         return
@@ -53,7 +53,7 @@ def compare(
 
     if len(files) < 2:
         raise UserError("One vector cannot be compared.", "Give two vector files or more.")
-    table = matrix([PersonaVector.load(file) for file in files], layer)
+    table = matrix([PersonaVector.load(o.vector_file(file)) for file in files], layer)
     if json:
         o.print_json(table.as_json())
         return
@@ -126,7 +126,8 @@ def combine(
     if specific is None and (reference or model or device or dtype):
         raise UserError("`reference`, `model`, `device` and `dtype` go with `specific` only.", "Leave them out.")
     named = [_part(text) for text in parts or ()]
-    vector = combination.combine([(PersonaVector.load(path), coefficient) for path, coefficient in named], name)
+    given = [(PersonaVector.load(o.vector_file(path)), coefficient) for path, coefficient in named]
+    vector = combination.combine(given, name)
     if specific is not None:
         references = _references(reference)
         others = siblings(named[0][0].parent, vector)
@@ -225,7 +226,7 @@ def export_vector(
     if form == "paper":
         if len(files) > 1 or coefficient is not None or (layers, positions, operation) != ("best", "all", "add"):
             raise UserError("The form paper holds one vector at all layers, and no steering.", "Give the file alone.")
-        _export_paper(PersonaVector.load(files[0]), out, position or "response_mean")
+        _export_paper(PersonaVector.load(o.vector_file(Path(files[0]))), out, position or "response_mean")
         return
     if form not in FORMS:
         raise UserError(f"Unknown `form` {form!r}.", f"Choose paper, {', '.join(FORMS)}.")
@@ -254,7 +255,7 @@ def _steered(text: str, coefficient: float | None) -> "tuple[PersonaVector, floa
 
     alone = Path(text).is_file() or "=" not in text
     path, number = (Path(text), coefficient) if alone else o.split_pair(text, "FILE")
-    vector = PersonaVector.load(path)
+    vector = PersonaVector.load(o.vector_file(path))
     if number is None:
         best = vector.info.recommended_coefficient
         known = "" if best is None else f" Recommended by its extraction at most: {best:.3g}."

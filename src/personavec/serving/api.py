@@ -20,7 +20,7 @@ from personavec.errors import UserError
 from personavec.model import ChatModel
 from personavec.serving.answers import ChatShape, CompletionShape, Shape
 from personavec.serving.bodies import ChatBody, CompletionBody, checked
-from personavec.serving.engine import BusyError, Job, StepLoop
+from personavec.serving.engine import BusyError, ClosingError, Job, StepLoop
 from personavec.serving.exchange import EventStream, Exchange
 from personavec.serving.failures import RequestError, failure
 from personavec.serving.guard import Guard
@@ -125,7 +125,7 @@ class Service:
                 n,
                 1.0 if body.temperature is None else body.temperature,
                 1.0 if body.top_p is None else body.top_p,
-                seed,
+                (seed + place * n) % (1 << 64),
                 body.stops,
                 steered.interventions,
                 logprobs,
@@ -137,7 +137,7 @@ class Service:
             for job in jobs:
                 self.loop.submit(job)
                 exchange.jobs.append(job)
-        except (UserError, BusyError) as error:
+        except (UserError, BusyError, ClosingError) as error:
             exchange.cancel()
             raise failure(error, "messages" if isinstance(body, ChatBody) else "prompt") from error
         self._booked(exchange)

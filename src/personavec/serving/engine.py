@@ -128,6 +128,13 @@ class Job:
             self.tell(Failed(error))
 
 
+class ClosingError(Exception):
+    """The server shuts down."""
+
+    def __init__(self) -> None:
+        super().__init__("The server shuts down.")
+
+
 class BusyError(Exception):
     """The queue is full. `seconds`: when to come again."""
 
@@ -278,6 +285,7 @@ class StepLoop:
         Raises:
             UserError: It does not fit the context, the memory or the model.
             BusyError: Too many are waiting.
+            ClosingError: No more jobs are taken.
         """
         self.model.check_fits(len(job.prompt_ids), job.max_new_tokens)
         if job.n > self.settings.places or job.n * _round(job.tokens) > self.budget:
@@ -292,7 +300,7 @@ class StepLoop:
         with self._changed:
             waiting = sum(not other.cancelled for other in self._waiting)
             if self._closing:
-                raise BusyError(60)
+                raise ClosingError
             if waiting >= self.settings.queue:
                 raise BusyError(min(60, max(1, math.ceil(waiting * self._pace))))
             self._waiting.append(job)
@@ -328,9 +336,9 @@ class StepLoop:
             except Exception as error:
                 log.exception("A turn of the engine failed; its responses end.")
                 self._drop_all(error)
-        self._drop_all(UserError("The server shuts down.", "Ask again later."))
+        self._drop_all(ClosingError())
         while self._waiting:
-            self._waiting.popleft().fail(UserError("The server shuts down.", "Ask again later."))
+            self._waiting.popleft().fail(ClosingError())
 
     def _work(self) -> bool:
         """Wait for some; False: it is over."""

@@ -5,9 +5,15 @@ from collections.abc import Mapping
 from pydantic import JsonValue
 
 from personavec.errors import UserError
-from personavec.serving.engine import BusyError
+from personavec.serving.engine import BusyError, ClosingError
 
-KINDS = {401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error", 500: "server_error"}
+KINDS = {
+    401: "authentication_error",
+    404: "not_found_error",
+    429: "rate_limit_error",
+    500: "server_error",
+    503: "server_error",
+}
 
 
 class RequestError(Exception):
@@ -43,4 +49,6 @@ def failure(error: Exception, param: str | None = None) -> RequestError:
         case BusyError():
             headers = {"Retry-After": str(error.seconds)}
             return RequestError(429, f"Too many requests wait; ask again in {error.seconds} s.", headers=headers)
+        case ClosingError():
+            return RequestError(503, "The server shuts down; ask again later.", headers={"Retry-After": "60"})
     return RequestError(500, f"The server failed ({type(error).__name__}); its log says more.")
