@@ -163,8 +163,8 @@ def test_completions_are_not_put_into_the_template(client: OpenAI, model: ChatMo
     prompts = ["the model answers", "hello there"]
     answer = client.completions.create(model="default", prompt=prompts, max_tokens=5, seed=2, n=2, logprobs=1)
     expected = [
-        model.decode(model.generate([Request(model.tokenizer(text)["input_ids"], 5, 1.0, 2 + i)])[0].ids)
-        for text in prompts
+        model.decode(model.generate([Request(model.tokenizer(text)["input_ids"], 5, 1.0, 2 + 2 * place + i)])[0].ids)
+        for place, text in enumerate(prompts)
         for i in range(2)
     ]
     assert [choice.text for choice in answer.choices] == expected
