@@ -86,7 +86,7 @@ def test_the_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: p
     for one in ready_vectors().values():
         probe = one.effects["probe"]
         assert probe is not None and one.trait in shown and f"{probe.effect:+.0f}" in shown
-    assert "in doubt: only probe sees it steer" in shown and "none recommended" in shown
+    assert "in doubt: only probe sees it steer" in shown and "none is recommended" in shown
     assert [one["trait"] for one in json.loads(told("list", "--json"))] == list(ready_vectors())
     assert told("get", "evil").strip() == str(FOLDER / "evil.safetensors")
     told("get", "evil", "--out", tmp_path / "mine.safetensors")

@@ -73,8 +73,10 @@ class Meter:
         chance alone. Its z is in the same deviations, of means over whole answers, so windows have larger ones.
         """
         found: dict[str, JsonValue] = {}
+        if not readings:  # an answer without a token, or one that nobody asked to read
+            return found
         for name, values in zip(self.names, torch.tensor(readings, dtype=torch.float64).T, strict=True):
-            if name in names and len(values):
+            if name in names:
                 mean = float(values.mean())
                 highest = float(values.unfold(0, min(WINDOW, len(values)), 1).mean(1).max())
                 found[name] = {
