@@ -259,3 +259,7 @@ def test_a_model_with_a_window_is_refused() -> None:
     windowed = chat_model(qwen2(use_sliding_window=True, sliding_window=4, max_window_layers=1))
     with pytest.raises(UserError, match="cannot be served"):
         StepLoop(windowed, [], ServeSettings())
+
+
+def test_an_answer_that_was_not_read_has_an_empty_summary(loop: StepLoop) -> None:
+    assert loop.meter.summary([], ["evil"]) == {}

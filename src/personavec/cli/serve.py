@@ -47,14 +47,13 @@ def serve(
 ) -> None:
     """Serve a model to OpenAI's clients: steered as a request asks, or else as the options do; every answer read."""
     try:
-        from personavec.serving import server
+        from personavec.serving import api, server
     except ImportError as error:
         raise UserError(f"Serving needs {error.name}.", "Install it with: pip install 'personavec[serve]'") from error
     keys = server.read_keys(api_key)
     hosts = server.hosts_of(host, keys)
     limits, default = ServeSettings(**settings), _numbers(asked)
 
-    from personavec.serving.api import NAME, Service, create_app
     from personavec.serving.persona import Cast
     from personavec.vector import PersonaVector
 
@@ -63,17 +62,17 @@ def serve(
     chosen: Any = o.word_or_number("--layers", layers, ("best", "all"))
     where: Any = positions
     cast = Cast(chat, vectors, default, layers=chosen, positions=where, other_weights=other_weights)
-    service = Service(chat, cast, limits)
+    service = api.Service(chat, cast, limits)
     o.print_sentences(*cast.notes, *cast.default.doubts)
 
     def ready(address: str) -> None:
-        print(f"{chat.id} is served at {address}/v1 as {NAME}.", flush=True)
+        print(f"{chat.id} is served at {address}/v1 as {api.NAME}.", flush=True)
         print(
             f"Steering: {'; '.join(cast.default.words) or 'none'}. Read along: {', '.join(cast.traits) or 'nothing'}."
         )
         print("Ctrl-C ends it.", flush=True)
 
-    server.run(create_app(service, keys=keys, hosts=hosts), host, port, ready)
+    server.run(api.create_app(service, keys=keys, hosts=hosts), host, port, ready)
 
 
 def _numbers(asked: Mapping[str, Sequence[str]]) -> dict[str, dict[str, float | None]]:

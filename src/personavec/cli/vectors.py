@@ -121,7 +121,8 @@ def combine(
     if read is not None and steer is not None:
         if name or specific:
             raise UserError("`name` and `specific` do not go with `read` and `steer`.", "Make the parts first.")
-        _written(PersonaVector.load(steer).with_read(PersonaVector.load(read)), out, json)
+        steers, reads = (PersonaVector.load(o.vector_file(file)) for file in (steer, read))
+        _written(steers.with_read(reads), out, json)
         return
     if specific is None and (reference or model or device or dtype):
         raise UserError("`reference`, `model`, `device` and `dtype` go with `specific` only.", "Leave them out.")

@@ -73,7 +73,7 @@ class Meter:
         chance alone. Its z is in the same deviations, of means over whole answers, so windows have larger ones.
         """
         found: dict[str, JsonValue] = {}
-        if not readings:
+        if not readings:  # an answer without a token, or one that nobody asked to read
             return found
         for name, values in zip(self.names, torch.tensor(readings, dtype=torch.float64).T, strict=True):
             if name in names:
