@@ -264,7 +264,7 @@ def create_app(service: Service, *, keys: Sequence[str] = (), hosts: Sequence[st
     app.include_router(openai_routes(service))
     app.include_router(own_routes(service))
     _describe(app)
-    endpoints = {path for route in app.routes if (path := getattr(route, "path", None))}
+    endpoints = set(app.openapi()["paths"])
     app.add_middleware(Guard, keys=keys, hosts=hosts, endpoints=endpoints, metrics=service.metrics)
     return app
 
