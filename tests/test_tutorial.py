@@ -43,7 +43,6 @@ def small(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch:
 
 
 @pytest.mark.usefixtures("small", "undrawn")
-@pytest.mark.filterwarnings("ignore:Coefficient")  # the page's is for the default model
 def test_the_tutorial_runs(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     blocks = BLOCK.findall(PAGE.read_text(encoding="utf-8"))
     assert {language for language, _ in blocks} == {"bash", "python"}
