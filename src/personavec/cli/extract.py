@@ -22,6 +22,7 @@ _SUITED = {
     **dict.fromkeys(("pairs", "questions", "rollouts", "max_new_tokens", "random_directions"), ""),
     "judge": f"Default: {ExtractionSettings.judge}.",
     "gate": "Default: on.",
+    "positions": f"Default: {ExtractionSettings.positions}.",
 }
 _SHARED = frozenset(ExtractionSettings.__dataclass_fields__.keys() & TextSettings.__dataclass_fields__.keys())
 _SHOWN = 3  # questions whose answers are printed
