@@ -164,7 +164,7 @@ def python_rows(
 def vllm_row(python: str, model: ChatModel, coefficient: float, here: Any, prompts: Any, work: Path) -> tuple[list[str], str]:  # fmt: skip
     job = {"model": str(work / "bake"), "prompts": prompts, "tokens": TOKENS, "stops": sorted(model.stop_ids)}
     done = subprocess.run(
-        [python, str(HERE / "vllm_greedy.py")], input=json.dumps(job), capture_output=True, text=True, check=True
+        [python, str(HERE / "vllm_greedy.py")], input=json.dumps(job), stdout=subprocess.PIPE, text=True, check=True
     )
     found = json.loads(next(line for line in done.stdout.splitlines() if line.startswith('{"version"')))
     parted = until(here[coefficient][1], found["answers"])
@@ -197,10 +197,6 @@ def main() -> None:
     rows = []
     with TemporaryDirectory() as folder:
         work = Path(folder)
-        if options.llama_cpp:
-            found, note = llama_rows(options, model, vector, here, Scores(model, trait, prompts), work)
-            rows += found
-            notes.append(note)
         rows += python_rows(model, vector, options.coefficient, here, prompts, work)
         if options.vllm:
             row, version = vllm_row(options.vllm, model, options.coefficient, here, prompts, work)
@@ -208,6 +204,10 @@ def main() -> None:
             notes.append(f"vLLM: {version}, float32, eager, on the CPU, from the baked checkpoint as it is.")
         else:
             notes.append("vLLM was not run.")
+        if options.llama_cpp:
+            found, note = llama_rows(options, model, vector, here, Scores(model, trait, prompts), work)
+            rows = [*found, *rows]
+            notes.append(note)
     publish("exports", "Exported vectors in other engines", HEADER, rows, notes, options.write, timed=False)
 
 

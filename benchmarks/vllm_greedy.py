@@ -12,6 +12,9 @@ import sys
 
 os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")  # GiB; else most of the memory
 os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+os.environ.setdefault(
+    "VLLM_ENABLE_V1_MULTIPROCESSING", "0"
+)  # processes that wait for each other give up on a busy machine
 
 import vllm
 
@@ -19,7 +22,12 @@ import vllm
 def main() -> None:
     job = json.loads(sys.stdin.read())
     engine = vllm.LLM(
-        model=job["model"], dtype="float32", max_model_len=1024, enforce_eager=True, generation_config="vllm"
+        model=job["model"],
+        dtype="float32",
+        max_model_len=1024,
+        enforce_eager=True,
+        generation_config="vllm",
+        distributed_executor_backend="uni",
     )
     settings = vllm.SamplingParams(temperature=0.0, max_tokens=job["tokens"], stop_token_ids=job["stops"])
     given = engine.generate([{"prompt_token_ids": prompt} for prompt in job["prompts"]], settings, use_tqdm=False)
