@@ -11,7 +11,7 @@ from serving_samples import Heard, personas, submit
 
 from personavec.errors import UserError
 from personavec.interventions import capping, steering
-from personavec.model import ChatModel, Request
+from personavec.model import ChatModel, Request, Response
 from personavec.model.edits import Intervention
 from personavec.operations import ABLATE, ADD, OPERATIONS, Positions
 from personavec.serving import engine
@@ -38,27 +38,28 @@ def edits(model: ChatModel, i: int) -> list[Intervention]:
 
 
 @pytest.fixture(scope="module")
-def mixed(tiny: ChatModel) -> list[Request]:
-    return [Request(random_ids(2 + 7 * i, i), 6 + i, (0.0, 1.0)[i % 2], 10 + i, edits(tiny, i)) for i in range(14)]
+def mixed(tiny: ChatModel) -> list[tuple[Request, Response]]:
+    """With what each of them gets alone."""
+    made = [Request(random_ids(2 + 7 * i, i), 6 + i, (0.0, 1.0)[i % 2], 10 + i, edits(tiny, i)) for i in range(14)]
+    return [(one, tiny.generate([one])[0]) for one in made]
 
 
 @pytest.mark.parametrize("limit", [{}, {"places": 3}, {"cache_tokens": 400}])
 def test_streams_side_by_side_equal_their_single_runs(
-    tiny: ChatModel, mixed: list[Request], limit: dict[str, int]
+    tiny: ChatModel, mixed: list[tuple[Request, Response]], limit: dict[str, int]
 ) -> None:
     """Each with its own steering, and unsteered ones between; also where only some of them find a place at a time."""
-    alone = [tiny.generate([one])[0] for one in mixed]
     made = StepLoop(tiny, personas(tiny), ServeSettings(**limit))
     try:
         heard = [
             submit(made, r.prompt_ids, r.max_new_tokens, temperature=r.temperature, seed=r.seed,
                    interventions=r.interventions, reads=i % 2 == 0)[1]
-            for i, r in enumerate(mixed)
+            for i, (r, _) in enumerate(mixed)
         ]  # fmt: skip
         found = [one.wait() for one in heard]
     finally:
         made.close()
-    for one, expected in zip(found, alone, strict=True):
+    for one, (_, expected) in zip(found, mixed, strict=True):
         assert one.error is None
         assert one.ids() == expected.ids
         assert one.text() == tiny.decode(expected.ids)

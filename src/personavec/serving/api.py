@@ -112,7 +112,7 @@ class Service:
             monitored,
             self.loop.meter,
             self.metrics,
-            lambda token: self.model.tokenizer.decode([token]),
+            self.loop.name,
             logprobs is not None,
             time.monotonic(),
         )

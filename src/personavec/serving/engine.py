@@ -321,6 +321,11 @@ class StepLoop:
         """Whether jobs are run."""
         return self._thread.is_alive() and not self._closing
 
+    def name(self, token: int) -> str:
+        """The text of a token by itself."""
+        text: str = self._tokenizer.decode([token])
+        return text
+
     def close(self) -> None:
         """End: what is still running fails."""
         with self._changed:
