@@ -19,6 +19,10 @@ from personavec.texts import contrastive
 from tiny import causal_model, qwen2, tokenizer
 
 PAGE = Path(__file__).parents[1] / "docs" / "ten-minutes.md"
+SHORTER = {  # what is added to a command, for time
+    "extract": ["--max-new-tokens", "8", "--random-directions", "1"],
+    "generate": ["--max-new-tokens", "8"],
+}
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -53,7 +57,7 @@ def test_the_tutorial_runs(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
             continue
         for line in code.splitlines():
             program, *arguments = shlex.split(line)
-            monkeypatch.setattr(sys, "argv", [program, *arguments])
+            monkeypatch.setattr(sys, "argv", [program, *arguments, *SHORTER.get(arguments[0], [])])
             with pytest.raises(SystemExit) as end:
                 main()
             assert program == "personavec" and not end.value.code, capsys.readouterr().err
