@@ -1,7 +1,7 @@
 """A chat model behind an OpenAI-compatible server: every request steered in its own way, every answer read.
 
-`engine` runs the model, one step of all responses after the other; `voice` turns their tokens into text, `readings` says
-what the model reads on the way. `persona` turns what a request asks for into interventions. `strict` and `bodies`
+`engine` runs the model, one step of all responses after the other; `voice` turns their tokens into text, `readings`
+says what the model reads on the way. `persona` turns what a request asks for into interventions. `strict` and `bodies`
 hold what a request may be, `answers` what it gets, `failures` what it gets instead; `exchange` is one request on its
 way. `guard` stands before all of it, `metrics` counts, `api` ties them together, `server` runs them in a process.
 """

@@ -1,5 +1,6 @@
 """What a request asks of the model's character, as interventions."""
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -139,7 +140,8 @@ class Cast:
         found = []
         for vector in self.vectors:
             low, high = vector.info.coherent_range or (-1.0, 1.0)
-            found += [f"+{vector.trait}{number:+g}" for number in (low, high) if number]
+            ends = (math.trunc(10 * number) / 10 for number in (low, high))  # short, and within the range
+            found += [f"+{vector.trait}{number:+g}" for number in ends if number]
         return [name for name in found if self.of_alias(name) is not None]
 
 
