@@ -6,6 +6,7 @@ import json
 import sys
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -184,6 +185,25 @@ def test_a_known_checksum_needs_none_from_the_hub(hub: type[FakeHub], file: Path
     digest = push(file, "me/kind").sha256
     del hub.files["SHA256SUMS"]
     assert pull("me/kind", tmp_path / "back.safetensors", sha256=digest.upper())[1] == digest
+
+
+def test_another_file_is_not_written_over(hub: type[FakeHub], file: Path, tmp_path: Path) -> None:
+    assert push(file, "me/kind").notes == ()
+    out = tmp_path / "back.safetensors"
+    pull("me/kind", out)
+    pull("me/kind", out)  # the same again
+    out.write_bytes(b"mine")
+    with pytest.raises(UserError, match="There is another file at"):
+        pull("me/kind", out)
+    assert out.read_bytes() == b"mine"
+
+
+def test_a_path_that_becomes_public_is_told(hub: type[FakeHub], tiny: ChatModel, tmp_path: Path) -> None:
+    made = vector(tiny)
+    made = replace(made, model={**made.model, "id": str(tmp_path)})
+    made.save(tmp_path / "kind.safetensors")
+    [note] = push(tmp_path / "kind.safetensors", "me/kind").notes
+    assert str(tmp_path) in note
 
 
 def test_what_the_hub_refuses_is_said(

@@ -26,8 +26,9 @@ def push(
     o.quiet()
     pushed = upload(file, repository, private=private)
     if json:
-        o.print_json({"url": pushed.url, "sha256": pushed.sha256})
+        o.print_json({"url": pushed.url, "sha256": pushed.sha256, "notes": list(pushed.notes)})
         return
+    o.print_sentences(*pushed.notes)
     print(f"Pushed: {pushed.url}\nWhoever pulls it can check that it is this file:")
     print(f"  personavec hub pull {repository} --sha256 {pushed.sha256}")
 

@@ -1,6 +1,5 @@
 """`personavec vectors list | get`: the vectors that come with the package."""
 
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -42,13 +41,14 @@ def get(
     out: Annotated[Path | None, typer.Option(help="File to copy it to. Default: say where it lies.")] = None,
 ) -> None:
     """Copy a ready vector, or say where its file is."""
+    from personavec.files import write_atomic
     from personavec.ready import find_ready
 
     one = find_ready(name)
     if out is None:
         print(one.path)
         return
-    shutil.copyfile(one.path, out)
+    write_atomic(out, one.path.read_bytes())
     print(f"Wrote {out}: {one.trait} of {one.model}, layer {one.layer}; {one.word}.")
 
 

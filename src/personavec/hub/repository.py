@@ -24,10 +24,12 @@ class Pushed:
     Attributes:
         url: Of the commit.
         sha256: Of the vector's file.
+        notes: What became public that may not be meant to.
     """
 
     url: str
     sha256: str
+    notes: tuple[str, ...] = ()
 
 
 def push(file: Path | str, repository: str, *, private: bool = False) -> Pushed:
@@ -57,7 +59,14 @@ def push(file: Path | str, repository: str, *, private: bool = False) -> Pushed:
             [CommitOperationAdd(name, data) for name, data in files.items()],
             commit_message=f"Persona vector of {vector.trait}",
         )
-    return Pushed(str(commit.commit_url), digest)
+    return Pushed(str(commit.commit_url), digest, _notes(vector))
+
+
+def _notes(vector: PersonaVector) -> tuple[str, ...]:
+    name = str(vector.model.get("id") or "")
+    if not Path(name).is_absolute() and not Path(name).exists():
+        return ()
+    return (f"Card and file call the model {name}, as it was loaded: a path of this machine.",)
 
 
 def pull(
@@ -76,7 +85,7 @@ def pull(
         The vector, and the SHA-256 of its file.
 
     Raises:
-        UserError: The hub does not have it, it is not what it should be, or no vector.
+        UserError: The hub does not have it, it is not what it should be, or no vector; or `out` is another file.
     """
     from huggingface_hub import HfApi
 
@@ -97,6 +106,8 @@ def pull(
                 "Nothing was written. Try again; if this comes back, ask whoever pushed it.",
             )
         vector = PersonaVector.load(path)
+    if Path(out).exists() and Path(out).read_bytes() != content:
+        raise UserError(f"There is another file at {out} already.", "Choose another with `out`, or delete it.")
     write_atomic(out, content)
     return vector, digest
 
