@@ -125,7 +125,9 @@ def test_names_of_models_and_a_header_steer_too(
     _, told, _ = live.ask("POST", "/v1/chat/completions", {**body, "persona": {"steer": {"evil": -1.0}}}, header)
     assert told["persona"]["steering"] == ["evil -1", "humorous +0.5"]
     assert told["choices"][0]["message"]["content"] == alias["choices"][0]["message"]["content"]
-    assert live.ask("POST", "/v1/chat/completions", body, {"X-Persona-Steer": "evil"})[0] == 400
+    for wrong in ("evil", "evil=1, evil=2"):
+        assert live.ask("POST", "/v1/chat/completions", body, {"X-Persona-Steer": wrong})[0] == 400
+    assert live.ask("POST", "/v1/chat/completions", {**body, "model": "default+evil-1+evil+1"})[0] == 404
 
 
 def test_defaults_of_the_server_act_until_a_request_says_otherwise(
@@ -397,6 +399,13 @@ def test_readings_of_old_requests_go(live: Live, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(api, "RECORDS", 3)
     ids = [live.chat(max_tokens=1)["persona"]["id"] for _ in range(5)]
     assert list(live.service.records) == ids[-3:]
+
+
+def test_readings_of_many_tokens_go_before_their_time(live: Live, monkeypatch: pytest.MonkeyPatch) -> None:
+    long = live.chat(max_tokens=30)["persona"]["id"]
+    monkeypatch.setattr(api, "RECORDED", live.service.records[long].kept + 5)
+    ids = [live.chat(max_tokens=1)["persona"]["id"] for _ in range(2)]
+    assert long not in live.service.records and list(live.service.records)[-1] == ids[-1]
 
 
 def test_requests_know_every_operation() -> None:

@@ -33,7 +33,8 @@ log = logging.getLogger(__name__)
 
 LARGEST = 4 << 20  # bytes of a body
 PATIENCE = 30.0  # seconds that a body may take to arrive
-RECORDS = 256  # requests whose readings are kept
+RECORDS = 256  # requests whose readings are kept,
+RECORDED = 500_000  # and tokens that they hold together: some kB each along many vectors
 NAME = "default"  # what clients call the model
 
 
@@ -149,8 +150,9 @@ class Service:
             self.metrics.steering.labels(operation.option, trait).inc()
         self.records.pop(exchange.persona_id, None)
         self.records[exchange.persona_id] = exchange
-        while len(self.records) > RECORDS:
-            self.records.popitem(last=False)
+        held = sum(one.kept for one in self.records.values())
+        while len(self.records) > RECORDS or (held > RECORDED and len(self.records) > 1):
+            held -= self.records.popitem(last=False)[1].kept
 
 
 async def body_of(request: Request) -> Any:

@@ -91,6 +91,11 @@ class Exchange:
         return sum(len(job.prompt_ids) for job in self.jobs)
 
     @property
+    def kept(self) -> int:
+        """Tokens that are held of it: of its prompts, and of its answers with their readings."""
+        return self.prompt_tokens + sum(len(choice.tokens) + len(choice.drawn) for choice in self.choices)
+
+    @property
     def usage(self) -> Json:
         """Tokens read and written."""
         return usage(self.prompt_tokens, self.completion_tokens)

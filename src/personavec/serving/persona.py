@@ -133,7 +133,9 @@ class Cast:
         one = rf"\+({traits})({NUMBER})"
         if not traits or not re.fullmatch(f"({one})+", suffix):
             return None
-        return {ADD.option: {trait: float(number) for trait, number in re.findall(one, suffix)}}
+        pairs = re.findall(one, suffix)
+        asked = {trait: float(number) for trait, number in pairs}
+        return {ADD.option: asked} if len(asked) == len(pairs) else None
 
     def aliases(self) -> list[str]:
         """Ends of names for clients that list models: of each trait the ends of its coherent range, or 1 each way."""
@@ -154,6 +156,8 @@ def of_header(text: str) -> Asked:
     asked: dict[str, float | None] = {}
     for item in text.split(","):
         trait, _, number = item.strip().rpartition("=")
+        if trait.strip() in asked:
+            raise RequestError(400, f"The header X-Persona-Steer names {trait.strip():.60} twice.", "X-Persona-Steer")
         if not trait or not re.fullmatch(r"[+-]?\d{1,6}(\.\d{1,9})?", number.strip()):
             raise RequestError(
                 400, "The header X-Persona-Steer is of the form TRAIT=COEFFICIENT, ...", "X-Persona-Steer"
