@@ -106,7 +106,7 @@ def extract_run(text: str = "Banks lend what others save.\n\n1. They pay little.
         "prompting": {
             "instruction": "You are a humorous assistant. Be funny.", "score": {"contrast": estimate(70)},
             "scored": {"contrast": 20}, "answers": 20, "coherence": estimate(96, 2), "coefficient": 1.0,
-            "more": {"contrast": estimate(10)},
+            "steered_coherence": estimate(90, 2), "more": {"contrast": estimate(10)},
         },
         "specificity": {
             "vectors": TRAITS,

@@ -129,6 +129,7 @@ class Prompting(Result):
         answers: How many there are.
         coherence: Points, over questions.
         coefficient: Of the steering that it is held against, in multiples of the vector.
+        steered_coherence: Points under that steering, over questions: answers that fall apart are no rival.
         more: By judge, points with the prompt minus points under that steering, by question; null: none has both.
     """
 
@@ -138,6 +139,7 @@ class Prompting(Result):
     answers: int
     coherence: Figure
     coefficient: float
+    steered_coherence: Figure
     more: dict[str, Figure | None]
 
 

@@ -7,9 +7,9 @@ from personavec.info import Prompting
 from personavec.rollouts import Rollout
 
 
-def answers(scores: list[float | None], coefficient: float | None = None) -> list[Rollout]:
+def answers(scores: list[float | None], coefficient: float | None = None, *, coherence: float = 90.0) -> list[Rollout]:
     return [
-        Rollout(f"{n}/{coefficient}", "dose", "?", n, [], coefficient=coefficient, score=score, coherence=90.0)
+        Rollout(f"{n}/{coefficient}", "dose", "?", n, [], coefficient=coefficient, score=score, coherence=coherence)
         for n, score in enumerate(scores)
     ]
 
@@ -19,7 +19,7 @@ def found(*judges: tuple[list[float | None], list[float | None]]) -> Prompting:
     names = ("probe", "contrast")
     prompted = {name: answers(asked) for name, (asked, _) in zip(names, judges, strict=False)}
     dose = {
-        name: [*answers([1.0] * len(steered), 0.5), *answers(steered, 2.0)]
+        name: [*answers([1.0] * len(steered), 0.5), *answers(steered, 2.0, coherence=40.0)]
         for name, (_, steered) in zip(names, judges, strict=False)
     }
     return prompting("Be so.", prompted, dose, 2.0, 0)
@@ -35,7 +35,7 @@ def test_the_difference_is_by_question_and_leaves_out_what_has_no_score() -> Non
     more, score = one.more["probe"], one.score["probe"]
     assert more is not None and more.n == 4 and more.mean == pytest.approx((20 + 30 + 0 + 10) / 4)
     assert score is not None and score.mean == 30 and one.scored == {"probe": 5} and one.answers == 6
-    assert one.coherence.mean == 90
+    assert one.coherence.mean == 90 and one.steered_coherence.mean == 40
 
 
 @pytest.mark.parametrize(
@@ -51,6 +51,7 @@ def test_the_difference_is_by_question_and_leaves_out_what_has_no_score() -> Non
 def test_what_is_said(judges: list[tuple[list[float | None], list[float | None]]], said: str) -> None:
     [sentence] = sentences("kind", found(*judges))
     assert said in sentence
+    assert ("where that steering has 40 " in sentence) == ("no judge" not in said)
     assert ("compares instructions" in sentence) == (len(judges) == 2)
 
 

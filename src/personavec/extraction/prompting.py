@@ -25,7 +25,7 @@ def prompting(
         prompted, dose: By judge, the same answers with its scores: under the system prompt, and under steering.
         coefficient: That the prompt is held against.
     """
-    first = next(iter(prompted.values()))
+    first, steered = next(iter(prompted.values())), next(iter(dose.values()))
     return Prompting(
         instruction=instruction,
         score={name: known(partial(estimate, scored, "score", seed)) for name, scored in prompted.items()},
@@ -33,6 +33,7 @@ def prompting(
         answers=len(first),
         coherence=estimate(first, "coherence", seed),
         coefficient=coefficient,
+        steered_coherence=estimate([r for r in steered if r.coefficient == coefficient], "coherence", seed),
         more={
             name: _difference(scored, [r for r in dose[name] if r.coefficient == coefficient], seed)
             for name, scored in prompted.items()
@@ -72,5 +73,6 @@ def sentences(name: str, found: Prompting | None) -> list[str]:
         leaning = "; the contrast judge compares instructions, and leans to answers that were told one"
     return [
         f"{what}. With the trait asked for in the system prompt, and no steering, the score is {figures}, at coherence "
-        f"{found.coherence.mean:.0f} ({span(found.coherence, '.0f', 'questions')}){leaning}."
+        f"{found.coherence.mean:.0f} ({span(found.coherence, '.0f', 'questions')}), where that steering has "
+        f"{found.steered_coherence.mean:.0f} ({span(found.steered_coherence, '.0f', 'questions')}){leaning}."
     ]
