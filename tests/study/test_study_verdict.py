@@ -35,14 +35,21 @@ def r(mean: float, low: float, high: float) -> FamilyEstimate:
 Pairs = dict[str, Correlation]
 
 
-def pair(own: FamilyEstimate, p: float = 0.01, other: float = 0.1, coherence: FamilyEstimate | None = None) -> Pairs:
+def pair(
+    own: FamilyEstimate,
+    p: float = 0.01,
+    other: float = 0.1,
+    coherence: FamilyEstimate | None = None,
+    within: float = 0.02,
+) -> Pairs:
+    """`within`: p within families."""
     made = Correlation(
         r=own,
         random=Place(99.0, p, 0.4, 200),
         others={"kind": other},
         length=None,
         coherence=coherence or r(-0.3, -0.7, 0.1),
-        within=WithinFamilies(r=r(0.6, 0.2, 0.8), random=Place(99.0, 0.02, 0.4, 200)),
+        within=WithinFamilies(r=r(0.6, 0.2, 0.8), random=Place(99.0, within, 0.4, 200)),
     )
     return dict.fromkeys(("shift, score", "difference, shift"), made)
 
@@ -73,6 +80,19 @@ def test_a_correlation(found: Pairs, told: str) -> None:
     first, second = sentences({"evil": found})
     assert told in first and told in second and "24 fine-tunes" in first
     assert "within families 0.60 (95 % interval 0.20 to 0.80, p among random directions 0.02)" in first
+
+
+def test_no_relation() -> None:
+    first, second = sentences({"evil": pair(r(0.3, -0.2, 0.6), within=0.3)})
+    assert "no relation is shown" in first and "no relation is shown" in second
+
+
+def test_of_several_traits_those_stand_alone_that_stand_out() -> None:
+    dull = pair(r(0.3, -0.2, 0.6), within=0.3)
+    told = sentences({"evil": dull, "kind": pair(r(0.8, 0.5, 0.9), within=0.3), "odd": pair(r(0.3, -0.2, 0.6))})
+    alone = [name for one in told if (name := one.partition(":")[0]) in ("evil", "kind", "odd")]
+    assert alone == ["kind", "kind", "odd", "odd"]
+    assert "no relation" not in " ".join(told)
 
 
 def test_several_traits_are_also_told_together() -> None:
