@@ -35,6 +35,11 @@ class Middle:
         return f"{self.value:{form}} [{self.low:{form}}, {self.high:{form}}]"
 
 
+def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table."""
+    return "\n".join("| " + " | ".join(row) + " |" for row in [headings, ["---"] * len(headings), *rows])
+
+
 def show_estimate(estimate: Estimate | None, form: str = ".0f") -> str:
     """With its interval, where it has one."""
     if estimate is None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+from common import table
 from personavec import ChatModel, PersonaVector, UserError, extract, load_model, load_trait
 from personavec.extraction.result import ExtractionRun
 from personavec.extraction.specificity import matrix
@@ -43,11 +44,6 @@ def plainly(model: ChatModel, rollout: Rollout) -> torch.Tensor:
     ids = torch.tensor([[*rollout.prompt_ids, *rollout.response_ids]], device=model.device)
     states = model.model(input_ids=ids, output_hidden_states=True).hidden_states
     return torch.stack(states)[:, 0, len(rollout.prompt_ids) :].float().mean(1)
-
-
-def table(headings: list[str], rows: list[list[str]]) -> str:
-    """A Markdown table."""
-    return "\n".join("| " + " | ".join(row) + " |" for row in [headings, ["---"] * len(headings), *rows])
 
 
 def main() -> None:

@@ -9,15 +9,11 @@ import argparse
 from pathlib import Path
 
 from common import show_estimate as show
+from common import table
 from personavec import UserError, extract_from_texts, load_model, load_trait
 from personavec.extraction.given.result import Opinion, TextsRun
 from personavec.files import write_atomic
 from personavec.traits import library_names
-
-
-def table(headings: list[str], rows: list[list[str]]) -> str:
-    """A Markdown table."""
-    return "\n".join("| " + " | ".join(row) + " |" for row in [headings, ["---"] * len(headings), *rows])
 
 
 def steering(run: TextsRun, judge: Opinion) -> list[str]:
