@@ -27,8 +27,10 @@ fix: $(VENV)/.installed-dev
 test: $(VENV)/.installed-dev
 	@$(MAKE) --no-print-directory --jobs 2 lint pytest
 
+# One process more than there are cores: some tests wait for processes that they start.
+PROCESSES := $(BIN)/python -c 'import os; print(min(4, 1 + (os.cpu_count() or 1)))'
 pytest: $(VENV)/.installed-dev
-	$(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+	$(BIN)/pytest --numprocesses $$($(PROCESSES)) --dist loadfile --no-loadscope-reorder
 
 # The site, in build/site. In an environment of its own: what builds it reads the sources and imports none of them.
 DOCS := import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["docs"])

@@ -344,7 +344,7 @@ def test_neutral_statistics_computed_the_plain_way(run: Path, folder: Path) -> N
 def test_killed_and_restarted_ends_with_the_same_vector(run: Path, folder: Path, trait: Path, tmp_path: Path) -> None:
     out = tmp_path / "killed"
     log = out / "generated.jsonl"
-    for records in (5, 40, 60):
+    for records in (5, 60):
         process = children.command(*extraction(folder, trait, out))
         process.until(lambda least=records: log.exists() and log.read_bytes().count(b"\n") >= least)  # type: ignore[misc]
         process.kill()
