@@ -2,14 +2,17 @@
 
     python benchmarks/golden.py record before [--model MODEL]     # at the one commit
     python benchmarks/golden.py record after [--model MODEL]      # at the other
-    python benchmarks/golden.py compare before after
+    python benchmarks/golden.py compare before after [--within 1e-4]
 
-A record is a folder with what each command printed and every file it wrote. `compare` names each value of a JSON file,
-each line of text and each tensor that differs, but for what differs from run to run: times, versions, paths.
+With --first and --second other traits stand in the places of humorous and evil, say two that a tiny model was taught:
+the whole then takes minutes. A record is a folder with what each command printed and every file it wrote. `compare` names each value of a JSON file,
+each line of text and each tensor that differs, but for what differs from run to run: times, versions, paths; --within
+passes over numbers and tensors that differ by no more than that share, as rounding does where batches changed.
 """
 
 import argparse
 import json
+import math
 import os
 import re
 import subprocess
@@ -76,7 +79,7 @@ def chats(count: int, first: int) -> str:
     return "".join(lines)
 
 
-def record(out: Path, model: str) -> None:
+def record(out: Path, model: str, traits: dict[str, str]) -> None:
     """Run every command in `out`; one that was recorded before is not run again."""
     out.mkdir(parents=True, exist_ok=True)
     (out / "chats.jsonl").write_text(chats(24, 1) + '{"messages": "no list"}\n')
@@ -87,6 +90,8 @@ def record(out: Path, model: str) -> None:
             continue
         print(name, flush=True)
         given = [model if word == MODEL else word for word in arguments]
+        if file := traits.get(given[1]):
+            given[1:2] = [Path(file).stem, "--traits-from", str(Path(file).resolve())]
         if MODEL not in arguments and arguments[0] not in WITHOUT:
             given += ["--model", model]
         command = [sys.executable, "-m", "personavec", *given]
@@ -96,7 +101,7 @@ def record(out: Path, model: str) -> None:
         printed.write_text(done.stdout)
 
 
-def differences(before: Path, after: Path) -> Iterator[str]:
+def differences(before: Path, after: Path, within: float) -> Iterator[str]:
     """What differs between two records, a line each."""
     names = sorted({p.relative_to(top) for top in (before, after) for p in top.rglob("*") if p.is_file()})
     for name in names:
@@ -107,33 +112,36 @@ def differences(before: Path, after: Path) -> Iterator[str]:
             yield f"{name}: only in {before if a.exists() else after}"
         else:
             by_kind = {".safetensors": _tensors, ".json": _json, ".jsonl": _json_lines}
-            yield from (f"{name}: {line}" for line in by_kind.get(name.suffix, _texts)(a, b))
+            yield from (f"{name}: {line}" for line in by_kind.get(name.suffix, _texts)(a, b, within))
 
 
-def _tensors(a: Path, b: Path) -> Iterator[str]:
+def _tensors(a: Path, b: Path, within: float) -> Iterator[str]:
     one, other = load_file(a), load_file(b)
     for key in sorted(one.keys() | other.keys()):
         if key not in one or key not in other:
             yield f"{key} in one only"
-        elif one[key].shape != other[key].shape or not one[key].equal(other[key]):
+        elif one[key].shape != other[key].shape:
+            yield f"{key} has another shape"
+        elif not one[key].equal(other[key]):
             apart = (one[key].float() - other[key].float()).norm() / one[key].float().norm()
-            yield f"{key} differs by {float(apart):.1e} of its norm"
+            if not apart <= within:
+                yield f"{key} differs by {float(apart):.1e} of its norm"
 
 
-def _json(a: Path, b: Path) -> Iterator[str]:
-    yield from _values(json.loads(a.read_text()), json.loads(b.read_text()))
+def _json(a: Path, b: Path, within: float) -> Iterator[str]:
+    yield from _values(json.loads(a.read_text()), json.loads(b.read_text()), within)
 
 
-def _json_lines(a: Path, b: Path) -> Iterator[str]:
+def _json_lines(a: Path, b: Path, within: float) -> Iterator[str]:
     one, other = a.read_text().splitlines(), b.read_text().splitlines()
     if len(one) != len(other):
         yield f"{len(one)} and {len(other)} lines"
     for number, (x, y) in enumerate(zip(one, other, strict=False), 1):
         if x != y:
-            yield from (f"line {number}{line}" for line in _values(json.loads(x), json.loads(y)))
+            yield from (f"line {number}{line}" for line in _values(json.loads(x), json.loads(y), within))
 
 
-def _texts(a: Path, b: Path) -> Iterator[str]:
+def _texts(a: Path, b: Path, within: float) -> Iterator[str]:
     for number, (x, y) in enumerate(zip(_lines(a), _lines(b), strict=False), 1):
         if x != y:
             yield f"line {number}: {x!r} and {y!r}"
@@ -144,18 +152,22 @@ def _lines(path: Path) -> list[str]:
     return told.splitlines()
 
 
-def _values(a: Any, b: Any, place: str = "") -> Iterator[str]:
+def _values(a: Any, b: Any, within: float, place: str = "") -> Iterator[str]:
     if isinstance(a, dict) and isinstance(b, dict):
         for key in sorted((a.keys() | b.keys()) - VOLATILE):
             if key not in a or key not in b:
                 yield f"{place}.{key} in {'the first' if key in a else 'the second'} only"
             else:
-                yield from _values(a[key], b[key], f"{place}.{key}")
+                yield from _values(a[key], b[key], within, f"{place}.{key}")
     elif isinstance(a, list) and isinstance(b, list) and len(a) == len(b):
         for at, (x, y) in enumerate(zip(a, b, strict=True)):
-            yield from _values(x, y, f"{place}[{at}]")
-    elif a != b:
+            yield from _values(x, y, within, f"{place}[{at}]")
+    elif a != b and not _near(a, b, within):
         yield f"{place}: {str(a)[:80]} and {str(b)[:80]}"
+
+
+def _near(a: Any, b: Any, within: float) -> bool:
+    return isinstance(a, float) and isinstance(b, float) and math.isclose(a, b, rel_tol=within, abs_tol=within)
 
 
 def main() -> None:
@@ -164,14 +176,17 @@ def main() -> None:
     one = jobs.add_parser("record")
     one.add_argument("out", type=Path)
     one.add_argument("--model", default="default")
+    for place in ("first", "second"):
+        one.add_argument(f"--{place}", help="a file of a trait in the place of the library's")
     both = jobs.add_parser("compare")
     both.add_argument("before", type=Path)
     both.add_argument("after", type=Path)
+    both.add_argument("--within", type=float, default=0.0)
     given = parser.parse_args()
     if given.job == "record":
-        record(given.out, given.model)
+        record(given.out, given.model, {"humorous": given.first, "evil": given.second})
         return
-    found = list(differences(given.before, given.after))
+    found = list(differences(given.before, given.after, given.within))
     print(*found, f"{len(found)} differences", sep="\n")
     sys.exit(bool(found))
 
