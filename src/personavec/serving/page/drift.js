@@ -1,0 +1,55 @@
+// How the reading of a trait goes on over a conversation.
+
+import { measure, NORMAL, REACH, signed } from "./readings.js";
+import { state } from "./state.js";
+import { limitOf } from "./traits.js";
+import { path } from "./tree.js";
+import { html } from "./vendor/htm-preact.js";
+
+const [WIDTH, HEIGHT, LEFT, RIGHT, EDGE] = [320, 150, 26, 8, 10];
+
+export function Drift() {
+  const vector = state.known.data.find((one) => one.trait === state.trait);
+  const answers = path(state.tree).filter((turn) => turn.role === "assistant");
+  if (!vector?.normal.answer) return null;
+  const points = answers.map((turn) => measure(vector, turn)).filter((found) => found.before !== null || found.during !== null);
+  if (!points.length) return null;
+  const limit = answers.map((turn) => limitOf(turn, vector.trait)).findLast((one) => one !== null) ?? null;
+  const values = points.flatMap(({ before, during, half }) => [before, during, during - half, during + half]);
+  const most = Math.min(12, Math.max(REACH, limit ?? 0, ...values.map((z) => Math.ceil(Math.abs(z ?? 0)))));
+  const y = (z) => EDGE + ((HEIGHT - 2 * EDGE) * (most - Math.max(-most, Math.min(most, z)))) / (2 * most);
+  const x = (turn) => LEFT + ((WIDTH - LEFT - RIGHT) * (turn + 0.5)) / points.length;
+  const line = points.flatMap((found, at) => (found.during === null ? [] : [`${x(at)},${y(found.during)}`])).join(" ");
+  return html`
+    <section class="drift" aria-label="Drift">
+      <h2>${vector.trait} over the conversation</h2>
+      <svg viewBox=${`0 0 ${WIDTH} ${HEIGHT}`} aria-hidden="true">
+        <rect class="band" x=${LEFT} width=${WIDTH - LEFT} y=${y(NORMAL)} height=${y(-NORMAL) - y(NORMAL)} />
+        ${[-most, 0, most].map((z) => html`
+          <line class="zero" x1=${LEFT} x2=${WIDTH} y1=${y(z)} y2=${y(z)} />
+          <text x=${LEFT - 5} y=${y(z) + 4} text-anchor="end">${z ? signed(z, 0) : 0}</text>`)}
+        ${limit !== null && html`<line class="limit" x1=${LEFT} x2=${WIDTH} y1=${y(limit)} y2=${y(limit)} />`}
+        <polyline class="curve" points=${line} />
+        ${points.map(({ before, during, half }, at) => html`
+          ${before !== null && html`<circle class="before" cx=${x(at)} cy=${y(before)} r="3.5" />`}
+          ${during !== null && html`
+            ${half !== null && html`<line class="whisker" x1=${x(at)} x2=${x(at)} y1=${y(during - half)} y2=${y(during + half)} />`}
+            <circle class=${Math.abs(during) > NORMAL ? "during outside" : "during"} cx=${x(at)} cy=${y(during)} r="4" />`}
+        `)}
+      </svg>
+      <p class="hint">
+        ○ before, ● in each answer, by turn, in deviations; shaded: normal.
+        ${limit === null ? " No alarm limit is set." : ` Dashed: the alarm limit, ${signed(limit)}.`}
+      </p>
+      <details>
+        <summary>As a table</summary>
+        <table>
+          <thead><tr><th>answer</th><th>before</th><th>in it</th><th>±</th><th>tokens</th></tr></thead>
+          <tbody>${points.map(({ before, during, half, count }, at) => html`
+            <tr><td>${at + 1}</td><td>${signed(before)}</td><td>${signed(during)}</td><td>${half?.toFixed(1) ?? "–"}</td><td>${count}</td></tr>`)}
+          </tbody>
+        </table>
+      </details>
+    </section>
+  `;
+}
