@@ -10,6 +10,8 @@ from personavec.serving.persona import Cast
 from personavec.serving.readings import neutral, rounded
 from personavec.vector import PersonaVector
 
+EXAMPLES = 3  # questions that were asked in an extraction to see what the vector does
+
 
 def facts(cast: Cast, model: str) -> Json:
     """Of all vectors, as `GET /v1/persona/vectors` has it.
@@ -41,6 +43,7 @@ def _vector(vector: PersonaVector, cast: Cast) -> Json:
         "trait": vector.trait,
         "description": trait.get("description"),
         "opposite": trait.get("opposite"),
+        "examples": (trait.get("evaluation_questions") or [])[:EXAMPLES],
         "ready": is_ready,
         "word": ready.word if ready is not None and is_ready else None,
         "layer": vector.reading.layer,

@@ -33,10 +33,12 @@ function App() {
           <${Strip} answer=${answer} />
           <${Composer} />
         </section>
-        <aside id="panel" aria-label="Traits" tabindex="0">
-          <${Traits} answer=${answer} />
+        <aside id="panel" aria-label="Traits">
+          <div class="rack" tabindex="0" role="region" aria-label="Gauges and sliders">
+            <${Traits} answer=${answer} />
+            <${Settings} />
+          </div>
           <${Drift} />
-          <${Settings} />
         </aside>
       </main>
     `}
@@ -54,11 +56,11 @@ function spoken(answer) {
   return answer.control ? (sentences.at(-2) ?? "") : `${sentences.at(-1)} End of the answer.`;
 }
 
-/** The chosen trait's gauge, where the cards are not in sight. */
+/** What the colours mean; and the chosen trait's gauge, where the cards are not in sight. */
 function Strip({ answer }) {
   const vector = state.known.data.find((one) => one.trait === state.trait);
   if (!vector || !answer) return null;
-  return html`<div class="strip"><span>${vector.trait}</span><${Gauge} vector=${vector} found=${measure(vector, answer)} /></div>`;
+  return html`<div class="strip"><span>${vector.trait}</span><span class="scale">−3 <i></i> +3</span><${Gauge} vector=${vector} found=${measure(vector, answer)} /></div>`;
 }
 
 function Settings() {
@@ -98,6 +100,7 @@ function KeyDialog() {
   const send = (event) => {
     event.preventDefault();
     unlock(key.current.value);
+    if (!state.known) start();
   };
   return html`
     <${Dialog} title="An API key of this server">
@@ -157,5 +160,6 @@ async function start() {
 }
 
 onChange(() => render(html`<${App} />`, document.getElementById("app")));
+addEventListener("resize", () => set({ pointed: null }));
 addEventListener("hashchange", () => state.known && set(fromHash(location.hash, state)));
 start();

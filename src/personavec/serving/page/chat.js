@@ -1,6 +1,6 @@
 // The conversation: turns, their branches, and answers whose every token shows its reading.
 
-import { Bar } from "./gauge.js";
+import { Bar, side } from "./gauge.js";
 import { measure, ofPiece, signed } from "./readings.js";
 import { again, changed, goOn, isWriting, say, set, state, stop, textOf } from "./state.js";
 import { limitOf, partner } from "./traits.js";
@@ -17,17 +17,20 @@ export function Chat() {
   }, [written]);
   return html`
     <div class="turns" tabindex="0" role="region" aria-label="Conversation">
-      ${turns.length === 0 && html`<${Welcome} />`}
+      ${turns.length === 0 && html`<${Welcome} examples=${chosen()?.examples ?? []} />`}
       ${turns.map((turn) => (turn.role === "user" ? html`<${Said} key=${turn.id} turn=${turn} />` : html`<${Answers} key=${turn.id} turn=${turn} />`))}
       <div ref=${end}></div>
     </div>
   `;
 }
 
-const Welcome = () => html`
+const chosen = () => state.known.data.find((vector) => vector.trait === state.trait);
+
+const Welcome = ({ examples }) => html`
   <div class="welcome">
     <h2>Ask, push, and watch</h2>
     <p>Sliders push the model's character. Every token of an answer is coloured by what the model holds of a trait while it writes it.</p>
+    ${examples.map((text) => html`<button onClick=${() => set({ draft: text })}>${text}</button>`)}
   </div>
 `;
 
@@ -124,8 +127,8 @@ function Alarms({ turn }) {
 
 /** The reading of an answer in a line. */
 function Found({ turn }) {
-  const vector = state.known.data.find((one) => one.trait === state.trait);
-  const ended = { stopped: "stopped", length: "cut at the longest length" }[turn.ending];
+  const vector = chosen();
+  const ended = { stopped: "stopped", length: "cut there" }[turn.ending];
   const found = vector && measure(vector, turn);
   const reading = found?.count && found.during !== null && `${vector.trait} ${signed(found.during)}${found.half === null ? "" : ` ± ${found.half.toFixed(1)}`}`;
   return html`<span class="found">${[turn.control && "writing…", reading, found?.count && `${found.count} tokens`, ended].filter(Boolean).join(" · ")}</span>`;
@@ -140,15 +143,16 @@ class Tokens extends Component {
     return turn.pieces.map((piece, at) => {
       const z = vector ? ofPiece(vector, turn, piece) : null;
       const tint = z === null ? 0 : Math.min(Math.abs(z) / 3, 1);
-      return html`<span key=${at} data-at=${at} class=${`token ${z === null ? "" : z < 0 ? "below" : "above"}`}
-        style=${{ "--tint": tint.toFixed(2) }}>${piece.text}</span>`;
+      const [, space, text] = piece.text.match(/^(\s*)(.*)$/s);
+      return html`${text && space}<span key=${at} data-at=${at} class=${`token ${z === null ? "" : side(z)}`}
+        style=${{ "--tint": tint.toFixed(2) }}>${text || space}</span>`;
     });
   }
 }
 
 function Text({ turn }) {
   const box = useRef();
-  const vector = state.known.data.find((one) => one.trait === state.trait);
+  const vector = chosen();
   const looked = state.pointed?.turn === turn ? state.pointed.at : null;
   const point = (at) => {
     if (at === null) return set({ pointed: null });
@@ -189,16 +193,16 @@ export function Readout() {
   const style = { left: `${Math.max(8, Math.min(box.left, innerWidth - 268))}px`, [below ? "top" : "bottom"]: `${below ? box.bottom + 6 : innerHeight - box.top + 6}px` };
   const order = [...known.data].sort((one, two) => (two.trait === trait) - (one.trait === trait));
   const [drawn] = piece.likely;
-  const others = piece.likely.length === 1 ? drawn.top_logprobs.filter((one) => one.token !== drawn.token).slice(0, 3) : [];
+  const others = piece.likely.length === 1 ? drawn.top_logprobs.filter((one) => one.token !== drawn.token && one.logprob > -5) : [];
   const chance = (one) => `${(100 * Math.exp(one.logprob)).toFixed(0)} %`;
   return html`
     <div class="readout" role="status" style=${style}>
-      <p><b>${JSON.stringify(piece.text)}</b>${drawn && ` · ${piece.likely.length > 1 ? `${piece.likely.length} tokens` : chance(drawn)}`}</p>
+      <p><b>${JSON.stringify(piece.text)}</b>${drawn && ` · ${piece.likely.length > 1 ? `${piece.likely.length} tokens` : `chance ${chance(drawn)}`}`}</p>
       ${order.map((vector) => {
         const z = ofPiece(vector, turn, piece);
         return html`<div class="row"><span>${vector.trait}</span><${Bar} z=${z} /><span>${signed(z)}</span></div>`;
       })}
-      ${others.length > 0 && html`<p class="hint">else ${others.map((one) => `${JSON.stringify(one.token)} ${chance(one)}`).join(", ")}</p>`}
+      ${others.length > 0 && html`<p class="hint">instead ${others.map((one) => `${JSON.stringify(one.token)} ${chance(one)}`).join(", ")}</p>`}
     </div>
   `;
 }

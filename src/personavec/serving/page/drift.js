@@ -6,7 +6,7 @@ import { limitOf } from "./traits.js";
 import { path } from "./tree.js";
 import { html } from "./vendor/htm-preact.js";
 
-const [WIDTH, HEIGHT, LEFT, RIGHT, EDGE] = [320, 150, 26, 8, 10];
+const [WIDTH, HEIGHT, LEFT, RIGHT, EDGE] = [320, 112, 26, 8, 8];
 
 export function Drift() {
   const vector = state.known.data.find((one) => one.trait === state.trait);
@@ -37,12 +37,9 @@ export function Drift() {
             <circle class=${Math.abs(during) > NORMAL ? "during outside" : "during"} cx=${x(at)} cy=${y(during)} r="4" />`}
         `)}
       </svg>
-      <p class="hint">
-        ○ before, ● in each answer, by turn, in deviations; shaded: normal.
-        ${limit === null ? " No alarm limit is set." : ` Dashed: the alarm limit, ${signed(limit)}.`}
-      </p>
       <details>
-        <summary>As a table</summary>
+        <summary>○ before, ● in each answer; shaded: normal;
+          ${limit === null ? " no alarm limit is set" : ` dashed: alarm at ${signed(limit)}`}</summary>
         <table>
           <thead><tr><th>answer</th><th>before</th><th>in it</th><th>±</th><th>tokens</th></tr></thead>
           <tbody>${points.map(({ before, during, half, count }, at) => html`

@@ -58,8 +58,7 @@ export async function open() {
 /** Bring a key. */
 export function unlock(key) {
   api.setKey(key);
-  if (state.known) set({ asksKey: false });
-  else open();
+  set({ asksKey: false });
 }
 
 export const latest = () => path(state.tree).findLast((turn) => turn.role === "assistant") ?? null;

@@ -40,10 +40,12 @@ function Card({ vector, answer, other }) {
       <${Gauge} vector=${vector} found=${found ?? measure(vector, NOTHING)} other=${other && measure(vector, other)}
         limit=${limitOf(answer, trait)} />
       <${Slider} vector=${vector} />
-      <details>
-        <summary>What it is, and what it does</summary>
-        <${Evidence} vector=${vector} />
-      </details>
+      ${state.trait === trait && html`
+        <details>
+          <summary>What it is, and what it does</summary>
+          <${Evidence} vector=${vector} />
+        </details>
+      `}
     </section>
   `;
 }
@@ -58,7 +60,7 @@ function Figure({ vector, found }) {
   return html`
     <span class=${outside ? "figure outside" : "figure"}>
       ${signed(found.during)} ${found.half !== null && html`<small>± ${found.half.toFixed(1)}</small>`}
-      ${found.holdsPush ? html`<small class="flag">with the steering</small>` : outside && html`<small class="flag">outside</small>`}
+      ${found.holdsPush ? html`<small class="quiet">push included</small>` : outside && html`<small class="flag">outside</small>`}
     </span>
   `;
 }
@@ -78,14 +80,15 @@ function Slider({ vector }) {
         aria-valuetext=${`${signed(coefficient)} ${said}`} onInput=${(event) => steer(trait, Number(event.target.value))} />
       <output class=${beyond ? "beyond" : ""}>${coefficient ? signed(coefficient) : "0"}</output>
     </div>
-    <div class="ends">
-      <span>${opposite ?? "less"}</span>
-      <span class=${beyond ? "beyond" : ""}>
-        ${beyond ? "may be noise: " : ""}
-        ${vector.coherent_range ? `coherent ${signed(from)} to ${signed(to)}` : "coherent range not measured"}
-      </span>
-      <span>${trait}</span>
-    </div>
+    ${(beyond || state.trait === trait) && html`
+      <div class="ends">
+        <span>${opposite ?? "less"}</span>
+        <span class=${beyond ? "beyond" : ""}>
+          ${vector.coherent_range ? `${beyond ? "noise beyond" : "coherent"} ${signed(from)} to ${signed(to)}` : "range not measured"}
+        </span>
+        <span>${trait}</span>
+      </div>
+    `}
   `;
 }
 
@@ -117,7 +120,7 @@ const Key = ({ other }) => html`
       <dt><i class="mark bar"></i></dt><dd>The answer's mean; the line through it is its 95 % interval, tokens taken as independent, so at least that wide.</dd>
       <dt><i class="mark before"></i></dt><dd>The moment before the answer, after the prompt.</dd>
       <dt><i class="mark peak"></i></dt><dd>The highest 16 tokens in a row, which lie higher by chance alone.</dd>
-      <dt><i class="mark push"></i></dt><dd>What the steering itself adds to the reading, taken off the mean.</dd>
+      <dt><i class="mark push"></i></dt><dd>What the steering itself adds to the reading, taken off the mean. Where it acts by way of other layers it cannot be, and the figure says "push included".</dd>
       <dt><i class="mark other"></i></dt><dd>${other ? `The ${other.plain ? "plain" : "steered"} answer beside it.` : "The answer beside it, where there are two."}</dd>
     </dl>
   </details>
