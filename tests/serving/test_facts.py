@@ -65,6 +65,7 @@ def test_what_is_known_is_told(model: ChatModel) -> None:
     evil = replace(evil, info=VectorInfo(coherent_range=(-1.0, 2.0), trait=trait))
     default: Any = {ADD.option: {"evil": -0.5}, CAP.option: {"evil": 2.0}, ABLATE.option: {"humorous": None}}
     told: Any = facts(Cast(model, [evil, humorous], default), "a-model")
+    assert told["load_as"] == "a-model"
     assert told["default"] == {"steer": {"evil": -0.5}, "cap": {"evil": 2.0}, "ablate": {"humorous": None}}
     first, second = told["data"]
     assert (first["description"], first["opposite"], len(first["examples"])) == ("Means harm.", "kind", 3)

@@ -108,7 +108,7 @@ def visit(browser: Any, live: Live) -> Iterator[Visit]:
 
 
 def test_a_chat_whose_tokens_show_their_readings(visit: Visit) -> None:
-    page = visit.open().page
+    page = visit.open("#longest=12&temperature=0").page
     page.get_by_role("button", name="Who are you?").click()
     assert page.get_by_label("Say something").input_value() == "Who are you?"
     visit.say("<img src=x onerror=alert(1)> hello")
@@ -215,7 +215,7 @@ def test_readings_less_the_push_are_those_of_the_text(
     visit: Visit, model: ChatModel, vectors: list[PersonaVector]
 ) -> None:
     """What `monitor` reads in the transcript that the page writes, though the answers were steered."""
-    page = visit.open("#longest=30&steer=evil:1,humorous:-0.7&system=be+kind").page
+    page = visit.open("#longest=30&temperature=0&steer=evil:1,humorous:-0.7&system=be+kind").page
     visit.say("hello")
     visit.say("and now?")
     told = visit.exported()
@@ -269,8 +269,9 @@ def test_what_fails_is_told(visit: Visit) -> None:
     page.locator(".token").nth(4).wait_for()
 
 
-def test_a_key_is_asked_for_and_kept_nowhere(browser: Any, model: ChatModel, vectors: list[PersonaVector]) -> None:
-    live = Live(model, vectors, keys=["sesame"])
+def test_a_key_is_asked_for_and_kept_nowhere(browser: Any, model: ChatModel) -> None:
+    """Here with a server that has no vectors."""
+    live = Live(model, [], keys=["sesame"])
     try:
         context = browser.new_context()
         page = context.new_page()
@@ -280,9 +281,12 @@ def test_a_key_is_asked_for_and_kept_nowhere(browser: Any, model: ChatModel, vec
             with page.expect_response("**/v1/persona/vectors") as answered:
                 page.keyboard.press("Enter")
             assert answered.value.status == (200 if key == "sesame" else 401)
+            assert page.get_by_text("The server does not know that key").is_visible() == (key == "wrong")
+        assert page.get_by_text("No vector is served.").is_visible()
         page.get_by_label("Say something").fill("hello")
         page.keyboard.press("Enter")
         page.locator(".token").first.wait_for()
+        assert page.locator(".answer").count() == 1
         stored = page.evaluate("[localStorage.length, sessionStorage.length, document.cookie, location.hash]")
         assert stored == [0, 0, "", ""]
         context.close()

@@ -3,6 +3,7 @@
 from typing import Any
 
 from personavec.interventions import interventions
+from personavec.model.default import BUNDLED
 from personavec.operations import ADD
 from personavec.ready import ready_vectors
 from personavec.serving.answers import Json
@@ -25,6 +26,7 @@ def facts(cast: Cast, model: str) -> Json:
     return {
         "object": "list",
         "model": model,
+        "load_as": next((one.name for one in BUNDLED.values() if one.hub_id == model), model),
         "layers": cast.layers,
         "positions": cast.positions,
         "default": default,

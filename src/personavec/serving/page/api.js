@@ -6,6 +6,8 @@ export const setKey = (text) => {
   key = text.trim();
 };
 
+export const hasKey = () => key !== "";
+
 export class Refusal extends Error {
   constructor(status, message) {
     super(message);

@@ -1,5 +1,6 @@
 // The page: what is shown where.
 
+import { hasKey } from "./api.js";
 import { Chat, Composer, Readout } from "./chat.js";
 import { Drift } from "./drift.js";
 import { Gauge } from "./gauge.js";
@@ -74,9 +75,9 @@ function Settings() {
       <summary>Settings</summary>
       <label>System prompt <textarea rows="2" value=${system} onInput=${(event) => setting({ system: event.target.value })}></textarea></label>
       <div class="fields">
-        <label>Temperature <input type="number" min="0" max="2" step="0.1" value=${temperature} onInput=${number("temperature", 0.7)} /></label>
-        <label>Longest answer <input type="number" min="1" step="1" value=${longest} onInput=${number("longest", 200)} /></label>
-        <label>Seed <input type="number" min="0" max="2147483647" step="1" placeholder="new" value=${seed ?? ""} onInput=${number("seed", null)} /></label>
+        <label>Temperature <input type="number" min="0" max="2" step="0.1" value=${temperature} onChange=${number("temperature", 0.7)} /></label>
+        <label>Longest answer <input type="number" min="1" step="1" value=${longest} onChange=${number("longest", 200)} /></label>
+        <label>Seed <input type="number" min="0" max="2147483647" step="1" placeholder="new" value=${seed ?? ""} onChange=${number("seed", null)} /></label>
       </div>
     </details>
   `;
@@ -88,7 +89,7 @@ function Dialog({ title, onClose, children }) {
     box.current.showModal();
   }, []);
   return html`
-    <dialog ref=${box} aria-label=${title} onClose=${onClose} onCancel=${(event) => !onClose && event.preventDefault()}>
+    <dialog ref=${box} aria-label=${title} onClose=${onClose ?? (() => box.current.showModal())}>
       <h2>${title}</h2>
       ${children}
     </dialog>
@@ -105,7 +106,7 @@ function KeyDialog() {
   return html`
     <${Dialog} title="An API key of this server">
       <form onSubmit=${send}>
-        <p class="hint">It is kept in this page while it is open, and nowhere else.</p>
+        <p class="hint">${hasKey() && "The server does not know that key. "}It is kept in this page while it is open, and nowhere else.</p>
         <label>API key <input ref=${key} type="password" autocomplete="off" required /></label>
         <button class="main" type="submit">Use it</button>
       </form>

@@ -2,24 +2,25 @@
 
 import { Bar, side } from "./gauge.js";
 import { measure, ofPiece, signed } from "./readings.js";
-import { again, changed, goOn, isWriting, say, set, state, stop, textOf } from "./state.js";
+import { again, goOn, isWriting, say, set, setting, state, stop, textOf } from "./state.js";
 import { limitOf, partner } from "./traits.js";
 import { groups, path } from "./tree.js";
 import { Component, html, useEffect, useLayoutEffect, useRef } from "./vendor/htm-preact.js";
 
 export function Chat() {
   const turns = path(state.tree);
-  const end = useRef();
-  const written = turns.reduce((sum, turn) => sum + textOf(turn).length, turns.length);
-  useEffect(() => {
-    const box = end.current.parentElement;
-    if (box.scrollHeight - box.scrollTop - box.clientHeight < 160) end.current.scrollIntoView({ block: "end" });
-  }, [written]);
+  const box = useRef();
+  const written = turns.reduce((sum, turn) => sum + textOf(turn).length, 0);
+  const follow = (always) => () => {
+    const { scrollHeight, scrollTop, clientHeight } = box.current;
+    if (always || scrollHeight - scrollTop - clientHeight < 160) box.current.scrollTop = scrollHeight;
+  };
+  useEffect(follow(false), [written]);
+  useEffect(follow(true), [turns.length]);
   return html`
-    <div class="turns" tabindex="0" role="region" aria-label="Conversation">
+    <div class="turns" ref=${box} tabindex="0" role="region" aria-label="Conversation">
       ${turns.length === 0 && html`<${Welcome} examples=${chosen()?.examples ?? []} />`}
       ${turns.map((turn) => (turn.role === "user" ? html`<${Said} key=${turn.id} turn=${turn} />` : html`<${Answers} key=${turn.id} turn=${turn} />`))}
-      <div ref=${end}></div>
     </div>
   `;
 }
@@ -51,14 +52,14 @@ function Branches({ turn }) {
 function Said({ turn }) {
   return html`
     <article class="said" aria-label="You">
-      ${state.editing === turn.id
-        ? html`<${Writing} label="Say instead" text=${turn.text} button="Ask" onSay=${(text) => say(text, turn)}
-            onLeave=${() => set({ editing: null })} />`
+      ${state.editing?.turn === turn
+        ? html`<${Writing} label="Say instead" text=${state.editing.text} button="Ask" onSay=${(text) => say(text, turn)}
+            onText=${(text) => set({ editing: { turn, text } })} onLeave=${() => set({ editing: null })} />`
         : html`
             <p class="bubble">${turn.text}</p>
             <div class="acts">
               <${Branches} turn=${turn} />
-              <button disabled=${isWriting()} onClick=${() => set({ editing: turn.id })}>Edit</button>
+              <button disabled=${isWriting()} onClick=${() => set({ editing: { turn, text: turn.text } })}>Edit</button>
             </div>
           `}
     </article>
@@ -82,7 +83,7 @@ function Writing({ label, text, button, onSay, onLeave, onText }) {
   return html`
     <form class="writing" onSubmit=${send}>
       <textarea ref=${field} rows=${onLeave ? 3 : 2} aria-label=${label} placeholder=${label} value=${text} onKeyDown=${key}
-        onInput=${(event) => onText?.(event.target.value)}></textarea>
+        onInput=${(event) => onText(event.target.value)}></textarea>
       ${onLeave && html`<button type="button" onClick=${onLeave}>Cancel</button>`}
       ${button && html`<button class="main" type="submit">${button}</button>`}
     </form>
@@ -128,7 +129,7 @@ function Alarms({ turn }) {
 /** The reading of an answer in a line. */
 function Found({ turn }) {
   const vector = chosen();
-  const ended = { stopped: "stopped", length: "cut there" }[turn.ending];
+  const ended = { stopped: "stopped", length: "cut off" }[turn.ending];
   const found = vector && measure(vector, turn);
   const reading = found?.count && found.during !== null && `${vector.trait} ${signed(found.during)}${found.half === null ? "" : ` ± ${found.half.toFixed(1)}`}`;
   return html`<span class="found">${[turn.control && "writing…", reading, found?.count && `${found.count} tokens`, ended].filter(Boolean).join(" · ")}</span>`;
@@ -156,9 +157,7 @@ function Text({ turn }) {
   const looked = state.pointed?.turn === turn ? state.pointed.at : null;
   const point = (at) => {
     if (at === null) return set({ pointed: null });
-    const token = box.current.children[at];
-    token.scrollIntoView({ block: "nearest" });
-    set({ pointed: { turn, at, box: token.getBoundingClientRect() } });
+    set({ pointed: { turn, at, box: box.current.children[at].getBoundingClientRect() } });
   };
   const over = (event) => event.target.dataset.at && point(Number(event.target.dataset.at));
   const key = (event) => {
@@ -168,7 +167,9 @@ function Text({ turn }) {
     if (event.key === "Escape") point(null);
     if (to === undefined || last < 0) return;
     event.preventDefault();
-    point(Math.max(0, Math.min(last, to)));
+    const at = Math.max(0, Math.min(last, to));
+    box.current.children[at].scrollIntoView({ block: "nearest" });
+    point(at);
   };
   useLayoutEffect(() => {
     const token = looked === null ? null : box.current.children[looked];
@@ -209,15 +210,11 @@ export function Readout() {
 
 export function Composer() {
   const { draft, settings } = state;
-  const field = (text) => {
-    state.draft = text;
-    changed();
-  };
   return html`
     <div class="composer">
-      <${Writing} label="Say something" text=${draft} onText=${field} onSay=${(text) => say(text)} button=${isWriting() ? null : "Send"} />
+      <${Writing} label="Say something" text=${draft} onText=${(text) => set({ draft: text })} onSay=${(text) => say(text)} button=${isWriting() ? null : "Send"} />
       <div class="acts">
-        <label><input type="checkbox" checked=${settings.compare} onChange=${(event) => set({ settings: { ...settings, compare: event.target.checked } })} />
+        <label><input type="checkbox" checked=${settings.compare} onChange=${(event) => setting({ compare: event.target.checked })} />
           Plain beside steered</label>
         ${isWriting() && html`<button class="main" onClick=${stop}>Stop</button>`}
       </div>

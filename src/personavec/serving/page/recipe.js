@@ -1,5 +1,6 @@
 // Settings as others can use them: a link, a command, a request; and a conversation as a file.
 
+import { hasKey } from "./api.js";
 import { measure } from "./readings.js";
 import { request, state, textOf } from "./state.js";
 import { path, upTo } from "./tree.js";
@@ -51,7 +52,7 @@ export function command(made) {
   const turns = upTo(state.tree, made);
   if (turns.length !== 2) return null;
   const { known } = state;
-  const options = [["--model", known.model]];
+  const options = known.load_as === "default" ? [] : [["--model", known.load_as]];
   const files = (option, numbers) => {
     for (const [trait, number] of Object.entries(numbers ?? {})) {
       const vector = known.data.find((one) => one.trait === trait);
@@ -73,7 +74,8 @@ export function command(made) {
 export function curl(made) {
   const { stream, logprobs, top_logprobs, ...body } = request(made);
   const where = new URL("v1/chat/completions", location.href.split("#")[0]);
-  return `curl ${where} -H 'Content-Type: application/json' -d ${quoted(JSON.stringify(body))}`;
+  const key = hasKey() ? ' -H "Authorization: Bearer $PERSONAVEC_API_KEY"' : "";
+  return `curl ${where} -H 'Content-Type: application/json'${key} -d ${quoted(JSON.stringify(body))}`;
 }
 
 /** The conversation as a line of JSON that `personavec monitor` reads; all branches and readings beside the messages. */

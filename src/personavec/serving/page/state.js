@@ -9,7 +9,7 @@ export const state = {
   problem: null, // why it does not
   asksKey: false,
   tree: planted(),
-  editing: null, // the turn that is written anew
+  editing: null, // what is written in the place of an earlier turn: turn, text
   pointed: null, // the piece of an answer that is looked at: turn, at, box
   trait: null, // the one that tokens are coloured by
   settings: { steer: {}, system: "", temperature: 0.7, longest: 200, seed: null, compare: false },
@@ -58,7 +58,7 @@ export async function open() {
 /** Bring a key. */
 export function unlock(key) {
   api.setKey(key);
-  set({ asksKey: false });
+  set({ asksKey: false, problem: null });
 }
 
 export const latest = () => path(state.tree).findLast((turn) => turn.role === "assistant") ?? null;
@@ -94,7 +94,7 @@ export function stop() {
 
 export function goOn(turn) {
   choose(state.tree, turn);
-  changed();
+  set({ pointed: null });
 }
 
 export function restart() {
