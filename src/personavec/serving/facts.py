@@ -8,7 +8,7 @@ from personavec.operations import ADD
 from personavec.ready import ready_vectors
 from personavec.serving.answers import Json
 from personavec.serving.persona import Cast
-from personavec.serving.readings import neutral, rounded
+from personavec.serving.readings import neutral_of, rounded
 from personavec.vector import PersonaVector
 
 EXAMPLES = 3  # questions that were asked in an extraction to see what the vector does
@@ -51,7 +51,7 @@ def _vector(vector: PersonaVector, cast: Cast) -> Json:
         "layer": vector.reading.layer,
         "steered_at": vector.layer,
         "coherent_range": None if info.coherent_range is None else [*info.coherent_range],
-        "normal": {of: neutral(vector.reading, of) for of in ("answer", "prompt", "token")},
+        "normal": {of: neutral_of(vector.reading, of) for of in ("answer", "prompt", "token")},
         "auc": (read.get("separation") or {}).get("auc"),
         "effect": steer.get("effect"),
         "effect_at": steer.get("coefficient"),
