@@ -1,4 +1,4 @@
-"""The page at `/`: files as they lie in the folder `page`, without anything that a browser would fetch from elsewhere."""
+"""The page at `/`: files as they lie in the folder `page`, without anything that a browser would fetch elsewhere."""
 
 from collections.abc import Awaitable, Callable
 from pathlib import Path
