@@ -265,6 +265,31 @@ def test_a_recipe_is_shared(visit: Visit) -> None:
     assert page.get_by_label("Seed").input_value() == "7"
 
 
+def test_alarms_are_shown(visit: Visit) -> None:
+    """The server's answers as they are when it watches them."""
+
+    def with_limit(route: Any) -> None:
+        told = route.fetch().json()
+        told["data"][0]["alarm_at"] = 0.1 + 3 * 0.5
+        route.fulfill(json=told)
+
+    def with_alarm(route: Any) -> None:
+        alarm = {"rule": "during", "trait": "evil", "z": 3.5, "limit": 2.5}
+        said = route.fetch().text().replace('"summary":', f'"alarms":[{json.dumps(alarm)}],"summary":')
+        route.fulfill(body=said, content_type="text/event-stream")
+
+    page = visit.page
+    page.route("**/v1/persona/vectors", with_limit)
+    visit.open()
+    visit.say("hello")
+    assert page.locator("svg .limit").count() == 0  # nobody says that the limit is for answers like this one
+    page.route("**/v1/chat/completions", with_alarm)
+    visit.say("hello")
+    assert page.locator(".answer .alarm").inner_text() == "Alarm: evil in the answer: +3.5, limit +2.5"
+    assert page.locator("svg .limit").count() == 3  # of the card, the strip and the curve
+    assert "alarm of a passage at +3.0" in page.locator(".drift summary").inner_text()
+
+
 def test_what_fails_is_told(visit: Visit) -> None:
     page = visit.open("#longest=100000").page
     visit.expected.append("Failed to load resource: the server responded with a status of 400 (Bad Request)")

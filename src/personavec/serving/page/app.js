@@ -4,7 +4,7 @@ import { hasKey } from "./api.js";
 import { Chat, Composer, Readout } from "./chat.js";
 import { Drift } from "./drift.js";
 import { Gauge } from "./gauge.js";
-import { measure } from "./readings.js";
+import { limitOf, measure } from "./readings.js";
 import { command, curl, fromHash, toHash, transcript } from "./recipe.js";
 import { isWriting, latest, onChange, open, restart, set, setting, state, textOf, unlock } from "./state.js";
 import { Traits } from "./traits.js";
@@ -61,7 +61,8 @@ function spoken(answer) {
 function Strip({ answer }) {
   const vector = state.known.data.find((one) => one.trait === state.trait);
   if (!vector || !answer) return null;
-  return html`<div class="strip"><span>${vector.trait}</span><span class="scale">−3 <i></i> +3</span><${Gauge} vector=${vector} found=${measure(vector, answer)} /></div>`;
+  return html`<div class="strip"><span>${vector.trait}</span><span class="scale">−3 <i></i> +3</span><${Gauge} vector=${vector} found=${measure(vector, answer)}
+    limit=${limitOf(vector, answer)} /></div>`;
 }
 
 function Settings() {

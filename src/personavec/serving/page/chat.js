@@ -3,7 +3,7 @@
 import { Bar, side } from "./gauge.js";
 import { measure, ofPiece, signed } from "./readings.js";
 import { again, goOn, isWriting, say, set, setting, state, stop, textOf } from "./state.js";
-import { limitOf, partner } from "./traits.js";
+import { partner } from "./traits.js";
 import { groups, path } from "./tree.js";
 import { Component, html, useEffect, useLayoutEffect, useRef } from "./vendor/htm-preact.js";
 
@@ -121,9 +121,13 @@ function Answer({ turn, paired, goesOn }) {
 const pushed = (steer) =>
   Object.entries(steer).filter(([, by]) => by).map(([trait, by]) => `${trait} ${signed(by)}`).join(", ");
 
+const RULES = { before: "before the answer", during: "in the answer", conversation: "over the conversation", traffic: "over all traffic" };
+
+/** What the server raised, in deviations of its normal traffic. */
 function Alarms({ turn }) {
-  const raised = Object.keys(turn.summary ?? {}).filter((trait) => turn.summary[trait]?.alarm);
-  return raised.length > 0 && html`<span class="alarm" role="alert">Alarm: ${raised.join(", ")}</span>`;
+  const told = (turn.alarms ?? []).map(({ rule, trait, z, limit }) =>
+    `${trait} ${RULES[rule] ?? rule}: ${signed(z)}, limit ${signed(limit)}`);
+  return told.length > 0 && html`<span class="alarm" role="alert">Alarm: ${told.join("; ")}</span>`;
 }
 
 /** The reading of an answer in a line. */

@@ -48,6 +48,12 @@ export function measure(vector, answer) {
   return found;
 }
 
+/** Where the alarm of a trait is raised, for the highest passage of an answer like this one; null: no limit, or none that fits. */
+export function limitOf(vector, answer) {
+  if (vector.alarm_at == null || !answer?.alarms) return null;
+  return standard(vector.alarm_at - (answer.push[vector.trait] ?? 0), vector.normal.answer);
+}
+
 function highest(values) {
   const size = Math.min(WINDOW, values.length);
   let sum = values.slice(0, size).reduce((total, value) => total + value, 0);

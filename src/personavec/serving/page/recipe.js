@@ -86,10 +86,10 @@ export function transcript() {
   const messages = turns.map((turn) => ({ role: turn.role, content: textOf(turn) })).filter(({ content }) => content);
   const told = (turn) => {
     if (turn.role === "user") return { id: turn.id, parent: turn.parent, role: turn.role, content: turn.text };
-    const { id, parent, role, pair, plain, steer, seed, temperature, longest, push, prompt, pieces, summary, ending } = turn;
+    const { id, parent, role, pair, plain, steer, seed, temperature, longest, push, prompt, pieces, summary, alarms, ending } = turn;
     const measured = Object.fromEntries(known.data.map((vector) => [vector.trait, measure(vector, turn)]));
     return {
-      id, parent, role, content: textOf(turn), system: turn.system, pair, plain, steer, seed, temperature, longest, ending,
+      id, parent, role, content: textOf(turn), system: turn.system, pair, plain, steer, seed, temperature, longest, ending, alarms,
       readings: { prompt, tokens: pieces.map(({ text, readings }) => ({ text, readings })), summary, push, measured },
     };
   };

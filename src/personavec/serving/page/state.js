@@ -109,7 +109,7 @@ async function write(turn, seed, pair, plain) {
   const made = add(state.tree, turn.id, {
     role: "assistant", pair, plain, steer, seed, temperature: settings.temperature, longest: settings.longest,
     system: settings.system, push: Object.fromEntries(shifts), prompt: {}, pieces: [], summary: null,
-    steering: [], warnings: [], ending: null, error: null, control: new AbortController(),
+    steering: [], warnings: [], alarms: null, ending: null, error: null, control: new AbortController(),
   });
   changed();
   try {
@@ -149,6 +149,7 @@ export const textOf = (turn) => turn.text ?? turn.pieces.map((piece) => piece.te
 
 function take(made, { choices: [choice], persona = {} }) {
   if (persona.prompt) Object.assign(made, { prompt: persona.prompt, steering: persona.steering });
+  if (persona.alarms !== undefined) made.alarms = persona.alarms;
   if (persona.warnings) made.warnings = persona.warnings;
   if (persona.summary) made.summary = persona.summary;
   if (choice.finish_reason) made.ending = choice.finish_reason;

@@ -1,12 +1,10 @@
 // A card for each trait: what is read of it, and how far it is pushed.
 
 import { Gauge } from "./gauge.js";
-import { isBeyond, measure, NORMAL, reach, signed } from "./readings.js";
+import { isBeyond, limitOf, measure, NORMAL, reach, signed } from "./readings.js";
 import { set, state, steer } from "./state.js";
 import { groups } from "./tree.js";
 import { html } from "./vendor/htm-preact.js";
-
-export const limitOf = (answer, trait) => answer?.summary?.[trait]?.limit ?? null;
 
 /** What was asked for together with an answer. */
 export const partner = (answer) =>
@@ -38,7 +36,7 @@ function Card({ vector, answer, other }) {
         <${Figure} ...${{ vector, found }} />
       </div>
       <${Gauge} vector=${vector} found=${found ?? measure(vector, NOTHING)} other=${other && measure(vector, other)}
-        limit=${limitOf(answer, trait)} />
+        limit=${limitOf(vector, answer)} />
       <${Slider} vector=${vector} />
       ${state.trait === trait && html`
         <details>
@@ -120,6 +118,7 @@ const Key = ({ other }) => html`
       <dt><i class="mark bar"></i></dt><dd>The answer's mean; the line through it is its 95 % interval, tokens taken as independent, so at least that wide.</dd>
       <dt><i class="mark before"></i></dt><dd>The moment before the answer, after the prompt.</dd>
       <dt><i class="mark peak"></i></dt><dd>The highest 16 tokens in a row, which lie higher by chance alone.</dd>
+      <dt><i class="mark limit"></i></dt><dd>Where an alarm is raised of that, if the server watches its answers.</dd>
       <dt><i class="mark push"></i></dt><dd>What the steering itself adds to the reading, taken off the mean. Where it acts by way of other layers it cannot be, and the figure says "push included".</dd>
       <dt><i class="mark other"></i></dt><dd>${other ? `The ${other.plain ? "plain" : "steered"} answer beside it.` : "The answer beside it, where there are two."}</dd>
     </dl>
