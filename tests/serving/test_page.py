@@ -333,12 +333,13 @@ def test_everybody_can_use_it(visit: Visit, scheme: str) -> None:
     page = visit.page
     page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
     page.set_viewport_size(PHONE)
-    visit.open("#longest=40&seed=5&steer=evil:1&compare=1")
+    visit.open("#longest=20&seed=5&steer=evil:1&compare=1")
+    only = {"runOnly": ["color-contrast"]} if scheme == "dark" else {}  # all else is the same
 
     def check() -> None:
-        assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
-        found = axe.run(page).response["violations"]
+        found = axe.run(page, options={"resultTypes": ["violations"], **only}).response["violations"]
         assert not [(one["id"], [node["html"] for node in one["nodes"]]) for one in found]
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
 
     visit.say("a-word-that-is-longer-than-the-screen-of-a-phone-is-wide-and-has-no-space")
     page.locator(".answer .text").last.focus()
@@ -352,8 +353,7 @@ def test_everybody_can_use_it(visit: Visit, scheme: str) -> None:
     check()
     visit.button("Close").click()
     page.set_viewport_size({"width": 1280, "height": 800})
-    check_wide = axe.run(page).response["violations"]
-    assert not [one["id"] for one in check_wide]
+    check()
 
 
 def test_files_are_sent_under_a_strict_policy(model: ChatModel) -> None:

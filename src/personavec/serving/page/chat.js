@@ -119,7 +119,7 @@ function Answer({ turn, paired, goesOn }) {
 }
 
 const pushed = (steer) =>
-  Object.entries(steer).filter(([, by]) => by).map(([trait, by]) => `${trait} ${signed(by)}`).join(", ");
+  Object.entries(steer).filter(([, by]) => by).map(([trait, by]) => `${trait} ${by > 0 ? "+" : ""}${by}`).join(", ");
 
 const RULES = { before: "before the answer", during: "in the answer", conversation: "over the conversation", traffic: "over all traffic" };
 
