@@ -90,10 +90,8 @@ function Slider({ vector }) {
   `;
 }
 
-const interval = ({ mean, low, high, n }, digits, sign) => {
-  const told = (number) => (sign ? signed(number, digits) : number.toFixed(digits));
-  return `${told(mean)}${low === null ? "" : ` [${told(low)}, ${told(high)}]`}, n = ${n}`;
-};
+const interval = ({ mean, low, high, n }, unit, told) =>
+  `${told(mean)}${unit}${low === null ? "" : ` [${told(low)}, ${told(high)}]`}, n = ${n}`;
 
 function Evidence({ vector }) {
   const { description, auc, effect, effect_at, chance, word, layer, steered_at } = vector;
@@ -101,9 +99,9 @@ function Evidence({ vector }) {
     ${description && html`<p>${description}</p>`}
     <dl>
       ${word && html`<dt>Found</dt><dd>${word}</dd>`}
-      ${effect && html`<dt>Steering</dt><dd>${interval(effect, 1, true)} points from ${signed(-effect_at)} to ${signed(effect_at)};
+      ${effect && html`<dt>Steering</dt><dd>${interval(effect, " points", (points) => signed(points))} from ${signed(-effect_at)} to ${signed(effect_at)};
         random directions ${chance.toFixed(1)} at most in 95 of 100</dd>`}
-      ${auc && html`<dt>Reading</dt><dd>AUC ${interval(auc, 2, false)}</dd>`}
+      ${auc && html`<dt>Reading</dt><dd>AUC ${interval(auc, "", (share) => share.toFixed(2))}</dd>`}
       <dt>Layer</dt><dd>${layer === steered_at ? layer : `read at ${layer}, steered at ${steered_at}`}</dd>
     </dl>
   `;
