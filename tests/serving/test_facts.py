@@ -33,8 +33,8 @@ def test_a_push_is_told_where_it_can_be(model: ChatModel) -> None:
     }
     along = float(humorous.at(3) @ evil.unit(2))
     assert pushes(model, layers=3)["humorous"]["evil"] == 0.0
-    at_two: Any = facts(Cast(model, [evil, humorous.using(2)], {}), model.id)["data"][1]
-    assert at_two["push"]["evil"] == pytest.approx(float(humorous.at(2) @ evil.unit(2)), rel=1e-5) != along
+    at_two: Any = facts(Cast(model, [evil, humorous.using(2)], {}), model.id)
+    assert at_two["data"][1]["push"]["evil"] == pytest.approx(float(humorous.at(2) @ evil.unit(2)), rel=1e-5) != along
     for options in ({"layers": "all"}, {"positions": "prompt"}):
         assert set(pushes(model, **options)["evil"].values()) == {None}
 

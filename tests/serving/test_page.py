@@ -102,11 +102,10 @@ def visit(browser: Any, live: Live) -> Iterator[Visit]:
     context = browser.new_context(accept_downloads=True)
     page = context.new_page()
     page.set_default_timeout(60_000)
-    wrong: list[str] = []
+    visited, wrong = Visit(page, live), list[str]()
     page.on("console", lambda said: wrong.append(said.text) if said.type in ("error", "warning") else None)
     page.on("pageerror", lambda error: wrong.append(str(error)))
     page.on("request", lambda r: None if r.url.startswith((visited.address, "blob:", "data:")) else wrong.append(r.url))
-    visited = Visit(page, live)
     yield visited
     context.close()
     assert not [said for said in wrong if said not in visited.expected]
