@@ -22,9 +22,11 @@ from personavec.serving.answers import ChatShape, CompletionShape, Shape
 from personavec.serving.bodies import ChatBody, CompletionBody, checked
 from personavec.serving.engine import BusyError, ClosingError, Job, StepLoop
 from personavec.serving.exchange import EventStream, Exchange
+from personavec.serving.facts import facts
 from personavec.serving.failures import RequestError, failure
 from personavec.serving.guard import Guard
 from personavec.serving.metrics import Metrics
+from personavec.serving.page import page_routes
 from personavec.serving.persona import Asked, Cast, of_body, of_header
 from personavec.serving.settings import ServeSettings
 from personavec.serving.strict import parse
@@ -233,6 +235,11 @@ def openai_routes(service: Service) -> APIRouter:
 def own_routes(service: Service) -> APIRouter:
     """What the server knows besides."""
     routes = APIRouter()
+    known = facts(service.cast, service.model.id)
+
+    @routes.get("/v1/persona/vectors")
+    async def vectors() -> Response:
+        return JSONResponse(known)
 
     @routes.get("/v1/persona/readings/{id}")
     async def readings(id: str) -> Response:
@@ -269,6 +276,7 @@ def create_app(service: Service, *, keys: Sequence[str] = (), hosts: Sequence[st
     )  # fmt: skip
     app.include_router(openai_routes(service))
     app.include_router(own_routes(service))
+    app.include_router(page_routes())
     _describe(app)
     endpoints = set(app.openapi()["paths"])
     app.add_middleware(Guard, keys=keys, hosts=hosts, endpoints=endpoints, metrics=service.metrics)

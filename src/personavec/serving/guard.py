@@ -7,13 +7,14 @@ from typing import Any
 
 from personavec.serving.failures import RequestError
 from personavec.serving.metrics import Metrics
+from personavec.serving.page import PATHS
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Scope]]
 Send = Callable[[Scope], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-OPEN = frozenset({"/health"})  # asked without a key
+OPEN = frozenset({"/health", *PATHS})  # asked without a key
 
 
 class Guard:

@@ -26,7 +26,7 @@ class Meter:
         self.vectors = reading_sides(vectors)
         self.names = [vector.trait for vector in self.vectors]
         self._neutral = {
-            (vector.trait, of): _neutral(vector, of) for vector in self.vectors for of in ("answer", "prompt")
+            (vector.trait, of): neutral_of(vector, of) for vector in self.vectors for of in ("answer", "prompt")
         }
         layers = sorted({vector.layer for vector in self.vectors})
         self._members = {layer: [i for i, v in enumerate(self.vectors) if v.layer == layer] for layer in layers}
@@ -92,7 +92,8 @@ class Meter:
         return None if neutral is None else round((value - neutral[0]) / neutral[1], 4)
 
 
-def _neutral(vector: PersonaVector, of: Literal["answer", "prompt"]) -> tuple[float, float] | None:
+def neutral_of(vector: PersonaVector, of: Literal["answer", "prompt", "token"]) -> tuple[float, float] | None:
+    """Mean and deviation of the neutral answers' readings at the vector's layer; None: not known, or all alike."""
     try:
         mean, deviation = vector.neutral(vector.layer, of=of)
     except UserError:
