@@ -129,7 +129,11 @@ def _along(vectors: Sequence[PersonaVector], tokens: Tensor) -> dict[str, Projec
     figures = (tokens[0], tokens[1:].mean(0), highest(tokens[1:]))
     return {
         vector.trait: Projection(
-            before, mean, most, _z(vector, before, prompt=True), *(_z(vector, one, prompt=False) for one in (mean, most))
+            before,
+            mean,
+            most,
+            _z(vector, before, prompt=True),
+            *(_z(vector, one, prompt=False) for one in (mean, most)),
         )
         for vector, before, mean, most in zip(vectors, *(figure.tolist() for figure in figures), strict=True)
     }

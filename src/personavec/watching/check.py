@@ -1,5 +1,6 @@
 """Are limits still right, on another engine, after quantisation, a month later?"""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -7,8 +8,8 @@ import numpy as np
 
 from personavec.errors import UserError
 from personavec.report.words import span
-from personavec.stats.alarms import rate_of_groups, starts_of
-from personavec.stats.bootstrap import bootstrap_mean, draw_weights, interval
+from personavec.stats.alarms import rate_of_groups, spread_of_groups
+from personavec.stats.bootstrap import interval
 from personavec.stats.estimate import Estimate
 from personavec.stats.numbers import Floats
 from personavec.watching.log import LoggedAnswer, Traffic, fits, read_log
@@ -51,7 +52,7 @@ def check_limits(log: Path | str, limits: Limits) -> LimitsCheck:
             promised=known.rate,
             found=found,
             found_by_trait={t: rate_of_groups(seen.alone[:, i], seen.groups) for i, t in enumerate(traffic.traits)},
-            holds=found.low <= known.rate,
+            holds=found.low <= known.rate_high,
         )
     drift = _drift(limits, traffic)
     return LimitsCheck(
@@ -67,20 +68,23 @@ def check_limits(log: Path | str, limits: Limits) -> LimitsCheck:
 
 def _drift(limits: Limits, traffic: Traffic) -> dict[str, Drift]:
     z = known_scale(limits.rules["traffic"], traffic).of_values(traffic.mean)
-    return {
-        trait: Drift(mean=bootstrap_mean(z[:, place], traffic.groups.tolist()), deviation=_spread(z[:, place], traffic))
-        for place, trait in enumerate(traffic.traits)
-    }
+    found = {}
+    for place, trait in enumerate(traffic.traits):
+        drawn = spread_of_groups(z[:, place], traffic.groups)
+        mean, deviation = (
+            _with_error(some, error, traffic.conversations)
+            for some, error in zip(drawn, limits.errors[trait], strict=True)
+        )
+        found[trait] = Drift(mean=mean, deviation=deviation)
+    return found
 
 
-def _spread(values: Floats, traffic: Traffic) -> Estimate:
-    """The standard deviation with an interval from resampling conversations."""
-    starts, count = starts_of(traffic.groups), traffic.conversations
-    centred = values - values.mean()
-    sums = [np.add.reduceat(one, starts) for one in (np.ones_like(values), centred, centred**2)]
-    sizes, means, squares = (np.vstack([np.ones(count), draw_weights(count, 0, 2000)]) @ one for one in sums)
-    found = np.sqrt(np.maximum(squares / sizes - (means / sizes) ** 2, 0))
-    return Estimate(float(found[0]), *interval(found[1:], count, (0.0, np.inf)), count)
+def _with_error(drawn: Floats, error: float, count: int) -> Estimate:
+    """A figure, the first, with the interval of its draws and of the standard error of what it is compared with."""
+    value, (low, high) = float(drawn[0]), interval(drawn[1:], count, (-np.inf, np.inf))
+    return Estimate(
+        value, value - math.hypot(value - low, 1.96 * error), value + math.hypot(high - value, 1.96 * error), count
+    )
 
 
 def _sentences(rules: Mapping[RuleName, RuleCheck], drift: Mapping[str, Drift]) -> Iterator[str]:

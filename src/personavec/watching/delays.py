@@ -13,6 +13,7 @@ from personavec.watching.rules import known_scale, readings
 
 DRIFTS = (0.5, 1.0, 2.0)  # deviations of normal answers
 QUANTILES = (0.025, 0.5, 0.975)
+LEFT = 10  # conversations that still go on, of fewer nothing is told
 DRAWS = 200  # traffics in which a drift begins
 
 
@@ -26,21 +27,25 @@ def delay_table(limits: Limits, traffic: Traffic, seed: int) -> tuple[Delay, ...
 
 
 def _delay(rule: RuleName, drift: float, times: Codes, alarmed: NDArray[np.bool_], n: int) -> Delay:
-    low, median, high = quantiles_with_ends(times, alarmed)
+    low, median, high = quantiles_with_ends(times, alarmed, 1 if rule == "traffic" else LEFT)
     return Delay(rule=rule, drift=drift, low=low, median=median, high=high, n=n)
 
 
-def quantiles_with_ends(times: ArrayLike, alarmed: ArrayLike) -> list[int | None]:
+def quantiles_with_ends(times: ArrayLike, alarmed: ArrayLike, least: int = 1) -> list[int | None]:
     """Quantiles of times of which some ended before what was waited for came (Kaplan and Meier 1958).
 
     Args:
         times: (m,) when it came, or the end.
         alarmed: (m,) whether it came.
+        least: Of fewer cases that still go on nothing is told.
     """
     when, came = np.asarray(times), np.asarray(alarmed, dtype=bool)
     left, found = 1.0, dict.fromkeys(QUANTILES)
     for time in np.unique(when[came]).tolist():
-        left *= 1 - (when[came] == time).sum() / (when >= time).sum()
+        going = int((when >= time).sum())
+        if going < least:
+            break
+        left *= 1 - int((when[came] == time).sum()) / going
         for quantile, known in found.items():
             if known is None and 1 - left >= quantile - 1e-9:
                 found[quantile] = time

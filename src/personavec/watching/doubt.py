@@ -5,8 +5,7 @@ from collections.abc import Callable, Sequence
 from personavec.errors import UserError
 from personavec.judges.base import JudgeModel, announce
 from personavec.rollouts import Rollout
-from personavec.traits import Trait as Trait
-from personavec.traits import load_trait
+from personavec.traits import Trait, load_trait
 from personavec.watching.log import LoggedAnswer
 from personavec.watching.result import Alarm
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from personavec.stats.alarms import check_groups, groups_needed, least_groups, rate_of_groups
+from personavec.report.words import span
+from personavec.stats.alarms import check_groups, groups_needed, rate_of_groups, spread_of_groups
 from personavec.stats.estimate import Estimate
 from personavec.watching.delays import delay_table
 from personavec.watching.log import Traffic, commonest, read_log
@@ -32,8 +33,7 @@ def calibrate_limits(log: Path | str, out: Path | str, settings: WatchSettings |
     answers = read_log(log)
     kind, alike = commonest(answers)
     traffic = Traffic.of(alike, kind.traits)
-    needed = least_groups(settings.rate) if len(kind.traits) == 1 else groups_needed(settings.rate)
-    check_groups(traffic.conversations, settings.rate, "conversations", max(needed, groups_needed(settings.rate)))
+    check_groups(traffic.conversations, settings.rate, "conversations", groups_needed(settings.rate))
     rules = {rule: rule_limits(rule, traffic, settings) for rule in RULES}
     rules = {rule: _held_out(rule, found, traffic, settings) for rule, found in rules.items()}
     limits = Limits(
@@ -42,13 +42,21 @@ def calibrate_limits(log: Path | str, out: Path | str, settings: WatchSettings |
         traits=kind.traits, vectors=dict(kind.vectors), steering=kind.steering,
         answers=len(traffic.answers), conversations=traffic.conversations,
         left_out=len(answers) - len(traffic.answers),
-        horizon=settings.horizon or traffic.conversations, rules=rules, delays=(), warnings=(),
+        horizon=settings.horizon or traffic.conversations, errors=_errors(traffic), rules=rules, delays=(), warnings=(),
     )  # fmt: skip
     limits = limits.model_copy(update={"delays": delay_table(limits, traffic, settings.seed)})
     limits = limits.model_copy(update={"warnings": _warnings(limits, settings)})
     limits.write(out)
     write_limits_page(limits, traffic, out.with_suffix(".html"))
     return limits
+
+
+def _errors(traffic: Traffic) -> dict[str, tuple[float, float]]:
+    found = {}
+    for place, trait in enumerate(traffic.traits):
+        means, deviations = spread_of_groups(traffic.mean[:, place], traffic.groups)
+        found[trait] = (float(means[1:].std() / deviations[0]), float(deviations[1:].std() / deviations[0]))
+    return found
 
 
 def _held_out(rule: RuleName, found: RuleLimits, traffic: Traffic, settings: WatchSettings) -> RuleLimits:
@@ -88,9 +96,9 @@ def _warnings(limits: Limits, settings: WatchSettings) -> tuple[str, ...]:
             f"False alarms could not be counted among conversations that the limits do not know: this takes {needed}."
         )
     said += [
-        f"{RULES[rule]}: {found.mean:.3f} of the conversations' answers that limits did not know alarmed (95 % interval "
-        f"{found.low:.3f} to {found.high:.3f}), more than the {limits.rules[rule].rate:g} promised. Is the log of one "
-        "kind of traffic?"
+        f"{RULES[rule]}: of what limits did not know a share of {found.mean:.3f} alarmed "
+        f"({span(found, '.3f', 'conversations')}), more than the {limits.rules[rule].rate:g} promised. Is the log of "
+        "one kind of traffic?"
         for rule, found in held
         if found.low > limits.rules[rule].rate
     ]

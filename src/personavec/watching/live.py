@@ -4,8 +4,8 @@ from collections import OrderedDict
 from collections.abc import Mapping
 
 from personavec.stats.alarms import ALLOWANCE
-from personavec.watching.log import fits as fits_kind
 from personavec.watching.log import LoggedAnswer, LoggedReading
+from personavec.watching.log import fits as fits_kind
 from personavec.watching.result import Alarm, Limits, RuleName
 
 REMEMBERED = 10_000  # turns of conversations whose CUSUM is known

@@ -64,7 +64,7 @@ def normal_plot(rule: RuleName, limits: Limits, traffic: Traffic) -> Plot:
         f"normal-{rule}",
         RULES[rule],
         f"Normal answers (n = {len(values)}): the dot is the middle one, the thick bar holds half, the thin line 95 %, "
-        "the tick is the highest. The diamond is the limit of a trait watched alone, the green line that of all together.",
+        "the tick is the highest. The diamond is the limit of a trait watched alone, the green line that of all.",
         said,
         paint,
         height=85 + 34 * len(traffic.traits),

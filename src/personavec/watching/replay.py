@@ -2,20 +2,23 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from personavec.judges.base import JudgeModel
 from personavec.watching.check import of_kind
-from personavec.watching.doubt import Trait, judged
 from personavec.watching.live import Watch
 from personavec.watching.log import LoggedAnswer, read_log
 from personavec.watching.result import Alarm, AnswerAlarm, Limits, Replay
+
+if TYPE_CHECKING:
+    from personavec.judges.base import JudgeModel
+    from personavec.traits import Trait
 
 
 def replay_log(
     log: Path | str,
     limits: Limits,
-    open_judge: Callable[[], JudgeModel] | None = None,
-    find_trait: Callable[[str], Trait] | None = None,
+    open_judge: "Callable[[], JudgeModel] | None" = None,
+    find_trait: "Callable[[str], Trait] | None" = None,
 ) -> Replay:
     """Say what of a log alarms.
 
@@ -43,6 +46,8 @@ def replay_log(
     if doubts and open_judge is None:
         notes.append(f"{len(doubts)} answers are in doubt: name a `judge` to have them scored.")
     elif doubts and open_judge is not None:
+        from personavec.watching.doubt import judged  # which loads what judges need
+
         found_by_judge, scored, notes = judged(doubts, open_judge, find_trait)
         alarms += [_at(answer, alarm) for answer, alarm in found_by_judge]
     if len(alike) < len(answers):

@@ -23,6 +23,8 @@ class RuleLimits(Result):
 
     Attributes:
         rate: False alarms that are promised: of answers, of conversations, or the chance of any within the horizon.
+        rate_high: The promise is kept on average over logs; with the one log that there was the rate lies below this in
+            97.5 % of cases (Beta distribution of an order statistic; the whole traffic's is the promise itself).
         centre, deviation: Of normal traffic by trait.
         limits: For each trait watched alone, at that rate.
         joint: For the highest of all traits, at that rate.
@@ -33,6 +35,7 @@ class RuleLimits(Result):
     """
 
     rate: float
+    rate_high: float
     centre: dict[str, float]
     deviation: dict[str, float]
     limits: dict[str, float]
@@ -75,6 +78,7 @@ class Limits(Filed):
         answers, conversations: Normal ones behind the limits.
         left_out: Answers of the log that were steered or read in another way than most, or asked for again.
         horizon: Conversations that the rate of the rule for the whole traffic is for.
+        errors: By trait, the standard errors of the mean and of the deviation of answers, in their deviations.
         rules: By name.
         delays: How soon drift is seen.
         warnings: Sentences.
@@ -91,6 +95,7 @@ class Limits(Filed):
     conversations: int
     left_out: int
     horizon: int
+    errors: dict[str, tuple[Number, Number]]
     rules: dict[RuleName, RuleLimits]
     delays: tuple[Delay, ...]
     warnings: tuple[str, ...]
@@ -172,7 +177,7 @@ class RuleCheck(Result):
         promised: Rate of false alarms.
         found: Of the new log, which is taken for normal; n = conversations, or blocks of the horizon's length.
         found_by_trait: The same for each trait watched alone.
-        holds: Whether the promise may still be true: it is not below the interval.
+        holds: Whether the promise may still be true: the interval does not lie above `rate_high`.
     """
 
     promised: float

@@ -23,6 +23,7 @@ from personavec.stats.alarms import (
     cusum_of_groups,
     drawn_maxima,
     parted,
+    rate_given,
     starts_of,
     threshold_of_groups,
     upper_quantile,
@@ -103,6 +104,7 @@ def rule_limits(rule: RuleName, traffic: Traffic, settings: WatchSettings) -> Ru
 
     return RuleLimits(
         rate=settings.rate,
+        rate_high=rate_given(len(np.unique(joint.groups)), settings.rate),
         centre=_by_trait(traffic, lambda place: scale.centre[place]),
         deviation=_by_trait(traffic, lambda place: scale.deviation[place]),
         limits=limits,
@@ -120,6 +122,7 @@ def _over_traffic(traffic: Traffic, settings: WatchSettings) -> RuleLimits:
     rate = settings.traffic_rate
     return RuleLimits(
         rate=rate,
+        rate_high=rate,
         centre=_by_trait(traffic, lambda place: scale.centre[place]),
         deviation=_by_trait(traffic, lambda place: scale.deviation[place]),
         limits=_by_trait(traffic, lambda place: upper_quantile(drawn[:, place], rate)),

@@ -33,7 +33,8 @@ class WatchSettings:
                 raise UserError(f"`{name}` {value:g} is not usable.", "Give a share between 0 and 1, such as 0.01.")
         if self.doubt < self.rate:
             raise UserError(
-                f"`doubt` {self.doubt:g} is below `rate` {self.rate:g}.", "Doubt begins before alarm: give a larger one."
+                f"`doubt` {self.doubt:g} is below `rate` {self.rate:g}.",
+                "Doubt begins before alarm: give a larger one.",
             )
         check_least(self, draws=99, seed=0)
         if self.horizon is not None:
