@@ -41,7 +41,11 @@ def write(answers: Sequence[LoggedAnswer], path: Path) -> Path:
 
 
 def written_limits(
-    traits: Sequence[str] = TRAITS, *, vectors: dict[str, str] | None = None, steering: tuple[str, ...] = (), **joint: float
+    traits: Sequence[str] = TRAITS,
+    *,
+    vectors: dict[str, str] | None = None,
+    steering: tuple[str, ...] = (),
+    **joint: float,
 ) -> Limits:
     """Limits on readings as they are: centre 0, deviation 1; 3 for all rules, or as given by the rule's name."""
     rules = {

@@ -4,7 +4,7 @@ import http.server
 import json
 import logging
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,7 @@ from serving_samples import Live, digits_model, personas
 
 from personavec.errors import UserError
 from personavec.model import ChatModel
-from personavec.monitoring import project
 from personavec.serving.delivery import WAITING, Delivery, to_address, to_file
-from personavec.serving.metrics import Metrics
 from personavec.serving.observer import Observed, Observer
 from personavec.watching.log import read_log
 from watching_samples import written_limits
@@ -240,5 +238,3 @@ def test_what_cannot_be_delivered_in_time_is_dropped_and_counted() -> None:
     going.set()
     delivery.close()
     assert ends.count("sent") + ends.count("dropped") == WAITING + 10
-
-
