@@ -283,6 +283,8 @@ def chats(conversations: int = 8, vectors: int = 3, text: str = "I see what you 
             "during": {name: z[name]["d"] for name in names},
             "before_raw": {name: 3 * z[name]["b"] for name in names},
             "during_raw": {name: 3 * z[name]["d"] for name in names},
+            "highest": {name: z[name]["d"] + 1 for name in names},
+            "highest_raw": {name: 3 * z[name]["d"] + 3 for name in names},
         }
 
     return [

@@ -23,7 +23,7 @@ LAYERS = [
     {"interchange", "judges", "likelihood", "projection"},
     {"capability"},
     {"extraction", "monitoring", "shifts"},
-    {"combination", "evaluation", "hub", "screening"},
+    {"combination", "evaluation", "hub", "screening", "watching"},
     {"finetune"},
     {"serving", "study"},
     {"cli", "__main__"},

@@ -93,8 +93,8 @@ class Provenance(Result):
     model: ModelFacts
 
 
-class Run(Provenance):
-    """A job's result with its provenance: the content of the run's `run.json`.
+class Filed(Result):
+    """What is a JSON file of its own.
 
     Subclasses name their `COMMAND` and raise `SCHEMA` when a field changes its meaning.
 
@@ -108,6 +108,37 @@ class Run(Provenance):
 
     schema_version: int
     command: str
+
+    @classmethod
+    def read_file(cls, path: Path) -> Self:
+        """What was written into a file.
+
+        Raises:
+            UserError: It is damaged, of another job, or of another version of personavec.
+        """
+        found = _read_object(path)
+        if found.get("command") != cls.COMMAND:
+            raise UserError(
+                f"{path} was written by personavec {found.get('command', '(no command named)')}.",
+                f"Name what a finished personavec {cls.COMMAND} has left.",
+            )
+        if found.get("schema_version") != cls.SCHEMA:
+            raise UserError(
+                f"{path} has the form of another version of personavec.",
+                "Repeat the run in another folder, or use the version that wrote it.",
+            )
+        try:
+            return cls.model_validate(found)
+        except ValidationError as error:
+            first = error.errors()[0]
+            place = ".".join(map(str, first["loc"]))
+            raise UserError(
+                f"{path} is damaged ({place}: {first['msg']}).", "Repeat the run in another folder."
+            ) from error
+
+
+class Run(Filed, Provenance):
+    """A job's result with its provenance: the content of the run's `run.json`."""
 
     @classmethod
     def of(cls, provenance: Provenance, **found: Any) -> Self:
@@ -131,26 +162,8 @@ class Run(Provenance):
         Raises:
             UserError: No such file, one that is damaged, of another job, or of another version of personavec.
         """
-        path = folder / SUMMARY
-        found = read_summary(folder)
-        if found.get("command") != cls.COMMAND:
-            raise UserError(
-                f"{path} was written by personavec {found.get('command', '(no command named)')}.",
-                f"Name the folder of a finished personavec {cls.COMMAND}.",
-            )
-        if found.get("schema_version") != cls.SCHEMA:
-            raise UserError(
-                f"{path} has the form of another version of personavec.",
-                "Repeat the run in another folder, or use the version that wrote it.",
-            )
-        try:
-            return cls.model_validate(found)
-        except ValidationError as error:
-            first = error.errors()[0]
-            place = ".".join(map(str, first["loc"]))
-            raise UserError(
-                f"{path} is damaged ({place}: {first['msg']}).", "Repeat the run in another folder."
-            ) from error
+        read_summary(folder)
+        return cls.read_file(folder / SUMMARY)
 
 
 def read_summary(folder: Path) -> Mapping[str, JsonValue]:
@@ -162,6 +175,10 @@ def read_summary(folder: Path) -> Mapping[str, JsonValue]:
     path = folder / SUMMARY
     if not path.is_file():
         raise UserError(f"{folder} holds no finished run (no {SUMMARY}).", "Name the folder that was its `out`.")
+    return _read_object(path)
+
+
+def _read_object(path: Path) -> Mapping[str, JsonValue]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, OSError) as error:
@@ -189,8 +206,8 @@ def descriptions(result: type[BaseModel]) -> dict[str, str]:
     return {name: text for name, text in found.items() if name in result.model_fields}
 
 
-def schema(run: type[Run]) -> dict[str, JsonValue]:
-    """The JSON schema of a run's summary file, with what the docstrings say of every field."""
+def schema(run: type[Filed]) -> dict[str, JsonValue]:
+    """The JSON schema of a job's file, with what the docstrings say of every field."""
     made: dict[str, Any] = run.model_json_schema()
     for name, part in _parts(run).items():
         where = made if part is run else made["$defs"].get(name)

@@ -91,7 +91,7 @@ def test_chat_reads_every_answer_in_its_conversation(
     ],
 )
 def test_a_gauge(before: float, during: float, line: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    reading = {"evil": Projection(0.0, 0.0, before, during)}
+    reading = {"evil": Projection(0.0, 0.0, 0.0, before, during, during)}
     monkeypatch.setattr(sys, "stdout", SimpleNamespace(encoding="utf-8"))
     assert gauges.gauges(reading) == f"  evil  {line}"
     monkeypatch.setattr(sys, "stdout", SimpleNamespace(encoding="ascii"))

@@ -16,6 +16,7 @@ import torch
 from personavec.errors import UserError
 from personavec.model import ChatModel
 from personavec.monitoring import monitor, project
+from personavec.monitoring.projections import WINDOW
 from personavec.monitoring.result import MonitorRun
 from tiny import CALLS, CHATML, causal_model, chat_model, plain_states, qwen2, tokenizer, vector
 
@@ -46,6 +47,20 @@ def test_before_is_read_at_the_end_of_the_prompt(template: str, said: str) -> No
     [[seen]] = project(model, [[*question, {"role": "assistant", "content": said}]], [persona])
     torch.testing.assert_close(seen["kind"].before, float(along[len(prompt) - 1]), rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(seen["kind"].during, float(along[-spoken:].mean()), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("words", [1, 40])
+def test_the_highest_passage_is_a_window_of_the_answer(model: ChatModel, words: int) -> None:
+    said = " ".join(["hello", "you", "are", "there", "my", "friend"] * 9)[: 6 * words].strip()
+    ids = [*model.prompt_ids([USER]), *model.template.answer_ids(said)]
+    count, persona = len(model.template.answer_ids(said)), vector(model)
+    along = plain_states(model.model, model.blocks.layers, ids)[0][persona.layer] @ persona.unit(persona.layer)
+    tokens = along[-count:].tolist()
+    size = min(WINDOW, count)
+    windows = [sum(tokens[i : i + size]) / size for i in range(count - size + 1)]
+    [[seen]] = project(model, [[USER, {"role": "assistant", "content": said}]], [persona])
+    assert seen["kind"].highest == pytest.approx(max(windows), abs=1e-4)
+    assert (count > WINDOW) == (words > 1)
 
 
 USER = {"role": "user", "content": "hi"}

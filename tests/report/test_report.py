@@ -239,7 +239,7 @@ def hostile_monitor() -> tuple[dict[str, Any], list[dict[str, Any]]]:
     for conversation in conversations:
         conversation["id"] = HOSTILE
         for turn in conversation["turns"]:
-            for key in ("before", "during", "before_raw", "during_raw"):
+            for key in ("before", "during", "highest", "before_raw", "during_raw", "highest_raw"):
                 turn[key] = {HOSTILE: 1.0}
     return run, conversations
 
@@ -363,7 +363,7 @@ def test_drift_counts_from_neutral_and_ranks_by_it() -> None:
         turns = [
             {
                 "index": at, "role": "assistant", "text": "", "before": {"a": 0.0}, "during": {"a": z},
-                "before_raw": {"a": 7.0}, "during_raw": {"a": -7.0},
+                "before_raw": {"a": 7.0}, "during_raw": {"a": -7.0}, "highest": {"a": z}, "highest_raw": {"a": -7.0},
             }
             for at, z in enumerate(during)
         ]  # fmt: skip

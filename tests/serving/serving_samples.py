@@ -119,7 +119,7 @@ class Live:
 
     def __init__(self, model: ChatModel, vectors: Sequence[PersonaVector], default: Any = None, **options: Any) -> None:
         settings = ServeSettings(**{name: options.pop(name) for name in ("places", "queue") if name in options})
-        self.service = Service(model, Cast(model, vectors, default or {}), settings)
+        self.service = Service(model, Cast(model, vectors, default or {}), settings, options.pop("observer", None))
         options.setdefault("hosts", ["127.0.0.1"])
         self.server = server_of(create_app(self.service, **options))
         self._socket = bound("127.0.0.1", 0)

@@ -20,6 +20,7 @@ from personavec.cli import (
     talk,
     traits,
     vectors,
+    watch,
 )
 from personavec.cli.expand import expanded
 from personavec.cli.flags import know
@@ -68,4 +69,5 @@ app.add_typer(vectors.app, name="vectors")
 app.add_typer(hub.app, name="hub")
 app.add_typer(study.app, name="study")
 app.add_typer(judges.app, name="judges")
+app.add_typer(watch.app, name="watch")
 know(app)

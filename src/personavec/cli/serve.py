@@ -35,6 +35,18 @@ def serve(
             show_default=False,
         ),
     ] = None,
+    limits: Annotated[
+        Path | None,
+        typer.Option(help="File of watch calibrate: answers that go beyond its limits are told.", show_default=False),
+    ] = None,
+    log: Annotated[
+        Path | None, typer.Option(help="File that gets a line of readings for every answer.", show_default=False)
+    ] = None,
+    log_text: Annotated[bool, typer.Option("--log-text", help="Log question and answer, too.")] = False,
+    webhook: Annotated[
+        str | None,
+        typer.Option(metavar="URL", callback=o.plain_text, help="Where alarms are posted to.", show_default=False),
+    ] = None,
     settings: Annotated[dict[str, Any], fields_of(ServeSettings)],
     model: o.Model = None,
     adapter: o.Adapter = None,
@@ -52,18 +64,27 @@ def serve(
         raise UserError(f"Serving needs {error.name}.", "Install it with: pip install 'personavec[serve]'") from error
     keys = server.read_keys(api_key)
     hosts = server.hosts_of(host, keys)
-    limits, default = ServeSettings(**settings), _numbers(asked)
+    takes, default = ServeSettings(**settings), _numbers(asked)
 
+    from personavec.serving.observer import Observer
     from personavec.serving.persona import Cast
     from personavec.vector import PersonaVector
+    from personavec.watching.result import Limits
 
     vectors = [PersonaVector.load(path) for path in o.vector_files(vector or ())]
+    known = Limits.read(limits) if limits else None
+    observer = Observer(vectors, limits=known, log=log, log_text=log_text, webhook=webhook)
     chat = o.open_model(model, device, dtype, adapter, thinking)
     chosen: Any = o.word_or_number("--layers", layers, ("best", "all"))
     where: Any = positions
     cast = Cast(chat, vectors, default, layers=chosen, positions=where, other_weights=other_weights)
-    service = api.Service(chat, cast, limits)
+    service = api.Service(chat, cast, takes, observer)
     o.print_sentences(*cast.notes, *cast.default.doubts)
+    if known is not None and tuple(cast.default.words) != known.steering:
+        o.print_sentences(
+            f"The limits are of answers that are steered in another way ({'; '.join(known.steering) or 'not at all'}): "
+            "of others nothing alarms."
+        )
 
     def ready(address: str) -> None:
         print(f"{chat.id} is served at {address}/v1 as {api.NAME}.", flush=True)

@@ -125,8 +125,10 @@ def _conversation(
                 text=sample.messages[turn]["content"][:TEXT],
                 before={name: p.before_z for name, p in along.items()},
                 during={name: p.during_z for name, p in along.items()},
+                highest={name: p.highest_z for name, p in along.items()},
                 before_raw={name: p.before for name, p in along.items()},
                 during_raw={name: p.during for name, p in along.items()},
+                highest_raw={name: p.highest for name, p in along.items()},
             )
             for turn, along in zip(turns, projections, strict=True)
         ),

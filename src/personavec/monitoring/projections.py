@@ -6,6 +6,7 @@ from itertools import islice
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from personavec.data.messages import answers
 from personavec.errors import UserError
@@ -13,6 +14,8 @@ from personavec.model import ChatModel, Conversation
 from personavec.model.template import Message
 from personavec.readout import read
 from personavec.vector import PersonaVector, reading_sides
+
+WINDOW = 16  # tokens: a passage of two lines, short enough to stand out of a long answer
 
 
 @dataclass(frozen=True)
@@ -22,13 +25,17 @@ class Projection:
     Attributes:
         before: Projection of the last prompt token, before the answer or its thought is written (paper section 3.3).
         during: Projection of the mean over the answer's tokens.
-        before_z, during_z: The same in deviations of the model's neutral answers; None if the vector file has none.
+        highest: The highest mean of `WINDOW` of them in a row, which no length of the answer dilutes.
+        before_z, during_z, highest_z: The same in deviations of the model's neutral answers (whole ones, also for the
+            highest); None if the vector file has none.
     """
 
     before: float
     during: float
+    highest: float
     before_z: float | None
     during_z: float | None
+    highest_z: float | None
 
 
 @dataclass(frozen=True)
@@ -37,11 +44,13 @@ class AnswerTokens:
 
     Attributes:
         turns: Places of the k answers among the messages.
-        sequences: Tokens with two spans for each answer, k answers over all sequences: the last prompt token, and the
-            answer.
+        sizes: Tokens of each.
+        sequences: Tokens with spans of one token each: for each answer, k over all sequences, that of the last prompt
+            token and those of its own.
     """
 
     turns: list[int]
+    sizes: list[int]
     sequences: list[Conversation]
 
 
@@ -78,13 +87,15 @@ def encode(model: ChatModel, messages: Sequence[Message], tools: Sequence[Any] =
     Raises:
         UserError: The template refuses the messages, or the context cannot hold them.
     """
-    turns, sequences = answers(messages), []
+    turns, sizes, sequences = answers(messages), [], []
     for conversation in model.template.conversations(messages, turns, tools):
         model.check_fits(len(conversation.ids), 0)
-        pairs = zip(conversation.prompts, conversation.spans, strict=True)
-        spans = [span for prompt, during in pairs for span in ((max(prompt - 1, 0), max(prompt, 1)), during)]
-        sequences.append(Conversation(conversation.ids, spans))
-    return AnswerTokens(turns, sequences)
+        places: list[int] = []
+        for prompt, (low, high) in zip(conversation.prompts, conversation.spans, strict=True):
+            places += [max(prompt - 1, 0), *range(low, high)]
+            sizes.append(high - low)
+        sequences.append(Conversation(conversation.ids, [(place, place + 1) for place in places]))
+    return AnswerTokens(turns, sizes, sequences)
 
 
 def project_answers(
@@ -94,21 +105,37 @@ def project_answers(
     sequences = [sequence for conversation in conversations for sequence in conversation.sequences]
     layers = sorted({vector.layer for vector in vectors})
     directions = torch.stack([torch.stack([v.unit(layer) for v in vectors]) for layer in layers])
-    means = read(model, sequences, layers=layers, directions=directions).means.view(-1, 2, len(layers), len(vectors))
+    tokens = read(model, sequences, layers=layers, directions=directions).means  # (tokens, layers, vectors)
     at = torch.tensor([layers.index(vector.layer) for vector in vectors])
-    values = iter(means[:, :, at, torch.arange(len(vectors))].tolist())  # of each answer: before and during, by vector
+    sizes = [1 + size for conversation in conversations for size in conversation.sizes]
+    values = iter(tokens[:, at, torch.arange(len(vectors))].double().split(sizes))  # of each answer, its prompt's first
     return [
-        [_along(vectors, before, during) for before, during in islice(values, len(conversation.turns))]
+        [_along(vectors, answer) for answer in islice(values, len(conversation.turns))]
         for conversation in conversations
     ]
 
 
-def _along(vectors: Sequence[PersonaVector], before: Sequence[float], during: Sequence[float]) -> dict[str, Projection]:
-    """Of one answer, each side by vector."""
+def highest(tokens: Tensor) -> Tensor:
+    """The highest mean of `WINDOW` tokens in a row (vectors,), of tokens' projections (tokens, vectors); of an answer
+    that is shorter, its mean."""
+    found: Tensor = tokens.unfold(0, min(WINDOW, len(tokens)), 1).mean(-1).amax(0)
+    return found
+
+
+def _along(vectors: Sequence[PersonaVector], tokens: Tensor) -> dict[str, Projection]:
+    """Of one answer, the last prompt token first (1 + tokens, vectors)."""
+    if len(tokens) == 1:
+        return {}  # an empty answer has no mean
+    figures = (tokens[0], tokens[1:].mean(0), highest(tokens[1:]))
     return {
-        vector.trait: Projection(start, mean, _z(vector, start, prompt=True), _z(vector, mean, prompt=False))
-        for vector, start, mean in zip(vectors, before, during, strict=True)
-        if mean == mean  # an empty answer has no mean
+        vector.trait: Projection(
+            before,
+            mean,
+            most,
+            _z(vector, before, prompt=True),
+            *(_z(vector, one, prompt=False) for one in (mean, most)),
+        )
+        for vector, before, mean, most in zip(vectors, *(figure.tolist() for figure in figures), strict=True)
     }
 
 

@@ -19,7 +19,8 @@ class WatchedTurn(Result):
         before: By trait, the last prompt token's projection in deviations of the neutral answers' prompts; None: the
             vector's file has none.
         during: By trait, that of the mean over the answer's tokens in deviations of neutral answers; None: as before.
-        before_raw, during_raw: The same projections in units of the residual stream.
+        highest: By trait, that of the highest mean of 16 tokens in a row, in the same deviations; None: as before.
+        before_raw, during_raw, highest_raw: The same projections in units of the residual stream.
     """
 
     index: int
@@ -27,8 +28,10 @@ class WatchedTurn(Result):
     text: str
     before: dict[str, Number | None]
     during: dict[str, Number | None]
+    highest: dict[str, Number | None]
     before_raw: dict[str, Number]
     during_raw: dict[str, Number]
+    highest_raw: dict[str, Number]
 
     def along(self, trait: str, moment: Moment = "during", *, raw: bool = False) -> float | None:
         """The value along a trait's vector, in deviations or raw; None: there is none."""

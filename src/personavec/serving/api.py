@@ -26,6 +26,7 @@ from personavec.serving.facts import facts
 from personavec.serving.failures import RequestError, failure
 from personavec.serving.guard import Guard
 from personavec.serving.metrics import Metrics
+from personavec.serving.observer import Observer, Said
 from personavec.serving.page import page_routes
 from personavec.serving.persona import Asked, Cast, of_body, of_header
 from personavec.serving.settings import ServeSettings
@@ -45,14 +46,18 @@ class Service:
 
     Args:
         cast: The vectors, with what is done by default.
+        observer: Who looks at the answers; None: nobody.
     """
 
-    def __init__(self, model: ChatModel, cast: Cast, settings: ServeSettings) -> None:
+    def __init__(self, model: ChatModel, cast: Cast, settings: ServeSettings, observer: Observer | None = None) -> None:
         self.model, self.cast, self.settings = model, cast, settings
         self.loop = StepLoop(model, cast.vectors, settings)
         self.metrics = Metrics(
             {"running_responses": lambda: self.loop.running, "waiting_requests": lambda: self.loop.waiting}
         )
+        self.observer = (observer or Observer(cast.vectors)).counting(self.metrics)
+        for operation, trait, number in cast.default.steps:
+            self.metrics.default_steering.labels(operation.option, trait).set(1.0 if number is None else number)
         self.records: OrderedDict[str, Exchange] = OrderedDict()
         self.started = int(time.time())
         self._encoding = asyncio.Lock()  # one at a time: tokenizers switch their settings
@@ -78,13 +83,15 @@ class Service:
                 ids = await asyncio.to_thread(self.model.template.prompt_ids, messages, tools)
             except UserError as error:
                 raise failure(error, "messages") from error
-        return self._exchange(ChatShape(), body, [ids], body.told_logprobs, steer)
+        said = self.observer.said(messages, body.persona.conversation if body.persona else None)
+        return self._exchange(ChatShape(), body, [ids], said, steer)
 
     async def completion(self, body: CompletionBody, steer: str | None) -> Exchange:
         """Take prompts on that are not put into the chat template."""
         async with self._encoding:
             prompts = [await asyncio.to_thread(self._plain, prompt) for prompt in body.prompts]
-        return self._exchange(CompletionShape(), body, prompts, body.told_logprobs, steer)
+        said = Said(body.persona.conversation if body.persona else None)
+        return self._exchange(CompletionShape(), body, prompts, said, steer)
 
     def _plain(self, prompt: str | list[int]) -> list[int]:
         if isinstance(prompt, str):
@@ -100,9 +107,10 @@ class Service:
         shape: Shape,
         body: ChatBody | CompletionBody,
         prompts: Sequence[list[int]],
-        logprobs: int | None,
+        said: Said,
         steer: str | None,
     ) -> Exchange:
+        logprobs = body.told_logprobs
         asked = [self.named(body.model), of_header(steer) if steer else {}, of_body(body.persona)]
         steered, monitored = self.cast.steered(*asked), self.cast.monitored(body.persona)
         id = shape.prefix + secrets.token_hex(12)
@@ -118,6 +126,8 @@ class Service:
             self.loop.name,
             logprobs is not None,
             time.monotonic(),
+            self.observer,
+            said,
         )
         n, seed = body.n or 1, secrets.randbits(62) if body.seed is None else body.seed % (1 << 64)
         jobs = [
@@ -267,6 +277,7 @@ def create_app(service: Service, *, keys: Sequence[str] = (), hosts: Sequence[st
     async def life(app: FastAPI) -> AsyncIterator[None]:
         yield
         await asyncio.to_thread(service.loop.close)
+        await asyncio.to_thread(service.observer.close)
 
     app = FastAPI(
         title="personavec", version=version("personavec"), docs_url=None, redoc_url=None, lifespan=life,

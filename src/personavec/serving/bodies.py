@@ -29,6 +29,7 @@ class PersonaBody(_Strict):
         cap, floor: Bounds by trait, in deviations of neutral tokens; null: none, whatever the server's default is.
         monitor: Traits that the answer is read along; all of them unless said otherwise.
         id: What its readings are called.
+        conversation: What its conversation is called; it is known by what was said before unless it has a name.
     """
 
     steer: dict[str, float] | None = None
@@ -37,6 +38,7 @@ class PersonaBody(_Strict):
     floor: dict[str, float | None] | None = None
     monitor: list[str] | None = None
     id: Identifier | None = None
+    conversation: Identifier | None = None
 
 
 class StreamOptions(_Strict):

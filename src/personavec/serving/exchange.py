@@ -17,6 +17,7 @@ from personavec.serving.engine import Begun, DrawnToken, Ended, Event, Failed, J
 from personavec.serving.failures import RequestError, failure
 from personavec.serving.guard import Receive, Scope, Send
 from personavec.serving.metrics import Metrics
+from personavec.serving.observer import Observed, Observer, Said
 from personavec.serving.persona import Steered
 from personavec.serving.readings import Meter, Reading
 
@@ -32,6 +33,7 @@ class _Choice:
     readings: list[Reading] = field(default_factory=list)
     tokens: list[Json] = field(default_factory=list)
     summary: Json = field(default_factory=dict)
+    alarms: Json = field(default_factory=dict)
     text: list[str] = field(default_factory=list)
     drawn: list[DrawnToken] = field(default_factory=list)
     finish: str | None = None
@@ -47,6 +49,7 @@ class Exchange:
         name: The text of a token by itself.
         logprobs: Whether they are told.
         begun: When it came, `time.monotonic`.
+        observer, said: Who looks at its answers, and what was said before them.
     """
 
     shape: Shape
@@ -60,6 +63,8 @@ class Exchange:
     name: Name
     logprobs: bool
     begun: float
+    observer: Observer
+    said: Said
     created: int = field(default_factory=lambda: int(time.time()))
     jobs: list[Job] = field(default_factory=list)
     choices: list[_Choice] = field(default_factory=list)
@@ -113,6 +118,7 @@ class Exchange:
                     "prompt": choice.prompt,
                     "tokens": [*choice.tokens],
                     "summary": choice.summary,
+                    **choice.alarms,
                 }
                 for index, choice in enumerate(self.choices)
             ],
@@ -149,6 +155,8 @@ class Exchange:
                 said: Json = {"steering": [*self.steered.words], "prompt": choice.prompt}
                 if self.steered.doubts:
                     said["warnings"] = [*self.steered.doubts]
+                if alarms := self.observer.begun(choice.prompt, self.steered.words):
+                    said["alarms"] = [*alarms]
                 return self.shape.opening(), said
             case Piece():
                 if not any(one.text for one in self.choices):
@@ -169,11 +177,23 @@ class Exchange:
                 choice.summary = self.meter.summary(choice.readings, self.monitored)
                 self.completion_tokens += event.tokens
                 self.metrics.tokens.labels("completion").inc(event.tokens)
-                for trait, along in choice.summary.items():
-                    if isinstance(along, dict) and isinstance(z := along["z"], float):
-                        self.metrics.projection.labels(trait, "yes" if self.steered.steps else "no").observe(z)
-                return self.shape.closing(), {"summary": choice.summary}
+                self._observe(index, event.tokens)
+                return self.shape.closing(), {"summary": choice.summary, **choice.alarms}
         raise AssertionError(event)
+
+    def _observe(self, index: int, tokens: int) -> None:
+        """An answer is over: its figures, its line of the log, its alarms."""
+        choice, steered = self.choices[index], "yes" if self.steered.steps else "no"
+        for found, histogram in ((choice.prompt, self.metrics.prompt), (choice.summary, self.metrics.projection)):
+            for trait, along in found.items():
+                if isinstance(along, dict) and isinstance(z := along["z"], float):
+                    histogram.labels(trait, steered).observe(z)
+        id = self.persona_id if len(self.choices) == 1 else f"{self.persona_id}-{index}"
+        answer = Observed(
+            id, self.model, tuple(self.steered.words), self.said, choice.prompt, choice.summary, tokens,
+            "".join(choice.text),
+        )  # fmt: skip
+        choice.alarms = self.observer.ended(answer)
 
     @property
     def _tells_persona(self) -> bool:

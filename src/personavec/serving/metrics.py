@@ -4,6 +4,8 @@ from collections.abc import Callable, Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
+from personavec.watching.live import Watch
+
 SECONDS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
 DEVIATIONS = (-8.0, -4.0, -3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0, 4.0, 8.0)
 
@@ -34,8 +36,32 @@ class Metrics:
             name + "steered_requests", "Requests by what was done to the stream.", ["operation", "trait"],
             registry=self._registry,
         )  # fmt: skip
+        self.alarms = Counter(name + "alarms", "Alarms by rule and trait.", ["rule", "trait"], registry=self._registry)
+        self.deliveries = Counter(
+            name + "deliveries", "Lines of the log and webhooks, by how they ended.", ["kind", "outcome"],
+            registry=self._registry,
+        )  # fmt: skip
+        self.prompt = Histogram(
+            name + "prompt_z", "Last prompt tokens along each vector, in deviations of neutral prompts.",
+            ["trait", "steered"], buckets=DEVIATIONS, registry=self._registry,
+        )  # fmt: skip
+        self.default_steering = Gauge(
+            name + "default_steering", "Numbers of what is done where a request does not say otherwise.",
+            ["operation", "trait"], registry=self._registry,
+        )  # fmt: skip
         for key, value in gauges.items():
             Gauge(name + key, f"{key.replace('_', ' ').capitalize()} now.", registry=self._registry).set_function(value)
+
+    def watch_traffic(self, watch: Watch) -> None:
+        """Show the CUSUM over the whole traffic, and the limit at which it alarms."""
+        level = Gauge(
+            "personavec_traffic_cusum", "CUSUM over the whole traffic, in deviations of normal traffic.", ["trait"],
+            registry=self._registry,
+        )  # fmt: skip
+        for trait in watch.limits.traits:
+            level.labels(trait).set_function(lambda trait=trait: watch.traffic[trait])
+        limit = Gauge("personavec_traffic_cusum_limit", "Where it alarms.", registry=self._registry)
+        limit.set(watch.limits.rules["traffic"].joint)
 
     def text(self) -> bytes:
         """All of them as Prometheus reads them."""

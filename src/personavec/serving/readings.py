@@ -9,9 +9,10 @@ from torch import Tensor
 
 from personavec.errors import UserError
 from personavec.model.blocks import Edit
+from personavec.monitoring.projections import WINDOW as WINDOW
+from personavec.monitoring.projections import highest as highest_of
 from personavec.vector import PersonaVector, reading_sides
 
-WINDOW = 16  # tokens: a passage of two lines, short enough to stand out of a long answer
 Reading = Sequence[float]  # by vector
 
 
@@ -75,10 +76,10 @@ class Meter:
         found: dict[str, JsonValue] = {}
         if not readings:  # an answer without a token, or one that nobody asked to read
             return found
-        for name, values in zip(self.names, torch.tensor(readings, dtype=torch.float64).T, strict=True):
+        tokens = torch.tensor(readings, dtype=torch.float64)
+        figures = zip(self.names, tokens.mean(0).tolist(), highest_of(tokens).tolist(), strict=True)
+        for name, mean, highest in figures:
             if name in names:
-                mean = float(values.mean())
-                highest = float(values.unfold(0, min(WINDOW, len(values)), 1).mean(1).max())
                 found[name] = {
                     "mean": rounded(mean),
                     "z": self._z(name, mean, "answer"),

@@ -1,0 +1,241 @@
+"""What is done with the readings of every answer: logged, held against limits, told to whoever wants alarms."""
+
+import hashlib
+import logging
+import secrets
+import time
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import JsonValue
+
+from personavec.errors import UserError
+from personavec.serving.delivery import Delivery, to_address, to_file
+from personavec.serving.metrics import Metrics
+from personavec.vector import PersonaVector, reading_sides
+from personavec.watching.live import Watch
+from personavec.watching.log import LoggedAnswer, LoggedReading
+from personavec.watching.result import Alarm, Limits
+
+log = logging.getLogger(__name__)
+
+REMEMBERED = 10_000  # answers whose conversations are known by what was said
+Json = dict[str, JsonValue]
+
+
+@dataclass(frozen=True)
+class Said:
+    """What was said before an answer.
+
+    Attributes:
+        name: Of the conversation, where the client gives one.
+        turn: How many answers it held before.
+        begun: A digest of it through the last answer; "" where there is none.
+        whole: A digest of all of it.
+        question: What the user said last; None: texts are not kept.
+    """
+
+    name: str | None = None
+    turn: int = 0
+    begun: str = ""
+    whole: str = ""
+    question: str | None = None
+
+
+@dataclass(frozen=True)
+class Observed:
+    """One answer, as far as it is there.
+
+    Attributes:
+        id: Of the answer.
+        model: As the client called it.
+        steering: In words.
+        said: Before it.
+        prompt, summary: Readings by trait, as clients get them.
+        tokens: Of the answer.
+        text: The answer.
+    """
+
+    id: str
+    model: str
+    steering: tuple[str, ...]
+    said: Said
+    prompt: Json
+    summary: Json
+    tokens: int = 0
+    text: str = ""
+
+
+class Observer:
+    """Looks at every answer of a server.
+
+    Args:
+        limits: What alarms are raised by; None: none are.
+        log: File that gets a line for every answer.
+        log_text: Whether that has the texts, too.
+        webhook: Where alarms are posted to, as JSON without any text.
+
+    Raises:
+        UserError: Limits of other vectors or of traits that are not served, a file that cannot be written, or a
+            webhook that is no address; texts without a log, or a webhook without limits.
+    """
+
+    def __init__(
+        self,
+        vectors: Sequence[PersonaVector],
+        *,
+        limits: Limits | None = None,
+        log: Path | None = None,
+        log_text: bool = False,
+        webhook: str | None = None,
+    ) -> None:
+        if log_text and log is None:
+            raise UserError("`log_text` needs a log.", "Name its file with `log`.")
+        if webhook is not None and limits is None:
+            raise UserError("Without limits there is no alarm for a webhook.", "Name a file with `limits`.")
+        self.hashes = {vector.trait: vector.hash for vector in reading_sides(vectors)}
+        if limits is not None:
+            _check(limits, self.hashes)
+        self.watch = None if limits is None else Watch(limits)
+        self.log_text = log_text
+        self._metrics: Metrics | None = None
+        self._log = None if log is None else Delivery("log", to_file(log), lambda end: self._count("log", end))
+        self._webhook = (
+            None
+            if webhook is None
+            else Delivery("webhook", to_address(webhook), lambda end: self._count("webhook", end))
+        )
+        self._known: OrderedDict[str, tuple[str, int]] = OrderedDict()  # conversation and turn, by what was said
+        self._secret = secrets.token_bytes(16)  # so that nobody finds out by trial what a name in a log stands for
+
+    def counting(self, metrics: Metrics) -> "Observer":
+        """The same, with its figures among a server's."""
+        self._metrics = metrics
+        if self.watch is not None:
+            metrics.watch_traffic(self.watch)
+        return self
+
+    def close(self) -> None:
+        """Deliver what is left."""
+        for one in (self._log, self._webhook):
+            if one is not None:
+                one.close()
+
+    def said(self, messages: Sequence[Mapping[str, Any]], name: str | None) -> Said:
+        """What was said before an answer, as it is needed to know the conversation again."""
+        digest, begun, turn, asked = self._digest("", ""), "", 0, ""
+        for message in messages:
+            text = str(message.get("content") or "")
+            digest = self._digest(digest, f"{message['role']}\n{text.strip()}")
+            if message["role"] == "assistant":
+                begun, turn = digest, turn + 1
+            elif message["role"] == "user":
+                asked = text
+        return Said(name, turn, begun, digest, asked if self.log_text else None)
+
+    def begun(self, prompt: Json, steering: Sequence[str]) -> list[Json]:
+        """What alarms before the first token; the rest is told when the answer is over."""
+        if self.watch is None or tuple(steering) != self.watch.limits.steering:
+            return []
+        return [alarm.as_json() for alarm in self.watch.before(_values(prompt, "value", "z"))]
+
+    def ended(self, answer: Observed) -> Json:
+        """Book an answer: what clients are told of it beside its summary; empty without limits."""
+        conversation, turn = self._conversation(answer)
+        line = LoggedAnswer(
+            id=answer.id, conversation=conversation, turn=turn, time=time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            model=answer.model, traits=_readings(answer), steering=answer.steering, tokens=answer.tokens,
+            vectors={trait: self.hashes[trait] for trait in answer.summary},
+            question=answer.said.question, text=answer.text if self.log_text else None,
+        )  # fmt: skip
+        told, alarms = self._held(line)
+        if alarms:
+            line = line.model_copy(update={"alarms": tuple(alarm.rule for alarm in alarms)})
+            self._tell(line, alarms)
+        if self._log is not None and line.traits:
+            self._log.put(line.model_dump(mode="json", exclude_none=True))
+        return told
+
+    def _held(self, line: LoggedAnswer) -> tuple[Json, list[Alarm]]:
+        """What the limits say of an answer, and what alarms."""
+        if self.watch is None or not line.traits:
+            return {}, []
+        if line.steering != self.watch.limits.steering:
+            return {"alarms": None}, []  # steered in another way than what is normal here
+        sides = {side: {t: getattr(one, side) for t, one in line.traits.items()} for side in ("before", "max", "mean")}
+        alarms = [*self.watch.before(sides["before"]), *self.watch.after(line.conversation, line.turn, line.traits)]
+        z: Json = {
+            name: {**self.watch.z(rule, sides[side])}
+            for name, rule, side in (("before", "before", "before"), ("during", "during", "max"))
+        }
+        return {"normal_z": z, "alarms": [alarm.as_json() for alarm in alarms]}, alarms
+
+    def _tell(self, line: LoggedAnswer, alarms: Sequence[Alarm]) -> None:
+        for alarm in alarms:
+            log.warning(
+                "Alarm (%s): %s at %.2f, above %.2f, in answer %s of conversation %s.",
+                alarm.rule, alarm.trait, alarm.z, alarm.limit, line.id, line.conversation,
+            )  # fmt: skip
+            if self._metrics is not None:
+                self._metrics.alarms.labels(alarm.rule, alarm.trait).inc()
+        if self._webhook is not None:
+            told = line.model_dump(mode="json", exclude={"question", "text", "alarms"})
+            self._webhook.put({"event": "alarm", **told, "alarms": [alarm.as_json() for alarm in alarms]})
+
+    def _conversation(self, answer: Observed) -> tuple[str, int]:
+        """The name and turn of an answer's conversation: given by the client, known by what was said, or new."""
+        said = answer.said
+        if said.name is not None:
+            return said.name, said.turn
+        after = self._digest(said.whole, f"assistant\n{answer.text.strip()}") if said.whole else answer.id
+        name, _ = self._known.pop(said.begun, (f"c-{(said.begun or after)[:16]}", 0))
+        for key in (said.begun, after):
+            if key:
+                self._known[key] = (name, said.turn)
+        while len(self._known) > REMEMBERED:
+            self._known.popitem(last=False)
+        return name, said.turn
+
+    def _digest(self, before: str, text: str) -> str:
+        digest = hashlib.blake2b(f"{before}\n{text}".encode("utf-8", "replace"), digest_size=16, key=self._secret)
+        return digest.hexdigest()
+
+    def _count(self, what: str, end: str) -> None:
+        if self._metrics is not None:
+            self._metrics.deliveries.labels(what, end).inc()
+
+
+def _check(limits: Limits, hashes: Mapping[str, str]) -> None:
+    missing = [trait for trait in limits.traits if trait not in hashes]
+    if missing:
+        raise UserError(
+            f"The limits are of {', '.join(limits.traits)}, and no vector of {', '.join(missing)} is served.",
+            "Name all their files with `vector`, or calibrate limits of the traits that are served.",
+        )
+    for trait, hash in limits.vectors.items():
+        if hashes[trait] != hash:
+            raise UserError(
+                f"The limits were made with another vector of {trait} ({hash}, served is {hashes[trait]}).",
+                "Serve that one, or calibrate limits with this one.",
+            )
+
+
+def _value(found: JsonValue, plain: str, z: str) -> float:
+    """In deviations of neutral answers, or raw where these are not known."""
+    assert isinstance(found, dict)
+    value = found[plain] if found[z] is None else found[z]
+    assert isinstance(value, float | int)
+    return float(value)
+
+
+def _values(found: Json, plain: str, z: str) -> dict[str, float]:
+    return {trait: _value(one, plain, z) for trait, one in found.items()}
+
+
+def _readings(answer: Observed) -> dict[str, LoggedReading]:
+    prompt = _values(answer.prompt, "value", "z")
+    means, most = _values(answer.summary, "mean", "z"), _values(answer.summary, "max", "max_z")
+    return {trait: LoggedReading(before=prompt[trait], mean=means[trait], max=most[trait]) for trait in means}
