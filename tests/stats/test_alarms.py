@@ -75,12 +75,12 @@ def test_the_joint_rate_over_traits_holds_though_their_scale_is_estimated() -> N
 
 
 def test_over_the_whole_traffic_the_resampled_limit_holds_and_the_textbook_s_does_not() -> None:
-    rng, rate, count, size, runs = np.random.default_rng(3), 0.05, 60, 5, 200
+    rng, rate, count, size, runs = np.random.default_rng(3), 0.05, 60, 5, 100
     textbook = upper_quantile(cusum(rng.standard_normal((count * size, 1000)) - ALLOWANCE).max(0), rate)
     ours = plain = 0
     for run in range(runs):
         normal, new = drawn(rng, count, size).reshape(-1, 1), drawn(rng, count, size).reshape(-1, 1)
-        limit = upper_quantile(drawn_maxima(normal, groups(count, size), count, 199, run)[:, 0], rate)
+        limit = upper_quantile(drawn_maxima(normal, groups(count, size), count, 99, run)[:, 0], rate)
         highest = cusum(Scale.of(normal).of_values(new) - ALLOWANCE).max()
         ours, plain = ours + (highest > limit), plain + (highest > textbook)
     assert stats.binom.sf(ours - 1, runs, rate) > 0.001, "no more than the rate, as far as so many runs tell"
