@@ -238,7 +238,7 @@ REFUSED: list[tuple[Any, str | None, str]] = [
     ({"messages": HELLO, "persona": {"steer": {"kind": 1}}}, "persona.steer", "Served are: evil, humorous"),
     ({"messages": HELLO, "persona": {"cap": {"humorous": 1}}}, "persona.cap.humorous", "no neutral statistics"),
     ({"messages": HELLO, "persona": {"monitor": ["kind"]}}, "persona.monitor", "no vector of the trait 'kind'"),
-    ({"messages": HELLO, "persona": {"when": {"evil": ">3"}}}, "persona.when", "Unknown field"),
+    ({"messages": HELLO, "persona": {"when": {"evil": ">3"}}}, "persona.when", "nothing is done"),
     ({"messages": HELLO, "persona": {"id": "../x"}}, "persona.id", "pattern"),
     ({"messages": []}, "messages", "at least 1 item"),
     ({"messages": [{"role": "user"}]}, "messages", "content"),

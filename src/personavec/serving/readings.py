@@ -13,6 +13,7 @@ from personavec.vector import PersonaVector, reading_sides
 
 WINDOW = 16  # tokens: a passage of two lines, short enough to stand out of a long answer
 Reading = Sequence[float]  # by vector
+Condition = tuple[str, Literal["<", ">"], float]  # a trait, and the limit in z that its reading must lie above or below
 
 
 class Meter:
@@ -26,7 +27,7 @@ class Meter:
         self.vectors = reading_sides(vectors)
         self.names = [vector.trait for vector in self.vectors]
         self._neutral = {
-            (vector.trait, of): _neutral(vector, of) for vector in self.vectors for of in ("answer", "prompt")
+            (vector.trait, of): neutral_of(vector, of) for vector in self.vectors for of in ("answer", "prompt")
         }
         layers = sorted({vector.layer for vector in self.vectors})
         self._members = {layer: [i for i, v in enumerate(self.vectors) if v.layer == layer] for layer in layers}
@@ -87,12 +88,27 @@ class Meter:
                 }
         return found
 
+    def met(
+        self,
+        conditions: Sequence[tuple[str, Literal["<", ">"], float]],
+        reading: Reading,
+        of: Literal["answer", "prompt"],
+    ) -> bool:
+        """Whether a reading lies beyond all limits, in z."""
+        found = dict(zip(self.names, reading, strict=True))
+        for name, sign, limit in conditions:
+            z = self._z(name, found[name], of)
+            if z is None or not (z > limit if sign == ">" else z < limit):
+                return False
+        return True
+
     def _z(self, name: str, value: float, of: Literal["answer", "prompt"]) -> float | None:
         neutral = self._neutral[name, of]
         return None if neutral is None else round((value - neutral[0]) / neutral[1], 4)
 
 
-def _neutral(vector: PersonaVector, of: Literal["answer", "prompt"]) -> tuple[float, float] | None:
+def neutral_of(vector: PersonaVector, of: Literal["answer", "prompt"]) -> tuple[float, float] | None:
+    """Mean and deviation of neutral answers, or of prompts before them; None: nothing that deviations can be told in."""
     try:
         mean, deviation = vector.neutral(vector.layer, of=of)
     except UserError:
