@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from personavec.serving.readings import Reading
 from personavec.serving.server import bound, server_of
 from personavec.serving.settings import ServeSettings
 from personavec.vector import PersonaVector
-from tiny import causal_model, qwen2, tokenizer, vector
+from tiny import CALLS, causal_model, qwen2, tokenizer, vector
 
 
 @dataclass(eq=False)
@@ -82,6 +83,27 @@ def digits_model() -> ChatModel:
         head.zero_()
         head[digits] = 10 * kept  # the other tokens, at 0, are never drawn
     return ChatModel(model, text, "digits")
+
+
+TOOLS = "{% if tools %}{{ tools | tojson }}{% endif %}" + CALLS  # a template that writes tools and calls down
+WEATHER: Any = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}
+
+
+def saying(*pieces: str, template: str = TOOLS, **options: Any) -> ChatModel:
+    """Answers with these pieces, a token each, to anything: its blocks do nothing, its head knows what follows what."""
+    text = tokenizer(template, added=pieces, **options)
+    model = causal_model(qwen2(vocab_size=len(text) + 8), 3)
+    last = text("x<|im_start|>assistant\n")["input_ids"][-1]
+    chain = [last, *text.convert_tokens_to_ids(list(pieces)), text.eos_token_id]
+    with torch.no_grad():
+        for block in model.model.layers:
+            block.self_attn.o_proj.weight.zero_()
+            block.mlp.down_proj.weight.zero_()
+        head, embedding = model.get_output_embeddings().weight, model.get_input_embeddings().weight
+        head.zero_()
+        for token, following in pairwise(chain):
+            head[following] = 50 * embedding[token]
+    return ChatModel(model, text, "saying")
 
 
 def personas(model: ChatModel) -> list[PersonaVector]:

@@ -108,7 +108,7 @@ class Meter:
 
 
 def neutral_of(vector: PersonaVector, of: Literal["answer", "prompt"]) -> tuple[float, float] | None:
-    """Mean and deviation of neutral answers, or of prompts before them; None: nothing that deviations can be told in."""
+    """Mean and deviation of neutral answers, or of the prompts before them; None: there are none to compare with."""
     try:
         mean, deviation = vector.neutral(vector.layer, of=of)
     except UserError:

@@ -36,7 +36,7 @@ class TextConfig(Strict):
 class ResponsesBody(Strict):
     """Of `/v1/responses`."""
 
-    input: str | Annotated[list[dict[str, Any]], Field(min_length=1)]
+    input: str | list[dict[str, Any]]
     instructions: str | None = None
     model: str | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
@@ -67,6 +67,8 @@ class ResponsesBody(Strict):
             RequestError: An item of the input that is not text, a call or what a call gave.
         """
         items = [{"role": "user", "content": self.input}] if isinstance(self.input, str) else self.input
+        if not items:
+            _wrong("input", "holds nothing")
         messages: list[dict[str, Any]] = []
         if self.instructions is not None:
             messages.append({"role": "system", "content": self.instructions})
