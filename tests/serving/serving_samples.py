@@ -5,7 +5,7 @@ import json
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from itertools import pairwise
 from typing import Any
 
@@ -140,7 +140,8 @@ class Live:
     """A server on a free port of this machine, on a thread."""
 
     def __init__(self, model: ChatModel, vectors: Sequence[PersonaVector], default: Any = None, **options: Any) -> None:
-        settings = ServeSettings(**{name: options.pop(name) for name in ("places", "queue") if name in options})
+        limits = [one.name for one in fields(ServeSettings) if one.name in options]
+        settings = ServeSettings(**{name: options.pop(name) for name in limits})
         self.service = Service(model, Cast(model, vectors, default or {}), settings)
         options.setdefault("hosts", ["127.0.0.1"])
         self.server = server_of(create_app(self.service, **options))
@@ -175,9 +176,9 @@ class Live:
         finally:
             connection.close()
 
-    def chat(self, said: str = "hello", **fields: Any) -> Any:
+    def chat(self, said: str = "hello", **asked: Any) -> Any:
         """The answer to a chat of one message."""
-        body = {"messages": [{"role": "user", "content": said}], "max_tokens": 8, **fields}
+        body = {"messages": [{"role": "user", "content": said}], "max_tokens": 8, **asked}
         status, told, _ = self.ask("POST", "/v1/chat/completions", body)
         assert status == 200, told
         return told

@@ -191,7 +191,8 @@ async def body_of(request: Request) -> Any:
     """
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
         raise RequestError(415, "Send JSON, with the header Content-Type: application/json.")
-    too_large = RequestError(413, f"The body is larger than {LARGEST} bytes.")
+    close = {"Connection": "close"}  # nobody reads the rest
+    too_large = RequestError(413, f"The body is larger than {LARGEST} bytes.", headers=close)
     length = request.headers.get("content-length", "0")
     if not length.isdecimal() or int(length[:20]) > LARGEST:
         raise too_large
@@ -203,7 +204,7 @@ async def body_of(request: Request) -> Any:
                 if len(raw) > LARGEST:
                     raise too_large
     except TimeoutError as error:
-        raise RequestError(408, f"The body took longer than {PATIENCE:.0f} s to arrive.") from error
+        raise RequestError(408, f"The body took longer than {PATIENCE:.0f} s to arrive.", headers=close) from error
     return parse(bytes(raw))
 
 
