@@ -32,9 +32,9 @@ from personavec.stats.bootstrap import bootstrap_mean
 from personavec.traits import load_trait
 
 TURNS = 10
-JUDGED = (1, 4, 7, 10)  # the first is the same for both ways
+JUDGED = (4, 7, 10)  # the first is the same for both ways
 LATE = (7, 10)
-TOKENS, TEMPERATURE = 48, 0.7
+TOKENS, TEMPERATURE = 40, 0.7
 WAYS = ("plain", "unsteered", "as written")
 
 
@@ -122,8 +122,19 @@ def one_turn(model: ChatModel, talks: Sequence[Talk], turn: int) -> None:
         talk.messages.append({"role": "assistant", "content": text})
 
 
+def talked(model: ChatModel, vector: PersonaVector, count: int) -> list[Talk]:
+    """All conversations of a trait. What was kept of their prompts is let go: it is some 40 MB each."""
+    talks = talks_of(vector, count)
+    for turn in range(TURNS):
+        one_turn(model, talks, turn)
+        print(f"{vector.trait}, turn {turn + 1} of {TURNS}: {talks[1].answers[-1].text[:100]!r}", flush=True)
+    for talk in talks:
+        talk.cache = DynamicCache()
+    return talks
+
+
 def judge_coherence(model: ChatModel, talks: Sequence[Talk]) -> None:
-    """Of every answer, after all that was said before it; what is natural is what the plain model answers."""
+    """Of every answer of a trait, after all that was said before it; what is natural is what the plain model answers."""
     conversations, owners = [], []
     for talk in talks:
         [told] = model.template.conversations(talk.messages, [2 * i + 1 for i in range(TURNS)])
@@ -150,7 +161,8 @@ Scores = dict[tuple[str, str, int, int], float]  # by trait, way, conversation a
 
 def judged(model: ChatModel, vectors: Sequence[PersonaVector], talks: Sequence[Talk]) -> dict[str, Scores]:
     """By what was judged."""
-    judge_coherence(model, talks)
+    for vector in vectors:
+        judge_coherence(model, [talk for talk in talks if talk.trait == vector.trait])
     found: dict[str, Scores] = {"coherence": {}, "probe": {}, "contrast": {}}
     probes = ProbeModel(model, "library", "probe")
 
@@ -200,14 +212,11 @@ def main() -> None:
     parser.add_argument("--conversations", type=int, default=8)
     options = parser.parse_args()
     model, vectors = load_model(options.model), [PersonaVector.load(path) for path in options.vector]
-    talks = [talk for vector in vectors for talk in talks_of(vector, options.conversations)]
-    for turn in range(TURNS):
-        one_turn(model, talks, turn)
-        print(f"turn {turn + 1} of {TURNS}: {talks[1].answers[-1].text[:100]!r}", flush=True)
+    talks = [talk for vector in vectors for talk in talked(model, vector, options.conversations)]
     found = judged(model, vectors, talks)
     rows = []
     for vector in vectors:
-        for turns, when in ((JUDGED[1:], ", ".join(map(str, JUDGED[1:]))), (LATE, ", ".join(map(str, LATE)))):
+        for turns, when in ((JUDGED, ", ".join(map(str, JUDGED))), (LATE, ", ".join(map(str, LATE)))):
             for way, minus in (*((way, None) for way in WAYS), ("as written", "unsteered")):
                 name = way if minus is None else f"**{way} minus {minus}**"
                 cells = [
