@@ -22,7 +22,8 @@ from personavec.serving.engine import StepLoop
 from personavec.serving.settings import ServeSettings
 from tiny import causal_model, qwen2, random_ids, tokenizer
 
-STREAMS, TOKENS = 64, 8
+STREAMS, TOKENS = 64, 5
+FEWER = 24  # bfloat16 is slow on some processors
 GAP = 0.125  # of the two highest logits, below which bfloat16 may choose otherwise
 
 
@@ -36,12 +37,18 @@ def edits(model: ChatModel, i: int) -> list[Intervention]:
 
 
 def run(made: StepLoop, model: ChatModel, places: list[int], **options: Any) -> list[Heard]:
-    """Greedy answers to the requests with these numbers, side by side."""
+    """Greedy answers to the requests with these numbers, side by side; half of them are read."""
     try:
         heard = [
-            submit(made, random_ids(3 + i % 11, i), TOKENS, temperature=0.0, interventions=edits(model, i), **options)[
-                1
-            ]
+            submit(
+                made,
+                random_ids(3 + i % 11, i),
+                TOKENS,
+                temperature=0.0,
+                interventions=edits(model, i),
+                reads=i % 8 < 4,
+                **options,
+            )[1]
             for i in places
         ]
         return [one.wait() for one in heard]
@@ -50,23 +57,21 @@ def run(made: StepLoop, model: ChatModel, places: list[int], **options: Any) -> 
 
 
 def test_64_streams_with_64_steerings_equal_their_single_runs(tiny: ChatModel) -> None:
-    """Every token, of those that nothing is done to as well; and reading changes none."""
+    """Every token, of those that nothing is done to as well; reading changes none."""
     many = ServeSettings(places=STREAMS, queue=STREAMS)
     found = run(StepLoop(tiny, personas(tiny), many), tiny, list(range(STREAMS)))
-    read = run(StepLoop(tiny, personas(tiny), many), tiny, list(range(STREAMS)), reads=True)
     requests = [Request(random_ids(3 + i % 11, i), TOKENS, 0.0, 0, edits(tiny, i)) for i in range(STREAMS)]
     alone = [tiny.generate([one])[0].ids for one in requests]
     assert [one.ids() for one in found] == alone
-    assert [one.ids() for one in read] == alone
     assert len({tuple(ids) for ids in alone}) > STREAMS // 2
 
 
 def test_in_bfloat16_they_differ_where_two_tokens_were_as_likely(record_property: Any) -> None:
     """Up to a first token whose gap to the next likeliest is a rounding, in the single run; after it all may differ."""
     model = ChatModel(causal_model(qwen2()).bfloat16(), tokenizer(), "tiny")
-    many, one = ServeSettings(places=STREAMS, queue=STREAMS), ServeSettings(places=1, queue=STREAMS)
-    together = run(StepLoop(model, personas(model), many), model, list(range(STREAMS)))
-    alone = run(StepLoop(model, personas(model), one), model, list(range(STREAMS)), top_logprobs=2)
+    many, one = ServeSettings(places=FEWER), ServeSettings(places=1)
+    together = run(StepLoop(model, personas(model), many), model, list(range(FEWER)))
+    alone = run(StepLoop(model, personas(model), one), model, list(range(FEWER)), top_logprobs=2)
     differ = 0
     for found, expected in zip(together, alone, strict=True):
         assert found.error is None and expected.error is None
@@ -77,8 +82,8 @@ def test_in_bfloat16_they_differ_where_two_tokens_were_as_likely(record_property
             assert first.top[0][1] - first.top[1][1] <= GAP
         else:
             assert len(found.ids()) == len(expected.ids())
-    record_property("answers that differ", f"{differ} of {STREAMS}")
-    assert differ < STREAMS // 2
+    record_property("answers that differ", f"{differ} of {FEWER}")
+    assert differ < FEWER // 2
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +109,7 @@ def asking(**fields: Any) -> bytes:
 
 
 def test_who_reads_a_byte_at_a_time_holds_up_nobody(live: Live) -> None:
-    raw = asking(max_tokens=450, stream=True, temperature=0, logprobs=True, top_logprobs=20)
+    raw = asking(max_tokens=200, stream=True, temperature=0, logprobs=True, top_logprobs=20)
     head = f"Content-Type: application/json\r\nContent-Length: {len(raw)}"
     slow = opened(live, head, raw, receive=1024)
     read = slow.recv(1)
@@ -178,9 +183,9 @@ def test_memory_is_flat(live: Live, monkeypatch: pytest.MonkeyPatch) -> None:
         while live.service.loop.running or live.service.loop.waiting:
             time.sleep(0.001)
 
-    many(0, 100)
+    many(0, 50)
     before, threads = resident(), threading.active_count()
-    many(100, 200)
+    many(50, 150)
     assert resident() - before < 8 << 20
     assert threading.active_count() <= threads + 1
     assert len(live.service.records) == 20 and not live.service.loop._groups

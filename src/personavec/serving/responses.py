@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal, NoReturn
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field, JsonValue
 
 from personavec.serving.answers import Choice, Json, Shape, Told
 from personavec.serving.bodies import ROLES, ChatBody, PersonaBody, ResponseFormat, Strict
@@ -161,7 +161,7 @@ class ResponseShape(Shape):
         return {**told, **self._asked, **fields}
 
     def _message(self, text: str | None, status: str) -> Json:
-        content = [] if text is None else [_output_text(text)]
+        content: list[JsonValue] = [] if text is None else [_output_text(text)]
         return {"id": "msg_" + self._key, "type": "message", "role": "assistant", "status": status, "content": content}
 
     def events(self, told: Told) -> Iterator[Json]:
