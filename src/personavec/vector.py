@@ -254,7 +254,8 @@ class PersonaVector:
         try:
             with safe_open(path, framework="pt") as handle:
                 metadata = handle.metadata() or {}
-                tensors = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118
+                # Copies: what is cut short or written over later would end the process that has it mapped.
+                tensors = {name: handle.get_tensor(name).clone() for name in handle.keys()}  # noqa: SIM118
         except (SafetensorError, OSError, ValueError) as error:
             raise UserError(
                 f"{path} is not a whole safetensors file ({error}).",

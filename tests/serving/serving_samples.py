@@ -5,7 +5,8 @@ import json
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from personavec.serving.readings import Reading
 from personavec.serving.server import bound, server_of
 from personavec.serving.settings import ServeSettings
 from personavec.vector import PersonaVector
-from tiny import causal_model, qwen2, tokenizer, vector
+from tiny import CALLS, causal_model, qwen2, tokenizer, vector
 
 
 @dataclass(eq=False)
@@ -84,6 +85,27 @@ def digits_model() -> ChatModel:
     return ChatModel(model, text, "digits")
 
 
+TOOLS = "{% if tools %}{{ tools | tojson }}{% endif %}" + CALLS  # a template that writes tools and calls down
+WEATHER: Any = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}
+
+
+def saying(*pieces: str, template: str = TOOLS, **options: Any) -> ChatModel:
+    """Answers with these pieces, a token each, to anything: its blocks do nothing, its head knows what follows what."""
+    text = tokenizer(template, added=pieces, **options)
+    model = causal_model(qwen2(vocab_size=len(text) + 8), 3)
+    last = text("x<|im_start|>assistant\n")["input_ids"][-1]
+    chain = [last, *text.convert_tokens_to_ids(list(pieces)), text.eos_token_id]
+    with torch.no_grad():
+        for block in model.model.layers:
+            block.self_attn.o_proj.weight.zero_()
+            block.mlp.down_proj.weight.zero_()
+        head, embedding = model.get_output_embeddings().weight, model.get_input_embeddings().weight
+        head.zero_()
+        for token, following in pairwise(chain):
+            head[following] = 50 * embedding[token]
+    return ChatModel(model, text, "saying")
+
+
 def personas(model: ChatModel) -> list[PersonaVector]:
     """Two vectors at different layers, one of them with neutral statistics."""
     rows = model.n_layers + 1
@@ -118,7 +140,8 @@ class Live:
     """A server on a free port of this machine, on a thread."""
 
     def __init__(self, model: ChatModel, vectors: Sequence[PersonaVector], default: Any = None, **options: Any) -> None:
-        settings = ServeSettings(**{name: options.pop(name) for name in ("places", "queue") if name in options})
+        limits = [one.name for one in fields(ServeSettings) if one.name in options]
+        settings = ServeSettings(**{name: options.pop(name) for name in limits})
         self.service = Service(model, Cast(model, vectors, default or {}), settings, options.pop("observer", None))
         options.setdefault("hosts", ["127.0.0.1"])
         self.server = server_of(create_app(self.service, **options))
@@ -153,9 +176,9 @@ class Live:
         finally:
             connection.close()
 
-    def chat(self, said: str = "hello", **fields: Any) -> Any:
+    def chat(self, said: str = "hello", **asked: Any) -> Any:
         """The answer to a chat of one message."""
-        body = {"messages": [{"role": "user", "content": said}], "max_tokens": 8, **fields}
+        body = {"messages": [{"role": "user", "content": said}], "max_tokens": 8, **asked}
         status, told, _ = self.ask("POST", "/v1/chat/completions", body)
         assert status == 200, told
         return told

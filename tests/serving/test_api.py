@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from openai import BadRequestError, OpenAI
-from serving_samples import Live, digits_model, halted, personas
+from serving_samples import TOOLS, WEATHER, Live, digits_model, halted, personas
 
 from personavec.interventions import interventions, steering
 from personavec.model import ChatModel, Request
@@ -18,7 +18,7 @@ from personavec.serving import api
 from personavec.serving.bodies import PersonaBody
 from personavec.serving.readings import WINDOW
 from personavec.vector import PersonaVector
-from tiny import CALLS, causal_model, qwen2, tokenizer
+from tiny import causal_model, qwen2, tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -186,9 +186,7 @@ def test_stop_strings(client: OpenAI, model: ChatModel) -> None:
 
 
 def test_tools_and_parts_go_through_the_template() -> None:
-    template = "{% if tools %}{{ tools | tojson }}{% endif %}" + CALLS
-    model = ChatModel(causal_model(qwen2()), tokenizer(template), "calls")
-    tool = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}
+    model = ChatModel(causal_model(qwen2()), tokenizer(TOOLS), "calls")
     call = {"id": "c1", "type": "function", "function": {"name": "weather", "arguments": '{"town": "Ulm"}'}}
     messages = [
         {"role": "developer", "content": "be kind"},
@@ -206,8 +204,8 @@ def test_tools_and_parts_go_through_the_template() -> None:
     live = Live(model, [])
     try:
         body = {"messages": messages, "max_tokens": 1}
-        for choice, tools in (("auto", [tool]), ("none", [])):
-            _, told, _ = live.ask("POST", "/v1/chat/completions", {**body, "tools": [tool], "tool_choice": choice})
+        for choice, tools in (("auto", [WEATHER]), ("none", [])):
+            _, told, _ = live.ask("POST", "/v1/chat/completions", {**body, "tools": [WEATHER], "tool_choice": choice})
             assert told["usage"]["prompt_tokens"] == len(model.template.prompt_ids(read, tools))
     finally:
         live.close()
@@ -223,6 +221,8 @@ REFUSED: list[tuple[Any, str | None, str]] = [
     ({"messages": HELLO, "presence_penalty": 0.5}, "presence_penalty", "presence_penalty"),
     ({"messages": HELLO, "response_format": {"type": "json_object"}}, "response_format.type", "text"),
     ({"messages": HELLO, "tool_choice": "required"}, "tool_choice", "auto"),
+    ({"messages": HELLO, "tools": [WEATHER]}, "tools", "no place for tools"),
+    ({"messages": HELLO, "tools": [{"type": "function"}]}, "tools.0", "has a name"),
     ({"messages": HELLO, "max_tokens": 0}, "max_tokens", "max_tokens"),
     ({"messages": HELLO, "max_tokens": True}, "max_tokens", "valid integer"),
     ({"messages": HELLO, "max_tokens": 3, "max_completion_tokens": 4}, "max_tokens", "differ"),
@@ -238,7 +238,7 @@ REFUSED: list[tuple[Any, str | None, str]] = [
     ({"messages": HELLO, "persona": {"steer": {"kind": 1}}}, "persona.steer", "Served are: evil, humorous"),
     ({"messages": HELLO, "persona": {"cap": {"humorous": 1}}}, "persona.cap.humorous", "no neutral statistics"),
     ({"messages": HELLO, "persona": {"monitor": ["kind"]}}, "persona.monitor", "no vector of the trait 'kind'"),
-    ({"messages": HELLO, "persona": {"when": {"evil": ">3"}}}, "persona.when", "Unknown field"),
+    ({"messages": HELLO, "persona": {"when": {"evil": ">3"}}}, "persona.when", "nothing is done"),
     ({"messages": HELLO, "persona": {"id": "../x"}}, "persona.id", "pattern"),
     ({"messages": []}, "messages", "at least 1 item"),
     ({"messages": [{"role": "user"}]}, "messages", "content"),
@@ -416,5 +416,5 @@ def test_the_description_of_the_api_is_whole(live: Live) -> None:
     status, told, _ = live.ask("GET", "/openapi.json")
     assert status == 200
     text = json.dumps(told)
-    for name in ("ChatBody", "CompletionBody", "PersonaBody"):
+    for name in ("ChatBody", "CompletionBody", "ResponsesBody", "PersonaBody"):
         assert f'"#/components/schemas/{name}"' in text and name in told["components"]["schemas"]

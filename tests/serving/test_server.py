@@ -7,10 +7,11 @@ import signal
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from children import command
+from children import Child, command
 from personavec.errors import UserError
 from personavec.serving.server import KEY, bound, hosts_of, read_keys
 from personavec.serving.voice import Voice
@@ -60,26 +61,54 @@ def test_mistakes_are_told_before_the_model_is_loaded(
     assert capsys.readouterr().err.startswith(said)
 
 
+def served(child: Child) -> int:
+    """The port, once it is served."""
+    child.until(lambda: "Ctrl-C" in child._out.read_text() if child._out.exists() else False)
+    found = re.search(r"is served at http://127\.0\.0\.1:(\d+)/v1 as default\.", child._out.read_text())
+    assert found
+    return int(found[1])
+
+
+def ask(port: int, **fields: Any) -> http.client.HTTPResponse:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    body = {"messages": [{"role": "user", "content": "hello"}], "max_tokens": 3, "temperature": 0, **fields}
+    connection.request("POST", "/v1/chat/completions", json.dumps(body), {"Content-Type": "application/json"})
+    return connection.getresponse()
+
+
 def test_a_server_in_a_process(tmp_path: Path) -> None:
-    """Steered by default as it was told, and over when it is told to end."""
-    model = chat_model()
+    """Steered by default as it was told; a file that is overwritten below it changes nothing before it starts again,
+    after whatever end; and over when it is told to end."""
+    model, path = chat_model(), tmp_path / "evil.safetensors"
     model.model.save_pretrained(tmp_path / "model")
     model.tokenizer.save_pretrained(tmp_path / "model")
-    replace(vector(model), trait="evil").save(tmp_path / "evil.safetensors")
-    words = ["serve", "--model", tmp_path / "model", "--dtype", "float32", "--vector", tmp_path / "evil.safetensors",
-             "--steer", "evil=-0.5", "--port", "0"]  # fmt: skip
-    child = command(*words)
+    one, other = (replace(vector(model, seed=seed), trait="evil") for seed in (1, 2))
+    one.save(path)
+    other.save(tmp_path / "other")
+    words = ["serve", "--model", tmp_path / "model", "--dtype", "float32", "--vector", path, "--steer", "evil=-0.5"]
+    child = command(*words, "--port", "0")
     try:
-        child.until(lambda: "Ctrl-C" in child._out.read_text() if child._out.exists() else False)
-        said = child._out.read_text()
-        found = re.search(r"is served at http://127\.0\.0\.1:(\d+)/v1 as default\.", said)
-        assert found and "Steering: evil -0.5. Read along: evil." in said
-        connection = http.client.HTTPConnection("127.0.0.1", int(found[1]), timeout=60)
-        body = {"messages": [{"role": "user", "content": "hello"}], "max_tokens": 3}
-        connection.request("POST", "/v1/chat/completions", json.dumps(body), {"Content-Type": "application/json"})
-        answer = json.loads(connection.getresponse().read())
-        assert answer["persona"]["steering"] == ["evil -0.5"]
-        connection.close()
+        port = served(child)
+        assert "Steering: evil -0.5. Read along: evil." in child._out.read_text()
+        before = json.loads(ask(port).read())["persona"]["choices"]
+        path.write_bytes(b"")  # in place: what is mapped would be gone
+        path.write_bytes((tmp_path / "other").read_bytes())
+        answer = json.loads(ask(port).read())
+        assert answer["persona"]["steering"] == ["evil -0.5"] and answer["persona"]["choices"] == before
+        stream = ask(port, max_tokens=450, stream=True)
+        stream.read(10)
+        child.kill()
+        child.communicate()
+        with pytest.raises(http.client.IncompleteRead):
+            while stream.read(10_000):
+                pass
+    finally:
+        child.kill()
+    child = command(*words, "--port", port)
+    try:
+        assert served(child) == port
+        after = json.loads(ask(port).read())["persona"]["choices"]
+        assert after[0]["prompt"]["evil"]["value"] != before[0]["prompt"]["evil"]["value"]
         child.send_signal(signal.SIGTERM)
         child.communicate()
         assert child.returncode == -signal.SIGTERM

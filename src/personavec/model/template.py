@@ -6,6 +6,7 @@ import logging
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 from personavec.errors import UserError
@@ -211,6 +212,15 @@ class Template:
             return text in self._render(turns, turns[-1]["role"] != "assistant")
         except UserError:
             return None
+
+    @cached_property
+    def takes_tools(self) -> bool:
+        """Whether the template writes down what tools there are."""
+        function = {"name": "Tk3", "description": "", "parameters": {"type": "object", "properties": {}}}
+        try:
+            return "Tk3" in self._render(_PROBE[:1], True, tools=[{"type": "function", "function": function}])
+        except UserError:
+            return False
 
     def _thought_field(self) -> str | None:
         """The field from which the template takes a thought apart from the content; None if there is none."""

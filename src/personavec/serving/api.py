@@ -5,8 +5,9 @@ import logging
 import secrets
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from importlib.metadata import version
 from typing import Any, Literal
 
@@ -18,8 +19,9 @@ from starlette.exceptions import HTTPException
 
 from personavec.errors import UserError
 from personavec.model import ChatModel
-from personavec.serving.answers import ChatShape, CompletionShape, Shape
+from personavec.serving.answers import ChatShape, CompletionShape, Json, Shape
 from personavec.serving.bodies import ChatBody, CompletionBody, checked
+from personavec.serving.calls import Listener
 from personavec.serving.engine import BusyError, ClosingError, Job, StepLoop
 from personavec.serving.exchange import EventStream, Exchange
 from personavec.serving.facts import facts
@@ -29,6 +31,7 @@ from personavec.serving.metrics import Metrics
 from personavec.serving.observer import Observer, Said
 from personavec.serving.page import page_routes
 from personavec.serving.persona import Asked, Cast, of_body, of_header
+from personavec.serving.responses import ResponsesBody, ResponseShape
 from personavec.serving.settings import ServeSettings
 from personavec.serving.strict import parse
 
@@ -77,21 +80,54 @@ class Service:
 
     async def chat(self, body: ChatBody, steer: str | None) -> Exchange:
         """Take a chat on."""
-        messages, tools = body.read_messages(), body.read_tools()
+        name = self.loop.name if body.told_logprobs is not None else None
+        shape = ChatShape(self._head(ChatShape, body.model), name, with_usage=body.with_usage)
+        return await self._chat(shape, body, steer, "messages")
+
+    async def response(self, asked: ResponsesBody, steer: str | None) -> Exchange:
+        """Take a chat on that comes as the input of a response."""
+        shape = ResponseShape(self._head(ResponseShape, asked.model), asked)
+        try:
+            return await self._chat(shape, asked.as_chat(), steer, "input")
+        except RequestError as error:
+            if error.param == "max_tokens":
+                error.param = "max_output_tokens"
+            raise
+
+    async def _chat(self, shape: Shape, body: ChatBody, steer: str | None, source: str) -> Exchange:
+        messages, tools = body.read_messages(source), body.read_tools()
+        if tools and not self.model.template.takes_tools:
+            raise RequestError(
+                400, "The model's chat template has no place for tools; it would never see them.", "tools"
+            )
         async with self._encoding:
             try:
                 ids = await asyncio.to_thread(self.model.template.prompt_ids, messages, tools)
             except UserError as error:
-                raise failure(error, "messages") from error
+                raise failure(error, source) from error
+        listening = partial(self._listener, ids, tools) if tools else None
         said = self.observer.said(messages, body.persona.conversation if body.persona else None)
-        return self._exchange(ChatShape(), body, [ids], said, steer)
+        return self._exchange(shape, body, [ids], said, steer, source, listening)
+
+    def _listener(self, ids: Sequence[int], tools: Sequence[Mapping[str, Any]]) -> Listener:
+        """Tells the calls of an answer from its text: as the tokenizer's own response template says, if it has one."""
+        names, tokenizer = [tool["function"]["name"] for tool in tools], self.model.tokenizer
+        if getattr(tokenizer, "response_template", None) is None:
+            return Listener(names)
+        return Listener(names, lambda answer: tokenizer.parse_response(answer, prefix=ids, tools=list(tools)))
 
     async def completion(self, body: CompletionBody, steer: str | None) -> Exchange:
         """Take prompts on that are not put into the chat template."""
         async with self._encoding:
             prompts = [await asyncio.to_thread(self._plain, prompt) for prompt in body.prompts]
+        name = self.loop.name if body.told_logprobs is not None else None
+        shape = CompletionShape(self._head(CompletionShape, body.model), name, with_usage=body.with_usage)
         said = Said(body.persona.conversation if body.persona else None)
-        return self._exchange(CompletionShape(), body, prompts, said, steer)
+        return self._exchange(shape, body, prompts, said, steer, "prompt")
+
+    @staticmethod
+    def _head(shape: type[Shape], model: str | None) -> Json:
+        return {"id": shape.prefix + secrets.token_hex(12), "created": int(time.time()), "model": model or NAME}
 
     def _plain(self, prompt: str | list[int]) -> list[int]:
         if isinstance(prompt, str):
@@ -109,25 +145,15 @@ class Service:
         prompts: Sequence[list[int]],
         said: Said,
         steer: str | None,
+        source: str,
+        listening: Callable[[], Listener] | None = None,
     ) -> Exchange:
-        logprobs = body.told_logprobs
         asked = [self.named(body.model), of_header(steer) if steer else {}, of_body(body.persona)]
-        steered, monitored = self.cast.steered(*asked), self.cast.monitored(body.persona)
-        id = shape.prefix + secrets.token_hex(12)
+        when = body.persona.when if body.persona else None
+        steered, monitored = self.cast.steered(*asked, when=when), self.cast.monitored(body.persona)
+        name = (body.persona and body.persona.id) or str(shape.head["id"])
         exchange = Exchange(
-            shape,
-            id,
-            (body.persona and body.persona.id) or id,
-            body.model or NAME,
-            steered,
-            monitored,
-            self.loop.meter,
-            self.metrics,
-            self.loop.name,
-            logprobs is not None,
-            time.monotonic(),
-            self.observer,
-            said,
+            shape, name, steered, monitored, self.loop.meter, self.metrics, self.observer, said, listening
         )
         n, seed = body.n or 1, secrets.randbits(62) if body.seed is None else body.seed % (1 << 64)
         jobs = [
@@ -141,8 +167,9 @@ class Service:
                 (seed + place * n) % (1 << 64),
                 body.stops,
                 steered.interventions,
-                logprobs,
-                bool(monitored),
+                body.told_logprobs,
+                bool(monitored or steered.conditions),
+                partial(self.loop.meter.met, steered.conditions) if steered.conditions else None,
             )
             for place, ids in enumerate(prompts)
         ]
@@ -152,7 +179,7 @@ class Service:
                 exchange.jobs.append(job)
         except (UserError, BusyError, ClosingError) as error:
             exchange.cancel()
-            raise failure(error, "messages" if isinstance(body, ChatBody) else "prompt") from error
+            raise failure(error, source) from error
         self._booked(exchange)
         return exchange
 
@@ -175,7 +202,8 @@ async def body_of(request: Request) -> Any:
     """
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
         raise RequestError(415, "Send JSON, with the header Content-Type: application/json.")
-    too_large = RequestError(413, f"The body is larger than {LARGEST} bytes.")
+    close = {"Connection": "close"}  # nobody reads the rest
+    too_large = RequestError(413, f"The body is larger than {LARGEST} bytes.", headers=close)
     length = request.headers.get("content-length", "0")
     if not length.isdecimal() or int(length[:20]) > LARGEST:
         raise too_large
@@ -187,11 +215,11 @@ async def body_of(request: Request) -> Any:
                 if len(raw) > LARGEST:
                     raise too_large
     except TimeoutError as error:
-        raise RequestError(408, f"The body took longer than {PATIENCE:.0f} s to arrive.") from error
+        raise RequestError(408, f"The body took longer than {PATIENCE:.0f} s to arrive.", headers=close) from error
     return parse(bytes(raw))
 
 
-def _takes(kind: type[ChatBody] | type[CompletionBody]) -> dict[str, Any]:
+def _takes(kind: type[BaseModel]) -> dict[str, Any]:
     """What the description of the API says of a body."""
     schema = {"$ref": f"#/components/schemas/{kind.__name__}"}
     return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
@@ -202,6 +230,7 @@ def _describe(app: FastAPI) -> None:
     bodies: list[tuple[type[BaseModel], Literal["validation"]]] = [
         (ChatBody, "validation"),
         (CompletionBody, "validation"),
+        (ResponsesBody, "validation"),
     ]
     _, schemas = models_json_schema(bodies, ref_template="#/components/schemas/{model}")
     app.openapi().setdefault("components", {})["schemas"] = schemas["$defs"]
@@ -211,10 +240,8 @@ def openai_routes(service: Service) -> APIRouter:
     """What OpenAI's clients ask for."""
     routes = APIRouter()
 
-    async def told(request: Request, body: ChatBody | CompletionBody, exchange: Exchange) -> Response:
-        if not body.stream:
-            return JSONResponse(await exchange.whole(request))
-        return EventStream(exchange, with_usage=bool(body.stream_options and body.stream_options.include_usage))
+    async def told(request: Request, body: ChatBody | CompletionBody | ResponsesBody, exchange: Exchange) -> Response:
+        return EventStream(exchange) if body.stream else JSONResponse(await exchange.whole(request))
 
     @routes.post("/v1/chat/completions", openapi_extra=_takes(ChatBody))
     async def chat_completions(request: Request) -> Response:
@@ -225,6 +252,11 @@ def openai_routes(service: Service) -> APIRouter:
     async def completions(request: Request) -> Response:
         body = checked(CompletionBody, await body_of(request))
         return await told(request, body, await service.completion(body, request.headers.get("x-persona-steer")))
+
+    @routes.post("/v1/responses", openapi_extra=_takes(ResponsesBody))
+    async def responses(request: Request) -> Response:
+        body = checked(ResponsesBody, await body_of(request))
+        return await told(request, body, await service.response(body, request.headers.get("x-persona-steer")))
 
     def model(name: str) -> dict[str, Any]:
         return {"id": name, "object": "model", "created": service.started, "owned_by": "personavec"}
@@ -245,7 +277,7 @@ def openai_routes(service: Service) -> APIRouter:
 def own_routes(service: Service) -> APIRouter:
     """What the server knows besides."""
     routes = APIRouter()
-    known = facts(service.cast, service.model.id)
+    known = facts(service.cast, service.model.id, service.observer.limits)
 
     @routes.get("/v1/persona/vectors")
     async def vectors() -> Response:

@@ -11,22 +11,26 @@ from personavec.serving.failures import RequestError
 Zero = Annotated[float, Field(ge=0, le=0)]
 Identifier = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
 Text = Annotated[str, Field(min_length=1, max_length=256)]
+Condition = Annotated[str, Field(pattern=r"^[<>]\s?-?\d{1,6}(\.\d{1,9})?$")]
 ROLES = ("system", "developer", "user", "assistant", "tool")
 MESSAGE = ("role", "content", "name", "tool_calls", "tool_call_id", "reasoning_content")
 MOST = 128  # choices of one request
 
 
-class _Strict(BaseModel):
+class Strict(BaseModel):
+    """Takes nothing that it does not know, and no number or truth value written as something else."""
+
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 
-class PersonaBody(_Strict):
+class PersonaBody(Strict):
     """The field `persona` of a request.
 
     Attributes:
         steer: Coefficients by trait.
         ablate: Traits.
         cap, floor: Bounds by trait, in deviations of neutral tokens; null: none, whatever the server's default is.
+        when: Conditions by trait, such as ">3": what is done acts while the reading meets all of them.
         monitor: Traits that the answer is read along; all of them unless said otherwise.
         id: What its readings are called.
         conversation: What its conversation is called; it is known by what was said before unless it has a name.
@@ -36,19 +40,20 @@ class PersonaBody(_Strict):
     ablate: list[str] | None = None
     cap: dict[str, float | None] | None = None
     floor: dict[str, float | None] | None = None
+    when: Annotated[dict[str, Condition], Field(min_length=1)] | None = None
     monitor: list[str] | None = None
     id: Identifier | None = None
     conversation: Identifier | None = None
 
 
-class StreamOptions(_Strict):
+class StreamOptions(Strict):
     """How a stream is told."""
 
     include_usage: bool = False
     include_obfuscation: Literal[False] = False
 
 
-class _Sampling(_Strict):
+class _Sampling(Strict):
     model: str | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Annotated[float, Field(ge=0, le=1)] | None = None
@@ -70,12 +75,17 @@ class _Sampling(_Strict):
         return self.max_tokens
 
     @property
+    def with_usage(self) -> bool:
+        """Whether a stream tells it at its end."""
+        return bool(self.stream_options and self.stream_options.include_usage)
+
+    @property
     def stops(self) -> list[str]:
         """Stop strings."""
         return [self.stop] if isinstance(self.stop, str) else list(self.stop or ())
 
 
-class ResponseFormat(_Strict):
+class ResponseFormat(Strict):
     """Only text."""
 
     type: Literal["text"]
@@ -110,20 +120,20 @@ class ChatBody(_Sampling):
             raise RequestError(400, "top_logprobs needs logprobs to be true.", "top_logprobs")
         return (self.top_logprobs or 0) if self.logprobs else None
 
-    def read_messages(self) -> list[dict[str, Any]]:
-        """The messages as chat templates take them."""
+    def read_messages(self, source: str = "messages") -> list[dict[str, Any]]:
+        """The messages as chat templates take them; `source` is the field that errors name."""
         given = [{key: value for key, value in message.items() if value is not None} for message in self.messages]
         for place, message in enumerate(given):
             if unknown := [key for key in message if key not in MESSAGE]:
-                where = f"messages.{place}.{unknown[0]}"
+                where = f"{source}.{place}.{unknown[0]}"
                 raise RequestError(400, f"A message may hold {', '.join(MESSAGE)}; this one has {where}.", where)
             if message.get("role") not in ROLES:
-                where = f"messages.{place}.role"
+                where = f"{source}.{place}.role"
                 raise RequestError(400, f"{where} must be one of {', '.join(ROLES)}.", where)
         try:
-            return read_messages(given, "messages")[0]
+            return read_messages(given, source)[0]
         except MisfitError as error:
-            raise RequestError(400, f"{error}.", "messages") from error
+            raise RequestError(400, f"{error}.", source) from error
 
     def read_tools(self) -> list[dict[str, Any]]:
         """The tools that the template is told of."""
@@ -162,7 +172,7 @@ class CompletionBody(_Sampling):
         return found
 
 
-Body = TypeVar("Body", ChatBody, CompletionBody)
+Body = TypeVar("Body", bound=Strict)
 
 
 def checked(kind: type[Body], value: Any) -> Body:

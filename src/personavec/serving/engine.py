@@ -73,11 +73,17 @@ class Piece:
 
 @dataclass(frozen=True)
 class Ended:
-    """A response is over. `tokens` is how many were drawn, those that a stop string cut off included."""
+    """A response is over.
+
+    Attributes:
+        tokens: How many were drawn, those that a stop string cut off included.
+        steered: How many of them while the interventions acted.
+    """
 
     choice: int
     reason: Literal["stop", "length"]
     tokens: int
+    steered: int
 
 
 @dataclass(frozen=True)
@@ -88,6 +94,7 @@ class Failed:
 
 
 Event = Begun | Piece | Ended | Failed
+When = Callable[[Reading, Literal["answer", "prompt"]], bool]
 
 
 @dataclass(eq=False)
@@ -100,6 +107,9 @@ class Job:
         top_p, temperature: See `nucleus` and `draw`.
         top_logprobs: How many of the likeliest tokens are told; None: no log-probabilities at all.
         reads: Whether projections are told.
+        when: Whether the interventions act in the next step, asked after each: of the reading of the last prompt token,
+            then of the mean of those of the tokens that have been read since. None: they always act. What has one
+            must read, and its interventions leave prompts alone.
         cancelled: Set by anybody who wants no more of it; its places are free at the next step.
     """
 
@@ -114,6 +124,7 @@ class Job:
     interventions: Sequence[Intervention] = ()
     top_logprobs: int | None = None
     reads: bool = False
+    when: When | None = None
     cancelled: bool = False
 
     @property
@@ -150,6 +161,8 @@ class _Line:
     Attributes:
         unread: The last token drawn, whose reading comes with the next step.
         untold: Tokens whose text has not been told yet.
+        acts: Whether the interventions do in the next step.
+        steered: Tokens that were drawn while they did.
     """
 
     job: Job
@@ -162,6 +175,27 @@ class _Line:
     unread: DrawnToken | None = None
     untold: list[DrawnToken] = field(default_factory=list)
     told: int = 0
+    steered: int = 0
+
+    def __post_init__(self) -> None:
+        self.acts = self.job.when is None
+        self._sums: list[float] = []
+
+    @property
+    def interventions(self) -> Sequence[Intervention]:
+        """Those of the next step."""
+        return self.job.interventions if self.acts else ()
+
+    def _judge(self, reading: Reading | None) -> None:
+        """Whether the interventions act, now that the prompt's last token or one more token has been read."""
+        if self.job.when is None or reading is None:
+            return
+        if not self.begun:
+            self.acts = self.job.when(reading, "prompt")
+            return
+        self._sums = [a + b for a, b in zip(self._sums or [0.0] * len(reading), reading, strict=True)]
+        read = self.drawn  # of the tokens drawn before, the step has read all
+        self.acts = self.job.when([one / read for one in self._sums], "answer")
 
     def hear(self, token: DrawnToken | None, reading: Reading | None) -> None:
         """A step is done.
@@ -170,6 +204,8 @@ class _Line:
             token: What was drawn; None: the end of the turn.
             reading: Of the token before it, which the step read.
         """
+        acted = self.acts
+        self._judge(reading)
         if not self.begun:
             self.begun = True
             self.job.tell(Begun(self.choice, reading))
@@ -184,6 +220,7 @@ class _Line:
             self._end("stop")
             return
         self.drawn += 1
+        self.steered += acted
         if self.job.reads:
             self.unread = token
             return
@@ -210,7 +247,7 @@ class _Line:
         self.untold = self.untold[: max(self.voice.spoken - self.told, 0)]
         if text or self.untold:
             self._tell(text)
-        self.job.tell(Ended(self.choice, "stop" if self.voice.stopped else reason, self.drawn))
+        self.job.tell(Ended(self.choice, "stop" if self.voice.stopped else reason, self.drawn, self.steered))
 
 
 @dataclass(eq=False)
@@ -480,10 +517,13 @@ class StepLoop:
                 if not fine:
                     line.job.fail(_not_finite(line.job))
                     continue
+                acted = line.acts
                 try:
                     line.hear(None if token.id in self._stop_ids else token, reading if line.job.reads else None)
                 except Exception as error:
                     line.job.fail(error)
+                if line.acts != acted:
+                    group.plan = None
 
     def _states(self, group: _Group, low: int, high: int) -> Iterator[tuple[int, Tensor, list[Reading]]]:
         """Run one step: the first line, last states and readings of each part of the lines that ran.
@@ -497,7 +537,7 @@ class StepLoop:
             whole = len(lines) == len(group.lines)
             plan = group.plan if whole else None
             if plan is None:
-                plan = SteeringPlan([line.job.interventions for line in lines])
+                plan = SteeringPlan([line.interventions for line in lines])
             if whole:
                 group.plan = plan
             reads = any(line.job.reads for line in lines)

@@ -8,35 +8,21 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from pydantic import JsonValue
 from starlette.requests import Request
 from starlette.responses import Response
 
-from personavec.serving.answers import Json, Name, Shape, usage
-from personavec.serving.engine import Begun, DrawnToken, Ended, Event, Failed, Job, Piece
+from personavec.serving.answers import Choice, Json, Shape, Told
+from personavec.serving.calls import Listener
+from personavec.serving.engine import Begun, Ended, Event, Failed, Job, Piece
 from personavec.serving.failures import RequestError, failure
 from personavec.serving.guard import Receive, Scope, Send
 from personavec.serving.metrics import Metrics
 from personavec.serving.observer import Observed, Observer, Said
 from personavec.serving.persona import Steered
-from personavec.serving.readings import Meter, Reading
+from personavec.serving.readings import Meter
 
 WAIT = 10.0  # seconds of silence after which a waiting client gets a comment, for proxies not to hang up
 GONE = 499  # the status of a request whose client does not wait for the answer; nobody sees it
-
-
-@dataclass(eq=False)
-class _Choice:
-    """One answer, as far as it has come."""
-
-    prompt: Json = field(default_factory=dict)
-    readings: list[Reading] = field(default_factory=list)
-    tokens: list[Json] = field(default_factory=list)
-    summary: Json = field(default_factory=dict)
-    alarms: Json = field(default_factory=dict)
-    text: list[str] = field(default_factory=list)
-    drawn: list[DrawnToken] = field(default_factory=list)
-    finish: str | None = None
 
 
 @dataclass(eq=False)
@@ -44,39 +30,37 @@ class Exchange:
     """A request that the engine has taken on.
 
     Attributes:
-        model: As the client called it.
+        persona_id: What its readings are called.
         monitored: Traits that are told.
-        name: The text of a token by itself.
-        logprobs: Whether they are told.
+        listening: Makes what tells calls of tools from text, of one answer; None: no tool may be called.
         begun: When it came, `time.monotonic`.
         observer, said: Who looks at its answers, and what was said before them.
     """
 
     shape: Shape
-    id: str
     persona_id: str
-    model: str
     steered: Steered
     monitored: Sequence[str]
     meter: Meter
     metrics: Metrics
-    name: Name
-    logprobs: bool
-    begun: float
     observer: Observer
     said: Said
-    created: int = field(default_factory=lambda: int(time.time()))
+    listening: Callable[[], Listener] | None = None
+    begun: float = field(default_factory=time.monotonic)
     jobs: list[Job] = field(default_factory=list)
-    choices: list[_Choice] = field(default_factory=list)
+    choices: list[Choice] = field(default_factory=list)
     completion_tokens: int = 0
 
     def __post_init__(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._queue: asyncio.Queue[tuple[int, Event] | None] = asyncio.Queue()
+        self._listeners: list[Listener] = []
 
     def teller(self, first: int, count: int) -> Callable[[Event], None]:
         """For a job whose responses are the choices from `first` on: takes its events, on whatever thread."""
-        self.choices += [_Choice() for _ in range(count)]
+        self.choices += [Choice() for _ in range(count)]
+        if self.listening is not None:
+            self._listeners += [self.listening() for _ in range(count)]
 
         def tell(event: Event) -> None:
             with suppress(RuntimeError):  # the loop is over, and so is whoever waited
@@ -98,12 +82,9 @@ class Exchange:
     @property
     def kept(self) -> int:
         """Tokens that are held of it: of its prompts, and of its answers with their readings."""
-        return self.prompt_tokens + sum(len(choice.tokens) + len(choice.drawn) for choice in self.choices)
-
-    @property
-    def usage(self) -> Json:
-        """Tokens read and written."""
-        return usage(self.prompt_tokens, self.completion_tokens)
+        return self.prompt_tokens + sum(
+            len(choice.tokens) + len(choice.ids) + len(choice.drawn) for choice in self.choices
+        )
 
     def record(self) -> Json:
         """What is known of the character of the answers so far, as `GET /v1/persona/readings/ID` has it."""
@@ -119,6 +100,7 @@ class Exchange:
                     "tokens": [*choice.tokens],
                     "summary": choice.summary,
                     **choice.alarms,
+                    **({} if choice.steered is None else {"steered_tokens": choice.steered}),
                 }
                 for index, choice in enumerate(self.choices)
             ],
@@ -145,55 +127,77 @@ class Exchange:
             left -= isinstance(event, Ended)
             yield first + event.choice, event
 
-    def _take(self, index: int, event: Event) -> tuple[Json, Json]:
-        """Book an event: the choice that tells the client of it, and the field `persona` beside it."""
+    def _take(self, index: int, event: Event) -> Told:
+        """Book an event: what the client is told of it."""
         choice = self.choices[index]
         match event:
             case Begun():
-                if event.reading is not None:
-                    choice.prompt = self.meter.at_prompt(event.reading, self.monitored)
-                said: Json = {"steering": [*self.steered.words], "prompt": choice.prompt}
-                if self.steered.doubts:
-                    said["warnings"] = [*self.steered.doubts]
-                if alarms := self.observer.begun(choice.prompt, self.steered.words):
-                    said["alarms"] = [*alarms]
-                return self.shape.opening(), said
+                return self._begins(index, choice, event)
             case Piece():
-                if not any(one.text for one in self.choices):
-                    self.metrics.first_token.observe(time.monotonic() - self.begun)
-                start = sum(map(len, choice.text))
-                choice.text.append(event.text)
-                read = [token.reading for token in event.tokens if token.reading is not None]
-                tokens = [self.meter.at_token(reading, self.monitored) for reading in read]
-                choice.readings += read
-                choice.tokens += tokens
-                logprobs = None
-                if self.logprobs:
-                    choice.drawn += event.tokens
-                    logprobs = self.shape.logprobs(event.tokens, self.name, start)
-                return self.shape.piece(event.text, logprobs), {"tokens": [*tokens]}
+                return self._goes_on(index, choice, event)
             case Ended():
-                choice.finish = event.reason
-                choice.summary = self.meter.summary(choice.readings, self.monitored)
-                self.completion_tokens += event.tokens
-                self.metrics.tokens.labels("completion").inc(event.tokens)
-                self._observe(index, event.tokens)
-                return self.shape.closing(), {"summary": choice.summary, **choice.alarms}
+                return self._ends(index, choice, event)
         raise AssertionError(event)
 
-    def _observe(self, index: int, tokens: int) -> None:
+    def _begins(self, index: int, choice: Choice, event: Begun) -> Told:
+        if event.reading is not None:
+            choice.prompt = self.meter.at_prompt(event.reading, self.monitored)
+        said: Json = {"steering": [*self.steered.words], "prompt": choice.prompt}
+        if self.steered.doubts:
+            said["warnings"] = [*self.steered.doubts]
+        if alarms := self.observer.begun(choice.prompt, self.steered.words):
+            said["alarms"] = [*alarms]
+        return Told(index, begins=True, persona=self._persona(said))
+
+    def _goes_on(self, index: int, choice: Choice, event: Piece) -> Told:
+        if not any(one.text for one in self.choices):
+            self.metrics.first_token.observe(time.monotonic() - self.begun)
+        text, start = event.text, sum(map(len, choice.text))
+        if self._listeners:
+            text = self._listeners[index].hear(text)
+            choice.ids += [token.id for token in event.tokens]
+        choice.text.append(text)
+        read = [token.reading for token in event.tokens if token.reading is not None]
+        tokens = [self.meter.at_token(reading, self.monitored) for reading in read]
+        choice.readings += read
+        choice.tokens += tokens
+        if self.shape.name is not None:
+            choice.drawn += event.tokens
+        return Told(index, text=text, tokens=event.tokens, start=start, persona=self._persona({"tokens": [*tokens]}))
+
+    def _ends(self, index: int, choice: Choice, event: Ended) -> Told:
+        text, choice.finish = "", event.reason
+        if self._listeners:
+            text, choice.calls = self._listeners[index].end(choice.ids)
+            choice.text.append(text)
+            if choice.calls and event.reason == "stop":
+                choice.finish = "tool_calls"
+        choice.summary = self.meter.summary(choice.readings, self.monitored)
+        self.completion_tokens += event.tokens
+        self.metrics.tokens.labels("completion").inc(event.tokens)
+        self._observe(index, choice, event.tokens)
+        said: Json = {"summary": choice.summary, **choice.alarms}
+        if self.steered.conditions:
+            said["steered_tokens"] = choice.steered = event.steered
+        persona = self._persona(said)
+        return Told(index, text=text, calls=choice.calls, finish=choice.finish, persona=persona)
+
+    def _observe(self, index: int, choice: Choice, tokens: int) -> None:
         """An answer is over: its figures, its line of the log, its alarms."""
-        choice, steered = self.choices[index], "yes" if self.steered.steps else "no"
+        steered = "yes" if self.steered.steps else "no"
         for found, histogram in ((choice.prompt, self.metrics.prompt), (choice.summary, self.metrics.projection)):
             for trait, along in found.items():
                 if isinstance(along, dict) and isinstance(z := along["z"], float):
                     histogram.labels(trait, steered).observe(z)
         id = self.persona_id if len(self.choices) == 1 else f"{self.persona_id}-{index}"
         answer = Observed(
-            id, self.model, tuple(self.steered.words), self.said, choice.prompt, choice.summary, tokens,
-            "".join(choice.text),
+            id, str(self.shape.head["model"]), tuple(self.steered.words), self.said, choice.prompt, choice.summary,
+            tokens, "".join(choice.text),
         )  # fmt: skip
         choice.alarms = self.observer.ended(answer)
+
+    def _persona(self, said: Json) -> Json | None:
+        return {"id": self.persona_id, **said} if self._tells_persona else None
 
     @property
     def _tells_persona(self) -> bool:
@@ -213,16 +217,15 @@ class Exchange:
         finally:
             watch.cancel()
             self.cancel()
-        choices: list[JsonValue] = []
-        for index, choice in enumerate(self.choices):
-            logprobs = self.shape.logprobs(choice.drawn, self.name, 0) if self.logprobs else None
-            whole = self.shape.whole("".join(choice.text), logprobs)
-            choices.append({"index": index, **whole, "finish_reason": choice.finish})
-        answer: Json = {**self._head(self.shape.object), "choices": choices, "usage": self.usage}
-        return {**answer, "persona": self.record()} if self._tells_persona else answer
+        return self.shape.whole(self.choices, self._tokens, self._read)
 
-    def _head(self, object: str) -> Json:
-        return {"id": self.id, "object": object, "created": self.created, "model": self.model}
+    @property
+    def _tokens(self) -> tuple[int, int]:
+        return self.prompt_tokens, self.completion_tokens
+
+    @property
+    def _read(self) -> Json | None:
+        return self.record() if self._tells_persona else None
 
     async def _watch(self, receive: Receive | Callable[[], Any]) -> None:
         """Until the client is gone."""
@@ -230,32 +233,25 @@ class Exchange:
             pass
         self.cancel()
 
-    async def lines(self, *, with_usage: bool) -> AsyncIterator[str]:
+    async def lines(self) -> AsyncIterator[str]:
         """The answer as server-sent events."""
-        head = self._head(self.shape.chunk)
-        unused: Json = {"usage": None} if with_usage else {}
         try:
             async for told in self._events():
                 if told is None:
                     yield ": waiting\n\n"
                     continue
-                index, event = told
-                content, persona = self._take(index, event)
-                finish = event.reason if isinstance(event, Ended) else None
-                chunk: Json = {**head, "choices": [{"index": index, **content, "finish_reason": finish}], **unused}
-                if self._tells_persona:
-                    chunk["persona"] = {"id": self.persona_id, **persona}
-                yield _line(chunk)
+                for event in self.shape.events(self._take(*told)):
+                    yield self._line(event)
         except RequestError as error:
-            yield _line(error.body)
+            yield self._line(self.shape.failed(error))
             return
-        if with_usage:
-            yield _line({**head, "choices": [], "usage": self.usage})
-        yield "data: [DONE]\n\n"
+        for event in self.shape.last(self.choices, self._tokens, self._read):
+            yield self._line(event)
+        yield self.shape.end
 
-
-def _line(value: Json) -> str:
-    return f"data: {json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(',', ':'))}\n\n"
+    def _line(self, event: Json) -> str:
+        data = json.dumps(event, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+        return f"event: {event['type']}\ndata: {data}\n\n" if self.shape.named else f"data: {data}\n\n"
 
 
 class EventStream(Response):
@@ -263,17 +259,17 @@ class EventStream(Response):
 
     media_type = "text/event-stream"
 
-    def __init__(self, exchange: Exchange, *, with_usage: bool) -> None:
+    def __init__(self, exchange: Exchange) -> None:
         super().__init__(headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
         del self.headers["content-length"]
-        self.exchange, self.with_usage = exchange, with_usage
+        self.exchange = exchange
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send it."""
         watch = asyncio.create_task(self.exchange._watch(receive))
         try:
             await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-            async for line in self.exchange.lines(with_usage=self.with_usage):
+            async for line in self.exchange.lines():
                 await send({"type": "http.response.body", "body": line.encode(), "more_body": True})
             await send({"type": "http.response.body", "body": b""})
         except OSError:

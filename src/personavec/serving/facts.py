@@ -10,15 +10,17 @@ from personavec.serving.answers import Json
 from personavec.serving.persona import Cast
 from personavec.serving.readings import neutral_of, rounded
 from personavec.vector import PersonaVector
+from personavec.watching.result import Limits
 
 EXAMPLES = 3  # questions that were asked in an extraction to see what the vector does
 
 
-def facts(cast: Cast, model: str) -> Json:
+def facts(cast: Cast, model: str, limits: Limits | None = None) -> Json:
     """Of all vectors, as `GET /v1/persona/vectors` has it.
 
     Args:
         model: What the user calls it.
+        limits: That alarms are raised by.
     """
     default: dict[str, Any] = {}
     for operation, trait, number in cast.default.steps:
@@ -30,7 +32,7 @@ def facts(cast: Cast, model: str) -> Json:
         "layers": cast.layers,
         "positions": cast.positions,
         "default": default,
-        "data": [_vector(vector, cast) for vector in cast.vectors],
+        "data": [{**_vector(vector, cast), **_limit(vector, limits)} for vector in cast.vectors],
     }
 
 
@@ -58,6 +60,16 @@ def _vector(vector: PersonaVector, cast: Cast) -> Json:
         "chance": (steer.get("null") or {}).get("p95"),
         "push": {other.trait: _push(vector, other, cast) for other in cast.vectors},
     }
+
+
+def _limit(vector: PersonaVector, limits: Limits | None) -> Json:
+    """Where the highest passage of an answer raises the alarm over all traits, in the units of readings."""
+    if limits is None or vector.trait not in limits.traits:
+        return {}
+    rule = limits.rules["during"]
+    at = rule.centre[vector.trait] + rule.joint * rule.deviation[vector.trait]
+    mean, deviation = neutral_of(vector.reading, "answer") or (0.0, 1.0)
+    return {"alarm_at": rounded(mean + deviation * at)}
 
 
 def _push(vector: PersonaVector, other: PersonaVector, cast: Cast) -> float | None:

@@ -118,6 +118,11 @@ class Observer:
             metrics.watch_traffic(self.watch)
         return self
 
+    @property
+    def limits(self) -> Limits | None:
+        """What alarms are raised by."""
+        return None if self.watch is None else self.watch.limits
+
     def close(self) -> None:
         """Deliver what is left."""
         for one in (self._log, self._webhook):

@@ -12,6 +12,7 @@ from personavec.model.edits import Intervention
 from personavec.operations import ADD, OPERATIONS, Layers, Operation, Positions
 from personavec.serving.bodies import PersonaBody
 from personavec.serving.failures import RequestError, failure
+from personavec.serving.readings import Condition, neutral_of
 from personavec.vector import PersonaVector, check_one_per_trait, two_directions
 
 BY_OPTION = {operation.option: operation for operation in OPERATIONS.values()}
@@ -27,12 +28,14 @@ class Steered:
         steps: Operation, trait and number of each edit.
         words: The same in words.
         doubts: Sentences on what may leave nothing but noise.
+        conditions: All of them must hold for the interventions to act. Empty: they always do.
     """
 
     interventions: list[Intervention]
     steps: list[tuple[Operation, str, float | None]]
     words: list[str]
     doubts: list[str]
+    conditions: list[Condition]
 
 
 class Cast:
@@ -75,14 +78,17 @@ class Cast:
         """Names of the vectors' traits."""
         return list(self._by_trait)
 
-    def steered(self, *asked: Asked) -> Steered:
+    def steered(self, *asked: Asked, when: Mapping[str, str] | None = None) -> Steered:
         """What is done when all of this is asked, the later going before the earlier.
 
         A number for a trait takes the place of the one before; 0 for a coefficient and None for a bound mean nothing
         is done. A list of traits takes the place of the list before.
 
+        Args:
+            when: Conditions by trait, such as ">3".
+
         Raises:
-            RequestError: A trait that is not served, or a number that cannot be.
+            RequestError: A trait that is not served, a number that cannot be, or a condition on nothing.
         """
         numbers: dict[str, dict[str, float | None]] = {option: {} for option in BY_OPTION}
         for one in (self._default, *asked):
@@ -106,7 +112,28 @@ class Cast:
                 steps.append((operation, trait, number))
         words = [operation.words.format(trait=trait, number=number) for operation, trait, number in steps]
         asked_for = [(operation, self._by_trait[trait], number) for operation, trait, number in steps]
-        return Steered(edits, steps, words, noise_doubts(asked_for, self.layers))
+        conditions = self._conditions(when or {}, steps)
+        if conditions:
+            words.append("while " + " and ".join(f"{name} is {sign}{limit:g}" for name, sign, limit in conditions))
+        return Steered(edits, steps, words, noise_doubts(asked_for, self.layers), conditions)
+
+    def _conditions(self, when: Mapping[str, str], steps: Sequence[object]) -> list[Condition]:
+        if when and not steps:
+            raise RequestError(400, "persona.when: nothing is done to this answer that could wait.", "persona.when")
+        if when and self.positions != "response":
+            problem = (
+                f"this server edits the positions {self.positions!r}, and prompts are read before anything is known"
+            )
+            raise RequestError(400, f"persona.when: {problem}.", "persona.when")
+        found: list[Condition] = []
+        for trait, text in when.items():
+            vector = self.vector(trait, "persona.when")
+            for of in ("prompt", "answer"):
+                if neutral_of(vector, of) is None:
+                    where = f"persona.when.{trait}"
+                    raise RequestError(400, f"{where}: the vector has no neutral statistics to compare with.", where)
+            found.append((trait, ">" if text[0] == ">" else "<", float(text[1:])))
+        return found
 
     def vector(self, trait: str, param: str) -> PersonaVector:
         """That of a trait.

@@ -14,6 +14,7 @@ from personavec.monitoring.projections import highest as highest_of
 from personavec.vector import PersonaVector, reading_sides
 
 Reading = Sequence[float]  # by vector
+Condition = tuple[str, Literal["<", ">"], float]  # a trait, and the limit in z that its reading must lie above or below
 
 
 class Meter:
@@ -87,6 +88,20 @@ class Meter:
                     "max_z": self._z(name, highest, "answer"),
                 }
         return found
+
+    def met(
+        self,
+        conditions: Sequence[Condition],
+        reading: Reading,
+        of: Literal["answer", "prompt"],
+    ) -> bool:
+        """Whether a reading lies beyond all limits, in z."""
+        found = dict(zip(self.names, reading, strict=True))
+        for name, sign, limit in conditions:
+            z = self._z(name, found[name], of)
+            if z is None or not (z > limit if sign == ">" else z < limit):
+                return False
+        return True
 
     def _z(self, name: str, value: float, of: Literal["answer", "prompt"]) -> float | None:
         neutral = self._neutral[name, of]
