@@ -166,7 +166,7 @@ function Text({ turn }) {
   const over = (event) => event.target.dataset.at && point(Number(event.target.dataset.at));
   const key = (event) => {
     const last = turn.pieces.length - 1;
-    const from = looked ?? -1;
+    const from = state.pointed?.turn === turn ? state.pointed.at : -1; // now: keys may come faster than it is drawn
     const to = { ArrowRight: from + 1, ArrowLeft: from - 1, Home: 0, End: last }[event.key];
     if (event.key === "Escape") point(null);
     if (to === undefined || last < 0) return;
