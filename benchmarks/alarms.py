@@ -14,13 +14,14 @@ from common import RESULTS, table
 from personavec.files import write_atomic
 from personavec.stats.alarms import ALLOWANCE, Scale, cusum, rate_of_groups, upper_quantile
 from personavec.stats.numbers import Floats
-from personavec.watching.log import Traffic
+from personavec.watching.log import LoggedAnswer, Traffic
 from personavec.watching.result import RULES
 from personavec.watching.rules import exceeding, rule_limits
 from personavec.watching.settings import WatchSettings
 
 SETTINGS = WatchSettings(rate=0.05, doubt=0.2, traffic_rate=0.05, draws=199)
 CASES = ((60, 4, 1), (60, 4, 5), (60, 12, 5), (150, 6, 5))  # conversations, answers in each, traits
+ANSWER = LoggedAnswer(id="", conversation="", turn=0, time="", model="", traits={}, vectors={}, tokens=0, steering=())
 
 
 def traffic(rng: np.random.Generator, count: int, size: int, traits: int) -> Traffic:
@@ -32,8 +33,8 @@ def traffic(rng: np.random.Generator, count: int, size: int, traits: int) -> Tra
     highest = flat + rng.exponential(0.5, flat.shape)
     before = flat + rng.standard_normal(flat.shape) * 0.3
     return Traffic(
-        tuple(map(str, range(traits))), [None] * len(flat), np.repeat(np.arange(count), size), before, flat, highest
-    )  # type: ignore[list-item]
+        tuple(map(str, range(traits))), [ANSWER] * len(flat), np.repeat(np.arange(count), size), before, flat, highest
+    )
 
 
 def textbook(rng: np.random.Generator, length: int, traits: int) -> float:
@@ -54,13 +55,20 @@ def case(count: int, size: int, traits: int, runs: int) -> list[list[str]]:
         z = Scale.of(normal.mean).of_values(new.mean)
         shares["textbook"].append(float(cusum(z - ALLOWANCE).max() > known))
     rows = []
-    for rule, found in shares.items():
+    for name, found in shares.items():
         mean, error = np.mean(found), 1.96 * np.std(found, ddof=1) / runs**0.5
         said = f"{mean:.3f} [{max(0, mean - error):.3f}, {mean + error:.3f}]"
-        if rule in ("traffic", "textbook"):
+        if name in ("traffic", "textbook"):
             said = f"{rate_of_groups(np.array(found), np.arange(runs)):.3f}"
-        name = "traffic, textbook limit" if rule == "textbook" else rule
-        rows.append([f"{count} x {size}, {traits}", name, "0.05", said, str(runs)])
+        rows.append(
+            [
+                f"{count} x {size}, {traits}",
+                "traffic, textbook limit" if name == "textbook" else name,
+                "0.05",
+                said,
+                str(runs),
+            ]
+        )
     return rows
 
 

@@ -14,7 +14,7 @@ TRAITS = ("evil", "humorous")
 
 
 def drawn(
-    conversations: int, turns: int, *, seed: int = 0, traits: Sequence[str] = TRAITS, shift: float = 0.0, **told: str
+    conversations: int, turns: int, *, seed: int = 0, traits: Sequence[str] = TRAITS, shift: float = 0.0
 ) -> list[LoggedAnswer]:
     """Normal traffic, moved by `shift`: half of the variance is a conversation's own."""
     rng = np.random.default_rng(seed)
@@ -28,7 +28,7 @@ def drawn(
                 trait: LoggedReading(before=mean - some, mean=mean, max=mean + some)
                 for trait, mean, some in zip(traits, means[c, t].tolist(), more[c, t].tolist(), strict=True)
             },
-            vectors=dict.fromkeys(traits, "0123"), tokens=40, steering=(), **told,
+            vectors=dict.fromkeys(traits, "0123"), tokens=40, steering=(),
         )
         for c in range(conversations)
         for t in range(turns)

@@ -10,7 +10,7 @@ import pytest
 
 from personavec.cli import main
 from personavec.errors import UserError
-from personavec.judges.base import Advance, Judge, JudgeModel, JudgeState
+from personavec.judges.base import UNFITTED, Advance, Judge, JudgeModel, JudgeState
 from personavec.rollouts import Rollout
 from personavec.traits import Trait, load_trait
 from personavec.watching import Limits, Watch, WatchSettings, calibrate_limits, check_limits, replay_log
@@ -178,10 +178,10 @@ class FixedJudge(Judge):
 class FixedModel(JudgeModel):
     name = "fixed"
 
-    def of_trait(self, trait: Trait, state: JudgeState | None = None) -> Judge:  # type: ignore[override]
+    def of_trait(self, trait: Trait, state: JudgeState = UNFITTED) -> Judge:
         return FixedJudge()
 
-    def of_coherence(self, trait: Trait, state: JudgeState | None = None) -> None:  # type: ignore[override]
+    def of_coherence(self, trait: Trait, state: JudgeState = UNFITTED) -> None:
         return None
 
 

@@ -108,7 +108,9 @@ def project_answers(
     tokens = read(model, sequences, layers=layers, directions=directions).means  # (tokens, layers, vectors)
     at = torch.tensor([layers.index(vector.layer) for vector in vectors])
     sizes = [1 + size for conversation in conversations for size in conversation.sizes]
-    values = iter(tokens[:, at, torch.arange(len(vectors))].double().split(sizes))  # of each answer, its prompt's first
+    values = iter(
+        tokens[:, at, torch.arange(len(vectors))].double().split_with_sizes(sizes)
+    )  # of each answer, its prompt's first
     return [
         [_along(vectors, answer) for answer in islice(values, len(conversation.turns))]
         for conversation in conversations

@@ -1,6 +1,7 @@
 """Figures for Prometheus."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
@@ -59,10 +60,14 @@ class Metrics:
             registry=self._registry,
         )  # fmt: skip
         for trait in watch.limits.traits:
-            level.labels(trait).set_function(lambda trait=trait: watch.traffic[trait])
+            level.labels(trait).set_function(partial(_level, watch, trait))
         limit = Gauge("personavec_traffic_cusum_limit", "Where it alarms.", registry=self._registry)
         limit.set(watch.limits.rules["traffic"].joint)
 
     def text(self) -> bytes:
         """All of them as Prometheus reads them."""
         return generate_latest(self._registry)
+
+
+def _level(watch: Watch, trait: str) -> float:
+    return watch.traffic[trait]

@@ -173,8 +173,8 @@ class Observer:
         sides = {side: {t: getattr(one, side) for t, one in line.traits.items()} for side in ("before", "max", "mean")}
         alarms = [*self.watch.before(sides["before"]), *self.watch.after(line.conversation, line.turn, line.traits)]
         z: Json = {
-            name: {**self.watch.z(rule, sides[side])}
-            for name, rule, side in (("before", "before", "before"), ("during", "during", "max"))
+            "before": {**self.watch.z("before", sides["before"])},
+            "during": {**self.watch.z("during", sides["max"])},
         }
         return {"normal_z": z, "alarms": [alarm.as_json() for alarm in alarms]}, alarms
 

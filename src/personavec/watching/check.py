@@ -98,15 +98,15 @@ def _sentences(rules: Mapping[RuleName, RuleCheck], drift: Mapping[str, Drift]) 
         )
     if not broken:
         yield "No rule alarms of this traffic more often than was promised, as far as its n can tell."
-    for trait, found in drift.items():
-        if found.mean.low > 0 or found.mean.high < 0:
+    for trait, moved in drift.items():
+        if moved.mean.low > 0 or moved.mean.high < 0:
             yield (
-                f"{trait}: normal answers lie {found.mean.mean:+.2f} deviations from where they lay "
-                f"({span(found.mean, '+.2f', 'conversations')})."
+                f"{trait}: normal answers lie {moved.mean.mean:+.2f} deviations from where they lay "
+                f"({span(moved.mean, '+.2f', 'conversations')})."
             )
-        if found.deviation.low > 1 + MOVED or found.deviation.high < 1 - MOVED:
-            more = "more often than was promised" if found.deviation.mean > 1 else "later than they could"
+        if moved.deviation.low > 1 + MOVED or moved.deviation.high < 1 - MOVED:
+            more = "more often than was promised" if moved.deviation.mean > 1 else "later than they could"
             yield (
-                f"{trait}: their deviation is {found.deviation.mean:.2f} times what it was "
-                f"({span(found.deviation, '.2f', 'conversations')}); the limits alarm {more}."
+                f"{trait}: their deviation is {moved.deviation.mean:.2f} times what it was "
+                f"({span(moved.deviation, '.2f', 'conversations')}); the limits alarm {more}."
             )

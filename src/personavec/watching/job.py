@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from personavec.report.words import span
-from personavec.stats.alarms import check_groups, groups_needed, rate_of_groups, spread_of_groups
+from personavec.stats.alarms import Codes, check_groups, groups_needed, rate_of_groups, spread_of_groups
 from personavec.stats.estimate import Estimate
 from personavec.watching.delays import delay_table
 from personavec.watching.log import Traffic, commonest, read_log
@@ -65,7 +65,8 @@ def _held_out(rule: RuleName, found: RuleLimits, traffic: Traffic, settings: Wat
     if rule == "traffic" or count - -(-count // FOLDS) < groups_needed(settings.rate):
         return found
     folds = np.random.default_rng([settings.seed, 3]).permutation(count) % FOLDS
-    groups, joint, alone = [], [], []
+    groups: list[Codes] = []
+    joint, alone = [], []
     for fold in range(FOLDS):
         left = folds == fold
         seen = exceeding(rule, rule_limits(rule, traffic.of_groups(~left), settings), traffic.of_groups(left), 1)
