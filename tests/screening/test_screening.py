@@ -627,7 +627,7 @@ def test_a_trait_without_texts_loses_what_domains_and_traits_span(
     tiny: ChatModel, clean: Path, vectors: list[PersonaVector]
 ) -> None:
     plain = plain_axes([replace(vectors[0], trait="evil"), vectors[1]], [])
-    evil, other = domain_axes(TransformersEngine(tiny), plain, {"mine": open_data(clean)}, 0)
+    evil, other = domain_axes(TransformersEngine(tiny), plain, {"mine": open_data(clean)}, 20, 0)
     assert evil.scene is not None and other.scene is not None and evil.placebos is not None
     assert evil.direction.equal(evil.scene.traits["evil"].direction) and set(evil.rivals) == {*library_names()} - {
         "evil"

@@ -72,25 +72,44 @@ class Discriminant:
         return self(self.contrast).direction
 
     @cached_property
-    def _spread(self) -> tuple[Tensor, Tensor, float]:
-        """Axes (m, d) within the classes, the variances (m,) along them, and what the penalty adds to each."""
+    def _system(self) -> tuple[Tensor, Tensor, float]:
+        """Deviations (n, d) from the class means, weighted; a Cholesky factor; what the penalty adds to each variance.
+
+        The factor is of C + penalty (d, d), or where there are fewer rows than numbers of their products (n, n).
+        """
         share = 1 / (1 + sum(group.weight for group in self._against))  # of the positive class among all
         parts = zip(self._classes(), (share, 1 - share), strict=True)
         within = torch.cat(
             [(rows - weights @ rows) * (weights * part).sqrt()[:, None] for (rows, weights), part in parts]
         )
-        _, values, axes = torch.linalg.svd(within, full_matrices=False)
         total = float((within**2).sum() + share * (1 - share) * self.contrast @ self.contrast)
-        return axes, values**2, self._penalty * total / within.shape[1]
+        floor = self._penalty * total / within.shape[1]
+        square = within @ within.T if _wide(within) else within.T @ within
+        return within, torch.linalg.cholesky(square + floor * torch.eye(len(square)).double()), floor
 
     def __call__(self, direction: Tensor, trait: str | None = None) -> Specific:
         """What it makes of one direction, whichever trait's place it is in."""
-        axes, variances, floor = self._spread
         unit = direction.double() / direction.double().norm()
-        along = axes @ unit
-        made = axes.T @ (along / (variances + floor)) + (unit - axes.T @ along) / floor
-        made = made / made.norm()
+        made = self._made(unit[None])[0]
         return Specific(made.float(), float(made @ unit))
+
+    def each(self, directions: Tensor) -> Tensor:
+        """(m, d) float32 of directions (m, d)."""
+        return self._made(directions.double()).float()
+
+    def _made(self, directions: Tensor) -> Tensor:
+        """(m, d) of length 1."""
+        within, factor, floor = self._system
+        if _wide(within):  # Woodbury's identity
+            inner = torch.cholesky_solve(within @ directions.T, factor)
+            made = (directions - inner.T @ within) / floor
+        else:
+            made = torch.cholesky_solve(directions.T, factor).T
+        return torch.nn.functional.normalize(made, dim=1)
+
+
+def _wide(rows: Tensor) -> bool:
+    return len(rows) < rows.shape[1]
 
 
 def _pooled(groups: Sequence[Group]) -> tuple[Tensor, Tensor]:
@@ -110,13 +129,12 @@ def placebos(bank: Bank, trait: str, count: int, seed: int) -> Tensor:
     rows = torch.cat([own.positive, *lacking]).double()
     clean = torch.stack([domain.double().mean(0) for domain in bank.first.values()]).mean(0)
     generator = np.random.default_rng(seed)
-    made = []
-    for _ in range(count):
-        order = torch.from_numpy(generator.permutation(len(rows)))
-        rest = LACKING + OTHERS + OTHERS_LACKING
-        against = (rest * rows[order[size:]].mean(0) + CLEAN * clean) / (rest + CLEAN)
-        made.append(rows[order[:size]].mean(0) - against)
-    return torch.stack(made)
+    shown = torch.zeros(count, len(rows)).double()
+    for one in shown:
+        one[torch.from_numpy(generator.permutation(len(rows))[:size])] = 1
+    rest = LACKING + OTHERS + OTHERS_LACKING
+    lack = (1 - shown) @ rows / (len(rows) - size)
+    return shown @ rows / size - (rest * lack + CLEAN * clean) / (rest + CLEAN)
 
 
 @dataclass(frozen=True, eq=False)
@@ -186,6 +204,14 @@ class Scene:
     def familiar(self) -> Familiar:
         """Where clean answers lie."""
         return Familiar.of(self.bank)
+
+    def without(self, domain: str) -> "Scene":
+        """What is known without one clean domain."""
+        first, second = (
+            {name: rows for name, rows in half.items() if name != domain}
+            for half in (self.bank.first, self.bank.second)
+        )
+        return Scene.of(Bank(first, second, self.bank.texts))
 
     def apart(self, traits: Mapping[str, Tensor], common: Sequence[Tensor]) -> Apart:
         """Takes out what the domains' centres span too, and the contrasts of the traits that are known here."""

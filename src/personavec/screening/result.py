@@ -75,15 +75,18 @@ class ReferencePlace(Result):
 
 
 class AgainstDomains(Result):
-    """The data against clean domains, one by one, each by samples that made no direction.
+    """The data against clean domains, one by one, each along a direction that was made without that domain; of the
+    samples whose readings were kept whole.
 
     Attributes:
         worst: The domain that the data differ from least.
-        auc: Probability that a sample of the data lies above one of it, where readings were kept whole.
+        auc: Probability that a sample of the data lies above one of it. Its interval holds for the least of the
+            domains' figures, whichever is truly least.
         aucs: The same for every domain.
         random: Place of `auc` among random directions with the covariance of clean answers, treated alike and each free
             to choose its sign, by the distance from 1/2.
         placebos: Among directions of shuffled labels; None: there are no texts for the trait.
+        leads: How much higher `auc` is than the same along each other trait's direction, by a paired bootstrap.
         instead: Samples above the threshold that were not flagged, by the other trait along which they read higher.
         unknown: Samples like no domain of the bank, which are not flagged.
     """
@@ -93,6 +96,7 @@ class AgainstDomains(Result):
     aucs: dict[str, Number]
     random: RoundedPlace
     placebos: RoundedPlace | None
+    leads: dict[str, Figure] = {}
     instead: dict[str, int]
     unknown: int
 
@@ -122,14 +126,15 @@ class TraitFindings(Result):
         r_squared: Share of the variance of the model's own answers that the prompt predicts; None: no prediction.
         own: The samples whose readings were kept whole.
         nulls: Place of `own.shift` among random directions.
-        p_holm: p-value of `nulls.covariance`, corrected for the number of traits that were screened (Holm).
+        p_holm: p-value of `nulls.covariance`, or the larger of `domains`, corrected for the number of traits that were
+            screened (Holm).
         others: Shift along the other traits' directions, by trait, as `own.shift`.
         leads: How much larger `own.shift` is than each of these, by absolute value, over the same samples.
         auc: Probability that a sample of the data lies above one of the reference; of at most 65,536 samples.
         auc_null: max(AUC, 1 - AUC) of random directions.
         covariates: What answer length, refusals and prompt length explain.
         specific: Whether the data differ in this trait: whether the shift exceeds random directions (by `p_holm`) and
-            other traits (by `leads`), and is not explained by covariates.
+            other traits (by `leads`), and is not explained by covariates; with `domains`, whether their `auc` does.
         sentences: That in words, the verdict first.
         threshold: Projection difference above which a sample is flagged.
         false_alarms: 95 % interval of the rate of false alarms, 0..1; None: the threshold was given.
