@@ -98,6 +98,30 @@ def worst_domain(axis: Axis, rows: Tensor, asked: Sequence[int], drawn: Tensor, 
     )
 
 
+def unseen_level(axis: Axis, rate: float) -> float:
+    """How high samples lie of a domain that has made no direction: above it is `rate` of them, in deviations of others.
+
+    Each domain is left out in turn, and its samples are placed among the second halves of the others. Every domain
+    counts the same, whatever its size.
+
+    Args:
+        axis: With `left_out`.
+    """
+    assert axis.scene is not None
+    bank = axis.scene.bank
+    placed, weights = [], []
+    for name, fold in axis.left_out.items():
+        assert fold.scene is not None
+        theirs = torch.cat(list(fold.scene.bank.second.values())) @ fold.direction
+        own = torch.cat([bank.first[name], bank.second[name]]) @ fold.direction
+        placed.append(((own - theirs.mean()) / theirs.std()).double().numpy())
+        weights.append(np.full(len(own), 1 / len(own)))
+    values, shares = np.concatenate(placed), np.concatenate(weights) / len(weights)
+    order = np.argsort(values)
+    at = np.searchsorted(np.cumsum(shares[order]), 1 - rate - 1e-9)
+    return float(values[order[min(at, len(order) - 1)]])
+
+
 def _placebos(axis: Axis) -> Tensor:
     assert axis.placebos is not None
     return axis.placebos

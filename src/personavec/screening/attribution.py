@@ -383,7 +383,10 @@ def domain_explanation(trait: str, found: AgainstDomains, corrected: Corrected) 
             + "."
         )
     if found.unknown:
-        figures.append(f"Unknown domain: {found.unknown} samples are like no clean domain at hand, and not flagged.")
+        figures.append(
+            f"Unknown domain: {found.unknown} samples are unlike the clean domains at hand, but no farther than clean "
+            "ones of another domain may be, and not flagged."
+        )
     if found.auc.low <= 0.5:
         return Explanation(False, (f"It is not certain that the data differ from {where}.", *figures))
     rivals = ["directions that mean nothing"] if corrected.p_value > CHANCE else []

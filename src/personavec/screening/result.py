@@ -88,7 +88,8 @@ class AgainstDomains(Result):
         placebos: Among directions of shuffled labels; None: there are no texts for the trait.
         leads: How much higher `auc` is than the same along each other trait's direction, by a paired bootstrap.
         instead: Samples above the threshold that were not flagged, by the other trait along which they read higher.
-        unknown: Samples like no domain of the bank, which are not flagged.
+        unknown: Samples that are not flagged because their domain may be one that the bank lacks: above the threshold
+            of domains at hand, but no higher than samples of a domain that is left out lie, or like no domain at all.
     """
 
     worst: str

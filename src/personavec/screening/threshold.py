@@ -97,6 +97,20 @@ def with_error(level: Threshold, reference: ArrayLike, error: float) -> Threshol
     return replace(level, low=low, high=high)
 
 
+def raised(level: Threshold, reference: ArrayLike, value: float) -> Threshold:
+    """The threshold at a value of one's own, where that is higher.
+
+    The range is that of the rate behind the share of the reference (m,) above it (Clopper and Pearson 1934).
+    """
+    if value <= level.value:
+        return level
+    scores = _scores(reference)
+    m, above = len(scores), int((scores > value).sum())
+    low = float(stats.beta.ppf(0.025, above, m - above + 1)) if above else 0.0
+    high = float(stats.beta.ppf(0.975, above + 1, m - above)) if above < m else 1.0
+    return replace(level, value=value, low=low, high=high)
+
+
 def _scores(values: ArrayLike) -> Floats:
     """As `finite`, and none at all is fine."""
     array = np.asarray(values, dtype=np.float64)
