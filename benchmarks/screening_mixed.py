@@ -85,7 +85,10 @@ def main() -> None:
     names = [vector.trait for vector in vectors]
     model = load_model()
     options.out.mkdir(parents=True, exist_ok=True)
-    made = {v.trait: answers(model, v, options.out / f"{v.trait}-answers.jsonl", options.repeats, options.seed) for v in vectors}
+    made = {
+        v.trait: answers(model, v, options.out / f"{v.trait}-answers.jsonl", options.repeats, options.seed)
+        for v in vectors
+    }
     clean = {
         name: write_data(options.out / f"{name}-reference.jsonl", some["reference"]) for name, some in made.items()
     }

@@ -34,6 +34,7 @@ from personavec.screening import job as job_module
 from personavec.screening import reader as reader_module
 from personavec.screening import scan as scan_module
 from personavec.screening import table as table_module
+from personavec.screening import track as track_module
 from personavec.screening.axis import domain_axes, panel_of, plain_axes, scene_columns, specific_axes
 from personavec.screening.outputs import BOM
 from personavec.screening.scan import Scan, Scanner
@@ -600,6 +601,24 @@ def test_domains(screen: Screen, vectors: list[PersonaVector], tmp_path: Path) -
     assert any("higher along another trait" in sentence for sentence in run.verdict)
     with pytest.raises(UserError, match="not by `baseline` exact"):
         ScreenSettings(specific="domains", baseline="exact")
+
+
+@pytest.mark.usefixtures("small_bank")
+def test_what_a_domain_left_out_may_reach_is_of_an_unknown_domain(
+    screen: Screen, vectors: list[PersonaVector], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vectors[0] = replace(vectors[0], trait="evil")
+    given = {"specific": "domains", "false_alarm_rate": 0.2}
+    monkeypatch.setattr(track_module, "unseen_level", lambda axis, rate: -9.0)
+    low = screen("low", **given).traits["evil"]
+    monkeypatch.setattr(track_module, "unseen_level", lambda axis, rate: 99.0)
+    high = screen("high", **given).traits["evil"]
+    assert low.domains is not None and high.domains is not None
+    assert low.flagged > 0 == high.flagged and high.threshold > low.threshold
+    assert high.domains.unknown == low.domains.unknown + low.flagged
+    assert high.domains.instead == low.domains.instead
+    moved = scores(tmp_path / "low")["evil_flagged"]
+    assert set(scores(tmp_path / "high")["evil_instead"][moved]) == {"unknown domain"}
 
 
 @pytest.mark.usefixtures("small_bank")

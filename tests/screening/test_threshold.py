@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from personavec.errors import UserError
-from personavec.screening.threshold import check_size, threshold, with_error
+from personavec.screening.threshold import check_size, raised, threshold, with_error
 from personavec.stats.ridge import calibrate
 
 
@@ -143,3 +143,13 @@ def test_an_error_in_common_widens_the_range_by_hand() -> None:
     assert (with_much.low, with_much.high) == (0, 1)
     with pytest.raises(ValueError, match="not finite"):
         with_error(plain, [np.nan], 1.0)
+
+
+def test_a_raised_threshold_tells_its_own_rate() -> None:
+    scores = np.arange(200.0)
+    level = threshold(scores, 0.05)
+    assert raised(level, scores, level.value - 1) is level
+    higher = raised(level, scores, 197.5)
+    assert higher.value == 197.5 and higher.reference == 200
+    assert (higher.low, higher.high) == pytest.approx(stats.binomtest(2, 200).proportion_ci(0.95, "exact"))
+    assert raised(level, scores, 500.0).low == 0

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
+import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -55,6 +56,10 @@ class Bank:
         """With domains (n, d) parted."""
         first, second = ({name: rows[at::2] for name, rows in domains.items()} for at in (0, 1))
         return cls(first, second, texts)
+
+    def whole(self, domain: str) -> Tensor:
+        """(n, d) of a domain."""
+        return torch.cat([self.first[domain], self.second[domain]])
 
 
 def read_bank(engine: Engine, layers: Sequence[int], beside: Mapping[str, Dataset]) -> dict[int, Bank]:

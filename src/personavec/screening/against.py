@@ -60,8 +60,7 @@ def worst_domain(axis: Axis, rows: Tensor, asked: Sequence[int], drawn: Tensor, 
     """
     folds = list(axis.left_out.items())
     assert axis.scene is not None and folds
-    bank = axis.scene.bank
-    theirs = [torch.cat([bank.first[name], bank.second[name]]) for name, _ in folds]
+    theirs = [axis.scene.bank.whole(name) for name, _ in folds]
     rivals = [name for name in axis.rivals if all(name in fold.rivals for _, fold in folds)]
 
     def along(of: Callable[[Axis], Tensor]) -> list[tuple[Floats, Floats]]:
@@ -108,12 +107,11 @@ def unseen_level(axis: Axis, rate: float) -> float:
         axis: With `left_out`.
     """
     assert axis.scene is not None
-    bank = axis.scene.bank
     placed, weights = [], []
     for name, fold in axis.left_out.items():
         assert fold.scene is not None
         theirs = torch.cat(list(fold.scene.bank.second.values())) @ fold.direction
-        own = torch.cat([bank.first[name], bank.second[name]]) @ fold.direction
+        own = axis.scene.bank.whole(name) @ fold.direction
         placed.append(((own - theirs.mean()) / theirs.std()).double().numpy())
         weights.append(np.full(len(own), 1 / len(own)))
     values, shares = np.concatenate(placed), np.concatenate(weights) / len(weights)

@@ -19,6 +19,7 @@ from personavec.projection.panel import Panel
 from personavec.projection.specific import Apart, Treatment, Whitening
 from personavec.vector import PersonaVector
 
+
 @dataclass(frozen=True, eq=False)
 class Axis:
     """One trait's direction at its layer, of length 1 as all that stand beside it.
@@ -127,8 +128,6 @@ def domain_axes(
 ) -> list[Axis]:
     """Directions that tell a trait's texts from all else that is known, and the same without each clean domain in turn.
 
-    A trait of which there are no texts keeps of its vector what the domains and the other traits do not span.
-
     Args:
         references: Further clean domains. The second half of each, and of those that come with personavec, makes no
             direction.
@@ -144,18 +143,10 @@ def domain_axes(
         common = dict(zip(layers, common_directions(engine, clean, layers), strict=True))
 
     def made(axis: Axis, scene: Scene) -> Axis:
-        if (found := scene.traits.get(axis.trait)) is None:
-            own = {axis.trait: axis.direction, **axis.rivals}
-            return replace(axis.made(scene.apart(own, common[axis.vector.layer])), scene=scene)
-        return Axis(
-            axis.vector,
-            found.direction,
-            {name: other.direction for name, other in scene.traits.items() if name != axis.trait},
-            found,
-            float(torch.nn.functional.normalize(axis.vector.unit(axis.vector.layer).float(), dim=0) @ found.direction),
-            scene,
-            found.each(placebos(scene.bank, axis.trait, count, seed)),
-        )
+        if axis.trait in scene.traits:
+            return text_axis(axis.vector, scene, count, seed)
+        own = {axis.trait: axis.direction, **axis.rivals}
+        return replace(axis.made(scene.apart(own, common[axis.vector.layer])), scene=scene)
 
     return [
         replace(
@@ -164,3 +155,19 @@ def domain_axes(
         )
         for axis in axes
     ]
+
+
+def text_axis(vector: PersonaVector, scene: Scene, count: int, seed: int) -> Axis:
+    """The direction of a trait that a scene has texts for, with so many placebos; the vector gives no more than its
+    name and layer."""
+    found = scene.traits[vector.trait]
+    unit = torch.nn.functional.normalize(vector.unit(vector.layer).float(), dim=0)
+    return Axis(
+        vector,
+        found.direction,
+        {name: other.direction for name, other in scene.traits.items() if name != vector.trait},
+        found,
+        float(unit @ found.direction),
+        scene,
+        found.each(placebos(scene.bank, vector.trait, count, seed)),
+    )

@@ -169,8 +169,8 @@ def _screen(inputs: Inputs, axes: Sequence[Axis], folder: RunFolder, *, resumed:
     elif settings.specific == "span":
         axes = specific_axes(engine, axes, clean, "span")
     elif settings.specific == "domains":
-        count = directions_for(len(axes))
-        axes, clean = domain_axes(engine, axes, references := _references(inputs), count, settings.seed), _second(references)
+        references, count = _references(inputs), directions_for(len(axes))
+        axes, clean = domain_axes(engine, axes, references, count, settings.seed), _second(references)
     reader = Reader(engine, settings, panel_of(axes))
     scans = _scans(inputs, reader, clean, folder)
     along = tracks(axes, scans.data, scans.clean, settings)

@@ -86,10 +86,10 @@ class AgainstDomains(Result):
         random: Place of `auc` among random directions with the covariance of clean answers, treated alike and each free
             to choose its sign, by the distance from 1/2.
         placebos: Among directions of shuffled labels; None: there are no texts for the trait.
-        leads: How much higher `auc` is than the same along each other trait's direction, by a paired bootstrap.
         instead: Samples above the threshold that were not flagged, by the other trait along which they read higher.
         unknown: Samples that are not flagged because their domain may be one that the bank lacks: above the threshold
             of domains at hand, but no higher than samples of a domain that is left out lie, or like no domain at all.
+        leads: How much higher `auc` is than the same along each other trait's direction, by a paired bootstrap.
     """
 
     worst: str
@@ -97,9 +97,9 @@ class AgainstDomains(Result):
     aucs: dict[str, Number]
     random: RoundedPlace
     placebos: RoundedPlace | None
-    leads: dict[str, Figure] = {}
     instead: dict[str, int]
     unknown: int
+    leads: dict[str, Figure] = Field(default_factory=dict)
 
 
 class JudgeCounts(Result):

@@ -100,19 +100,18 @@ def tracks(axes: Sequence[Axis], data: DataScan, clean: ScoredScan, settings: Sc
 
     def track(column: int, axis: Axis) -> Track:
         ours, theirs = data.scored.along[column], clean.along[column]
-        limit = None
-        level = known = settings.threshold
+        limit, level, known = None, settings.threshold, settings.threshold
         if level is None or known is None:
-            error = math.hypot(ours.common_error, theirs.common_error)
-            limit = with_error(threshold(theirs.some, settings.false_alarm_rate), theirs.some, error)
-            level = known = limit.value
+            limit = threshold(theirs.some, settings.false_alarm_rate)
+            known = limit.value
+            limit = with_error(limit, theirs.some, math.hypot(ours.common_error, theirs.common_error))
             if axis.left_out:
-                unseen = theirs.level(unseen_level(axis, settings.false_alarm_rate))
-                limit = raised(limit, theirs.some, unseen)
-                level = limit.value
+                unseen = unseen_level(axis, settings.false_alarm_rate)
+                limit = raised(limit, theirs.some, theirs.level(unseen))
+            level = limit.value
         return Track(
-            axis, column, depths.index(axis.vector.layer), ours, theirs, data.looks[column], limit, float(level),
-            float(known),            {name: (data.scored.along[k], clean.along[k]) for name, k in rivals(axis).items()}, aspects(axis),
+            axis, column, depths.index(axis.vector.layer), ours, theirs, data.looks[column], limit, level, known,
+            {name: (data.scored.along[k], clean.along[k]) for name, k in rivals(axis).items()}, aspects(axis),
         )  # fmt: skip
 
     return [track(column, axis) for column, axis in enumerate(axes)]

@@ -215,8 +215,7 @@ def bootstrap_worst_leads(
     seed: int = 0,
     draws: int = DRAWS,
 ) -> list[Estimate]:
-    """By how much the AUC against the worst of some references is higher along the first of K directions than along each
-    of the others.
+    """How much higher the AUC against the worst of references is along the first of K directions than along the others.
 
     The worst reference may be another along each direction and in each draw. All are taken in the same draws.
 
