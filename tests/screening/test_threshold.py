@@ -146,10 +146,8 @@ def test_an_error_in_common_widens_the_range_by_hand() -> None:
 
 
 def test_a_raised_threshold_tells_its_own_rate() -> None:
-    scores = np.arange(200.0)
-    level = threshold(scores, 0.05)
-    assert raised(level, scores, level.value - 1) is level
-    higher = raised(level, scores, 197.5)
-    assert higher.value == 197.5 and higher.reference == 200
+    level = threshold(np.arange(200.0), 0.05)
+    higher = raised(level, 197.5, 2)
+    assert (higher.value, higher.rate, higher.reference) == (197.5, 0.05, 200)
     assert (higher.low, higher.high) == pytest.approx(stats.binomtest(2, 200).proportion_ci(0.95, "exact"))
-    assert raised(level, scores, 500.0).low == 0
+    assert raised(level, 500.0, 0).low == 0 and raised(level, -1.0, 200).high == 1

@@ -45,11 +45,13 @@ class Bank:
         first, second: By domain, those (n, d) of every other sample, and of the others: directions are made of the one
             half, and every figure is taken on the other.
         texts: By trait.
+        given: Names of the domains that the user gave.
     """
 
     first: Mapping[str, Tensor]
     second: Mapping[str, Tensor]
     texts: Mapping[str, TextSides]
+    given: frozenset[str] = frozenset()
 
     @classmethod
     def of(cls, domains: Mapping[str, Tensor], texts: Mapping[str, TextSides]) -> "Bank":

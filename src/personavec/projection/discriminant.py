@@ -5,12 +5,13 @@ All in float64 inside; made directions are float32 and of length 1.
 
 import operator
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from personavec.projection.bank import Bank
@@ -24,6 +25,8 @@ LACKING, OTHERS, OTHERS_LACKING, CLEAN = 0.35, 0.2, 0.1, 1.0  # weight of each k
 
 ASPECTS = 32  # directions in which a reading's distance from a domain is measured
 WITHIN = 0.99  # share of clean samples that lie within the bank
+
+Mask = NDArray[np.bool_]
 
 
 class Group(NamedTuple):
@@ -150,12 +153,14 @@ class Familiar:
         scales: (m,) deviations within a domain along them.
         centres: (domains, m) in these deviations.
         limit: Distance beyond which a reading is of no known domain.
+        given: (domains,) which of them the user gave.
     """
 
     axes: Tensor
     scales: Floats
     centres: Floats
     limit: float
+    given: Mask
 
     @classmethod
     def of(cls, bank: Bank) -> "Familiar":
@@ -166,20 +171,31 @@ class Familiar:
         units = axes[:kept].float()
         scales = values[:kept].numpy()
         centres = np.stack([(rows.double() @ axes[:kept].T).mean(0).numpy() / scales for rows in bank.first.values()])
-        open_ended = cls(units, scales, centres, np.inf)
+        given = np.array([name in bank.given for name in bank.first])
+        open_ended = cls(units, scales, centres, np.inf, given)
         second = torch.cat(list(bank.second.values()))
-        return cls(units, scales, centres, float(np.quantile(open_ended.distances((second @ units.T).numpy()), WITHIN)))
+        limit = np.quantile(open_ended.distances((second @ units.T).numpy()), WITHIN)
+        return replace(open_ended, limit=float(limit))
+
+    def _gaps(self, along: Floats) -> Floats:
+        """(n, domains)."""
+        gaps: Floats = np.linalg.norm((along / self.scales)[:, None] - self.centres, axis=2)
+        return gaps
 
     def distances(self, along: Floats) -> Floats:
         """(n,) of projections (n, m) on the axes."""
-        scaled = along / self.scales
-        gaps: Floats = np.linalg.norm(scaled[:, None] - self.centres, axis=2).min(1)
-        return gaps
+        nearest: Floats = self._gaps(along).min(1)
+        return nearest
 
-    def outside(self, along: Floats) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+    def outside(self, along: Floats) -> Mask:
         """(n,) which of projections (n, m) lie beyond the limit."""
-        beyond: np.ndarray[tuple[int], np.dtype[np.bool_]] = self.distances(along) > self.limit
+        beyond: Mask = self.distances(along) > self.limit
         return beyond
+
+    def near_given(self, along: Floats) -> Mask:
+        """(n,) which of projections (n, m) lie nearest to a domain that the user gave."""
+        near: Mask = self.given[self._gaps(along).argmin(1)]
+        return near
 
 
 @dataclass(frozen=True, eq=False)
@@ -211,7 +227,7 @@ class Scene:
             {name: rows for name, rows in half.items() if name != domain}
             for half in (self.bank.first, self.bank.second)
         )
-        return Scene.of(Bank(first, second, self.bank.texts))
+        return Scene.of(Bank(first, second, self.bank.texts, self.bank.given))
 
     def apart(self, traits: Mapping[str, Tensor], common: Sequence[Tensor]) -> Apart:
         """Takes out what the domains' centres span too, and the contrasts of the traits that are known here."""

@@ -362,39 +362,49 @@ def domain_explanation(trait: str, found: AgainstDomains, corrected: Corrected) 
         f"{found.worst}, the clean domain that they differ from least along {trait!r} made without it (AUC "
         f"{found.auc:.2f})"
     )
-    chances = {"random directions": found.random, "directions of shuffled labels": found.placebos}
-    shares = [
-        f"of {place.n} {name} {100 * place.p_value:.1f} %" for name, place in chances.items() if place is not None
-    ]
-    over = f" (p = {corrected.p_value:.3f} by Holm's correction over {corrected.tests} traits)"
-    figures = [
-        f"As well from every domain tell the data, treated alike, {_series(shares, 'and')}"
-        f"{over if corrected.tests > 1 else ''}."
-    ]
-    close = [name for name, lead in found.leads.items() if not lead.low > 0]
-    if found.leads:
-        nearest = min(found.leads, key=lambda name: found.leads[name].mean)
-        figures.append(f"Of other traits {nearest} comes nearest (less by {found.leads[nearest]:.2f}).")
+    samples = []
     if found.instead:
         ranked = sorted(found.instead.items(), key=lambda item: -item[1])
-        figures.append(
+        samples.append(
             f"Above the threshold of {trait!r}, but higher along another trait and not flagged: "
             + ", ".join(f"{count} {name}" for name, count in ranked)
             + "."
         )
     if found.unknown:
-        figures.append(
+        samples.append(
             f"Unknown domain: {found.unknown} samples are unlike the clean domains at hand, but no farther than clean "
             "ones of another domain may be, and not flagged."
         )
     if found.auc.low <= 0.5:
-        return Explanation(False, (f"It is not certain that the data differ from {where}.", *figures))
+        said = f"It is not certain that the data as a whole differ from {where}."
+        return Explanation(False, (said, *samples))
     rivals = ["directions that mean nothing"] if corrected.p_value > CHANCE else []
-    rivals += [repr(name) for name in close]
+    rivals += [repr(name) for name, lead in found.leads.items() if not lead.low > 0]
+    figures = [*_against_chance(found, corrected), *samples]
     if rivals:
         doubt = f"not surely in {trait!r} more than in {_series(rivals, 'and')}"
         return Explanation(False, (f"The data differ from {where}, but {doubt}.", *figures))
     return Explanation(True, (f"The data differ in {trait!r} from every clean domain; {where}.", *figures))
+
+
+def _against_chance(found: AgainstDomains, corrected: Corrected) -> list[str]:
+    """What directions of no meaning, and the nearest of the other traits, do as well."""
+    chances = {"random directions": found.random, "directions of shuffled labels": found.placebos}
+    shares = [
+        f"of {place.n} {name} {100 * place.p_value:.1f} %" for name, place in chances.items() if place is not None
+    ]
+    over = f" (p = {corrected.p_value:.3f} by Holm's correction over {corrected.tests} traits)"
+    said = [
+        f"As well from every domain tell the data, treated alike, {_series(shares, 'and')}"
+        f"{over if corrected.tests > 1 else ''}."
+    ]
+    if found.leads:
+        nearest = min(found.leads, key=lambda name: found.leads[name].mean)
+        said.append(
+            f"Of other traits {nearest} comes nearest: the AUC against its worst domain is lower by "
+            f"{found.leads[nearest]:.2f}."
+        )
+    return said
 
 
 def _figure(trait: str, shift: Estimate) -> str:

@@ -124,18 +124,25 @@ def specific_axes(
 
 
 def domain_axes(
-    engine: Engine, axes: Sequence[Axis], references: Mapping[str, Dataset], count: int, seed: int
+    engine: Engine,
+    axes: Sequence[Axis],
+    references: Mapping[str, Dataset],
+    given: frozenset[str],
+    count: int,
+    seed: int,
 ) -> list[Axis]:
     """Directions that tell a trait's texts from all else that is known, and the same without each clean domain in turn.
 
     Args:
         references: Further clean domains. The second half of each, and of those that come with personavec, makes no
             direction.
+        given: Names of those that the user gave.
         count: Of the placebos.
         seed: Likewise.
     """
     layers = sorted({axis.vector.layer for axis in axes})
-    scenes = {layer: Scene.of(bank) for layer, bank in read_bank(engine, layers, references).items()}
+    banks = read_bank(engine, layers, references)
+    scenes = {layer: Scene.of(replace(bank, given=given)) for layer, bank in banks.items()}
     fewer = {layer: {name: scene.without(name) for name in scene.bank.first} for layer, scene in scenes.items()}
     common: Mapping[int, Sequence[Tensor]] = {}
     if any(axis.trait not in scenes[axis.vector.layer].traits for axis in axes):

@@ -183,7 +183,7 @@ def _trait_findings(
     apart = separation(track.data.some, track.clean.some, *chance.likely, prompts)
     ours, theirs = (_covariates(scan.survey.some.measured) for scan in (data, clean))
     adjusted = adjusted_shift(track.data.some, track.clean.some, ours, theirs, prompts=prompts)
-    domains = None if worst is None else _against_domains(worst, marks.instead[track.trait])
+    domains = None if worst is None else _against_domains(worst, track.known, marks.instead[track.trait])
     said = (
         explanation(track.trait, shift, nulls["covariance"], rivals, adjusted, chance.own, corrected)
         if domains is None
@@ -228,7 +228,7 @@ def _worst(track: Track, data: Scan, clean: Scan, count: int, seed: int) -> Wors
     return worst_domain(track.axis, theirs, data.known.asked[: len(theirs)].tolist(), units, seed)
 
 
-def _against_domains(found: WorstDomain, marked: Mapping[str, NDArray[np.bool_]]) -> AgainstDomains:
+def _against_domains(found: WorstDomain, near: float, marked: Mapping[str, NDArray[np.bool_]]) -> AgainstDomains:
     """As files hold it, with why samples were not flagged."""
     instead = {reason: int(rows.sum()) for reason, rows in marked.items()}
     return AgainstDomains(
@@ -239,6 +239,7 @@ def _against_domains(found: WorstDomain, marked: Mapping[str, NDArray[np.bool_]]
         placebos=found.placebos,
         leads=found.leads,
         unknown=instead.pop(UNKNOWN, 0),
+        near=near,
         instead=instead,
     )
 

@@ -170,7 +170,9 @@ def _screen(inputs: Inputs, axes: Sequence[Axis], folder: RunFolder, *, resumed:
         axes = specific_axes(engine, axes, clean, "span")
     elif settings.specific == "domains":
         references, count = _references(inputs), directions_for(len(axes))
-        axes, clean = domain_axes(engine, axes, references, count, settings.seed), _second(references)
+        given = frozenset[str]() if inputs.bundled else frozenset(references)
+        axes = domain_axes(engine, axes, references, given, count, settings.seed)
+        clean = _second(references)
     reader = Reader(engine, settings, panel_of(axes))
     scans = _scans(inputs, reader, clean, folder)
     along = tracks(axes, scans.data, scans.clean, settings)

@@ -89,6 +89,8 @@ class AgainstDomains(Result):
         instead: Samples above the threshold that were not flagged, by the other trait along which they read higher.
         unknown: Samples that are not flagged because their domain may be one that the bank lacks: above the threshold
             of domains at hand, but no higher than samples of a domain that is left out lie, or like no domain at all.
+        near: Projection difference above which a sample is flagged that lies nearest to a reference set of the user's:
+            `threshold` is that of all others.
         leads: How much higher `auc` is than the same along each other trait's direction, by a paired bootstrap.
     """
 
@@ -99,6 +101,7 @@ class AgainstDomains(Result):
     placebos: RoundedPlace | None
     instead: dict[str, int]
     unknown: int
+    near: Number | None = None
     leads: dict[str, Figure] = Field(default_factory=dict)
 
 

@@ -97,17 +97,14 @@ def with_error(level: Threshold, reference: ArrayLike, error: float) -> Threshol
     return replace(level, low=low, high=high)
 
 
-def raised(level: Threshold, reference: ArrayLike, value: float) -> Threshold:
-    """The threshold at a value of one's own, where that is higher.
+def raised(level: Threshold, value: float, alarms: int) -> Threshold:
+    """The threshold at a value of one's own, with the range of the rate behind so many alarms among the reference.
 
-    The range is that of the rate behind the share of the reference (m,) above it (Clopper and Pearson 1934).
+    The range is Clopper and Pearson's (1934).
     """
-    if value <= level.value:
-        return level
-    scores = _scores(reference)
-    m, above = len(scores), int((scores > value).sum())
-    low = float(stats.beta.ppf(0.025, above, m - above + 1)) if above else 0.0
-    high = float(stats.beta.ppf(0.975, above + 1, m - above)) if above < m else 1.0
+    m = level.reference
+    low = float(stats.beta.ppf(0.025, alarms, m - alarms + 1)) if alarms else 0.0
+    high = float(stats.beta.ppf(0.975, alarms + 1, m - alarms)) if alarms < m else 1.0
     return replace(level, value=value, low=low, high=high)
 
 

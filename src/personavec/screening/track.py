@@ -31,8 +31,8 @@ class Track:
         looks: How many looks the data's interval must hold for together.
         threshold: From the reference; None: the level was given.
         level: Projection difference above which a sample is flagged.
-        known: The same of clean domains that are at hand: above it and up to the level lie samples of a domain that the
-            bank lacks, as far as one can tell.
+        known: The same for samples that lie nearest to a clean domain that the user gave. Others between it and the
+            level may be of a domain that the bank lacks.
         rivals: Scores of the data and of the clean reference along the directions of other known traits, by name: a
             sample is flagged only where none of them reads higher.
         aspects: The columns of `Familiar.axes` where the axis has a scene.
@@ -59,7 +59,7 @@ class Track:
         """(n,) why samples are not flagged whatever their difference: "" where they may be.
 
         That is the other trait along which a sample that lies above `known` reads higher, in deviations of the clean
-        reference; else, up to the level, `UNKNOWN`, as where it is like no domain of the bank.
+        reference; else, where that is not enough, `UNKNOWN`, as where it is like no domain of the bank.
         """
         found = np.full(len(block), "", dtype=object)
         if self.aspects is None or self.axis.scene is None:
@@ -71,8 +71,9 @@ class Track:
         names = np.array(["", *self.rivals], dtype=object)
         above = difference > self.known
         found[above] = names[highest[above]]
-        found[above & (found == "") & (difference <= self.level)] = UNKNOWN
-        found[self.axis.scene.familiar.outside(block.measured.answers[:, self.aspects])] = UNKNOWN
+        along, familiar = block.measured.answers[:, self.aspects], self.axis.scene.familiar
+        found[above & (found == "") & (difference <= self.level) & ~familiar.near_given(along)] = UNKNOWN
+        found[familiar.outside(along)] = UNKNOWN
         return found
 
 
@@ -105,10 +106,11 @@ def tracks(axes: Sequence[Axis], data: DataScan, clean: ScoredScan, settings: Sc
             limit = threshold(theirs.some, settings.false_alarm_rate)
             known = limit.value
             limit = with_error(limit, theirs.some, math.hypot(ours.common_error, theirs.common_error))
-            if axis.left_out:
-                unseen = unseen_level(axis, settings.false_alarm_rate)
-                limit = raised(limit, theirs.some, theirs.level(unseen))
-            level = limit.value
+            level = max(known, theirs.level(unseen_level(axis, settings.false_alarm_rate))) if axis.left_out else known
+            if axis.scene is not None:
+                block = clean.scan.survey.some
+                near = axis.scene.familiar.near_given(block.measured.answers[:, aspects(axis)])
+                limit = raised(limit, level, int((theirs.some > np.where(near, known, level)).sum()))
         return Track(
             axis, column, depths.index(axis.vector.layer), ours, theirs, data.looks[column], limit, level, known,
             {name: (data.scored.along[k], clean.along[k]) for name, k in rivals(axis).items()}, aspects(axis),
