@@ -115,7 +115,15 @@ class Ways:
         """(n, traits) of readings (n, d)."""
         z = self.z(rows, way)
         known = ~self.outside(rows)
-        return (z > (self.levels(way) if levels is None else levels)) & (z >= z.max(1, keepdims=True)) & known[:, None]
+        limits = self.limits(rows, self.levels(way) if levels is None else levels)
+        return (z > limits) & (z >= z.max(1, keepdims=True)) & known[:, None]
+
+    def limits(self, rows: Tensor, levels: Floats) -> Floats:
+        """(n, traits): lower where a row lies nearest to a reference of the user's."""
+        familiar = self.scene.familiar
+        near = familiar.near_given((rows @ familiar.axes.T).numpy())
+        own = np.array([threshold(column).value for column in self.z(self.clean, "ridge").T])
+        return np.where(near[:, None], np.minimum(own, levels), levels)
 
     def outside(self, rows: Tensor) -> np.ndarray:
         """(n,)."""
@@ -125,7 +133,8 @@ class Ways:
         """(n,) beyond the known domains, or above what those reach and not above the levels."""
         z = self.z(rows, "ridge")
         own = np.array([threshold(column).value for column in self.z(self.clean, "ridge").T])
-        return self.outside(rows) | ((z > own) & (z <= levels) & (z >= z.max(1, keepdims=True))).any(1)
+        limits = self.limits(rows, levels)
+        return self.outside(rows) | ((z > own) & (z <= limits) & (z >= z.max(1, keepdims=True))).any(1)
 
     def worst(self, trait: str, answers: Answers, way: str) -> Estimate:
         """The AUC against the domain that answers are told from least, along directions made without it."""
@@ -206,7 +215,12 @@ def main() -> None:
         for path in options.chats
     }
     like = torch.cat(reference)
-    wide = Bank({**bank.first, "told not to": like[::2]}, {**bank.second, "told not to": like[1::2]}, bank.texts)
+    wide = Bank(
+        {**bank.first, "told not to": like[::2]},
+        {**bank.second, "told not to": like[1::2]},
+        bank.texts,
+        frozenset({"told not to"}),
+    )
     both = {"the bank": Ways.of(bank), "and a reference of the same model": Ways.of(wide)}
     notes = [
         f"{model.id}, layer {layer}, first 80 tokens. Directions from {sum(map(size, bank.texts.values()))} shipped texts and "
@@ -214,8 +228,9 @@ def main() -> None:
         f"With {SHOWS:.0f} as the least outside score: "
         + ", ".join(f"{t} n = {len(a.rows)}" for t, a in told.items())
         + ".",
-        "Flagged: above the threshold (5 % of the clean domains' second halves), higher along no other trait in deviations "
-        "of those, and like a known domain. In each cell raw / span / ridge.",
+        "Flagged: above the threshold, higher along no other trait in deviations of the clean domains' second halves, and "
+        "like a known domain. Threshold: 5 % of those; ridge, where no reference of the user's lies nearest: 5 % of domains left "
+        "out one at a time. In each cell raw / span / ridge.",
     ]
     said = {
         against: {t: verdicts(ways, answers, layer) for t, answers in told.items()} for against, ways in both.items()
@@ -275,7 +290,7 @@ def summary(
         rows,
         [
             *notes,
-            f"Goals, in this order: {GOALS}. Intervals are 95 %, drawn over questions (6 a trait). p: share of {DRAWN} random "
+            f"Goals, in this order: {GOALS}. AUC: along directions made without the domain. Named: the job's verdict. Intervals are 95 %, drawn over questions (6 a trait). p: share of {DRAWN} random "
             f"directions (covariance of clean readings), and of {DRAWN} of shuffled labels, treated as the ridge direction "
             "was and with the better sign, whose AUC against their worst domain is as high.",
         ],
