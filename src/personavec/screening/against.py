@@ -116,7 +116,7 @@ def unseen_level(axis: Axis, rate: float) -> float:
         weights.append(np.full(len(own), 1 / len(own)))
     values, shares = np.concatenate(placed), np.concatenate(weights) / len(weights)
     order = np.argsort(values)
-    at = np.searchsorted(np.cumsum(shares[order]), 1 - rate - 1e-9)
+    at = int(np.searchsorted(np.cumsum(shares[order]), 1 - rate - 1e-9))
     return float(values[order[min(at, len(order) - 1)]])
 
 
