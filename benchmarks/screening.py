@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 
+from common import table
 from personavec.files import write_atomic
 from personavec.screening import ScreeningRun
 from personavec.screening.estimate import generations_needed, hybrid_difference, plain_difference
@@ -22,14 +23,13 @@ from personavec.stats.bootstrap import spearman
 from personavec.stats.ridge import calibrate
 
 DRAWS = 200
-SIZE = 64
 
 
-def measured(folder: Path) -> list[list[str]]:
+def measured(folder: Path, size: int) -> list[list[str]]:
     """A row per trait of how the cheap baselines do."""
     run = ScreeningRun.read(folder)
-    table = pq.read_table(folder / "scores.parquet")
-    columns = {name: table[name].to_numpy(zero_copy_only=False) for name in table.column_names}
+    found = pq.read_table(folder / "scores.parquet")
+    columns = {name: found[name].to_numpy(zero_copy_only=False) for name in found.column_names}
     names = list(run.traits)
     known = np.all([np.isfinite(columns[f"{name}_own"]) for name in names], axis=0)
     prompts = np.stack([columns[f"{name}_prompt"][known] for name in names], 1)
@@ -39,7 +39,7 @@ def measured(folder: Path) -> list[list[str]]:
         exact = answers - own
         held, widths, needed, ranks, explained = [], [], [], [], []
         for seed in range(DRAWS):
-            subset = np.random.default_rng(seed).permutation(len(own))[:SIZE]
+            subset = np.random.default_rng(seed).permutation(len(own))[:size]
             hybrid = hybrid_difference(answers, prompts, subset, own[subset])
             plain = plain_difference(answers, subset, own[subset])
             held.append(abs(hybrid.mean - exact.mean()) <= hybrid.generation)
@@ -76,15 +76,11 @@ def found(folder: Path) -> list[list[str]]:
     return rows
 
 
-def table(headings: list[str], rows: list[list[str]]) -> str:
-    """As Markdown."""
-    return "\n".join("| " + " | ".join(row) + " |" for row in [headings, ["---"] * len(headings), *rows])
-
-
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", type=Path, nargs="+")
+    parser.add_argument("--size", type=int, default=64, help="own answers of the hybrid baseline")
     parser.add_argument("--write", type=Path)
     options = parser.parse_args()
     runs = [ScreeningRun.read(folder) for folder in options.runs]
@@ -107,12 +103,12 @@ def main() -> None:
             [row for folder in options.runs for row in found(folder)],
         ),
         "## Cheap baselines against the exact one",
-        f"Hybrid: own answers to {SIZE} random prompts, {DRAWS} draws; coverage is of the exact figure of the data set.",
+        f"Hybrid: own answers to {options.size} random prompts, {DRAWS} draws; coverage is of the exact figure of the data set.",
         table(
             ["data", "trait", "samples", "exact difference", "rank correlation with exact, prompt", "the same, hybrid", "R^2",
              "coverage of the 95 % interval", "width against plain subsampling",
-             f"generations plain subsampling needs instead of {SIZE}"],
-            [row for folder in plain for row in measured(folder)],
+             f"generations plain subsampling needs instead of {options.size}"],
+            [row for folder in plain for row in measured(folder, options.size)],
         ),
     ]  # fmt: skip
     text = "\n\n".join(sections)

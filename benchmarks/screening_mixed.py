@@ -4,8 +4,8 @@
 
 For each trait, answers that the model gave under positive instructions are mixed into answers that it gave under none, to
 the same questions, at 0, 5, 20, 50 and 100 %; no instruction is left in the samples. Of the answers under instructions only
-those are taken that show the trait: that the judge of the vector, who does not look at projections, scores above 50. The
-questions are the trait's evaluation questions, which the vectors were not made from. Thresholds come from a further draw
+those are taken that show the trait: that the probe judge, who learnt from texts and not from the vector, scores above 50.
+The questions are the trait's evaluation questions, which the vectors were not made from. Thresholds come from a further draw
 of answers under no instruction. Every mixture is screened by `screen_files`, with all vectors.
 """
 
@@ -19,9 +19,11 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
+from common import table
 from personavec import ChatModel, PersonaVector, load_model
 from personavec.files import JsonLines, write_atomic
-from personavec.judges.of_vector import judge_of
+from personavec.judges.kinds import open_judge
+from personavec.judges.of_vector import trait_judges
 from personavec.provenance import machine
 from personavec.rollouts import Rollout, generate, plan
 from personavec.screening import ScreeningRun, ScreenSettings, screen_files
@@ -30,15 +32,14 @@ from personavec.stats.estimate import Estimate
 from personavec.traits import load_trait
 
 FRACTIONS = (0.0, 0.05, 0.2, 0.5, 1.0)
-REPEATS = 5
 
 
-def answers(model: ChatModel, vector: PersonaVector, log: Path, seed: int) -> dict[str, list[Rollout]]:
+def answers(model: ChatModel, vector: PersonaVector, log: Path, repeats: int, seed: int) -> dict[str, list[Rollout]]:
     """Answers to the same questions in the same order: under none ("none", "reference") and of the trait ("trait")."""
     trait = load_trait(vector.trait)
     questions = trait.evaluation_questions
     made: dict[str, list[Rollout]] = {"none": [], "trait": [], "reference": []}
-    for number in range(REPEATS):
+    for number in range(repeats):
         pair = number % len(trait.instructions)
         system = trait.system_prompts(pair)[0]
         made["none"] += plan(model, trait.name, questions, setting="none", number=number)
@@ -46,7 +47,7 @@ def answers(model: ChatModel, vector: PersonaVector, log: Path, seed: int) -> di
         made["trait"] += plan(model, trait.name, questions, system=system, number=number, pair=pair, side="positive")
     flat = [rollout for some in made.values() for rollout in some]
     generate(model, flat, JsonLines(log), description="Answering", max_new_tokens=64, temperature=0.7, seed=seed)
-    judge_of(model, vector).score(made["trait"])
+    trait_judges(open_judge("probe", model), [vector])[vector.trait].score(made["trait"])
     shown = [at for at, rollout in enumerate(made["trait"]) if (rollout.score or 0) > 50 and rollout.text.strip()]
     return {name: [some[at] for at in shown] if name != "reference" else some for name, some in made.items()}
 
@@ -76,6 +77,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("vectors", type=Path, nargs="+")
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--repeats", type=int, default=5, help="answers to each question")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--write", type=Path)
     options = parser.parse_args()
@@ -83,7 +85,10 @@ def main() -> None:
     names = [vector.trait for vector in vectors]
     model = load_model()
     options.out.mkdir(parents=True, exist_ok=True)
-    made = {v.trait: answers(model, v, options.out / f"{v.trait}-answers.jsonl", options.seed) for v in vectors}
+    made = {
+        v.trait: answers(model, v, options.out / f"{v.trait}-answers.jsonl", options.repeats, options.seed)
+        for v in vectors
+    }
     clean = {
         name: write_data(options.out / f"{name}-reference.jsonl", some["reference"]) for name, some in made.items()
     }
@@ -128,7 +133,7 @@ def main() -> None:
     text = "\n\n".join([
         "# Screening: what was mixed in",
         f"Written by `python benchmarks/screening_mixed.py`; {model.id}, {here.cpu}, {here.cores} cores, seed "
-        f"{options.seed}. 20 questions a trait, {REPEATS} answers of at most 64 tokens to each; exact baseline; layers "
+        f"{options.seed}. 20 questions a trait, {options.repeats} answers of at most 64 tokens to each; exact baseline; layers "
         + ", ".join(f"{v.trait} {v.layer}" for v in vectors) + ".",
         "## Projection difference of the data set",
         "By the share of samples that show the trait; mean and 95 % interval over samples.",
@@ -144,11 +149,6 @@ def main() -> None:
     print(text)
     if options.write:
         write_atomic(options.write, text)
-
-
-def table(headings: list[str], rows: list[list[str]]) -> str:
-    """As Markdown."""
-    return "\n".join("| " + " | ".join(row) + " |" for row in [headings, ["---"] * len(headings), *rows])
 
 
 if __name__ == "__main__":

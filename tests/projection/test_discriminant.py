@@ -116,6 +116,14 @@ def test_distances_are_those_from_the_nearest_centre(bank: Bank) -> None:
     assert found.outside((40 * torch.eye(24)[[5]] @ found.axes.T).numpy()).all()
 
 
+def test_what_lies_nearest_to_a_domain_of_the_users_is_told(bank: Bank) -> None:
+    known = Familiar.of(Bank(bank.first, bank.second, bank.texts, frozenset({"lists"})))
+    for name, rows in bank.second.items():
+        assert known.near_given((rows @ known.axes.T).numpy()).mean() == (name == "lists")
+    rows = bank.second["lists"]
+    assert not Familiar.of(bank).near_given((rows @ known.axes.T).numpy()).any()
+
+
 def test_a_scene_lists_traits_then_aspects(bank: Bank) -> None:
     scene = Scene.of(bank)
     assert scene.directions.shape == (2 + len(scene.familiar.axes), 24)

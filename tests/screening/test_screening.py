@@ -27,6 +27,7 @@ from personavec.projection import CLEAN
 from personavec.projection import bank as bank_module
 from personavec.projection import own_answers as answers_module
 from personavec.projection.bank import read_bank
+from personavec.projection.discriminant import Familiar
 from personavec.projection.measure import measure, readings, tokenise
 from personavec.projection.panel import Panel
 from personavec.screening import ScreeningRun, ScreenSettings, compare_screenings, projector, screen_files
@@ -34,6 +35,7 @@ from personavec.screening import job as job_module
 from personavec.screening import reader as reader_module
 from personavec.screening import scan as scan_module
 from personavec.screening import table as table_module
+from personavec.screening import track as track_module
 from personavec.screening.axis import domain_axes, panel_of, plain_axes, scene_columns, specific_axes
 from personavec.screening.outputs import BOM
 from personavec.screening.scan import Scan, Scanner
@@ -586,7 +588,8 @@ def test_domains(screen: Screen, vectors: list[PersonaVector], tmp_path: Path) -
         assert domains is not None and domains.aucs.keys() == {"code", "lists", "verse", "clean.jsonl"}
         assert domains.auc.mean == domains.aucs[domains.worst] == min(domains.aucs.values())
         assert (domains.placebos is None) == (name == "other")
-        above = found[f"{name}_difference"] > trait.threshold
+        assert domains.near is not None
+        above = found[f"{name}_difference"] > domains.near
         instead = found[f"{name}_instead"]
         np.testing.assert_array_equal(found[f"{name}_flagged"], above & (instead == ""))
         counts = Counter(instead)
@@ -600,6 +603,28 @@ def test_domains(screen: Screen, vectors: list[PersonaVector], tmp_path: Path) -
     assert any("higher along another trait" in sentence for sentence in run.verdict)
     with pytest.raises(UserError, match="not by `baseline` exact"):
         ScreenSettings(specific="domains", baseline="exact")
+
+
+@pytest.mark.usefixtures("small_bank")
+def test_what_a_domain_left_out_may_reach_is_of_an_unknown_domain(
+    screen: Screen, vectors: list[PersonaVector], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vectors[0] = replace(vectors[0], trait="evil")
+    given = {"specific": "domains", "false_alarm_rate": 0.2}
+    monkeypatch.setattr(track_module, "unseen_level", lambda axis, rate: -9.0)
+    low = screen("low", **given).traits["evil"]
+    monkeypatch.setattr(track_module, "unseen_level", lambda axis, rate: 99.0)
+    near = screen("near", **given).traits["evil"]  # all data are like the user's own reference
+    assert near.flagged == low.flagged and near.threshold > low.threshold
+    monkeypatch.setattr(Familiar, "near_given", lambda self, along: np.zeros(len(along), dtype=bool))
+    high = screen("high", **given).traits["evil"]
+    assert low.domains is not None and high.domains is not None
+    assert low.threshold == low.domains.near == high.domains.near < high.threshold
+    assert low.flagged > 0 == high.flagged and high.domains.instead == low.domains.instead
+    assert high.domains.unknown == low.domains.unknown + low.flagged - high.flagged
+    before, after = (scores(tmp_path / name) for name in ("low", "high"))
+    moved = before["evil_flagged"] & ~after["evil_flagged"]
+    assert set(after["evil_instead"][moved]) == {"unknown domain"}
 
 
 @pytest.mark.usefixtures("small_bank")
@@ -627,7 +652,7 @@ def test_a_trait_without_texts_loses_what_domains_and_traits_span(
     tiny: ChatModel, clean: Path, vectors: list[PersonaVector]
 ) -> None:
     plain = plain_axes([replace(vectors[0], trait="evil"), vectors[1]], [])
-    evil, other = domain_axes(TransformersEngine(tiny), plain, {"mine": open_data(clean)}, 0)
+    evil, other = domain_axes(TransformersEngine(tiny), plain, {"mine": open_data(clean)}, frozenset({"mine"}), 20, 0)
     assert evil.scene is not None and other.scene is not None and evil.placebos is not None
     assert evil.direction.equal(evil.scene.traits["evil"].direction) and set(evil.rivals) == {*library_names()} - {
         "evil"

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from personavec.errors import UserError
-from personavec.screening.threshold import check_size, threshold, with_error
+from personavec.screening.threshold import check_size, raised, threshold, with_error
 from personavec.stats.ridge import calibrate
 
 
@@ -143,3 +143,11 @@ def test_an_error_in_common_widens_the_range_by_hand() -> None:
     assert (with_much.low, with_much.high) == (0, 1)
     with pytest.raises(ValueError, match="not finite"):
         with_error(plain, [np.nan], 1.0)
+
+
+def test_a_raised_threshold_tells_its_own_rate() -> None:
+    level = threshold(np.arange(200.0), 0.05)
+    higher = raised(level, 197.5, 2)
+    assert (higher.value, higher.rate, higher.reference) == (197.5, 0.05, 200)
+    assert (higher.low, higher.high) == pytest.approx(stats.binomtest(2, 200).proportion_ci(0.95, "exact"))
+    assert raised(level, 500.0, 0).low == 0 and raised(level, -1.0, 200).high == 1

@@ -21,6 +21,7 @@ from personavec.stats.bootstrap import (
     bootstrap_pearson,
     bootstrap_ratio,
     bootstrap_spearman_by_question,
+    bootstrap_worst_leads,
     pearson,
     spearman,
 )
@@ -302,3 +303,17 @@ def test_the_same_draws_come_again_unless_another_seed_is_given() -> None:
     x, y = np.random.default_rng(0).standard_normal((2, 12)) + 4
     for figure in (bootstrap_pearson, bootstrap_ratio):
         assert figure(x, y, draws=20) == figure(x, y, seed=0, draws=20) != figure(x, y, seed=1, draws=20)
+
+
+def test_leads_over_the_worst_reference_are_paired() -> None:
+    """Along a copy nothing is ahead, in any draw; along a direction that tells less the lead holds its interval."""
+    rng = np.random.default_rng(0)
+    apart = rng.standard_normal(40)
+    data = np.stack([np.stack([apart + 2, apart + 2, apart + 0.5], 1)] * 2)
+    near, far = (np.repeat(rng.standard_normal((30, 1)), 3, axis=1) + at for at in (0.5, -1.0))
+    same, ahead = bootstrap_worst_leads(data, [near, far], list(range(40)), draws=200)
+    assert (same.mean, same.low, same.high) == (0, 0, 0)
+    wanted = [min(auc(data[0][:, k], near[:, k]), auc(data[1][:, k], far[:, k])) for k in (0, 2)]
+    assert ahead.mean == pytest.approx(wanted[0] - wanted[1]) and 0 < ahead.low < ahead.mean < ahead.high
+    fewer = bootstrap_worst_leads(data, [near, far], [at // 10 for at in range(40)], draws=200)[1]
+    assert fewer.n == 4 and fewer.mean == ahead.mean

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
+import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -44,17 +45,23 @@ class Bank:
         first, second: By domain, those (n, d) of every other sample, and of the others: directions are made of the one
             half, and every figure is taken on the other.
         texts: By trait.
+        given: Names of the domains that the user gave.
     """
 
     first: Mapping[str, Tensor]
     second: Mapping[str, Tensor]
     texts: Mapping[str, TextSides]
+    given: frozenset[str] = frozenset()
 
     @classmethod
     def of(cls, domains: Mapping[str, Tensor], texts: Mapping[str, TextSides]) -> "Bank":
         """With domains (n, d) parted."""
         first, second = ({name: rows[at::2] for name, rows in domains.items()} for at in (0, 1))
         return cls(first, second, texts)
+
+    def whole(self, domain: str) -> Tensor:
+        """(n, d) of a domain."""
+        return torch.cat([self.first[domain], self.second[domain]])
 
 
 def read_bank(engine: Engine, layers: Sequence[int], beside: Mapping[str, Dataset]) -> dict[int, Bank]:

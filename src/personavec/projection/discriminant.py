@@ -5,12 +5,13 @@ All in float64 inside; made directions are float32 and of length 1.
 
 import operator
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from personavec.projection.bank import Bank
@@ -24,6 +25,8 @@ LACKING, OTHERS, OTHERS_LACKING, CLEAN = 0.35, 0.2, 0.1, 1.0  # weight of each k
 
 ASPECTS = 32  # directions in which a reading's distance from a domain is measured
 WITHIN = 0.99  # share of clean samples that lie within the bank
+
+Mask = NDArray[np.bool_]
 
 
 class Group(NamedTuple):
@@ -72,25 +75,44 @@ class Discriminant:
         return self(self.contrast).direction
 
     @cached_property
-    def _spread(self) -> tuple[Tensor, Tensor, float]:
-        """Axes (m, d) within the classes, the variances (m,) along them, and what the penalty adds to each."""
+    def _system(self) -> tuple[Tensor, Tensor, float]:
+        """Deviations (n, d) from the class means, weighted; a Cholesky factor; what the penalty adds to each variance.
+
+        The factor is of C + penalty (d, d), or where there are fewer rows than numbers of their products (n, n).
+        """
         share = 1 / (1 + sum(group.weight for group in self._against))  # of the positive class among all
         parts = zip(self._classes(), (share, 1 - share), strict=True)
         within = torch.cat(
             [(rows - weights @ rows) * (weights * part).sqrt()[:, None] for (rows, weights), part in parts]
         )
-        _, values, axes = torch.linalg.svd(within, full_matrices=False)
         total = float((within**2).sum() + share * (1 - share) * self.contrast @ self.contrast)
-        return axes, values**2, self._penalty * total / within.shape[1]
+        floor = self._penalty * total / within.shape[1]
+        square = within @ within.T if _wide(within) else within.T @ within
+        return within, torch.linalg.cholesky(square + floor * torch.eye(len(square)).double()), floor
 
     def __call__(self, direction: Tensor, trait: str | None = None) -> Specific:
         """What it makes of one direction, whichever trait's place it is in."""
-        axes, variances, floor = self._spread
         unit = direction.double() / direction.double().norm()
-        along = axes @ unit
-        made = axes.T @ (along / (variances + floor)) + (unit - axes.T @ along) / floor
-        made = made / made.norm()
+        made = self._made(unit[None])[0]
         return Specific(made.float(), float(made @ unit))
+
+    def each(self, directions: Tensor) -> Tensor:
+        """(m, d) float32 of directions (m, d)."""
+        return self._made(directions.double()).float()
+
+    def _made(self, directions: Tensor) -> Tensor:
+        """(m, d) of length 1."""
+        within, factor, floor = self._system
+        if _wide(within):  # Woodbury's identity
+            inner = torch.cholesky_solve(within @ directions.T, factor)
+            made = (directions - inner.T @ within) / floor
+        else:
+            made = torch.cholesky_solve(directions.T, factor).T
+        return torch.nn.functional.normalize(made, dim=1)
+
+
+def _wide(rows: Tensor) -> bool:
+    return len(rows) < rows.shape[1]
 
 
 def _pooled(groups: Sequence[Group]) -> tuple[Tensor, Tensor]:
@@ -110,13 +132,12 @@ def placebos(bank: Bank, trait: str, count: int, seed: int) -> Tensor:
     rows = torch.cat([own.positive, *lacking]).double()
     clean = torch.stack([domain.double().mean(0) for domain in bank.first.values()]).mean(0)
     generator = np.random.default_rng(seed)
-    made = []
-    for _ in range(count):
-        order = torch.from_numpy(generator.permutation(len(rows)))
-        rest = LACKING + OTHERS + OTHERS_LACKING
-        against = (rest * rows[order[size:]].mean(0) + CLEAN * clean) / (rest + CLEAN)
-        made.append(rows[order[:size]].mean(0) - against)
-    return torch.stack(made)
+    shown = torch.zeros(count, len(rows)).double()
+    for one in shown:
+        one[torch.from_numpy(generator.permutation(len(rows))[:size])] = 1
+    rest = LACKING + OTHERS + OTHERS_LACKING
+    lack = (1 - shown) @ rows / (len(rows) - size)
+    return shown @ rows / size - (rest * lack + CLEAN * clean) / (rest + CLEAN)
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,12 +153,14 @@ class Familiar:
         scales: (m,) deviations within a domain along them.
         centres: (domains, m) in these deviations.
         limit: Distance beyond which a reading is of no known domain.
+        given: (domains,) which of them the user gave.
     """
 
     axes: Tensor
     scales: Floats
     centres: Floats
     limit: float
+    given: Mask
 
     @classmethod
     def of(cls, bank: Bank) -> "Familiar":
@@ -148,20 +171,31 @@ class Familiar:
         units = axes[:kept].float()
         scales = values[:kept].numpy()
         centres = np.stack([(rows.double() @ axes[:kept].T).mean(0).numpy() / scales for rows in bank.first.values()])
-        open_ended = cls(units, scales, centres, np.inf)
+        given = np.array([name in bank.given for name in bank.first])
+        open_ended = cls(units, scales, centres, np.inf, given)
         second = torch.cat(list(bank.second.values()))
-        return cls(units, scales, centres, float(np.quantile(open_ended.distances((second @ units.T).numpy()), WITHIN)))
+        limit = np.quantile(open_ended.distances((second @ units.T).numpy()), WITHIN)
+        return replace(open_ended, limit=float(limit))
+
+    def _gaps(self, along: Floats) -> Floats:
+        """(n, domains)."""
+        gaps: Floats = np.linalg.norm((along / self.scales)[:, None] - self.centres, axis=2)
+        return gaps
 
     def distances(self, along: Floats) -> Floats:
         """(n,) of projections (n, m) on the axes."""
-        scaled = along / self.scales
-        gaps: Floats = np.linalg.norm(scaled[:, None] - self.centres, axis=2).min(1)
-        return gaps
+        nearest: Floats = self._gaps(along).min(1)
+        return nearest
 
-    def outside(self, along: Floats) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+    def outside(self, along: Floats) -> Mask:
         """(n,) which of projections (n, m) lie beyond the limit."""
-        beyond: np.ndarray[tuple[int], np.dtype[np.bool_]] = self.distances(along) > self.limit
+        beyond: Mask = self.distances(along) > self.limit
         return beyond
+
+    def near_given(self, along: Floats) -> Mask:
+        """(n,) which of projections (n, m) lie nearest to a domain that the user gave."""
+        near: Mask = self.given[self._gaps(along).argmin(1)]
+        return near
 
 
 @dataclass(frozen=True, eq=False)
@@ -186,6 +220,14 @@ class Scene:
     def familiar(self) -> Familiar:
         """Where clean answers lie."""
         return Familiar.of(self.bank)
+
+    def without(self, domain: str) -> "Scene":
+        """What is known without one clean domain."""
+        first, second = (
+            {name: rows for name, rows in half.items() if name != domain}
+            for half in (self.bank.first, self.bank.second)
+        )
+        return Scene.of(Bank(first, second, self.bank.texts, self.bank.given))
 
     def apart(self, traits: Mapping[str, Tensor], common: Sequence[Tensor]) -> Apart:
         """Takes out what the domains' centres span too, and the contrasts of the traits that are known here."""

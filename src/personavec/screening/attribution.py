@@ -232,7 +232,9 @@ def separation(
     )
 
 
-def auc_interval(a: Floats, b: Floats, names: tuple[ArrayLike, ArrayLike] | None = None) -> tuple[float, float]:
+def auc_interval(
+    a: Floats, b: Floats, names: tuple[ArrayLike, ArrayLike] | None = None, tail: float = 0.025
+) -> tuple[float, float]:
     """The wider of two on either side: neither is good everywhere.
 
     One is that of DeLong and others (1988) on the logit scale, right for any shape but too narrow near 0 and 1; the
@@ -244,6 +246,7 @@ def auc_interval(a: Floats, b: Floats, names: tuple[ArrayLike, ArrayLike] | None
     Args:
         a, b: Scores (n,) and (m,).
         names: Names (n,) and (m,) of the samples' prompts; None: all different.
+        tail: How often it may lie beyond either end.
     """
     prompts = _codes(len(a), len(b), names)
     value = float(auc(a, b))
@@ -257,7 +260,7 @@ def auc_interval(a: Floats, b: Floats, names: tuple[ArrayLike, ArrayLike] | None
     ]
     n, m = (max(size, 1.0) for size in sizes)
     pairs, mean_size = n * m, (n + m) / 2
-    z = float(stats.t.ppf(0.975, min(counts) - 1) if shared else stats.norm.ppf(0.975))
+    z = float(stats.t.isf(tail, min(counts) - 1) if shared else stats.norm.isf(tail))
 
     def beyond(candidate: float) -> float:
         tail = (1 - candidate) / (2 - candidate) + candidate / (1 + candidate)
@@ -349,32 +352,59 @@ def explanation(
     return Explanation(not doubts, (verdict, *figures))
 
 
-def domain_explanation(trait: str, found: AgainstDomains, flagged: int) -> Explanation:
-    """Whether the data differ in this trait from every clean domain, in sentences."""
-    where = f"{found.worst}, the clean domain that they differ from least along {trait!r} (AUC {found.auc:.2f})"
-    chances = {"random directions": found.random, "shuffled labels": found.placebos}
-    figures = [
-        f"Of {place.n} {name} treated alike, {100 * place.p_value:.1f} % tell the data as well from every domain."
-        for name, place in chances.items()
-        if place is not None
-    ]
+def domain_explanation(trait: str, found: AgainstDomains, corrected: Corrected) -> Explanation:
+    """Whether the data differ in this trait from every clean domain, in sentences.
+
+    Args:
+        corrected: The larger p-value of both nulls, where several traits were tested.
+    """
+    where = (
+        f"{found.worst}, the clean domain that they differ from least along {trait!r} made without it (AUC "
+        f"{found.auc:.2f})"
+    )
+    samples = []
     if found.instead:
         ranked = sorted(found.instead.items(), key=lambda item: -item[1])
-        figures.append(
+        samples.append(
             f"Above the threshold of {trait!r}, but higher along another trait and not flagged: "
             + ", ".join(f"{count} {name}" for name, count in ranked)
             + "."
         )
     if found.unknown:
-        figures.append(f"Unknown domain: {found.unknown} samples are like no clean domain at hand, and not flagged.")
-    doubts = [f"{name} do as well" for name, place in chances.items() if place and place.p_value > CHANCE]
-    if sum(found.instead.values()) > flagged:
-        doubts.append("most samples above the threshold read higher along another trait")
+        samples.append(
+            f"Unknown domain: {found.unknown} samples are unlike the clean domains at hand, but no farther than clean "
+            "ones of another domain may be, and not flagged."
+        )
     if found.auc.low <= 0.5:
-        return Explanation(False, (f"It is not certain that the data differ from {where}.", *figures))
-    if doubts:
-        return Explanation(False, (f"The data differ from {where}, but {_series(doubts, 'and')}.", *figures))
+        said = f"It is not certain that the data as a whole differ from {where}."
+        return Explanation(False, (said, *samples))
+    rivals = ["directions that mean nothing"] if corrected.p_value > CHANCE else []
+    rivals += [repr(name) for name, lead in found.leads.items() if not lead.low > 0]
+    figures = [*_against_chance(found, corrected), *samples]
+    if rivals:
+        doubt = f"not surely in {trait!r} more than in {_series(rivals, 'and')}"
+        return Explanation(False, (f"The data differ from {where}, but {doubt}.", *figures))
     return Explanation(True, (f"The data differ in {trait!r} from every clean domain; {where}.", *figures))
+
+
+def _against_chance(found: AgainstDomains, corrected: Corrected) -> list[str]:
+    """What directions of no meaning, and the nearest of the other traits, do as well."""
+    chances = {"random directions": found.random, "directions of shuffled labels": found.placebos}
+    shares = [
+        f"of {place.n} {name} {100 * place.p_value:.1f} %" for name, place in chances.items() if place is not None
+    ]
+    over = f" (p = {corrected.p_value:.3f} by Holm's correction over {corrected.tests} traits)"
+    said = [
+        f"As well from every domain tell the data, treated alike, {_series(shares, 'and')}"
+        f"{over if corrected.tests > 1 else ''}."
+    ]
+    if found.leads:
+        nearest = min(found.leads, key=lambda name: found.leads[name].mean)
+        said.append(
+            f"Of other traits {nearest} comes nearest: the AUC against its worst domain is lower by "
+            f"{found.leads[nearest]:.2f}."
+        )
+    return said
 
 
 def _figure(trait: str, shift: Estimate) -> str:

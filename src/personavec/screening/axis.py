@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
@@ -13,13 +13,11 @@ from personavec.engine import Engine
 from personavec.errors import UserError
 from personavec.projection.bank import read_bank
 from personavec.projection.common import common_directions, first_readable
-from personavec.projection.discriminant import Scene, placebos
+from personavec.projection.discriminant import Discriminant, Scene, placebos
 from personavec.projection.measure import readings
 from personavec.projection.panel import Panel
 from personavec.projection.specific import Apart, Treatment, Whitening
 from personavec.vector import PersonaVector
-
-PLACEBOS = 200  # directions of shuffled labels
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,6 +32,7 @@ class Axis:
         share: Cosine of the vector with the direction: how much of it is left.
         scene: What is known at its layer, of a direction that was made of it.
         placebos: (m, d) directions of shuffled labels, treated like it; None: there are no texts for the trait.
+        left_out: By each clean domain of the scene, the same made without that domain.
     """
 
     vector: PersonaVector
@@ -43,6 +42,7 @@ class Axis:
     share: float = 1.0
     scene: Scene | None = None
     placebos: Tensor | None = None
+    left_out: Mapping[str, "Axis"] = field(default_factory=dict)
 
     @property
     def trait(self) -> str:
@@ -53,6 +53,8 @@ class Axis:
         """(m, d) of (m, d): every direction as the trait's own was made."""
         if self.treatment is None:
             return directions
+        if isinstance(self.treatment, Discriminant):
+            return self.treatment.each(directions)
         return torch.stack([self.treatment(direction, self.trait).direction for direction in directions])
 
     def made(self, treatment: Treatment) -> "Axis":
@@ -102,12 +104,8 @@ def specific_axes(
     axes: Sequence[Axis],
     clean: Dataset,
     kind: Literal["span", "whiten"],
-    scenes: Mapping[int, Scene] = {},
 ) -> list[Axis]:
     """The same made specific: without what other traits, length and refusals share, or whitened by clean answers.
-
-    Args:
-        scenes: By layer; "span" then takes out the centres of their domains too, and the traits that they know.
 
     Raises:
         UserError: See `Apart` and `Whitening`.
@@ -120,44 +118,63 @@ def specific_axes(
     common = dict(zip(depths, common_directions(engine, clean, depths), strict=True))
 
     def treatment(axis: Axis) -> Treatment:
-        own, shared = {axis.trait: axis.direction, **axis.rivals}, common[axis.vector.layer]
-        scene = scenes.get(axis.vector.layer)
-        return Apart(own, shared) if scene is None else scene.apart(own, shared)
+        return Apart({axis.trait: axis.direction, **axis.rivals}, common[axis.vector.layer])
 
     return [axis.made(treatment(axis)) for axis in axes]
 
 
-def domain_axes(engine: Engine, axes: Sequence[Axis], references: Mapping[str, Dataset], seed: int) -> list[Axis]:
-    """Directions that tell a trait's texts from all else that is known.
-
-    A trait of which there are no texts keeps of its vector what the domains and the other traits do not span.
+def domain_axes(
+    engine: Engine,
+    axes: Sequence[Axis],
+    references: Mapping[str, Dataset],
+    given: frozenset[str],
+    count: int,
+    seed: int,
+) -> list[Axis]:
+    """Directions that tell a trait's texts from all else that is known, and the same without each clean domain in turn.
 
     Args:
         references: Further clean domains. The second half of each, and of those that come with personavec, makes no
             direction.
-        seed: Of the placebos.
+        given: Names of those that the user gave.
+        count: Of the placebos.
+        seed: Likewise.
     """
-    banks = read_bank(engine, sorted({axis.vector.layer for axis in axes}), references)
-    scenes = {layer: Scene.of(bank) for layer, bank in banks.items()}
-    made = []
-    for axis in axes:
-        scene = scenes[axis.vector.layer]
-        if (found := scene.traits.get(axis.trait)) is None:
-            clean = next(iter(references.values())).every(2)
-            (apart,) = specific_axes(engine, [axis], clean, "span", scenes)
-            made.append(replace(apart, scene=scene))
-            continue
-        unit = torch.nn.functional.normalize(axis.vector.unit(axis.vector.layer).float(), dim=0)
-        drawn = [found(each).direction for each in placebos(scene.bank, axis.trait, PLACEBOS, seed)]
-        made.append(
-            Axis(
-                axis.vector,
-                found.direction,
-                {name: other.direction for name, other in scene.traits.items() if name != axis.trait},
-                found,
-                float(unit @ found.direction),
-                scene,
-                torch.stack(drawn),
-            )
+    layers = sorted({axis.vector.layer for axis in axes})
+    banks = read_bank(engine, layers, references)
+    scenes = {layer: Scene.of(replace(bank, given=given)) for layer, bank in banks.items()}
+    fewer = {layer: {name: scene.without(name) for name in scene.bank.first} for layer, scene in scenes.items()}
+    common: Mapping[int, Sequence[Tensor]] = {}
+    if any(axis.trait not in scenes[axis.vector.layer].traits for axis in axes):
+        clean = next(iter(references.values())).every(2)
+        common = dict(zip(layers, common_directions(engine, clean, layers), strict=True))
+
+    def made(axis: Axis, scene: Scene) -> Axis:
+        if axis.trait in scene.traits:
+            return text_axis(axis.vector, scene, count, seed)
+        own = {axis.trait: axis.direction, **axis.rivals}
+        return replace(axis.made(scene.apart(own, common[axis.vector.layer])), scene=scene)
+
+    return [
+        replace(
+            made(axis, scenes[axis.vector.layer]),
+            left_out={name: made(axis, scene) for name, scene in fewer[axis.vector.layer].items()},
         )
-    return made
+        for axis in axes
+    ]
+
+
+def text_axis(vector: PersonaVector, scene: Scene, count: int, seed: int) -> Axis:
+    """The direction of a trait that a scene has texts for, with so many placebos; the vector gives no more than its
+    name and layer."""
+    found = scene.traits[vector.trait]
+    unit = torch.nn.functional.normalize(vector.unit(vector.layer).float(), dim=0)
+    return Axis(
+        vector,
+        found.direction,
+        {name: other.direction for name, other in scene.traits.items() if name != vector.trait},
+        found,
+        float(unit @ found.direction),
+        scene,
+        found.each(placebos(scene.bank, vector.trait, count, seed)),
+    )

@@ -84,6 +84,10 @@ class Differences:
         z: Floats = (difference - self._mean) / self.deviation
         return z
 
+    def level(self, deviations: float) -> float:
+        """The difference that lies so many deviations above the mean."""
+        return float(self._mean + deviations * self.deviation)
+
     def of(self, block: Block) -> Scores:
         """Scores of some of the scan's samples."""
         answers, prompts = block.measured.answers[:, self.k], block.measured.prompts

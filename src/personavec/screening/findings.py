@@ -6,15 +6,16 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from personavec.projection.measure import SampleMeasurements
+from personavec.screening.against import WorstDomain, worst_domain
 from personavec.screening.attribution import (
     CHANCE,
     Corrected,
     Rival,
     adjusted_shift,
-    auc_interval,
     domain_explanation,
     explanation,
     separation,
@@ -31,6 +32,11 @@ from personavec.stats.nulls import Place, covariance_directions, holm, isotropic
 from personavec.stats.numbers import Floats
 
 DIRECTIONS = 200  # random directions of each kind, or more where many traits are screened
+
+
+def directions_for(traits: int) -> int:
+    """How many random directions it takes for the smallest p to pass when it is corrected for so many traits."""
+    return max(DIRECTIONS, math.ceil(2 * traits / CHANCE))
 
 
 class Gaps:
@@ -136,9 +142,11 @@ def all_findings(
         beside: Further reference sets, by name.
         seed: Of the random directions.
     """
-    count = max(DIRECTIONS, math.ceil(2 * len(tracks) / CHANCE))  # the smallest p must pass when it is corrected
+    count = directions_for(len(tracks))
     chances = {track.trait: _Chance.of(track, data, clean, count, seed) for track in tracks}
-    corrected = holm({trait: chance.nulls["covariance"].p_value for trait, chance in chances.items()})
+    worst = {track.trait: _worst(track, data, clean, count, seed) for track in tracks if track.axis.left_out}
+    plain = {trait: chance.nulls["covariance"].p_value for trait, chance in chances.items()}
+    corrected = holm({**plain, **{trait: found.p_value for trait, found in worst.items()}})
     return {
         track.trait: _trait_findings(
             track,
@@ -148,6 +156,7 @@ def all_findings(
             marks,
             chances[track.trait],
             Corrected(corrected[track.trait], len(tracks)),
+            worst.get(track.trait),
             seed,
         )
         for track in tracks
@@ -162,6 +171,7 @@ def _trait_findings(
     marks: Marks,
     chance: _Chance,
     corrected: Corrected,
+    worst: WorstDomain | None,
     seed: int,
 ) -> TraitFindings:
     axis, gaps, nulls = track.axis, chance.gaps, chance.nulls
@@ -173,11 +183,11 @@ def _trait_findings(
     apart = separation(track.data.some, track.clean.some, *chance.likely, prompts)
     ours, theirs = (_covariates(scan.survey.some.measured) for scan in (data, clean))
     adjusted = adjusted_shift(track.data.some, track.clean.some, ours, theirs, prompts=prompts)
-    domains = _domains(track, data, clean, marks, seed)
+    domains = None if worst is None else _against_domains(worst, track.known, marks.instead[track.trait])
     said = (
         explanation(track.trait, shift, nulls["covariance"], rivals, adjusted, chance.own, corrected)
         if domains is None
-        else domain_explanation(track.trait, domains, int(marks.flags[track.trait].sum()))
+        else domain_explanation(track.trait, domains, corrected)
     )
     limit = track.threshold
     return TraitFindings(
@@ -210,40 +220,26 @@ def _trait_findings(
     )
 
 
-def _domains(track: Track, data: Scan, clean: Scan, marks: Marks, seed: int) -> AgainstDomains | None:
-    """The data against each domain of the scene, along the trait and along directions treated alike."""
-    axis = track.axis
-    if axis.scene is None:
-        return None
+def _worst(track: Track, data: Scan, clean: Scan, count: int, seed: int) -> WorstDomain:
+    """The data against each domain of the scene, where readings were kept whole."""
     theirs = data.theirs[:, track.depth]
-    drawn = covariance_directions(clean.theirs[:, [track.depth]], ["clean"] * len(clean.theirs), DIRECTIONS, seed + 1)
-    random = axis.treat(torch.nn.functional.normalize(drawn.squeeze(1), dim=-1))
-    halves = axis.scene.bank.second
+    drawn = covariance_directions(clean.theirs[:, [track.depth]], ["clean"] * len(clean.theirs), count, seed + 1)
+    units = torch.nn.functional.normalize(drawn.squeeze(1), dim=-1)
+    return worst_domain(track.axis, theirs, data.known.asked[: len(theirs)].tolist(), units, seed)
 
-    def against(directions: Tensor) -> Floats:
-        """AUCs (domains, K)."""
-        ours = (theirs @ directions.T).numpy()
-        return np.stack([np.asarray(auc(ours, (rows @ directions.T).numpy())) for rows in halves.values()])
 
-    own = against(axis.direction[None])[:, 0]
-    worst = list(halves)[int(own.argmin())]
-
-    def beyond(directions: Tensor) -> Place:
-        found = against(directions)
-        least = np.maximum(found.min(0), 1 - found.max(0))  # the better sign
-        return place(max(float(own.min()) - 0.5, 0), np.maximum(least - 0.5, 0))
-
-    mine, rows = (each @ axis.direction for each in (theirs, halves[worst]))
-    asked = data.known.asked[: len(theirs)], np.arange(len(rows))
-    low, high = auc_interval(mine.double().numpy(), rows.double().numpy(), asked)
-    instead = {reason: int(marked.sum()) for reason, marked in marks.instead[track.trait].items()}
+def _against_domains(found: WorstDomain, near: float, marked: Mapping[str, NDArray[np.bool_]]) -> AgainstDomains:
+    """As files hold it, with why samples were not flagged."""
+    instead = {reason: int(rows.sum()) for reason, rows in marked.items()}
     return AgainstDomains(
-        worst=worst,
-        auc=Estimate(float(own.min()), low, high, len(theirs) + len(halves[worst])),
-        aucs=dict(zip(halves, own.tolist(), strict=True)),
-        random=beyond(random),
-        placebos=None if axis.placebos is None else beyond(axis.placebos),
+        worst=found.name,
+        auc=found.auc,
+        aucs=found.aucs,
+        random=found.random,
+        placebos=found.placebos,
+        leads=found.leads,
         unknown=instead.pop(UNKNOWN, 0),
+        near=near,
         instead=instead,
     )
 

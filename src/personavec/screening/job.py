@@ -23,7 +23,7 @@ from personavec.results import SUMMARY
 from personavec.screening.axis import Axis, domain_axes, panel_of, plain_axes, specific_axes
 from personavec.screening.differences import ScoredScan
 from personavec.screening.examples import sample_views
-from personavec.screening.findings import all_findings
+from personavec.screening.findings import all_findings, directions_for
 from personavec.screening.judge import judge_scores
 from personavec.screening.marks import Marks, columns, mark
 from personavec.screening.outputs import Split, split, write_scores
@@ -169,7 +169,10 @@ def _screen(inputs: Inputs, axes: Sequence[Axis], folder: RunFolder, *, resumed:
     elif settings.specific == "span":
         axes = specific_axes(engine, axes, clean, "span")
     elif settings.specific == "domains":
-        axes, clean = domain_axes(engine, axes, references := _references(inputs), settings.seed), _second(references)
+        references, count = _references(inputs), directions_for(len(axes))
+        given = frozenset[str]() if inputs.bundled else frozenset(references)
+        axes = domain_axes(engine, axes, references, given, count, settings.seed)
+        clean = _second(references)
     reader = Reader(engine, settings, panel_of(axes))
     scans = _scans(inputs, reader, clean, folder)
     along = tracks(axes, scans.data, scans.clean, settings)

@@ -59,7 +59,7 @@ def mark(tracks: Sequence[Track], table: Table) -> Marks:
         for track in tracks:
             difference = track.data.of(block).difference
             reasons = track.instead(block, difference)
-            flags[track.trait][block.rows] = (difference > track.level) & (reasons == "")
+            flags[track.trait][block.rows] = (difference > track.known) & (reasons == "")
             for reason in set(reasons) - {""}:
                 marked = instead[track.trait].setdefault(reason, np.zeros(len(table), dtype=bool))
                 marked[block.rows] = reasons == reason

@@ -75,17 +75,23 @@ class ReferencePlace(Result):
 
 
 class AgainstDomains(Result):
-    """The data against clean domains, one by one, each by samples that made no direction.
+    """The data against clean domains, one by one, each along a direction that was made without that domain; of the
+    samples whose readings were kept whole.
 
     Attributes:
         worst: The domain that the data differ from least.
-        auc: Probability that a sample of the data lies above one of it, where readings were kept whole.
+        auc: Probability that a sample of the data lies above one of it. Its interval holds for the least of the
+            domains' figures, whichever is truly least.
         aucs: The same for every domain.
         random: Place of `auc` among random directions with the covariance of clean answers, treated alike and each free
             to choose its sign, by the distance from 1/2.
         placebos: Among directions of shuffled labels; None: there are no texts for the trait.
         instead: Samples above the threshold that were not flagged, by the other trait along which they read higher.
-        unknown: Samples like no domain of the bank, which are not flagged.
+        unknown: Samples that are not flagged because their domain may be one that the bank lacks: above the threshold
+            of domains at hand, but no higher than samples of a domain that is left out lie, or like no domain at all.
+        near: Projection difference above which a sample is flagged that lies nearest to a reference set of the user's:
+            `threshold` is that of all others.
+        leads: How much higher `auc` is than the same along each other trait's direction, by a paired bootstrap.
     """
 
     worst: str
@@ -95,6 +101,8 @@ class AgainstDomains(Result):
     placebos: RoundedPlace | None
     instead: dict[str, int]
     unknown: int
+    near: Number | None = None
+    leads: dict[str, Figure] = Field(default_factory=dict)
 
 
 class JudgeCounts(Result):
@@ -122,14 +130,15 @@ class TraitFindings(Result):
         r_squared: Share of the variance of the model's own answers that the prompt predicts; None: no prediction.
         own: The samples whose readings were kept whole.
         nulls: Place of `own.shift` among random directions.
-        p_holm: p-value of `nulls.covariance`, corrected for the number of traits that were screened (Holm).
+        p_holm: p-value of `nulls.covariance`, or the larger of `domains`, corrected for the number of traits that were
+            screened (Holm).
         others: Shift along the other traits' directions, by trait, as `own.shift`.
         leads: How much larger `own.shift` is than each of these, by absolute value, over the same samples.
         auc: Probability that a sample of the data lies above one of the reference; of at most 65,536 samples.
         auc_null: max(AUC, 1 - AUC) of random directions.
         covariates: What answer length, refusals and prompt length explain.
         specific: Whether the data differ in this trait: whether the shift exceeds random directions (by `p_holm`) and
-            other traits (by `leads`), and is not explained by covariates.
+            other traits (by `leads`), and is not explained by covariates; with `domains`, whether their `auc` does.
         sentences: That in words, the verdict first.
         threshold: Projection difference above which a sample is flagged.
         false_alarms: 95 % interval of the rate of false alarms, 0..1; None: the threshold was given.

@@ -97,6 +97,17 @@ def with_error(level: Threshold, reference: ArrayLike, error: float) -> Threshol
     return replace(level, low=low, high=high)
 
 
+def raised(level: Threshold, value: float, alarms: int) -> Threshold:
+    """The threshold at a value of one's own, with the range of the rate behind so many alarms among the reference.
+
+    The range is Clopper and Pearson's (1934).
+    """
+    m = level.reference
+    low = float(stats.beta.ppf(0.025, alarms, m - alarms + 1)) if alarms else 0.0
+    high = float(stats.beta.ppf(0.975, alarms + 1, m - alarms)) if alarms < m else 1.0
+    return replace(level, value=value, low=low, high=high)
+
+
 def _scores(values: ArrayLike) -> Floats:
     """As `finite`, and none at all is fine."""
     array = np.asarray(values, dtype=np.float64)

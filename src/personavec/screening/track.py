@@ -7,12 +7,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from personavec.screening.against import unseen_level
 from personavec.screening.axis import Axis, panel_of, scene_columns
 from personavec.screening.differences import Differences, ScoredScan
 from personavec.screening.reader import DataScan
 from personavec.screening.settings import ScreenSettings
 from personavec.screening.table import Block
-from personavec.screening.threshold import Threshold, threshold, with_error
+from personavec.screening.threshold import Threshold, raised, threshold, with_error
 from personavec.stats.numbers import Floats
 
 UNKNOWN = "unknown domain"
@@ -30,6 +31,8 @@ class Track:
         looks: How many looks the data's interval must hold for together.
         threshold: From the reference; None: the level was given.
         level: Projection difference above which a sample is flagged.
+        known: The same for samples that lie nearest to a clean domain that the user gave. Others between it and the
+            level may be of a domain that the bank lacks.
         rivals: Scores of the data and of the clean reference along the directions of other known traits, by name: a
             sample is flagged only where none of them reads higher.
         aspects: The columns of `Familiar.axes` where the axis has a scene.
@@ -43,6 +46,7 @@ class Track:
     looks: int
     threshold: Threshold | None
     level: float
+    known: float
     rivals: Mapping[str, tuple[Differences, Differences]]
     aspects: slice | None
 
@@ -54,8 +58,8 @@ class Track:
     def instead(self, block: Block, difference: Floats) -> NDArray[np.object_]:
         """(n,) why samples are not flagged whatever their difference: "" where they may be.
 
-        That is `UNKNOWN` where a sample is like no domain of the bank, and else, above the level, the other trait along
-        which it reads higher, in deviations of the clean reference.
+        That is the other trait along which a sample that lies above `known` reads higher, in deviations of the clean
+        reference; else, where that is not enough, `UNKNOWN`, as where it is like no domain of the bank.
         """
         found = np.full(len(block), "", dtype=object)
         if self.aspects is None or self.axis.scene is None:
@@ -65,9 +69,11 @@ class Track:
         table = np.stack([own, *others], 1)
         highest = table.argmax(1)
         names = np.array(["", *self.rivals], dtype=object)
-        above = difference > self.level
+        above = difference > self.known
         found[above] = names[highest[above]]
-        found[self.axis.scene.familiar.outside(block.measured.answers[:, self.aspects])] = UNKNOWN
+        along, familiar = block.measured.answers[:, self.aspects], self.axis.scene.familiar
+        found[above & (found == "") & (difference <= self.level) & ~familiar.near_given(along)] = UNKNOWN
+        found[familiar.outside(along)] = UNKNOWN
         return found
 
 
@@ -95,14 +101,18 @@ def tracks(axes: Sequence[Axis], data: DataScan, clean: ScoredScan, settings: Sc
 
     def track(column: int, axis: Axis) -> Track:
         ours, theirs = data.scored.along[column], clean.along[column]
-        limit = None
-        level = settings.threshold
-        if level is None:
-            error = math.hypot(ours.common_error, theirs.common_error)
-            limit = with_error(threshold(theirs.some, settings.false_alarm_rate), theirs.some, error)
-            level = limit.value
+        limit, level, known = None, settings.threshold, settings.threshold
+        if level is None or known is None:
+            limit = threshold(theirs.some, settings.false_alarm_rate)
+            known = limit.value
+            limit = with_error(limit, theirs.some, math.hypot(ours.common_error, theirs.common_error))
+            level = max(known, theirs.level(unseen_level(axis, settings.false_alarm_rate))) if axis.left_out else known
+            if axis.scene is not None:
+                block = clean.scan.survey.some
+                near = axis.scene.familiar.near_given(block.measured.answers[:, aspects(axis)])
+                limit = raised(limit, level, int((theirs.some > np.where(near, known, level)).sum()))
         return Track(
-            axis, column, depths.index(axis.vector.layer), ours, theirs, data.looks[column], limit, float(level),
+            axis, column, depths.index(axis.vector.layer), ours, theirs, data.looks[column], limit, level, known,
             {name: (data.scored.along[k], clean.along[k]) for name, k in rivals(axis).items()}, aspects(axis),
         )  # fmt: skip
 

@@ -38,10 +38,7 @@ def verdict(settings: ScreenSettings, traits: Mapping[str, TraitFindings], clean
             + "Clean data of the same kind help (`reference`)."
         )
     if settings.threshold is None:
-        sentences.append(
-            f"Thresholds are set so that each trait flags about {100 * rate:g} in 100 samples like the "
-            f"{clean.samples} of the clean reference; of other harmless data it can be more or fewer."
-        )
+        sentences.append(_rate(settings, clean))
         sentences += _roughness(ranked, settings)
     if clean.bundled:
         sentences.append(
@@ -114,6 +111,17 @@ def _trait(name: str, findings: TraitFindings, expected: float | None) -> str:
     if findings.domains is not None:
         return f"The data lie on the side of {way} {name} ({size}). {' '.join(findings.sentences)}"
     return f"The data lie on the side of {way} {name} ({size}). {findings.sentences[0]}"
+
+
+def _rate(settings: ScreenSettings, clean: CleanReference) -> str:
+    """What share of which clean samples is flagged."""
+    rate = f"Thresholds are set so that each trait flags about {100 * settings.false_alarm_rate:g} in 100 samples"
+    if settings.specific == "domains":
+        return (
+            f"{rate} of a clean domain that is not among the reference sets, on average over those at hand left out in "
+            "turn, and fewer of these; of a single domain it can be many more."
+        )
+    return f"{rate} like the {clean.samples} of the clean reference; of other harmless data it can be more or fewer."
 
 
 def _roughness(traits: Sequence[tuple[str, TraitFindings]], settings: ScreenSettings) -> list[str]:

@@ -208,6 +208,43 @@ def bootstrap_leads(
     return [Estimate(float(lead[0]), *interval(lead[1:], count, (-np.inf, np.inf)), count) for lead in leads.T]
 
 
+def bootstrap_worst_leads(
+    data: ArrayLike,
+    references: Sequence[ArrayLike],
+    clusters: Sequence[Hashable],
+    seed: int = 0,
+    draws: int = DRAWS,
+) -> list[Estimate]:
+    """How much higher the AUC against the worst of references is along the first of K directions than along the others.
+
+    The worst reference may be another along each direction and in each draw. All are taken in the same draws.
+
+    Args:
+        data: (references, n, K) scores of the data; the directions may differ from reference to reference.
+        references: (m, K) scores of each.
+        clusters: n, what the data's samples belong to. Of the references single samples are drawn.
+
+    Returns:
+        K - 1 estimates.
+
+    Raises:
+        ValueError: As in `bootstrap_mean`.
+    """
+    scores = finite(data, 3)
+    (codes,), count = _codes((scores[0], clusters))
+    weights = np.vstack([np.ones(count), draw_weights(count, seed, draws)])[:, codes]
+    worst = np.ones((draws + 1, scores.shape[2]))
+    for at, (mine, given) in enumerate(zip(scores, references, strict=True)):
+        theirs = finite(given, 2)
+        rivals = np.vstack([np.ones(len(theirs)), draw_weights(len(theirs), seed + 1 + at, draws)])
+        pairs = weights.sum(1) * rivals.sum(1)
+        for k, (a, b) in enumerate(zip(mine.T, theirs.T, strict=True)):
+            wins = (np.sign(a[:, None] - b) + 1) / 2
+            worst[:, k] = np.minimum(worst[:, k], ((weights @ wins) * rivals).sum(1) / pairs)
+    leads = worst[:, :1] - worst[:, 1:]
+    return [Estimate(float(lead[0]), *interval(lead[1:], count, (-1.0, 1.0)), count) for lead in leads.T]
+
+
 def spearman(x: ArrayLike, y: ArrayLike) -> float:
     """Rank correlation of x and y (n,), ties at their mean rank; 0 where one of the two is constant."""
     return pearson(stats.rankdata(finite(x, 1)), stats.rankdata(finite(y, 1)))
