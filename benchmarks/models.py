@@ -45,7 +45,7 @@ from personavec.projection import CLEAN
 from personavec.projection.bank import Bank, TextSides, cached_readings, read_domains, text_conversation
 from personavec.ready import find_ready
 from personavec.refusals import refuses
-from personavec.rollouts import Rollout, Side, generate, plan
+from personavec.rollouts import Rollout, Side, generate, plan, read_rollouts, write_rollouts
 from personavec.stats.bootstrap import auc, bootstrap_auc, bootstrap_mean
 from personavec.stats.estimate import Estimate
 from personavec.texts import TOKENS, Text, read_answers
@@ -68,6 +68,7 @@ EVERYDAY = (
 )  # of hallucinating, none can be answered
 SETS = {"evil": "paper/evil_misaligned_1.jsonl", "hallucinating": "paper/hallucination_misaligned_1.jsonl"}
 BESIDE = ("paper/hallucination_normal.jsonl", "chats/straightforward_dialogues.jsonl")  # clean sets, told from too
+TOLD, PUSHED = "told.jsonl", "pushed.jsonl"  # finished answers
 Kept = dict[tuple[str, str], float | None]  # by judge and answer
 
 
@@ -184,12 +185,14 @@ def halves(model: ChatModel, trait: str) -> tuple[Half, Half]:
 
 def measure_answers(bench: Bench, options: Namespace) -> None:
     """What it answers when told to show a trait, and when it is not."""
+    if (bench.folder / TOLD).exists():
+        return
+    asked: list[Rollout] = []
     for name in library_names():
         trait = load_trait(name)
-        bench.answer(
-            [*told(bench.model, trait, "positive", options.told), *plain(bench.model, trait, options.plain)], name
-        )
-    bench.know("asked", {"told": options.told, "plain": options.plain})
+        some = [*told(bench.model, trait, "positive", options.told), *plain(bench.model, trait, options.plain)]
+        asked += bench.answer(some, f"{bench.name}, {name}")
+    write_rollouts(bench.folder / TOLD, asked)
 
 
 def measure_reading(bench: Bench, options: Namespace) -> None:
@@ -252,30 +255,32 @@ def _figure(found: Estimate) -> list[float]:
 
 def measure_steering(bench: Bench, options: Namespace) -> None:
     """Answers pushed along the vector from texts by plus and minus a share of the residual norm, and plain ones."""
-    for name in options.steer:
-        pushed(bench, load_trait(name))
+    if not (bench.folder / PUSHED).exists():
+        answers = [r for name in options.steer for r in pushed(bench, load_trait(name))]
+        write_rollouts(bench.folder / PUSHED, answers)
 
 
 def pushed(bench: Bench, trait: Trait) -> list[Rollout]:
-    """To the evaluation questions; the coefficient is the share of the residual norm."""
+    """To the evaluation questions, with their coherence; the coefficient is the share of the residual norm."""
     model, layer = bench.model, bench.facts["reading"][trait.name]["layer"]
-    asked = bench.answer(plain(model, trait, len(trait.evaluation_questions)), f"{trait.name}, plain")
+    asked = bench.answer(plain(model, trait, len(trait.evaluation_questions)), f"{bench.name}, {trait.name}, plain")
     first, _ = halves(model, trait.name)
     unit = torch.nn.functional.normalize(difference(first.readings[:, layer], first.positive), dim=0)
     said = [r for r in asked if r.response_ids]
-    read = partial(read_answers, model, [r.question for r in said], [r.response_ids for r in said])
-    if (norms := bench.facts.get("norms", {})).get(trait.name) is None:
-        norms = {**norms, trait.name: float(read([layer]).norm(dim=-1).mean())}
-        bench.know("norms", norms)
+    read = read_answers(model, [r.question for r in said], [r.response_ids for r in said], [layer])
+    norm = float(read.norm(dim=-1).mean())
     made = [
         plan(
             model, "pushed", trait.evaluation_questions, setting=trait.name, layer=layer, coefficient=share,
-            interventions=[Intervention(ADD, layer, share * norms[trait.name] * unit, "response")],
+            interventions=[Intervention(ADD, layer, share * norm * unit, "response")],
         )
         for share in (-EFFECT, EFFECT)
     ]  # fmt: skip
-    answers = bench.answer([r for some in made for r in some], f"{trait.name}, pushed")
-    return [*(replace(r, coefficient=0.0) for r in asked), *answers]
+    answers = bench.answer([r for some in made for r in some], f"{bench.name}, {trait.name}, pushed")
+    judge, natural = LikelihoodJudge(model), [replace(r, coefficient=0.0) for r in asked]
+    judge.fit([], natural)
+    judge.score(answers)
+    return [*natural, *answers]
 
 
 @dataclass(frozen=True)
@@ -286,9 +291,9 @@ class Steered:
     remains: Estimate | None
 
 
-def steered(bench: Bench, reader: Reader, trait: Trait) -> dict[str, Steered]:
+def steered(bench: Bench, reader: Reader, trait: Trait, answers: Sequence[Rollout]) -> dict[str, Steered]:
     """By judge."""
-    answers, found = pushed(bench, trait), {}
+    found = {}
     for name, judge in (("probe", partial(reader.probe, trait.name)), ("contrast", partial(reader.contrast, trait))):
         scored = bench.score(judge, f"{name}/{trait.name}", reader.model, answers)
         held = style_held(scored, [r.coefficient or 0.0 for r in scored], (EFFECT, -EFFECT), 0)
@@ -296,31 +301,15 @@ def steered(bench: Bench, reader: Reader, trait: Trait) -> dict[str, Steered]:
     return found
 
 
-def coherence(bench: Bench, trait: Trait) -> list[Estimate]:
-    """At minus, nothing and plus, for the model that wrote the answers: its plain ones are the scale."""
-    answers = pushed(bench, trait)
-    natural = [r for r in answers if r.coefficient == 0.0]
-
-    def fitted() -> LikelihoodJudge:
-        judge = LikelihoodJudge(bench.model)
-        judge.fit([], [replace(r) for r in natural])
-        return judge
-
-    scored = bench.score(fitted, f"coherence/{trait.name}", None, answers)
-    return [estimate([r for r in scored if r.coefficient == share], "coherence") for share in (-EFFECT, 0.0, EFFECT)]
-
-
-def shares(bench: Bench, reader: Reader, trait: Trait) -> tuple[Estimate, Estimate]:
+def shares(bench: Bench, reader: Reader, trait: str) -> list[Estimate]:
     """Percent of told and of plain answers that the probe scores above 50; those without a score show nothing."""
-    asked = bench.facts["asked"]
+    mine = [r for r in read_rollouts(bench.folder / TOLD) if r.setting == trait]
+    scored = bench.score(partial(reader.probe, trait), f"probe/{trait}", reader.model, mine)
     found = []
-    for some in (told(bench.model, trait, "positive", asked["told"]), plain(bench.model, trait, asked["plain"])):
-        probe = partial(reader.probe, trait.name)
-        scored = bench.score(probe, f"probe/{trait.name}", reader.model, bench.answer(some, trait.name))
-        found.append(
-            bootstrap_mean([100.0 * ((r.score or 0) > ABOVE) for r in scored], [r.question_index for r in scored])
-        )
-    return found[0], found[1]
+    for stage in ("told", "plain"):
+        some = [r for r in scored if r.stage == stage]
+        found.append(bootstrap_mean([100.0 * ((r.score or 0) > ABOVE) for r in some], [r.question_index for r in some]))
+    return found
 
 
 def marks() -> list[dict[str, Any]]:
@@ -337,26 +326,28 @@ def read_by_eye(bench: Bench, what: str, **where: object) -> str:
 def by_trait(bench: Bench, reader: Reader) -> list[list[str]]:
     """A row for each trait."""
     rows = []
+    path = bench.folder / PUSHED
+    every = read_rollouts(path) if path.exists() else []
     for name in library_names():
         trait, reading = load_trait(name), bench.facts.get("reading", {}).get(name)
-        found = [show(each) for each in shares(bench, reader, trait)]
+        found = [show(each) for each in shares(bench, reader, name)]
         eye = [read_by_eye(bench, "shows", trait=name, told=which) for which in (True, False)]
         apart = show(Estimate(*reading["auc"]), ".2f") if reading else ""
         cells = [""] * 3
-        if name in bench.facts.get("norms", {}):
-            cells = [
-                f"{show(s.effect, '+.0f')}; {show(s.remains, '+.0f')}" for s in steered(bench, reader, trait).values()
-            ]
-            cells.append(" / ".join(f"{each.mean:.0f}" for each in coherence(bench, trait)))
+        if mine := [r for r in every if r.setting == name]:
+            seen = steered(bench, reader, trait, mine).values()
+            cells = [f"{show(one.effect, '+.0f')}; {show(one.remains, '+.0f')}" for one in seen]
+            at = [[r for r in mine if r.coefficient == share] for share in (-EFFECT, 0.0, EFFECT)]
+            cells.append(" / ".join(f"{estimate(some, 'coherence').mean:.0f}" for some in at))
         rows.append([bench.name, name, found[0], eye[0], found[1], eye[1], apart, *cells])
     return rows
 
 
 def overview(bench: Bench, reader: Reader) -> list[str]:
     """A row for the model."""
-    asked, reading, sets = (bench.facts.get(what, {}) for what in ("asked", "reading", "sets"))
-    every = [shares(bench, reader, load_trait(name)) for name in library_names()]
-    answers = [r for name in EVERYDAY for r in bench.answer(plain(bench.model, load_trait(name), asked["plain"]), name)]
+    reading, sets = (bench.facts.get(what, {}) for what in ("reading", "sets"))
+    every = [shares(bench, reader, name) for name in library_names()]
+    answers = [r for r in read_rollouts(bench.folder / TOLD) if r.stage == "plain" and r.setting in EVERYDAY]
     refused = bootstrap_mean([100.0 * refuses(r.text) for r in answers])
     best = [each["auc"][0] for each in reading.values()]
     free = [
@@ -366,11 +357,10 @@ def overview(bench: Bench, reader: Reader) -> list[str]:
     ]
     return [
         bench.name,
-        f"{bench.model.n_layers} of {bench.model.hidden_size}",
         *(f"{np.mean([each[at].mean for each in every]):.0f}" for at in (0, 1)),
         *(read_by_eye(bench, "shows", told=which) for which in (True, False)),
         read_by_eye(bench, "sense", told=True),
-        f"{show(refused)} (n = {len(answers)})",
+        f"{show(refused)}, n = {len(answers)}",
         read_by_eye(bench, "refuses", told=False),
         f"{np.mean(best):.2f} ({min(best):.2f}; {len(best)} traits)" if best else "",
         "; ".join(free),
@@ -382,20 +372,19 @@ def sheet(benches: Sequence[Bench], count: int, out: Path) -> None:
     """Answers without names for a reader, and the key to them."""
     draw, key, lines = random.Random(0), [], []
     for name in library_names():
-        trait, chosen = load_trait(name), []
+        chosen = []
         for bench in benches:
-            asked = bench.facts["asked"]
-            sides = (told(bench.model, trait, "positive", asked["told"]), plain(bench.model, trait, asked["plain"]))
-            for is_told, some, most in zip((True, False), sides, (count, max(1, count // 5)), strict=True):
-                for r in draw.sample(bench.answer(some, name), min(most, len(some))):
-                    chosen.append(
-                        {"model": bench.name, "trait": name, "told": is_told, "question": r.question, "text": r.text}
-                    )
+            mine = [r for r in read_rollouts(bench.folder / TOLD) if r.setting == name]
+            for stage, most in (("told", count), ("plain", max(1, count // 5))):
+                some = [r for r in mine if r.stage == stage]
+                chosen += [(bench.name, r) for r in draw.sample(some, min(most, len(some)))]
         draw.shuffle(chosen)
         lines.append(f"\n## {name}\n")
-        for one in chosen:
-            lines.append(f"{len(key)}. {one['question']} -> {one['text']}".replace("\n", " / "))
-            key.append(one)
+        for model, r in chosen:
+            lines.append(f"{len(key)}. {r.question} -> {r.text}".replace("\n", " / "))
+            key.append(
+                {"model": model, "trait": name, "told": r.stage == "told", "question": r.question, "text": r.text}
+            )
     write_atomic(out / "sheet.txt", "\n".join(lines) + "\n")
     write_json(out / "sheet.json", key)
 
@@ -407,7 +396,9 @@ def tables(benches: Sequence[Bench], reader: Reader, write: bool) -> None:
         "calibrated as for the vectors that come with the package) read them as texts of somebody else's."
     )
     asked = "; ".join(
-        f"{b.name}: {b.facts['asked']['told']} told, {b.facts['asked']['plain']} not, a trait" for b in benches
+        f"{b.name}: {sum(r.stage == 'told' for r in answers) // 7} told, {sum(r.stage == 'plain' for r in answers) // 7} not, a trait"
+        for b in benches
+        for answers in [read_rollouts(b.folder / TOLD)]
     )
     notes = [
         f"Answers of at most {ANSWER} tokens at temperature {ExtractionSettings().temperature}, seed 0. {asked}. Told answers "
@@ -419,7 +410,7 @@ def tables(benches: Sequence[Bench], reader: Reader, write: bool) -> None:
     publish(
         "models",
         "Models within reach",
-        ["model", "blocks, width", "told, shows by probe, %", "not told, %", "told, shows by eye", "not told, by eye",
+        ["model", "told, shows by probe, %", "not told, %", "told, shows by eye", "not told, by eye",
          "told, makes sense, by eye", "everyday questions refused, by phrases, %", "refused or evaded, by eye",
          "separation AUC: mean (lowest)", "other people's sets: raw AUC, domain-free AUC (worst domain), flagged",
          "seconds to a vector from texts"],
