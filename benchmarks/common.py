@@ -44,7 +44,7 @@ def show_estimate(estimate: Estimate | None, form: str = ".0f") -> str:
     """With its interval, where it has one."""
     if estimate is None:
         return "-"
-    if estimate.low is None or estimate.high is None:
+    if not estimate.bounded:
         return f"{estimate.mean:{form}}"
     return f"{estimate.mean:{form}} [{estimate.low:{form}}, {estimate.high:{form}}]"
 
