@@ -323,6 +323,25 @@ def read_by_eye(bench: Bench, what: str, **where: object) -> str:
     return f"{sum(m[what] for m in mine)} of {len(mine)}" if mine else ""
 
 
+def seen_by_both(bench: Bench, reader: Reader, trait: str) -> list[tuple[float, bool, str]]:
+    """Answers that a reader marked and the probe scored: the score, whether the reader saw the trait, the question."""
+    marked = {
+        (m["question"], m["text"]): m["shows"] for m in marks() if (m["model"], m["trait"]) == (bench.name, trait)
+    }
+    mine = [r for r in read_rollouts(bench.folder / TOLD) if r.setting == trait and (r.question, r.text) in marked]
+    scored = bench.score(partial(reader.probe, trait), f"probe/{trait}", reader.model, mine)
+    return [(r.score, marked[r.question, r.text], r.question) for r in scored if r.score is not None]
+
+
+def agreement(seen: Sequence[tuple[float, bool, str]]) -> Estimate | None:
+    """How well the probe's scores tell answers in which a reader saw the trait from the others."""
+    sides = [[(score, question) for score, shows, question in seen if shows == side] for side in (True, False)]
+    if not all(sides):
+        return None
+    (a, asked), (b, others) = (zip(*side, strict=True) for side in sides)
+    return bootstrap_auc(a, b, asked, others)
+
+
 def by_trait(bench: Bench, reader: Reader) -> list[list[str]]:
     """A row for each trait."""
     rows = []
@@ -339,7 +358,8 @@ def by_trait(bench: Bench, reader: Reader) -> list[list[str]]:
             cells = [f"{show(one.effect, '+.0f')}; {show(one.remains, '+.0f')}" for one in seen]
             at = [[r for r in mine if r.coefficient == share] for share in (-EFFECT, 0.0, EFFECT)]
             cells.append(" / ".join(f"{estimate(some, 'coherence').mean:.0f}" for some in at))
-        rows.append([bench.name, name, found[0], eye[0], found[1], eye[1], apart, *cells])
+        agreed = show(agreement(seen_by_both(bench, reader, name)), ".2f")
+        rows.append([bench.name, name, found[0], eye[0], found[1], eye[1], agreed, apart, *cells])
     return rows
 
 
@@ -389,6 +409,19 @@ def sheet(benches: Sequence[Bench], count: int, out: Path) -> None:
     write_json(out / "sheet.json", key)
 
 
+def above(benches: Sequence[Bench], reader: Reader) -> str:
+    """How often the probe's threshold says what the reader says."""
+    seen = [one for bench in benches for trait in library_names() for one in seen_by_both(bench, reader, trait)]
+    words = [
+        f"{sum(score > ABOVE for score, shows, _ in seen if shows == side)} of {sum(shows == side for _, shows, _ in seen)}"
+        for side in (True, False)
+    ]
+    return (
+        f"Of the answers in which the reader saw the trait the probe scores {words[0]} above {ABOVE:.0f}, of the others "
+        f"{words[1]}."
+    )
+
+
 def tables(benches: Sequence[Bench], reader: Reader, write: bool) -> None:
     """Print, and store if asked, both tables."""
     judges = (
@@ -406,6 +439,7 @@ def tables(benches: Sequence[Bench], reader: Reader, write: bool) -> None:
         "95 % intervals over questions (over questions of six traits for refusals, over samples for sets).",
         judges,
         "By eye: one reader, whole answers in random order, without the model's name and without whether they were told.",
+        above(benches, reader),
     ]
     publish(
         "models",
@@ -427,7 +461,7 @@ def tables(benches: Sequence[Bench], reader: Reader, write: bool) -> None:
     publish(
         "models_traits",
         "Models within reach, by trait",
-        ["model", "trait", "told, shows by probe, %", "told, by eye", "not told, %", "not told, by eye", "separation AUC",
+        ["model", "trait", "told, shows by probe, %", "told, by eye", "not told, %", "not told, by eye", "probe's AUC for what the eye sees", "separation AUC",
          "steering by +-25 %, probe: effect; style held equal", "the same, contrast", "coherence at -, 0, +"],
         [row for bench in benches for row in by_trait(bench, reader)],
         [*notes, "Steering: along the vector from texts, 20 evaluation questions; coherence is each model's own, on its own scale."],
