@@ -38,13 +38,14 @@ from personavec.projection import CLEAN
 from personavec.projection.bank import read_bank
 from personavec.projection.discriminant import Discriminant, groups_against
 from personavec.readout import read
-from personavec.rollouts import Rollout, conversation, plan, read_rollouts
+from personavec.rollouts import Rollout, Side, conversation, plan, read_rollouts
 from personavec.stats.bootstrap import bootstrap_mean
 from personavec.stats.estimate import Estimate
 from personavec.traits import Trait, library_names, load_trait
 
 TEXTS, FREE, OWN = "texts", "texts, domains out", "own answers"
 JUDGES = ("probe", "contrast")
+SIDES: tuple[Side, Side] = ("positive", "negative")
 LEAST = 5  # own answers on a side, fewer make no direction
 
 
@@ -121,8 +122,12 @@ def domains_out(model: ChatModel, trait: str, layer: int) -> Tensor:
 def own_answers(bench: Bench, reader: Reader, trait: Trait, layer: int) -> tuple[Tensor, str] | None:
     """The difference of means (d,) of length 1, and what it is of; None: too few answers are on their side."""
     model = bench.model
-    asked = [r for side in ("positive", "negative") for r in told(model, trait, side)]
-    answers = [r for r in bench.answer(asked, f"{trait.name}, told") if r.response_ids]
+    every = [
+        rollout
+        for side in SIDES  # one by one: answers that are kept already are not given again
+        for rollout in bench.answer(told(model, trait, side), f"{trait.name}, told")
+    ]
+    answers = [r for r in every if r.response_ids]
     probe = partial(reader.probe, trait.name)
     scored = bench.score(probe, f"probe/{trait.name}", model, answers)
     means = read(model, [conversation(model, r) for r in answers], layers=[layer]).means.view(len(answers), 3, -1)[:, 2]
