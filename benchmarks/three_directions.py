@@ -9,6 +9,7 @@ with domains out is that of `screen --specific domains`; the one of own answers 
 told to show the trait and told not to, of those that the probe finds on their side. What is done is kept in --out.
 """
 
+import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -28,7 +29,7 @@ from personavec.extraction.effects import effect, estimate, known, null_effects
 from personavec.extraction.given.result import TextsRun
 from personavec.extraction.given.steering import EFFECT
 from personavec.extraction.style import style_held
-from personavec.files import JsonLines
+from personavec.files import JsonLines, write_atomic, write_json
 from personavec.judges.base import Judge, JudgeState
 from personavec.judges.contrast import ContrastJudge, LikelihoodJudge
 from personavec.model import ChatModel
@@ -46,6 +47,7 @@ from personavec.traits import Trait, library_names, load_trait
 TEXTS, FREE, OWN = "texts", "texts, domains out", "own answers"
 JUDGES = ("probe", "contrast")
 SIDES: tuple[Side, Side] = ("positive", "negative")
+MARKS = Path(__file__).with_name("three_directions_marks.jsonl")
 LEAST = 5  # own answers on a side, fewer make no direction
 
 
@@ -214,7 +216,8 @@ def row(found: OfTrait, kind: str) -> list[str]:
         for share in (-EFFECT, 0.0, EFFECT)
     ]
     alike = f"{float(one.unit @ first.unit):.2f}"
-    return [found.trait, kind, alike, *cells, " / ".join(f"{each.mean:.0f}" for each in coherent), one.note]
+    eye = f"{by_eye(found.trait, kind)}; {by_eye(found.trait, 'none')}"
+    return [found.trait, kind, alike, *cells, " / ".join(f"{each.mean:.0f}" for each in coherent), eye, one.note]
 
 
 def together(found: Sequence[OfTrait]) -> list[str]:
@@ -233,16 +236,43 @@ def together(found: Sequence[OfTrait]) -> list[str]:
             ]
             over: Estimate = bootstrap_mean(list(more.values()))
             notes.append(
-                f"{kind} against texts, {judge}: {show(over, '+.1f')} points more over {over.n} questions of {len(mine)} "
+                f"{kind} minus texts, {judge}: {show(over, '+.1f')} points over {over.n} questions of {len(mine)} "
                 f"traits; by trait {min(by_trait):+.0f} to {max(by_trait):+.0f}, more in {sum(v > 0 for v in by_trait)}."
             )
     return notes
+
+
+def sheet(found: Sequence[OfTrait], count: int, out: Path) -> None:
+    """Answers to the same questions at plus and without a push, without names, for a reader, and the key to them."""
+    draw, key, lines = random.Random(0), [], []
+    for each in found:
+        asked = draw.sample(range(20), count)
+        chosen = [
+            (kind if r.coefficient else "none", r)
+            for kind, one in each.tried.items()
+            for r in one.answers["probe"]
+            if r.question_index in asked and (r.coefficient == EFFECT or (kind == TEXTS and r.coefficient == 0))
+        ]
+        draw.shuffle(chosen)
+        lines.append(f"\n## {each.trait}\n")
+        for kind, r in chosen:
+            lines.append(f"{len(key)}. {r.question} -> {r.text}".replace("\n", " / "))
+            key.append({"trait": each.trait, "direction": kind, "question": r.question, "text": r.text})
+    write_atomic(out / "directions_sheet.txt", "\n".join(lines) + "\n")
+    write_json(out / "directions_sheet.json", key)
+
+
+def by_eye(trait: str, kind: str) -> str:
+    """In how many answers at plus a reader saw the trait, of how many."""
+    mine = [mark for mark in JsonLines(MARKS) if (mark["trait"], mark["direction"]) == (trait, kind)]
+    return f"{sum(mark['shows'] for mark in mine)} of {len(mine)}" if mine else ""
 
 
 def main() -> None:
     parser = arguments(str(__doc__).splitlines()[0])
     parser.add_argument("--runs", type=Path, default=Path("runs/seven"))
     parser.add_argument("--out", type=Path, default=Path("runs/models"))
+    parser.add_argument("--sheet", type=int, help="write answers to so many questions of each trait for a reader")
     parser.add_argument("--traits", nargs="*", default=library_names())
     options = parser.parse_args()
     bench, reader, found = Bench("default", options.out), Reader(), []
@@ -250,20 +280,23 @@ def main() -> None:
         found.append(of_trait(bench, reader, options.runs, name))
         for kind in found[-1].tried:
             print(" | ".join(row(found[-1], kind)), flush=True)
+    if options.sheet:
+        sheet(found, options.sheet, options.out)
     publish(
         "three_directions",
         "Three directions of one trait, at equal norm",
-        ["trait", "direction", "cosine with texts", "probe: effect", "style held equal", "more than texts",
-         "6 questions / chance", "contrast: effect", "style held equal", "more than texts", "6 questions / chance",
-         "coherence at -, 0, +", "made of"],
+        ["trait", "direction", "cosine with texts", "probe: effect", "style held equal", "minus texts",
+         "6 questions / chance", "contrast: effect", "style held equal", "minus texts", "6 questions / chance",
+         "coherence at -, 0, +", "by eye at +; at 0", "made of"],
         [row(each, kind) for each in found for kind in each.tried],
         [
             f"{bench.model.id}; layers {', '.join(f'{f.trait} {f.layer}' for f in found)}. Effect: score at plus minus score at "
             f"minus {100 * EFFECT:.0f} % of the mean residual norm, 20 evaluation questions, answers of {ANSWER} tokens. "
-            "Brackets: 95 % intervals over questions; more than texts: paired by question.",
+            "Brackets: 95 % intervals over questions; minus texts: paired by question.",
             "Chance: the largest effect of random directions of equal norm on the first 6 questions, beside the direction's own "
             "there. Style held equal: what remains with exclamation and question marks, lists, capitals, emoji, sentences and "
             "length held equal.",
+            "By eye: one reader, whole answers in random order to the same questions, without the direction's name.",
             "Own answers: 40 told to show the trait, 40 told the opposite, to 20 extraction questions; kept are those that the "
             f"probe scores above and below {ABOVE:.0f}; read with their instruction, as `extract` does.",
             *together(found),
