@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy.stats import binomtest
 from torch import Tensor
 
 from common import arguments, now, publish
@@ -368,7 +369,8 @@ def overview(bench: Bench, reader: Reader) -> list[str]:
     reading, sets = (bench.facts.get(what, {}) for what in ("reading", "sets"))
     every = [shares(bench, reader, name) for name in library_names()]
     answers = [r for r in read_rollouts(bench.folder / TOLD) if r.stage == "plain" and r.setting in EVERYDAY]
-    refused = bootstrap_mean([100.0 * refuses(r.text) for r in answers])
+    refusing = sum(refuses(r.text) for r in answers)
+    refused = binomtest(refusing, len(answers)).proportion_ci(method="wilson")
     best = [each["auc"][0] for each in reading.values()]
     free = [
         f"{trait} {Estimate(*one['raw']['auc']).mean:.2f}, {show(Estimate(*one['free']['auc']), '.2f')} "
@@ -380,7 +382,7 @@ def overview(bench: Bench, reader: Reader) -> list[str]:
         *(f"{np.mean([each[at].mean for each in every]):.0f}" for at in (0, 1)),
         *(read_by_eye(bench, "shows", told=which) for which in (True, False)),
         read_by_eye(bench, "sense", told=True),
-        f"{show(refused)}, n = {len(answers)}",
+        f"{refusing} of {len(answers)} [{100 * refused.low:.0f}, {100 * refused.high:.0f} %]",
         read_by_eye(bench, "refuses", told=False),
         f"{np.mean(best):.2f} ({min(best):.2f}; {len(best)} traits)" if best else "",
         "; ".join(free),
@@ -445,7 +447,7 @@ def tables(benches: Sequence[Bench], reader: Reader, write: bool) -> None:
         "models",
         "Models within reach",
         ["model", "told, shows by probe, %", "not told, %", "told, shows by eye", "not told, by eye",
-         "told, makes sense, by eye", "everyday questions refused, by phrases, %", "refused or evaded, by eye",
+         "told, makes sense, by eye", "everyday questions refused, by phrases", "refused or evaded, by eye",
          "separation AUC: mean (lowest)", "other people's sets: raw AUC, domain-free AUC (worst domain), flagged",
          "seconds to a vector from texts"],
         [overview(bench, reader) for bench in benches],

@@ -9,6 +9,7 @@ with domains out is that of `screen --specific domains`; the one of own answers 
 told to show the trait and told not to, of those that the probe finds on their side. What is done is kept in --out.
 """
 
+import json
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,6 +17,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from common import arguments, publish
@@ -123,6 +125,18 @@ def domains_out(model: ChatModel, trait: str, layer: int) -> Tensor:
 
 def own_answers(bench: Bench, reader: Reader, trait: Trait, layer: int) -> tuple[Tensor, str] | None:
     """The difference of means (d,) of length 1, and what it is of; None: too few answers are on their side."""
+    path, told_of = (bench.folder / f"own-{trait.name}.{ending}" for ending in ("safetensors", "json"))
+    if not told_of.exists():
+        found = difference_of_own(bench, reader, trait, layer)
+        if found is not None:
+            save_file({"direction": found[0].contiguous()}, path)
+        write_json(told_of, None if found is None else found[1])
+    note = json.loads(told_of.read_text(encoding="utf-8"))
+    return None if note is None else (load_file(path)["direction"], note)
+
+
+def difference_of_own(bench: Bench, reader: Reader, trait: Trait, layer: int) -> tuple[Tensor, str] | None:
+    """See `own_answers`."""
     model = bench.model
     every = [
         rollout
