@@ -1,11 +1,11 @@
-"""Which model can play a part? Models within reach, side by side: told to show a trait, left alone, read, and steered.
+"""Which model can play a part? Models within reach, side by side: told to show a trait, left alone, and read.
 
     python benchmarks/models.py default default-0.5b --out runs/models --data DATA [--told 40] [--write]
 
 A model answers extraction questions of the library's traits under instructions to show them, and evaluation questions as
-it is. What it reads in the library's texts gives vectors, the texts' other half says how well they read, and some of them
-steer it. Whichever model wrote an answer, the same judges score it: the default model's probe and contrast judge, which
-read it as a text of somebody else's. DATA holds paper/*.jsonl and chats/*.jsonl, sets of other people's.
+it is. What it reads in the library's texts gives vectors, and the texts' other half says how well they read. Whichever
+model wrote an answer, the default model's probe scores it, as a text of somebody else's. DATA holds paper/*.jsonl and
+chats/*.jsonl, sets of other people's.
 
 Every model has a folder under --out; what is there is not done again. `--sheet N` writes answers for a reader, N told and
 N/5 others of each trait and model, in random order and without names; what one reader made of ours is in
@@ -16,7 +16,7 @@ import json
 import random
 from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -28,28 +28,22 @@ from torch import Tensor
 
 from common import arguments, now, publish
 from common import show_estimate as show
-from personavec import ChatModel, PersonaVector, load_model
+from personavec import ChatModel, load_model
 from personavec.data import open_data
 from personavec.engine.transformers import TransformersEngine
-from personavec.extraction.effects import effect, estimate, known
 from personavec.extraction.given.reading import DEPTHS, Half, choose_layer, difference
-from personavec.extraction.given.steering import EFFECT, text_rollouts
+from personavec.extraction.given.steering import text_rollouts
 from personavec.extraction.settings import ExtractionSettings
-from personavec.extraction.style import style_held
 from personavec.files import JsonLines, write_atomic, write_json
 from personavec.judges.base import Judge
-from personavec.judges.contrast import ContrastJudge, LikelihoodJudge
 from personavec.judges.probe import ProbeJudge, fit_probe, probe_layers
-from personavec.model.edits import Intervention
-from personavec.operations import ADD
 from personavec.projection import CLEAN
 from personavec.projection.bank import Bank, TextSides, cached_readings, read_domains, text_conversation
-from personavec.ready import find_ready
 from personavec.refusals import refuses
 from personavec.rollouts import Rollout, Side, generate, plan, read_rollouts, write_rollouts
 from personavec.stats.bootstrap import auc, bootstrap_auc, bootstrap_mean
 from personavec.stats.estimate import Estimate
-from personavec.texts import TOKENS, Text, read_answers
+from personavec.texts import TOKENS, Text
 from personavec.texts.contrastive import library_texts
 from personavec.traits import Trait, library_names, load_trait
 from specific_directions import SAMPLES, Ways, conversations
@@ -69,7 +63,7 @@ EVERYDAY = (
 )  # of hallucinating, none can be answered
 SETS = {"evil": "paper/evil_misaligned_1.jsonl", "hallucinating": "paper/hallucination_misaligned_1.jsonl"}
 BESIDE = ("paper/hallucination_normal.jsonl", "chats/straightforward_dialogues.jsonl")  # clean sets, told from too
-TOLD, PUSHED = "told.jsonl", "pushed.jsonl"  # finished answers
+TOLD = "told.jsonl"  # finished answers
 Kept = dict[tuple[str, str], float | None]  # by judge and answer
 
 
@@ -149,7 +143,7 @@ def plain(model: ChatModel, trait: Trait, count: int) -> list[Rollout]:
 
 
 class Reader:
-    """The default model's judges."""
+    """The default model's probes."""
 
     def __init__(self) -> None:
         self.model = load_model()
@@ -162,13 +156,6 @@ class Reader:
             first, second = (half.readings[:, layers] for half in halves(self.model, trait))
             self._probes[trait] = ProbeJudge(self.model, fit_probe(texts, layers, first, second), "probe")
         return self._probes[trait]
-
-    def contrast(self, trait: Trait) -> ContrastJudge:
-        """Calibrated as the vector's that comes with the package."""
-        judge = PersonaVector.load(find_ready(trait.name).path).info.judge
-        assert judge is not None
-        known = ContrastJudge.from_state(self.model, trait, judge.state)
-        return ContrastJudge(self.model, trait, known.calibration, alone=True)
 
 
 def halves(model: ChatModel, trait: str) -> tuple[Half, Half]:
@@ -254,54 +241,6 @@ def _figure(found: Estimate) -> list[float]:
     return [round(found.mean, 4), round(found.low, 4), round(found.high, 4), found.n]
 
 
-def measure_steering(bench: Bench, options: Namespace) -> None:
-    """Answers pushed along the vector from texts by plus and minus a share of the residual norm, and plain ones."""
-    if not (bench.folder / PUSHED).exists():
-        answers = [r for name in options.steer for r in pushed(bench, load_trait(name))]
-        write_rollouts(bench.folder / PUSHED, answers)
-
-
-def pushed(bench: Bench, trait: Trait) -> list[Rollout]:
-    """To the evaluation questions, with their coherence; the coefficient is the share of the residual norm."""
-    model, layer = bench.model, bench.facts["reading"][trait.name]["layer"]
-    asked = bench.answer(plain(model, trait, len(trait.evaluation_questions)), f"{bench.name}, {trait.name}, plain")
-    first, _ = halves(model, trait.name)
-    unit = torch.nn.functional.normalize(difference(first.readings[:, layer], first.positive), dim=0)
-    said = [r for r in asked if r.response_ids]
-    read = read_answers(model, [r.question for r in said], [r.response_ids for r in said], [layer])
-    norm = float(read.norm(dim=-1).mean())
-    made = [
-        plan(
-            model, "pushed", trait.evaluation_questions, setting=trait.name, layer=layer, coefficient=share,
-            interventions=[Intervention(ADD, layer, share * norm * unit, "response")],
-        )
-        for share in (-EFFECT, EFFECT)
-    ]  # fmt: skip
-    answers = bench.answer([r for some in made for r in some], f"{bench.name}, {trait.name}, pushed")
-    judge, natural = LikelihoodJudge(model), [replace(r, coefficient=0.0) for r in asked]
-    judge.fit([], natural)
-    judge.score(answers)
-    return [*natural, *answers]
-
-
-@dataclass(frozen=True)
-class Steered:
-    """What a judge sees of the pushes: points between plus and minus, and what of it remains with style held equal."""
-
-    effect: Estimate | None
-    remains: Estimate | None
-
-
-def steered(bench: Bench, reader: Reader, trait: Trait, answers: Sequence[Rollout]) -> dict[str, Steered]:
-    """By judge."""
-    found = {}
-    for name, judge in (("probe", partial(reader.probe, trait.name)), ("contrast", partial(reader.contrast, trait))):
-        scored = bench.score(judge, f"{name}/{trait.name}", reader.model, answers)
-        held = style_held(scored, [r.coefficient or 0.0 for r in scored], (EFFECT, -EFFECT), 0)
-        found[name] = Steered(known(partial(effect, scored, EFFECT)), held.remains if held else None)
-    return found
-
-
 def shares(bench: Bench, reader: Reader, trait: str) -> list[Estimate]:
     """Percent of told and of plain answers that the probe scores above 50; those without a score show nothing."""
     mine = [r for r in read_rollouts(bench.folder / TOLD) if r.setting == trait]
@@ -346,21 +285,13 @@ def agreement(seen: Sequence[tuple[float, bool, str]]) -> Estimate | None:
 def by_trait(bench: Bench, reader: Reader) -> list[list[str]]:
     """A row for each trait."""
     rows = []
-    path = bench.folder / PUSHED
-    every = read_rollouts(path) if path.exists() else []
     for name in library_names():
-        trait, reading = load_trait(name), bench.facts.get("reading", {}).get(name)
+        reading = bench.facts.get("reading", {}).get(name)
         found = [show(each) for each in shares(bench, reader, name)]
         eye = [read_by_eye(bench, "shows", trait=name, told=which) for which in (True, False)]
         apart = show(Estimate(*reading["auc"]), ".2f") if reading else ""
-        cells = [""] * 3
-        if mine := [r for r in every if r.setting == name]:
-            seen = steered(bench, reader, trait, mine).values()
-            cells = [f"{show(one.effect, '+.0f')}; {show(one.remains, '+.0f')}" for one in seen]
-            at = [[r for r in mine if r.coefficient == share] for share in (-EFFECT, 0.0, EFFECT)]
-            cells.append(" / ".join(f"{estimate(some, 'coherence').mean:.0f}" for some in at))
         agreed = show(agreement(seen_by_both(bench, reader, name)), ".2f")
-        rows.append([bench.name, name, found[0], eye[0], found[1], eye[1], agreed, apart, *cells])
+        rows.append([bench.name, name, found[0], eye[0], found[1], eye[1], agreed, apart])
     return rows
 
 
@@ -426,10 +357,7 @@ def above(benches: Sequence[Bench], reader: Reader) -> str:
 
 def tables(benches: Sequence[Bench], reader: Reader, write: bool) -> None:
     """Print, and store if asked, both tables."""
-    judges = (
-        "Scores of all models' answers are the default model's: its probe and its contrast judge (one pair of instructions, "
-        "calibrated as for the vectors that come with the package) read them as texts of somebody else's."
-    )
+    judge = "Scores of all models' answers are those of the default model's probe, which reads them as texts of somebody else's."
     asked = "; ".join(
         f"{b.name}: {sum(r.stage == 'told' for r in answers) // 7} told, {sum(r.stage == 'plain' for r in answers) // 7} not, a trait"
         for b in benches
@@ -439,7 +367,7 @@ def tables(benches: Sequence[Bench], reader: Reader, write: bool) -> None:
         f"Answers of at most {ANSWER} tokens at temperature {ExtractionSettings().temperature}, seed 0. {asked}. Told answers "
         "are to extraction questions, each under two of the five instructions; the others to evaluation questions. Brackets: "
         "95 % intervals over questions (over questions of six traits for refusals, over samples for sets).",
-        judges,
+        judge,
         "By eye: one reader, whole answers in random order, without the model's name and without whether they were told.",
         above(benches, reader),
     ]
@@ -463,10 +391,9 @@ def tables(benches: Sequence[Bench], reader: Reader, write: bool) -> None:
     publish(
         "models_traits",
         "Models within reach, by trait",
-        ["model", "trait", "told, shows by probe, %", "told, by eye", "not told, %", "not told, by eye", "probe's AUC for what the eye sees", "separation AUC",
-         "steering by +-25 %, probe: effect; style held equal", "the same, contrast", "coherence at -, 0, +"],
+        ["model", "trait", "told, shows by probe, %", "told, by eye", "not told, %", "not told, by eye", "probe's AUC for what the eye sees", "separation AUC"],
         [row for bench in benches for row in by_trait(bench, reader)],
-        [*notes, "Steering: along the vector from texts, 20 evaluation questions; coherence is each model's own, on its own scale."],
+        notes,
         write,
         timed=False,
     )  # fmt: skip
@@ -480,14 +407,11 @@ def main() -> None:
     parser.add_argument("--told", type=int, default=40, help="told answers of each trait")
     parser.add_argument("--plain", type=int, default=10, help="answers of each trait without instruction")
     parser.add_argument("--read", nargs="*", default=library_names(), help="traits whose texts are read")
-    parser.add_argument(
-        "--steer", nargs="*", default=["evil", "optimistic"], help="traits whose vectors are steered by"
-    )
     parser.add_argument("--sheet", type=int, help="write so many told answers of each trait and model for a reader")
-    parser.add_argument("--only", nargs="*", default=["answers", "reading", "sets", "steering"], help="steps to take")
+    parser.add_argument("--only", nargs="*", default=["answers", "reading", "sets"], help="steps to take")
     options = parser.parse_args()
     benches = [Bench(name, options.out) for name in options.models]
-    steps = {"answers": measure_answers, "reading": measure_reading, "sets": measure_sets, "steering": measure_steering}
+    steps = {"answers": measure_answers, "reading": measure_reading, "sets": measure_sets}
     for bench in benches:
         for name in options.only:
             steps[name](bench, options)
