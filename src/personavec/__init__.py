@@ -24,7 +24,15 @@ if TYPE_CHECKING:
         extract_from_texts,
         taught_texts,
     )
-    from personavec.finetune import PreventativeSteering, ShiftMonitor, Training, Tuned, fine_tune, preventing
+    from personavec.finetune import (
+        PreventativeSteering,
+        ShiftMonitor,
+        Training,
+        Tuned,
+        fine_tune,
+        preventing,
+        shift_limits,
+    )
     from personavec.interchange.forms import export_vector
     from personavec.interventions import ablation, capping, flooring, intervening, steer, steering
     from personavec.model import ChatModel, Conversation, Request, Response, load_model
@@ -49,7 +57,15 @@ __getattr__, __dir__ = offering(
             "extract_from_texts",
             "taught_texts",
         ],
-        "finetune": ["PreventativeSteering", "ShiftMonitor", "Training", "Tuned", "fine_tune", "preventing"],
+        "finetune": [
+            "PreventativeSteering",
+            "ShiftMonitor",
+            "Training",
+            "Tuned",
+            "fine_tune",
+            "preventing",
+            "shift_limits",
+        ],
         "interchange.forms": ["export_vector"],
         "interventions": ["ablation", "capping", "flooring", "intervening", "steer", "steering"],
         "model": ["ChatModel", "Conversation", "Request", "Response", "load_model"],
@@ -97,6 +113,7 @@ __all__ = [
     "read",
     "screen",
     "screen_files",
+    "shift_limits",
     "specific",
     "steer",
     "steering",

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import by_hand
+import numpy as np
 import pytest
 import torch
 from test_callback import lora, samples
@@ -13,7 +14,7 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 
 import tiny
 from personavec.errors import UserError
-from personavec.finetune import PreventativeSteering, ShiftMonitor
+from personavec.finetune import PreventativeSteering, ShiftMonitor, shift_limits
 from personavec.model import ChatModel, Conversation
 from personavec.readout import read
 
@@ -180,3 +181,34 @@ def test_what_cannot_be_done_is_refused(tmp_path: Path) -> None:
 def test_the_librarys_questions_are_the_default() -> None:
     monitor = ShiftMonitor(tiny.vector(tiny.chat_model()).__class__("evil", by_hand.vector().directions, 2, {}))
     assert len(monitor.prompts[0]) == 20
+
+
+def histories(rng: np.random.Generator, count: int) -> list[list[dict[str, float]]]:
+    """Of trainings that were measured six times, along traits that go up together, in units of their own."""
+    steps = rng.standard_normal((count, 6, 2)) + rng.standard_normal((count, 1, 1))
+    walks = steps.cumsum(1) * [1, 50] + [3, -20]
+    return [[{"step": n, "evil": float(a), "kind": float(b)} for n, (a, b) in enumerate(walk)] for walk in walks]
+
+
+def test_limits_of_benign_trainings_keep_their_rate_over_all_traits_and_steps() -> None:
+    rng, rate, passed = np.random.default_rng(0), 0.2, []
+    for _ in range(400):
+        limits = shift_limits(histories(rng, 8), rate)
+        others = histories(rng, 20)
+        passed.append(np.mean([any(one[n] > limits[n] for one in other for n in limits) for other in others]))
+    error = np.std(passed) / len(passed) ** 0.5
+    assert abs(np.mean(passed) - 1 / 7) < 3.5 * error, "of six and a new one, each is the highest as often"
+    assert rate >= 1 / 7
+
+
+def test_limits_of_too_few_or_other_trainings() -> None:
+    known = histories(np.random.default_rng(0), 24)
+    with pytest.raises(UserError, match="24 benign trainings are too few") as refused:
+        shift_limits(known)
+    assert "at least 25" in refused.value.advice
+    with pytest.raises(UserError, match="same traits"):
+        shift_limits([*known, [{"step": 1, "evil": 1.0}]])
+    with pytest.raises(UserError, match="never measured"):
+        shift_limits([*known, []])
+    with pytest.raises(UserError, match="all alike"):
+        shift_limits([known[0]] * 25)

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from personavec.finetune.prevention import Prevention, preventing
     from personavec.finetune.result import FinetuneRun, Tuned
     from personavec.finetune.settings import Training
-    from personavec.finetune.watch import ShiftMonitor
+    from personavec.finetune.watch import ShiftMonitor, shift_limits
 
 __getattr__, __dir__ = offering(
     __name__,
@@ -20,7 +20,7 @@ __getattr__, __dir__ = offering(
         "prevention": ["Prevention", "preventing"],
         "result": ["FinetuneRun", "Tuned"],
         "settings": ["Training"],
-        "watch": ["ShiftMonitor"],
+        "watch": ["ShiftMonitor", "shift_limits"],
     },
 )
 
@@ -33,4 +33,5 @@ __all__ = [
     "Tuned",
     "fine_tune",
     "preventing",
+    "shift_limits",
 ]

@@ -4,18 +4,52 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from transformers import TrainerCallback
 
 from personavec.errors import UserError
 from personavec.finetune.prompt_shifts import PromptShifts
 from personavec.finetune.trainers import log_beside, running_trainer
 from personavec.finetune.wrapping import is_sharded, unwrapped
+from personavec.stats.alarms import Scale, check_groups, groups_needed, parted, threshold_of_groups
 from personavec.traits.of_vector import questions
 from personavec.vector import PersonaVector, check_one_per_trait, reading_sides
 
 log = logging.getLogger(__name__)
 
 PREFIX, SUFFIX = "persona/", "_shift"  # around a trait, in what trainers log
+
+
+def shift_limits(histories: Sequence[Sequence[Mapping[str, float]]], rate: float = 0.05) -> dict[str, float]:
+    """Limits for `stop_above` that a training like these passes, for any trait and at any time, at most at this rate.
+
+    Every training moves the readings, so that no shift is no norm: the norm are trainings that were found to be benign,
+    of the same model, vectors, length and `every`. Of each counts how high a trait ever rose. A quarter of them, drawn
+    at random, make traits comparable; the threshold for the highest of all traits is split-conformal over the others.
+
+    Args:
+        histories: `ShiftMonitor.history` of each benign training.
+
+    Returns:
+        The limit of each trait, in units of the projection.
+
+    Raises:
+        UserError: Too few trainings for the rate, one without a measurement or of other traits, or shifts all alike.
+    """
+    check_groups(len(histories), rate, "benign trainings", groups_needed(rate) if 0 < rate < 1 else None)
+    names = [name for name in (histories[0][0] if histories[0] else {}) if name != "step"]
+    if not names or any({*entry} - {"step"} != {*names} for history in histories for entry in history):
+        raise UserError("The trainings were not watched for the same traits.", "Give histories of the same vectors.")
+    if not all(histories):
+        raise UserError("A training was never measured.", "Leave it out.")
+    highest = np.array([[max(entry[name] for entry in history) for name in names] for history in histories])
+    few, rest = parted(len(histories), seed=0)
+    scale = Scale.of(highest[few])
+    if not (scale.deviation > 0).all():
+        raise UserError("The shifts of a quarter of the trainings are all alike.", "Give trainings that differ.")
+    joint = threshold_of_groups(scale.of_values(highest[rest]).max(1), np.arange(rest.sum()), rate)
+    limits = scale.centre + joint * scale.deviation
+    return dict(zip(names, limits.tolist(), strict=True))
 
 
 class ShiftMonitor(TrainerCallback):
@@ -31,7 +65,8 @@ class ShiftMonitor(TrainerCallback):
         prompts: User messages; None: the evaluation questions of each vector's trait, from its file or the library.
         every: Measure after this many optimiser steps, and after the last; None: at evaluations and after the last.
             Evaluations are measured in any case.
-        stop_above: End training when a shift is above this: one number for all traits, or one for each by name.
+        stop_above: End training when a shift is above this: one number for all traits, or one for each by name
+            (`shift_limits` makes them of benign trainings).
         other_weights: See `PersonaVector.check`.
 
     Attributes:
