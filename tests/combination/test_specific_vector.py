@@ -87,7 +87,7 @@ def test_of_a_trait_with_texts_it_is_the_direction_that_screening_makes_of_them(
     tiny: ChatModel, vectors: Vectors, clean: Dataset
 ) -> None:
     engine = TransformersEngine(tiny)
-    (axis,) = domain_axes(engine, plain_axes([vectors["evil"]], []), {"mine": clean}, 0)
+    (axis,) = domain_axes(engine, plain_axes([vectors["evil"]], []), {"mine": clean}, frozenset(), 20, 0)
     towards = replace(vectors["evil"], directions=vectors["evil"].directions + 3 * axis.direction)
     made = specific(tiny, towards, references={"mine": clean})
     check_projected(made, towards, axis.direction)
@@ -103,7 +103,7 @@ def test_of_a_trait_without_texts_it_is_what_no_domain_and_no_trait_spans(
 ) -> None:
     calm = vectors["calm"]
     made = specific(tiny, calm, others=[vectors["evil"]], references={"mine": clean})
-    (axis,) = domain_axes(TransformersEngine(tiny), plain_axes([calm], [vectors["evil"]]), {"mine": clean}, 0)
+    (axis,) = domain_axes(TransformersEngine(tiny), plain_axes([calm], [vectors["evil"]]), {"mine": clean}, frozenset(), 20, 0)
     check_projected(made, calm, axis.direction)
     facts = made.info.specific
     assert facts is not None and facts.made_of == "vector" and facts.traits == ("evil", "humorous")

@@ -615,6 +615,7 @@ def test_what_a_domain_left_out_may_reach_is_of_an_unknown_domain(
     low = screen("low", **given).traits["evil"]
     monkeypatch.setattr(track_module, "unseen_level", lambda axis, rate: 99.0)
     near = screen("near", **given).traits["evil"]  # all data are like the user's own reference
+    assert near.threshold is not None and low.threshold is not None
     assert near.flagged == low.flagged and near.threshold > low.threshold
     monkeypatch.setattr(Familiar, "near_given", lambda self, along: np.zeros(len(along), dtype=bool))
     high = screen("high", **given).traits["evil"]
