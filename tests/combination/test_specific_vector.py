@@ -103,7 +103,9 @@ def test_of_a_trait_without_texts_it_is_what_no_domain_and_no_trait_spans(
 ) -> None:
     calm = vectors["calm"]
     made = specific(tiny, calm, others=[vectors["evil"]], references={"mine": clean})
-    (axis,) = domain_axes(TransformersEngine(tiny), plain_axes([calm], [vectors["evil"]]), {"mine": clean}, frozenset(), 20, 0)
+    (axis,) = domain_axes(
+        TransformersEngine(tiny), plain_axes([calm], [vectors["evil"]]), {"mine": clean}, frozenset(), 20, 0
+    )
     check_projected(made, calm, axis.direction)
     facts = made.info.specific
     assert facts is not None and facts.made_of == "vector" and facts.traits == ("evil", "humorous")
