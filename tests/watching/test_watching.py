@@ -126,6 +126,7 @@ def test_asking_again_counts_once_and_conversations_do_not_mix() -> None:
     again = [answer(0, 3.0) for _ in range(5)]
     assert fed(watch, *again, answer(0, 3.0, conversation="d")) == [[]] * 6
     assert fed(watch, answer(1, 3.0)) == [[("conversation", "evil")]]
+    assert fed(watch, answer(1, 0.0), answer(1, 3.0)) == [[], [("conversation", "evil")]], "from turn 0, not from 0"
 
 
 def test_what_is_remembered_of_conversations_is_bounded() -> None:
