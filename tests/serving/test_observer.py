@@ -196,7 +196,16 @@ class _Receiver(http.server.BaseHTTPRequestHandler):
         status = self.statuses.pop(0) if self.statuses else 200
         if status == 200:
             self.posted.append(json.loads(body))
+        if status == 0:
+            self.wfile.write(b"no HTTP\r\n\r\n")
+            return
         self.send_response(status)
+        if status == 302:
+            self.send_header("Location", "/elsewhere")
+        self.end_headers()
+
+    def do_GET(self) -> None:
+        self.send_response(200)
         self.end_headers()
 
     def log_message(self, *_: Any) -> None:
@@ -219,7 +228,10 @@ class receiving:
         self.server.server_close()
 
 
-@pytest.mark.parametrize(("statuses", "end"), [([], "sent"), ([500, 503], "sent"), ([500, 500, 500], "failed")])
+@pytest.mark.parametrize(
+    ("statuses", "end"),
+    [([], "sent"), ([500, 503], "sent"), ([0, 500], "sent"), ([500, 500, 500], "failed"), ([302, 302, 302], "failed")],
+)
 def test_a_webhook_is_tried_again(statuses: list[int], end: str) -> None:
     ends: list[str] = []
     with receiving(statuses) as (url, posted):
@@ -227,6 +239,16 @@ def test_a_webhook_is_tried_again(statuses: list[int], end: str) -> None:
         delivery.put({"a": 1})
         delivery.close()
     assert (ends, posted) == ([end], [{"a": 1}] if end == "sent" else [])
+
+
+def test_a_delivery_outlives_whatever_goes_wrong() -> None:
+    ends: list[str] = []
+    with receiving([0, 0, 0]) as (url, posted):
+        delivery = Delivery("webhook", to_address(url, pauses=(0.0, 0.0)), ends.append)
+        delivery.put({"a": 1})
+        delivery.put({"a": 2})
+        delivery.close()
+    assert (ends, posted) == (["failed", "sent"], [{"a": 2}])
 
 
 def test_what_cannot_be_delivered_in_time_is_dropped_and_counted() -> None:
