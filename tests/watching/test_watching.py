@@ -200,6 +200,14 @@ def test_a_judge_decides_what_is_in_doubt(tmp_path: Path) -> None:
         replay_log(write([answer(0, 1.5)], tmp_path / "bare"), limits, FixedModel)
 
 
+def test_answers_that_are_called_the_same_are_told_apart(tmp_path: Path) -> None:
+    texts = ("no 20", "it is 80", "it is 90")
+    answers = [answer(turn, 1.5).model_copy(update={"text": text, "id": "mine"}) for turn, text in enumerate(texts)]
+    found = replay_log(write([*answers, answer(3, 9.0)], tmp_path / "log"), written_limits(), FixedModel, load_trait)
+    judged = [(one.turn, one.alarm.z) for one in found.alarms if one.alarm.rule == "judge"]
+    assert (judged, found.alarmed_answers) == ([(1, 80.0), (2, 90.0)], 3)
+
+
 def test_delays_know_that_conversations_end() -> None:
     assert quantiles_with_ends([1, 2, 3, 4], [True] * 4) == [1, 2, 4]
     assert quantiles_with_ends([3, 3, 3, 2], [True, False, False, True]) == [2, 3, None]
