@@ -157,6 +157,35 @@ def test_conversations_that_begin_alike_part(model: ChatModel) -> None:
     assert Observer([])._digest("", "hi") != observer._digest("", "hi"), "a name does not tell what was said"
 
 
+def test_the_turns_of_a_named_conversation_are_counted_though_its_history_is_shortened() -> None:
+    observer = Observer([])
+
+    def turn(*said: str, answer: str) -> int:
+        roles = ("user", "assistant")
+        messages = [{"role": roles[i % 2], "content": text} for i, text in enumerate(said)]
+        return observer._conversation(Observed("a", "default", (), observer.said(messages, "mine"), {}, {}, 0, answer))[
+            1
+        ]
+
+    assert turn("hi", answer="Hello!") == turn("hi", answer="Good day.") == 0
+    assert turn("hi", "Hello!", "well?", answer="Yes.") == 1
+    assert [turn("well?", "Yes.", "so?", answer=text) for text in ("No.", "Never.")] == [2, 2], "the first was left out"
+    assert turn("so?", "No.", "what?", answer="Nothing.") == 3
+    assert turn("summed up", answer="Fine.") == 4
+    assert turn("hi", "Hello!", "no?", answer="Yes.") == 1, "another branch of what was told whole"
+
+
+def test_prompts_of_a_named_conversation_are_its_turns(model: ChatModel, tmp_path: Path) -> None:
+    live = Live(model, personas(model), observer=Observer(personas(model), log=tmp_path / "log"))
+    try:
+        for _ in range(3):
+            body = {"prompt": "hello", "max_tokens": 2, "temperature": 0, "persona": {"conversation": "mine"}}
+            assert live.ask("POST", "/v1/completions", body)[0] == 200
+    finally:
+        live.close()
+    assert [(one.conversation, one.turn) for one in read_log(tmp_path / "log")] == [("mine", i) for i in range(3)]
+
+
 def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("personavec.serving.observer.REMEMBERED", 10)
     observer = Observer([])

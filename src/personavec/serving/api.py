@@ -122,7 +122,8 @@ class Service:
             prompts = [await asyncio.to_thread(self._plain, prompt) for prompt in body.prompts]
         name = self.loop.name if body.told_logprobs is not None else None
         shape = CompletionShape(self._head(CompletionShape, body.model), name, with_usage=body.with_usage)
-        said = Said(body.persona.conversation if body.persona else None)
+        conversation = body.persona.conversation if body.persona else None
+        said = Said(conversation, whole=secrets.token_hex(8) if conversation else "")  # every request is a turn
         return self._exchange(shape, body, prompts, said, steer, "prompt")
 
     @staticmethod
