@@ -277,6 +277,7 @@ def test_what_a_request_may_not_be(live: Live, body: Any, param: str | None, mes
         ("POST", "/v1/chat/completions", None, {"Content-Length": "100000000"}, 413),
         ("POST", "/v1/completions", {"prompt": [1, 100000]}, {}, 400),
         ("POST", "/v1/completions", {"prompt": []}, {}, 400),
+        ("POST", "/v1/completions", {"prompt": ["x"] * 65}, {}, 400),
         ("POST", "/v1/completions", {"prompt": ""}, {}, 400),
         ("GET", "/v1/models/gpt", None, {}, 404),
         ("GET", "/v1/chat/completions", None, {}, 405),

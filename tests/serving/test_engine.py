@@ -153,7 +153,12 @@ def test_cancelling_frees_the_place(tiny: ChatModel) -> None:
         with pytest.raises(BusyError) as busy:
             submit(made, [1, 2], 3)
         assert 1 <= busy.value.seconds <= 60
-        job.cancelled = waiting.cancelled = True
+        waiting.cancelled = True
+        for _ in range(9):
+            gone, _ = submit(made, [1, 2], 500)
+            gone.cancelled = True
+        assert made.waiting == 2, "what was cancelled is not kept until its turn comes"
+        job.cancelled = True
         cancelled.set()
         assert after.wait().ids() == tiny.generate([Request([3, 4], 5, 1.0, 2)])[0].ids
         assert not heard.over.is_set()

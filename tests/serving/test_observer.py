@@ -157,6 +157,35 @@ def test_conversations_that_begin_alike_part(model: ChatModel) -> None:
     assert Observer([])._digest("", "hi") != observer._digest("", "hi"), "a name does not tell what was said"
 
 
+def test_the_turns_of_a_named_conversation_are_counted_though_its_history_is_shortened() -> None:
+    observer = Observer([])
+
+    def turn(*said: str, answer: str) -> int:
+        roles = ("user", "assistant")
+        messages = [{"role": roles[i % 2], "content": text} for i, text in enumerate(said)]
+        return observer._conversation(Observed("a", "default", (), observer.said(messages, "mine"), {}, {}, 0, answer))[
+            1
+        ]
+
+    assert turn("hi", answer="Hello!") == turn("hi", answer="Good day.") == 0
+    assert turn("hi", "Hello!", "well?", answer="Yes.") == 1
+    assert [turn("well?", "Yes.", "so?", answer=text) for text in ("No.", "Never.")] == [2, 2], "the first was left out"
+    assert turn("so?", "No.", "what?", answer="Nothing.") == 3
+    assert turn("summed up", answer="Fine.") == 4
+    assert turn("hi", "Hello!", "no?", answer="Yes.") == 1, "another branch of what was told whole"
+
+
+def test_prompts_of_a_named_conversation_are_its_turns(model: ChatModel, tmp_path: Path) -> None:
+    live = Live(model, personas(model), observer=Observer(personas(model), log=tmp_path / "log"))
+    try:
+        for _ in range(3):
+            body = {"prompt": "hello", "max_tokens": 2, "temperature": 0, "persona": {"conversation": "mine"}}
+            assert live.ask("POST", "/v1/completions", body)[0] == 200
+    finally:
+        live.close()
+    assert [(one.conversation, one.turn) for one in read_log(tmp_path / "log")] == [("mine", i) for i in range(3)]
+
+
 def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("personavec.serving.observer.REMEMBERED", 10)
     observer = Observer([])
@@ -196,7 +225,16 @@ class _Receiver(http.server.BaseHTTPRequestHandler):
         status = self.statuses.pop(0) if self.statuses else 200
         if status == 200:
             self.posted.append(json.loads(body))
+        if status == 0:
+            self.wfile.write(b"no HTTP\r\n\r\n")
+            return
         self.send_response(status)
+        if status == 302:
+            self.send_header("Location", "/elsewhere")
+        self.end_headers()
+
+    def do_GET(self) -> None:
+        self.send_response(200)
         self.end_headers()
 
     def log_message(self, *_: Any) -> None:
@@ -219,7 +257,10 @@ class receiving:
         self.server.server_close()
 
 
-@pytest.mark.parametrize(("statuses", "end"), [([], "sent"), ([500, 503], "sent"), ([500, 500, 500], "failed")])
+@pytest.mark.parametrize(
+    ("statuses", "end"),
+    [([], "sent"), ([500, 503], "sent"), ([0, 500], "sent"), ([500, 500, 500], "failed"), ([302, 302, 302], "failed")],
+)
 def test_a_webhook_is_tried_again(statuses: list[int], end: str) -> None:
     ends: list[str] = []
     with receiving(statuses) as (url, posted):
@@ -227,6 +268,16 @@ def test_a_webhook_is_tried_again(statuses: list[int], end: str) -> None:
         delivery.put({"a": 1})
         delivery.close()
     assert (ends, posted) == ([end], [{"a": 1}] if end == "sent" else [])
+
+
+def test_a_delivery_outlives_whatever_goes_wrong() -> None:
+    ends: list[str] = []
+    with receiving([0, 0, 0]) as (url, posted):
+        delivery = Delivery("webhook", to_address(url, pauses=(0.0, 0.0)), ends.append)
+        delivery.put({"a": 1})
+        delivery.put({"a": 2})
+        delivery.close()
+    assert (ends, posted) == (["failed", "sent"], [{"a": 2}])
 
 
 def test_what_cannot_be_delivered_in_time_is_dropped_and_counted() -> None:

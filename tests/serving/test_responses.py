@@ -127,6 +127,13 @@ def test_functions_are_called_and_told_what_came_of_it() -> None:
         ({"input": [{"role": "robot", "content": "x"}], "instructions": "y"}, "input.0.role", "must be one of"),
         ({"input": [{"role": "user", "content": [{"type": "input_image"}]}]}, "input.0.content.0", "input_text"),
         ({"input": [{"type": "function_call", "name": "x"}]}, "input.0", "call_id"),
+        ({"input": [{"type": "function_call_output", "output": "x"}]}, "input.0", "call_id"),
+        ({"input": [{"role": "user", "content": "x", "name": "y"}]}, "input.0.name", "unknown"),
+        (
+            {"input": [{"role": "user", "content": [{"type": "text", "text": "x", "y": 1}]}]},
+            "input.0.content.0.y",
+            "unknown",
+        ),
         ({"input": [{"type": ["message"]}]}, "input.0.type", "must be"),
         ({"input": []}, "input", "holds nothing"),
         ({"max_output_tokens": 600}, "input", "exceed the model's context"),

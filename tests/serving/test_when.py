@@ -1,6 +1,7 @@
 """Steering that acts while a condition on the readings holds."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -94,6 +95,17 @@ def test_a_request_says_when() -> None:
             assert (status, wrong["error"]["param"]) == (400, param)
     finally:
         live.close()
+
+
+def test_conditions_are_on_what_is_read() -> None:
+    """A vector that is steered and read along two directions needs the statistics of the one it is read along."""
+    model = digits_model()
+    known, bare = personas(model)
+    bare = replace(bare, trait=known.trait)
+    cast = Cast(model, [replace(bare, read=known)], {"steer": {"evil": 1.0}})
+    assert cast.steered(when={"evil": ">3"}).conditions == [("evil", ">", 3.0)]
+    with pytest.raises(RequestError, match="no neutral statistics"):
+        Cast(model, [replace(known, read=bare)], {"steer": {"evil": 1.0}}).steered(when={"evil": ">3"})
 
 
 def test_prompts_that_are_edited_cannot_wait() -> None:

@@ -126,6 +126,7 @@ def test_asking_again_counts_once_and_conversations_do_not_mix() -> None:
     again = [answer(0, 3.0) for _ in range(5)]
     assert fed(watch, *again, answer(0, 3.0, conversation="d")) == [[]] * 6
     assert fed(watch, answer(1, 3.0)) == [[("conversation", "evil")]]
+    assert fed(watch, answer(1, 0.0), answer(1, 3.0)) == [[], [("conversation", "evil")]], "from turn 0, not from 0"
 
 
 def test_what_is_remembered_of_conversations_is_bounded() -> None:
@@ -197,6 +198,14 @@ def test_a_judge_decides_what_is_in_doubt(tmp_path: Path) -> None:
     assert found.notes == ("1 answers in doubt have no text in the log.",)
     with pytest.raises(UserError, match="holds the text of none of the 1"):
         replay_log(write([answer(0, 1.5)], tmp_path / "bare"), limits, FixedModel)
+
+
+def test_answers_that_are_called_the_same_are_told_apart(tmp_path: Path) -> None:
+    texts = ("no 20", "it is 80", "it is 90")
+    answers = [answer(turn, 1.5).model_copy(update={"text": text, "id": "mine"}) for turn, text in enumerate(texts)]
+    found = replay_log(write([*answers, answer(3, 9.0)], tmp_path / "log"), written_limits(), FixedModel, load_trait)
+    judged = [(one.turn, one.alarm.z) for one in found.alarms if one.alarm.rule == "judge"]
+    assert (judged, found.alarmed_answers) == ([(1, 80.0), (2, 90.0)], 3)
 
 
 def test_delays_know_that_conversations_end() -> None:

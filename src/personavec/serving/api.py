@@ -118,11 +118,14 @@ class Service:
 
     async def completion(self, body: CompletionBody, steer: str | None) -> Exchange:
         """Take prompts on that are not put into the chat template."""
+        if len(body.prompts) > self.settings.queue:  # there would never be room for them: "come again" would not help
+            raise RequestError(400, f"Give at most {self.settings.queue} prompts: so many may wait.", "prompt")
         async with self._encoding:
             prompts = [await asyncio.to_thread(self._plain, prompt) for prompt in body.prompts]
         name = self.loop.name if body.told_logprobs is not None else None
         shape = CompletionShape(self._head(CompletionShape, body.model), name, with_usage=body.with_usage)
-        said = Said(body.persona.conversation if body.persona else None)
+        conversation = body.persona.conversation if body.persona else None
+        said = Said(conversation, whole=secrets.token_hex(8) if conversation else "")  # every request is a turn
         return self._exchange(shape, body, prompts, said, steer, "prompt")
 
     @staticmethod

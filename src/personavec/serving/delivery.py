@@ -7,6 +7,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Callable, Mapping
+from http.client import HTTPException
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -28,7 +29,7 @@ class Delivery:
 
     Args:
         name: Of what is delivered.
-        deliver: Takes a record; `OSError` says that it could not.
+        deliver: Takes a record; whatever it raises says that it could not.
         counted: Called with "sent", "failed" or "dropped" for every record.
     """
 
@@ -57,7 +58,7 @@ class Delivery:
         while (record := self._queue.get()) is not None:
             try:
                 self._deliver(record)
-            except OSError as error:
+            except Exception as error:  # the thread must outlive it, or nothing more is ever delivered
                 log.error("The %s could not be delivered: %s", self.name, error)
                 self._counted("failed")
             else:
@@ -84,6 +85,13 @@ def to_file(path: Path) -> Callable[[Record], None]:
     return append
 
 
+class _Staying(urllib.request.HTTPRedirectHandler):
+    """Follows nobody: a POST that is redirected would arrive as a GET without its body."""
+
+    def redirect_request(self, *_: object) -> None:
+        """No further request: the redirection is an error."""
+
+
 def to_address(url: str, pauses: tuple[float, ...] = PAUSES) -> Callable[[Record], None]:
     """Posts JSON to a webhook, and again after pauses where that fails.
 
@@ -95,15 +103,17 @@ def to_address(url: str, pauses: tuple[float, ...] = PAUSES) -> Callable[[Record
             f"`webhook` {url!r} is no address of the web.", "Give one that begins with http:// or https://."
         )
 
+    opener = urllib.request.build_opener(_Staying)
+
     def post(record: Record) -> None:
         request = urllib.request.Request(
             url, json.dumps(record).encode(), {"Content-Type": "application/json", "User-Agent": "personavec"}
         )
         for pause in (*pauses, None):
             try:
-                with urllib.request.urlopen(request, timeout=PATIENCE):
+                with opener.open(request, timeout=PATIENCE):
                     return
-            except OSError:  # URLError and HTTPError are of this kind
+            except (OSError, HTTPException):  # URLError and HTTPError are OSErrors, an answer that is no HTTP is not
                 if pause is None:
                     raise
                 time.sleep(pause)

@@ -335,7 +335,9 @@ class StepLoop:
             if not 1 <= item.layer <= self.model.n_layers or item.direction.shape != (self.model.hidden_size,):
                 raise UserError("An intervention does not fit the model.", "Use a vector that was extracted on it.")
         with self._changed:
-            waiting = sum(not other.cancelled for other in self._waiting)
+            if any(other.cancelled for other in self._waiting):  # nobody waits for these; their prompts may be long
+                self._waiting = deque(other for other in self._waiting if not other.cancelled)
+            waiting = len(self._waiting)
             if self._closing:
                 raise ClosingError
             if waiting >= self.settings.queue:

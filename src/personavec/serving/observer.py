@@ -193,16 +193,30 @@ class Observer:
     def _conversation(self, answer: Observed) -> tuple[str, int]:
         """The name and turn of an answer's conversation: given by the client, known by what was said, or new."""
         said = answer.said
-        if said.name is not None:
-            return said.name, said.turn
         after = self._digest(said.whole, f"assistant\n{answer.text.strip()}") if said.whole else answer.id
-        name, _ = self._known.pop(said.begun, (f"c-{(said.begun or after)[:16]}", 0))
-        for key in (said.begun, after):
-            if key:
-                self._known[key] = (name, said.turn)
+        if said.name is not None:
+            name, turn = said.name, self._named_turn(said.name, said)
+            keys = [f"{name} {digest}" for digest in (said.whole, after, "")]
+        else:
+            name, _ = self._known.get(said.begun, (f"c-{(said.begun or after)[:16]}", 0))
+            turn, keys = said.turn, [key for key in (said.begun, after) if key]
+        for key in keys:
+            self._known.pop(key, None)
+            self._known[key] = (name, turn)
         while len(self._known) > REMEMBERED:
             self._known.popitem(last=False)
-        return name, said.turn
+        return name, turn
+
+    def _named_turn(self, name: str, said: Said) -> int:
+        """Which turn of a named conversation it is, though the client may tell less than all of its history.
+
+        What was asked before is the same turn again; what goes on from a known answer is the next one after that; and
+        of any other history the next one after the last, or as many turns as it tells if these are more.
+        """
+        if said.whole and (again := self._known.get(f"{name} {said.whole}")) is not None:
+            return again[1]
+        before = self._known.get(f"{name} {said.begun}") or self._known.get(f"{name} ")
+        return said.turn if before is None else max(said.turn, before[1] + 1)
 
     def _digest(self, before: str, text: str) -> str:
         digest = hashlib.blake2b(f"{before}\n{text}".encode("utf-8", "replace"), digest_size=16, key=self._secret)

@@ -129,7 +129,7 @@ class Cast:
         for trait, text in when.items():
             vector = self.vector(trait, "persona.when")
             for of in ("prompt", "answer"):
-                if neutral_of(vector, of) is None:
+                if neutral_of(vector.reading, of) is None:
                     where = f"persona.when.{trait}"
                     raise RequestError(400, f"{where}: the vector has no neutral statistics to compare with.", where)
             found.append((trait, ">" if text[0] == ">" else "<", float(text[1:])))

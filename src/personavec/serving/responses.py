@@ -11,6 +11,12 @@ from personavec.serving.calls import Call
 from personavec.serving.failures import RequestError
 
 PARTS = ("text", "input_text", "output_text")
+HOLDS = {  # what items and parts may hold: what is read, and what OpenAI's clients send back of an answer
+    "message": ("type", "role", "content", "id", "status"),
+    "function_call": ("type", "call_id", "name", "arguments", "id", "status"),
+    "function_call_output": ("type", "call_id", "output", "id", "status"),
+    "part": ("type", "text", "annotations", "logprobs"),
+}
 
 
 def _stateless(value: Any) -> None:
@@ -86,9 +92,18 @@ def _wrong(where: str, what: str) -> NoReturn:
     raise RequestError(400, f"{where} {what}.", where)
 
 
+def _known(kind: str, item: Mapping[str, Any], where: str) -> None:
+    for key, value in item.items():
+        if value is not None and key not in HOLDS[kind]:
+            _wrong(f"{where}.{key}", f"is unknown: a {kind} may hold {', '.join(HOLDS[kind])}")
+
+
 def _add(messages: list[dict[str, Any]], item: Mapping[str, Any], where: str) -> None:
     """Write an item of the input as a message; calls that stand side by side go into one."""
-    match item.get("type", "message"):
+    kind = item.get("type", "message")
+    if isinstance(kind, str) and kind in HOLDS:
+        _known(kind, item, where)
+    match kind:
         case "message":
             if item.get("role") not in ROLES:
                 _wrong(f"{where}.role", f"must be one of {', '.join(ROLES)}")
@@ -107,6 +122,8 @@ def _add(messages: list[dict[str, Any]], item: Mapping[str, Any], where: str) ->
             else:
                 messages.append({"role": "assistant", "content": "", "tool_calls": [call]})
         case "function_call_output":
+            if not isinstance(item.get("call_id"), str):
+                _wrong(where, "is what a call gave, and needs the call_id of the call")
             output = item.get("output")
             if isinstance(output, list):
                 output = [_part(part, f"{where}.output.{i}") for i, part in enumerate(output)]
@@ -118,6 +135,7 @@ def _add(messages: list[dict[str, Any]], item: Mapping[str, Any], where: str) ->
 def _part(part: Any, where: str) -> Any:
     if not isinstance(part, Mapping) or part.get("type") not in PARTS:
         _wrong(where, f"must be of type {', '.join(PARTS)}")
+    _known("part", part, where)
     return {"type": "text", "text": part.get("text")}
 
 

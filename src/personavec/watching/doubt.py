@@ -35,12 +35,19 @@ def judged(
     traits = {trait: (find_trait or load_trait)(trait) for trait in sorted({trait for _, trait in told})}
     opened = open_judge()
     judges = {name: opened.of_trait(trait) for name, trait in traits.items()}
-    rollouts = {name: [_rollout(answer) for answer, trait in told if trait == name] for name in judges}
+    rollouts = {
+        name: [_rollout(f"{place}", answer) for place, (answer, trait) in enumerate(told) if trait == name]
+        for name in judges
+    }  # by their places, for clients may call two answers the same
     announce([judge.cost([f"{r.question}{r.text}" for r in rollouts[name]], 0) for name, judge in judges.items()])
     for name, judge in judges.items():
         judge.score(rollouts[name])
     by_id = {(name, r.id): r.score for name, some in rollouts.items() for r in some if r.score is not None}
-    scores = [(answer, trait, by_id[trait, answer.id]) for answer, trait in told if (trait, answer.id) in by_id]
+    scores = [
+        (answer, trait, by_id[trait, f"{place}"])
+        for place, (answer, trait) in enumerate(told)
+        if (trait, f"{place}") in by_id
+    ]
     if len(scores) < len(told):
         notes.append(f"{opened.name} gave no score for {len(told) - len(scores)} of {len(told)} answers in doubt.")
     alarms = [
@@ -51,5 +58,5 @@ def judged(
     return alarms, len(scores), notes
 
 
-def _rollout(answer: LoggedAnswer) -> Rollout:
-    return Rollout(answer.id, "given", answer.question or "", 0, prompt_ids=[], text=answer.text or "", finished=True)
+def _rollout(id: str, answer: LoggedAnswer) -> Rollout:
+    return Rollout(id, "given", answer.question or "", 0, prompt_ids=[], text=answer.text or "", finished=True)

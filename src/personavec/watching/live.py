@@ -42,9 +42,12 @@ class Watch:
         """What alarms once an answer is there; turns are counted from 0."""
         found = self._beyond("during", {trait: one.max for trait, one in traits.items()})
         means = {trait: one.mean for trait, one in traits.items()}
-        known = self._turns.pop((conversation, turn), {})
+        known = self._turns.get((conversation, turn), {})  # it stays: whoever asks again goes on from there, too
         told, level = self._risen("conversation", known, means)
-        self._turns[conversation, turn + 1] = level
+        for key, held in (((conversation, turn), known), ((conversation, turn + 1), level)):
+            self._turns.pop(key, None)
+            if held:
+                self._turns[key] = held
         while len(self._turns) > self.remembered:
             self._turns.popitem(last=False)
         over, self.traffic = self._risen("traffic", self.traffic, means)

@@ -41,7 +41,8 @@ class LoggedAnswer(Result):
     Attributes:
         id: Of the answer.
         conversation: What its conversation is called: by the client, or else by its beginning, unreadably.
-        turn: How many answers the conversation held before, as far as the request told them.
+        turn: How many answers the conversation held before, as far as the request told them; of a named one, as far as
+            the server knows.
         time: When it ended, as in ISO 8601; empty in monitored chats.
         model: As the client called it; empty in monitored chats.
         traits: Readings by trait.

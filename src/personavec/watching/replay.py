@@ -33,12 +33,12 @@ def replay_log(
     answers = read_log(log)
     alike = of_kind(answers, limits)
     watch = Watch(limits, remembered=len(alike) + 1)
-    alarms: list[AnswerAlarm] = []
+    alarms: list[tuple[LoggedAnswer, Alarm]] = []
     doubts: list[tuple[LoggedAnswer, str]] = []
     for answer in alike:
         prompt = {trait: one.before for trait, one in answer.traits.items()}
         found = [*watch.before(prompt), *watch.after(answer.conversation, answer.turn, answer.traits)]
-        alarms += [_at(answer, alarm) for alarm in found]
+        alarms += [(answer, alarm) for alarm in found]
         own = any(alarm.rule in ("before", "during") for alarm in found)
         if not own and (trait := watch.doubtful(answer)) is not None:
             doubts.append((answer, trait))
@@ -49,19 +49,19 @@ def replay_log(
         from personavec.watching.doubt import judged  # which loads what judges need
 
         found_by_judge, scored, notes = judged(doubts, open_judge, find_trait)
-        alarms += [_at(answer, alarm) for answer, alarm in found_by_judge]
+        alarms += found_by_judge
     if len(alike) < len(answers):
         notes.append(
             f"{len(answers) - len(alike)} answers are steered or read in another way than those that the limits are of."
         )
-    places = {answer.id: place for place, answer in enumerate(alike)}
+    places = {id(answer): place for place, answer in enumerate(alike)}  # clients may call two answers the same
     return Replay(
         answers=len(alike),
         conversations=len({answer.conversation for answer in alike}),
         other=len(answers) - len(alike),
-        alarms=tuple(sorted(alarms, key=lambda one: places[one.answer])),
-        alarmed_answers=len({a.answer for a in alarms if a.alarm.rule in ("before", "during", "judge")}),
-        alarmed_conversations=len({a.conversation for a in alarms if a.alarm.rule != "traffic"}),
+        alarms=tuple(_at(*one) for one in sorted(alarms, key=lambda one: places[id(one[0])])),
+        alarmed_answers=len({places[id(a)] for a, alarm in alarms if alarm.rule in ("before", "during", "judge")}),
+        alarmed_conversations=len({a.conversation for a, alarm in alarms if alarm.rule != "traffic"}),
         doubtful=len(doubts),
         judged=scored,
         notes=tuple(notes),
