@@ -48,7 +48,7 @@ def check_groups(count: int, rate: float, what: str, needed: int | None = None) 
     needed = least_groups(rate) if needed is None else needed
     if count < needed:
         raise UserError(
-            f"{count} {what} are too few for a false-alarm rate of {rate:g}: it takes n >= 1/rate - 1.",
+            f"{count} {what} are too few for a false-alarm rate of {rate:g}, which takes {needed}.",
             f"Give at least {needed}, or allow a higher rate.",
         )
 

@@ -153,7 +153,7 @@ def _twin(run: TextsRun, twin: Twin) -> str:
 
 def _not_shown(run: TextsRun) -> str:
     missing: Sequence[str] = [
-        f"that a person would call the steered answers {run.trait.name} (read those drawn at random below)",
+        f"that a person would call the steered answers {run.trait.name} (read those drawn at random)",
         "that the direction means this trait alone and no other",
         *(() if run.texts.source == "library" else ("that it holds for texts by others than those who wrote these",)),
     ]
