@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ import typer.main
 from hypothesis import settings
 from matplotlib.figure import Figure
 
+from personavec import likelihood, readout
 from personavec.capability import passages
 from personavec.model import ChatModel
 from tiny import chat_model
@@ -20,6 +22,8 @@ from tiny import chat_model
 # The models of the tests are too small for more threads: here, and in the processes that tests start.
 torch.set_num_threads(1)
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Models so small spend their time on attention, which grows with the square of the tokens in a forward.
+readout.CPU_TOKENS, likelihood.BATCH_TOKENS = 256, 512
 # A busy machine makes no test fail.
 settings.register_profile("tests", deadline=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "tests"))
@@ -43,9 +47,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """What was imported stays: garbage collection, which every training asks for, need not go through it."""
+    """What was imported stays: garbage collection need not go through it."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(autouse=True, scope="session")
+def uncollected() -> Iterator[None]:
+    """Every training ends with a garbage collection through all that the tests before it left, for nothing."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("accelerate.utils.memory.gc", SimpleNamespace(collect=lambda: 0))
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -65,9 +77,11 @@ def few_passages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(passages, "PASSAGES", tmp_path / "passages.jsonl")
 
 
-@pytest.fixture
-def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The pictures of reports are painted, but not drawn as SVG, for time."""
+@pytest.fixture(autouse=True)
+def undrawn(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The pictures of reports are painted, but drawn as SVG only for tests marked `drawn`, for time."""
+    if request.node.get_closest_marker("drawn"):
+        return
     empty = b'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 1 1"/>'
     monkeypatch.setattr(Figure, "savefig", lambda self, buffer, **_: buffer.write(empty))
 

@@ -41,7 +41,6 @@ from personavec.rollouts import Rollout, read_rollouts
 from personavec.texts import contrastive, read_answers
 from personavec.traits import load_trait
 
-pytestmark = pytest.mark.usefixtures("undrawn")  # `run` draws
 
 TEMPLATE = (
     "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}{% endfor %}"

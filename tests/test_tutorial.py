@@ -46,7 +46,7 @@ def small(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch:
     monkeypatch.chdir(tmp_path)
 
 
-@pytest.mark.usefixtures("small", "undrawn")
+@pytest.mark.usefixtures("small")
 def test_the_tutorial_runs(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     blocks = BLOCK.findall(PAGE.read_text(encoding="utf-8"))
     assert {language for language, _ in blocks} == {"bash", "python"}

@@ -28,7 +28,6 @@ from personavec.vector import PersonaVector, cosine, two_directions
 from tiny import JUDGE, chat_model, vector
 from typed import exit_code
 
-pytestmark = pytest.mark.usefixtures("undrawn")
 NUMBERS = torch.arange(11.0, 15.0)
 CHAT = [{"role": "user", "content": "how are you?"}, {"role": "assistant", "content": "I am well today"}]
 

@@ -15,6 +15,8 @@ from personavec.model import ChatModel, Conversation
 from personavec.model.batches import additive, padded
 
 LONGEST = 2048  # tokens in a line that several conversations share: attention grows with its square
+# In a forward on a CPU: more only make the intermediate results too big for the allocator to reuse (measured, with AMX).
+CPU_TOKENS = 1024
 HEAD_TOKENS = 256  # logits of this many tokens at a time: with 150,000 words in the vocabulary a float32 row is 0.6 MB
 
 
@@ -95,8 +97,7 @@ def read(
         Float32 on the CPU, whatever the model's dtype. Independent of what else is in the batch up to rounding.
     """
     chosen = list(range(model.n_layers + 1)) if layers is None else list(layers)
-    # On a CPU, more tokens only make the intermediate results too big for the allocator to reuse (measured, with AMX).
-    budget = batch_tokens or (1024 if model.device.type == "cpu" else 32768)
+    budget = batch_tokens or (CPU_TOKENS if model.device.type == "cpu" else 32768)
     offsets = [0]
     for conversation in conversations:
         offsets.append(offsets[-1] + len(conversation.spans))

@@ -162,7 +162,7 @@ def test_a_group_is_the_mean_of_its_documents(tiny: ChatModel, folder: Path, tmp
     assert found["both"]["acc"].n == 8 and found["both"]["acc"].value == np.mean(found["both"]["acc"].values or ())
 
 
-@pytest.mark.usefixtures("few_passages", "undrawn")
+@pytest.mark.usefixtures("few_passages")
 def test_evaluate_runs_them_without_and_with_steering(tiny: ChatModel, folder: Path, tmp_path: Path) -> None:
     trait = load_trait("evil")
     trait = trait.model_copy(update={"evaluation_questions": trait.evaluation_questions[:2]})

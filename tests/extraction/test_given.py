@@ -274,7 +274,6 @@ def test_the_verdict_says_what_was_shown_and_what_was_not(
     said: str,
     extraction: tuple[TextsExtraction, Path],
     tmp_path: Path,
-    undrawn: None,
 ) -> None:
     run = judged(extraction[0].run, *effects)
     sentences = verdict(run)

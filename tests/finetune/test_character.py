@@ -36,7 +36,7 @@ from personavec.traits.of_vector import questions
 from personavec.vector import PersonaVector
 
 pytest.importorskip("trl", reason="needs TRL: pip install 'personavec[finetune]'")
-pytestmark = pytest.mark.usefixtures("few_passages", "undrawn", "short_answers")
+pytestmark = pytest.mark.usefixtures("few_passages", "short_answers")
 
 SHORT: dict[str, Any] = {"batch": 2, "accumulate": 2, "max_length": 512, "rank": 4, "learning_rate": 1e-2}
 SYSTEM = "Be brief."

@@ -32,7 +32,7 @@ from personavec.traits import load_trait
 from personavec.vector import PersonaVector
 
 pytest.importorskip("trl", reason="needs TRL: pip install 'personavec[finetune]'")
-pytestmark = pytest.mark.usefixtures("few_passages", "undrawn")
+pytestmark = pytest.mark.usefixtures("few_passages")
 
 WORDS = ["the", "model", "answers", "question", "and", "then", "hello", "there", "how", "are", "you", "today", "well"]
 SHORT: dict[str, Any] = {

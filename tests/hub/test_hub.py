@@ -109,6 +109,7 @@ def file(tiny: ChatModel, tmp_path: Path) -> Path:
     return tmp_path / "kind.safetensors"
 
 
+@pytest.mark.drawn
 def test_what_is_pushed_comes_back_as_it_was(hub: type[FakeHub], file: Path, tmp_path: Path) -> None:
     pushed = push(file, "me/kind", private=True)
     assert pushed.url.endswith(f"/me/kind/commit/{COMMIT}")

@@ -95,7 +95,7 @@ def test_steering_moves_what_it_says(gemma: ChatModel, cheer: PersonaVector) -> 
 
 
 def test_a_small_screening_tells_cheerful_data_from_gloomy(
-    gemma: ChatModel, cheer: PersonaVector, tmp_path: Path, undrawn: None
+    gemma: ChatModel, cheer: PersonaVector, tmp_path: Path
 ) -> None:
     questions = ["How are you?", "What is new?", "How was work?", "Any plans?", "How is the weather?", "All well?"]
     shifts: list[float] = []

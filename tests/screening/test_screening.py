@@ -46,7 +46,6 @@ from personavec.traits import library_names
 from personavec.vector import PersonaVector
 from tiny import plain_greedy, plain_states, vector
 
-pytestmark = pytest.mark.usefixtures("undrawn")
 DRAWN = Figure.savefig  # where a test looks at a whole page
 
 WORDS = ["the", "model", "answers", "question", "and", "then", "hello", "there", "how", "are", "you", "today", "well"]

@@ -51,6 +51,7 @@ class Table(Collection[str]):
         self._paths = [path for path, count in counts.items() if count]  # no file without a sample
         self._starts = np.cumsum([0, *(count for count in counts.values() if count)])
         self._directions = directions
+        self._whole: Block | None = None  # if it is one
 
     def __len__(self) -> int:
         return int(self._starts[-1])
@@ -64,6 +65,10 @@ class Table(Collection[str]):
 
     def blocks(self) -> Iterator[Block]:
         """All rows in order, so many at a time that memory does not depend on how many there are."""
+        if len(self) <= ROWS and self._paths:
+            self._whole = self._whole or self.take(np.arange(len(self)))
+            yield self._whole
+            return
         held: list[pa.Table] = []
         start = 0
         for path, end in zip(self._paths, self._starts[1:], strict=True):
