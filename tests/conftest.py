@@ -22,8 +22,6 @@ from tiny import chat_model
 # The models of the tests are too small for more threads: here, and in the processes that tests start.
 torch.set_num_threads(1)
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-# Models so small spend their time on attention, which grows with the square of the tokens in a forward.
-readout.CPU_TOKENS, likelihood.BATCH_TOKENS = 256, 512
 # A busy machine makes no test fail.
 settings.register_profile("tests", deadline=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "tests"))
@@ -67,6 +65,12 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip("needs the reference data, which is not part of the project")
     return folder.resolve()
+
+
+@pytest.fixture(autouse=True, scope="session")
+def small_forwards() -> None:
+    """Models so small spend their time on attention, which grows with the square of the tokens in a forward."""
+    readout.CPU_TOKENS, likelihood.BATCH_TOKENS = 256, 512
 
 
 @pytest.fixture

@@ -41,7 +41,6 @@ from personavec.rollouts import Rollout, read_rollouts
 from personavec.texts import contrastive, read_answers
 from personavec.traits import load_trait
 
-
 TEMPLATE = (
     "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"

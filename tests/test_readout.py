@@ -301,6 +301,7 @@ def test_layer_out_of_range(tiny: ChatModel, layer: int) -> None:
 def test_without_a_budget_a_forward_on_a_cpu_holds_a_thousand_tokens(
     tiny: ChatModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("personavec.readout.CPU_TOKENS", 1024)
     counted = forwards(tiny, monkeypatch)
     read(tiny, [conversation(90, i, 10, i) for i in range(24)])
     assert len(counted) > 1 and 700 < max(counted) <= 1024

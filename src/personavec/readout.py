@@ -15,7 +15,7 @@ from personavec.model import ChatModel, Conversation
 from personavec.model.batches import additive, padded
 
 LONGEST = 2048  # tokens in a line that several conversations share: attention grows with its square
-# In a forward on a CPU: more only make the intermediate results too big for the allocator to reuse (measured, with AMX).
+# In a forward on a CPU: of more the intermediate results get too big for the allocator to reuse (measured, with AMX).
 CPU_TOKENS = 1024
 HEAD_TOKENS = 256  # logits of this many tokens at a time: with 150,000 words in the vocabulary a float32 row is 0.6 MB
 

@@ -31,6 +31,12 @@ from ray.cluster_utils import Cluster  # noqa: E402
 from personavec.engine.cluster import RayEngine  # noqa: E402
 
 
+@pytest.fixture(autouse=True)
+def forwards_of_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Here as in the workers, which know nothing of what tests change: rounding depends on it."""
+    monkeypatch.setattr("personavec.readout.CPU_TOKENS", 1024)
+
+
 @pytest.fixture(scope="module")
 def folder(tiny: ChatModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny model, where workers find it."""
