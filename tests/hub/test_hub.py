@@ -138,7 +138,8 @@ def test_the_card_says_what_was_measured_and_what_was_not(hub: type[FakeHub], fi
         f"`{sha256}`",
         "(dose-response.svg)",
         "| +2 | +53 % | 75 (95 % interval 69 to 81, n = 20) |",
-        "answers stay coherent (at least 80 % of natural) from -2 to +1; +1 is the strongest that is recommended",
+        "Recommended strength: coefficients up to 1. Of those tried, answers stay coherent (at least 80 % of natural) "
+        "from -2 to +1.",
         "by at most 18 by any of these 8 (p = 0.11). With the style of answers held equal +12 remain.",
         "A prompt would do, and better than steering",
         "AUC 0.79 (95 % interval 0.69 to 0.89, n = 20 questions)",
