@@ -84,7 +84,7 @@ def _print_limits(limits: "Limits") -> None:
 def _dash(limits: "Limits") -> str:
     """What is meant by a dash in the tables of limits."""
     return (
-        f"fewer of the cases than that alarm before the conversation ends (in traffic: {limits.horizon} conversations); "
+        f"fewer of the cases than that alarm before the conversation ends (traffic: {limits.horizon} of them); "
         "under held out, there were too few conversations to hold some out"
     )
 
