@@ -40,6 +40,32 @@ def test_bytes_and_no_total(capsys: pytest.CaptureFixture[str], monkeypatch: pyt
     assert capsys.readouterr().err == "Downloading: 3.0 GB, 750.0 kB/s, took 1:06:40\n"
 
 
+def test_no_time_left_is_told_of_the_first_of_many_side_by_side(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A short answer that ends first would say that an hour is left, when its batch is nearly done."""
+    now = 0.0
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    with progress("Generating", 400, "rollouts", together=32) as job:
+        for done in (1, 31, 32, 32):  # the first of a batch, the rest of it, two whole ones
+            now += 30
+            job.advance(done)
+        now += 6
+        assert job.left == 380 - 6, "what has gone by since is taken off"
+    *lines, _ = capsys.readouterr().err.splitlines()
+    assert ["left" in line for line in lines] == [False, False, True, True]
+    assert lines[-1] == "Generating: 96 of 400 rollouts, 0.8 a second, 6:20 left"
+
+
+def test_a_quarter_is_enough_to_tell_the_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "quiet", True)
+    with progress("Generating", 40, "rollouts", together=64) as job:
+        job.advance(9)
+        assert job.left is None
+        job.advance()
+        assert job.left is not None
+
+
 def test_slow_jobs_count_by_the_minute(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     now = 0.0
     monkeypatch.setattr("time.monotonic", lambda: now)

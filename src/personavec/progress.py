@@ -23,23 +23,38 @@ _display: RichProgress | None = None  # the one live display, shared by nested j
 class Progress:
     """How far one job is. `progress` makes it; the job calls `advance`."""
 
-    def __init__(self, total: float | None) -> None:
-        self.total = total
+    def __init__(self, total: float | None, together: int = 1) -> None:
+        self.total, self.together = total, together
         self.done = 0.0
+        self.begun = self.last = time.monotonic()
 
     def advance(self, n: float = 1) -> None:
         """Count `n` more units as done."""
         self.done += n
+        self.last = time.monotonic()
+
+    @property
+    def left(self) -> float | None:
+        """Seconds until the end at the mean rate up to the last advance; None: too little is done to tell.
+
+        Of units that run side by side the first to end says nothing of the rate: the others are nearly done.
+        """
+        if not self.total or self.done < max(1, min(self.total / 4, 2 * self.together)):
+            return None
+        left = (self.total - self.done) / self.done * (self.last - self.begun)
+        return max(0.0, left - (time.monotonic() - self.last))
 
 
 @contextmanager
-def progress(description: str, total: float | None = None, unit: str = "") -> Iterator[Progress]:
+def progress(description: str, total: float | None = None, unit: str = "", together: int = 1) -> Iterator[Progress]:
     """Show the progress of a job for as long as the block lasts; jobs may be nested.
 
     Args:
         description: What is being done, a few words.
         total: How many units the job has; None where that is not known.
         unit: What is counted, in the plural ("rollouts"); "B" shows bytes as MB and GB.
+        together: How many units run side by side. The time left is shown once two rounds of them, or a quarter of all,
+            are done.
 
     Example:
         >>> with progress("Generating", total=40, unit="rollouts") as job:
@@ -47,16 +62,16 @@ def progress(description: str, total: float | None = None, unit: str = "") -> It
     """
     console = Console(file=sys.stderr)  # this very stream: a job may silence what else is written meanwhile
     if quiet or os.environ.get("PERSONAVEC_QUIET", "") not in ("", "0"):
-        yield Progress(total)
+        yield Progress(total, together)
     elif console.is_terminal:
         with _shared_display(console) as display:
-            bar = _Bar(display, description, total, unit)
+            bar = _Bar(display, description, total, unit, together)
             try:
                 yield bar
             finally:
                 bar.stop()
     else:
-        lines = _Lines(description, total, unit)
+        lines = _Lines(description, total, unit, together)
         try:
             yield lines
         except BaseException:
@@ -68,10 +83,10 @@ def progress(description: str, total: float | None = None, unit: str = "") -> It
 class _Bar(Progress):
     """A bar in the shared live display."""
 
-    def __init__(self, display: RichProgress, description: str, total: float | None, unit: str) -> None:
-        super().__init__(total)
+    def __init__(self, display: RichProgress, description: str, total: float | None, unit: str, together: int) -> None:
+        super().__init__(total, together)
         self.display = display
-        self.task = display.add_task(description, total=total, unit=unit)
+        self.task = display.add_task(description, total=total, unit=unit, job=self)
 
     def advance(self, n: float = 1) -> None:
         super().advance(n)
@@ -84,20 +99,18 @@ class _Bar(Progress):
 class _Lines(Progress):
     """Plain lines for log files and pipes: one every few seconds, and one at the end."""
 
-    def __init__(self, description: str, total: float | None, unit: str) -> None:
-        super().__init__(total)
+    def __init__(self, description: str, total: float | None, unit: str, together: int) -> None:
+        super().__init__(total, together)
         self.description, self.unit = description, unit
         self.stream = sys.stderr
-        self.begun = self.printed = time.monotonic()
+        self.printed = self.begun
 
     def advance(self, n: float = 1) -> None:
         super().advance(n)
-        now = time.monotonic()
-        if now - self.printed >= LINE_EVERY:
-            self.printed = now
-            seconds = now - self.begun
-            left = (self.total - self.done) / self.done * seconds if self.total and self.done else None
-            self._print(_state(self.done, self.total, self.unit, self.done / seconds, left))
+        if self.last - self.printed >= LINE_EVERY:
+            self.printed = self.last
+            rate = self.done / (self.last - self.begun)
+            self._print(_state(self.done, self.total, self.unit, rate, self.left))
 
     def stop(self, how: str) -> None:
         seconds = time.monotonic() - self.begun
@@ -115,7 +128,7 @@ class _State(ProgressColumn):
 
     def render(self, task: Task) -> Text:
         rate = task.finished_speed or task.speed
-        left = None if task.finished else task.time_remaining
+        left = None if task.finished else task.fields["job"].left
         state = _state(task.completed, task.total, task.fields["unit"], rate, left)
         return Text(f"{state}, took {_clock(task.elapsed)}" if task.finished and task.elapsed else state)
 

@@ -110,7 +110,7 @@ def generate(
     rows of a batch, so a wave that was cut off is generated again as a whole: a resumed run equals an unbroken one.
     """
     before = {record["id"]: record for record in log}
-    with progress(description, total=len(rollouts), unit="rollouts") as job:
+    with progress(description, total=len(rollouts), unit="rollouts", together=model.places) as job:
         for start in range(0, len(rollouts), WAVE):
             wave = rollouts[start : start + WAVE]
             if not all(rollout.id in before for rollout in wave):

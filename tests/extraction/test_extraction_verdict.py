@@ -2,9 +2,10 @@
 
 import numpy as np
 
-from personavec.extraction.result import Specificity
-from personavec.extraction.verdict import _specificity
+from personavec.extraction.result import ExtractionRun, Specificity
+from personavec.extraction.verdict import _specificity, brief
 from personavec.stats.estimate import Estimate
+from samples import estimate, extract_run
 
 NAMES = ("kind", "rude", "dull")
 
@@ -41,3 +42,20 @@ def test_rivals_are_beaten_by_intervals() -> None:
     assert "may move as much by the vectors of dull (-19 points" in own
     _, own, _ = sentences([[1, 30, 8], [0, 90, 1], [0, 2, 10]])
     assert "rude" in own and "dull" in own
+
+
+def test_a_terminal_is_told_the_finding_against_chance_the_strength_and_little_else() -> None:
+    run = ExtractionRun.model_validate(extract_run())
+    assert brief(run) == (
+        "Steering by the vector changes how humorous the answers are, more than chance directions did.",
+        "Points moved from -2 to +2: contrast +41 [+32, +50] (n = 20; random directions up to 18).",
+        "A prompt would do, and better than steering.",
+        "Recommended strength: coefficients up to 1. Of those tried, answers stay coherent (at least 80 % of natural) "
+        "from -2 to 1.",
+    )
+    nothing = extract_run() | {"recommended_coefficient": None}
+    nothing["steering"] |= {"effect": estimate(3, 9)}
+    nothing["elicitation"] |= {"told": estimate(0.1, 0.1)}
+    hardly, outcome, *_, strength = brief(ExtractionRun.model_validate(nothing))
+    assert "told" in hardly and outcome.startswith("Steering by the vector does not reliably")
+    assert strength == "No coefficient is recommended: none was shown to work."

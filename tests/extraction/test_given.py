@@ -19,7 +19,7 @@ from personavec.extraction.contrast import advice
 from personavec.extraction.given import job
 from personavec.extraction.given.page import write_texts_report
 from personavec.extraction.given.reading import Half, choose_layer, controls, difference
-from personavec.extraction.given.verdict import verdict
+from personavec.extraction.given.verdict import brief, verdict
 from personavec.info import VectorInfo
 from personavec.model import ChatModel
 from personavec.rollouts import Side, read_rollouts
@@ -281,6 +281,9 @@ def test_the_verdict_says_what_was_shown_and_what_was_not(
     assert sentences[-1].startswith("Not shown: that a person would call the steered answers tiny")
     assert "though no better than chance directions do" in verdict(extraction[0].run)[0], "at 1, like these"
     assert sum("scored too few" in sentence for sentence in sentences) == effects.count(None)
+    said_of_effects = [line for line in brief(run) if line.startswith("Points moved from a push of -25 % to +25 %")]
+    assert [line.count("random directions up to") for line in said_of_effects] == [2 - effects.count(None)]
+    assert brief(run)[0] == sentences[0] and len(brief(run)) <= 4
     write_texts_report(run.with_(verdict=sentences), tmp_path / "report.html")
     assert "<html" in (tmp_path / "report.html").read_text()
 
@@ -328,7 +331,11 @@ def test_the_command_prints_whole_answers_or_json(
     shown = capsys.readouterr().out
     run = TextsRun.read(tmp_path / "out")
     assert re.search(r"prompt │ +│ +none │ +\d+ │ +\d+ │ 9", shown)
-    assert "Not shown:" in shown.replace("\n", " ") and "3 questions drawn at random" in shown
+    *_, said, end = shown.split("\n\n")
+    assert f"- {run.verdict[0]}\n" in said and "Not shown:" in said and said.count("\n- ") <= 4
+    assert end.startswith(f"Report: {tmp_path / 'out' / 'report.html'}, with all figures")
+    assert end.count("\n") == 2 and "\nNext: personavec generate" in end
+    assert "3 questions drawn at random" in shown
     assert [example.question in shown for example in run.examples[:4]] == [True, True, True, False]
     assert call(*asked, "--json") == 0
     found = json.loads(capsys.readouterr().out)

@@ -20,6 +20,8 @@ from personavec.cli import main
 from personavec.errors import UserError
 from personavec.hub import pull, push
 from personavec.hub.card import card
+from personavec.hub.paths import without_folders
+from personavec.info import VectorInfo
 from personavec.model import ChatModel
 from personavec.vector import PersonaVector
 from samples import extract_run
@@ -139,7 +141,8 @@ def test_the_card_says_what_was_measured_and_what_was_not(hub: type[FakeHub], fi
         f"`{sha256}`",
         "(dose-response.svg)",
         "| +2 | +53 % | 75 (95 % interval 69 to 81, n = 20) |",
-        "answers stay coherent (at least 80 % of natural) from -2 to +1; +1 is the strongest that is recommended",
+        "Recommended strength: coefficients up to 1. Of those tried, answers stay coherent (at least 80 % of natural) "
+        "from -2 to +1.",
         "by at most 18 by any of these 8 (p = 0.11). With the style of answers held equal +12 remain.",
         "A prompt would do, and better than steering",
         "AUC 0.79 (95 % interval 0.69 to 0.89, n = 20 questions)",
@@ -199,12 +202,58 @@ def test_another_file_is_not_written_over(hub: type[FakeHub], file: Path, tmp_pa
     assert out.read_bytes() == b"mine"
 
 
-def test_a_path_that_becomes_public_is_told(hub: type[FakeHub], tiny: ChatModel, tmp_path: Path) -> None:
-    made = vector(tiny)
-    made = replace(made, model={**made.model, "id": str(tmp_path)})
-    made.save(tmp_path / "kind.safetensors")
-    [note] = push(tmp_path / "kind.safetensors", "me/kind").notes
-    assert str(tmp_path) in note
+def test_paths_of_this_machine_stay_on_it(hub: type[FakeHub], file: Path, tiny: ChatModel, tmp_path: Path) -> None:
+    made, folder = PersonaVector.load(file), str(tmp_path)
+    stored = made.info.as_stored()
+    stored |= {
+        "judge": {**extract_run()["judge"], "name": f"local:{folder}/judge"},
+        "arguments": {"texts": [f"{folder}/kind.jsonl", "library"]},
+        "trait": {
+            "name": "kind",
+            "description": "/s is what a kind person writes.",
+            "writer": f"local:{folder}/writer",
+        },
+    }
+    own = {**made.model, "id": f"{folder}/some-model+{folder}/adapter"}
+    made = replace(made, model=own, info=VectorInfo.parse(stored))
+    replace(made, read=made).save(file)
+    pushed = push(file, "me/kind")
+    assert not any(folder.encode() in content for content in hub.files.values())
+    [note] = pushed.notes
+    assert note == "Paths of this machine were left out: card and file call the model some-model+adapter."
+    found, digest = pull("me/kind", tmp_path / "back.safetensors")
+    assert digest == pushed.sha256 and found.model == {**own, "id": "some-model+adapter"}
+    assert found.read is not None and found.read.model == found.model
+    found.check(tiny)
+    assert found.info.judge is not None and found.info.judge.name == "local:judge"
+    assert found.info.arguments == {"texts": ["kind.jsonl", "library"]}
+    assert found.info.trait == {
+        "name": "kind", "description": "/s is what a kind person writes.", "writer": "local:writer"
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "public"),
+    [
+        ("owner/some-model", "owner/some-model"),
+        ("/home/me/model/", "model"),
+        ("~/model.gguf", "model.gguf"),
+        ("../model", "model"),
+        ("C:\\me\\model", "model"),
+        ("owner/some-model+/home/me/adapter", "owner/some-model+adapter"),
+        ("classifier:/home/me/judge#toxic", "classifier:judge#toxic"),
+        ("api:owner/judge", "api:owner/judge"),
+    ],
+)
+def test_names_lose_the_folders_of_local_paths(name: str, public: str) -> None:
+    assert without_folders(name) == public
+
+
+def test_a_relative_path_is_known_by_being_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert without_folders("models/tiny") == "models/tiny", "as a hub id is written"
+    (tmp_path / "models" / "tiny").mkdir(parents=True)
+    assert without_folders("models/tiny") == "tiny"
 
 
 def test_what_the_hub_refuses_is_said(

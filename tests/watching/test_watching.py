@@ -237,7 +237,9 @@ def test_the_command_line_says_by_its_exit_code_whether_something_alarmed(
     log = calibrated.parent / "log.jsonl"
     options = ("--rate", 0.1, "--doubt", 0.3, "--draws", 99, "--out", out)
     assert run(monkeypatch, "watch", "calibrate", log, *options) == 0
-    assert f"Limits: {out}" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert f"Limits: {out}" in shown
+    assert "\n-: fewer of the cases than that alarm before the conversation ends" in shown.split("answers until")[1]
 
 
 @pytest.mark.parametrize(

@@ -140,7 +140,7 @@ class Subject(TemplateLM):
                 todo[keys[-1]] = Request(prompt, length, heat, number, self.interventions)
         names = list(todo)
         if todo:
-            with progress(self.name, total=len(todo), unit="answers") as job:
+            with progress(self.name, total=len(todo), unit="answers", together=self.chat.places) as job:
 
                 def finished(at: int, response: Any) -> None:
                     self._keep({names[at]: self.chat.decode(response.ids)})

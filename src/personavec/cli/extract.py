@@ -12,6 +12,8 @@ from personavec.extraction.given.settings import TextSettings
 from personavec.extraction.settings import ExtractionSettings
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from personavec.extraction.given.result import Push, TextsRun
     from personavec.extraction.result import ExtractionRun
     from personavec.model import ChatModel
@@ -148,6 +150,7 @@ def _show_texts(run: "TextsRun", out: Path) -> None:
     from rich.table import Table
 
     from personavec.extraction.given.steering import EFFECT
+    from personavec.extraction.given.verdict import brief
 
     console = Console(highlight=False)
     title = f"{run.trait.name} on {run.model.id}, layer {run.layer}, from texts ({run.texts.source})"
@@ -170,11 +173,8 @@ def _show_texts(run: "TextsRun", out: Path) -> None:
             if abs(answer.share) in (0, EFFECT):
                 console.print(f"  {100 * answer.share:+g} %  {' '.join(answer.text.split())}", markup=False)
     console.print()
-    for sentence in (*run.verdict, *run.warnings):
-        console.print(f"- {sentence}", markup=False)
-    best = run.recommended_coefficient or EFFECT * run.unit
-    console.print(f"\nReport: {out / 'report.html'}\nNext:", markup=False)
-    _next(console, run.trait.name, out, best)
+    o.print_sentences(*brief(run), "Not shown: that a person would say so. Read the answers above.")
+    _end(out, run.warnings, run.recommended_coefficient or EFFECT * run.unit)
 
 
 def _points(push: "Push", judge: str) -> str:
@@ -185,20 +185,18 @@ def _points(push: "Push", judge: str) -> str:
     return "none" if score is None else f"{score:.0f}"
 
 
-def _next(console: Any, trait: str, out: Path, best: float) -> None:
+def _end(out: Path, warnings: "Sequence[str]", best: float) -> None:
+    more = f" and {len(warnings)} warning{'s' if len(warnings) > 1 else ''}" if warnings else ""
+    print(f"\nReport: {out / 'report.html'}, with all figures{more}")
     file = out / "vector.safetensors"
-    for line in (
-        f'personavec generate "Tell me about your day." --steer {file}={best:.3g} --compare',
-        f"personavec chat --steer {file}={-best:.3g}",
-        f"personavec evaluate {trait} --steer {file}={best:.3g} --out {out}-evaluated",
-        f"personavec vectors show {file}",
-    ):
-        console.print(f"  {line}", markup=False, soft_wrap=True)
+    print(f'Next: personavec generate "Tell me about your day." --steer {file}={best:.3g} --compare')
 
 
 def _show(run: "ExtractionRun", out: Path) -> None:
     from rich.console import Console
     from rich.table import Table
+
+    from personavec.extraction.verdict import brief
 
     console = Console(highlight=False)
     table = Table(title=f"{run.trait.name} on {run.model.id}, layer {run.layer}", title_justify="left")
@@ -215,7 +213,5 @@ def _show(run: "ExtractionRun", out: Path) -> None:
         for answer in example.answers:
             console.print(f"  {answer.coefficient:+g}  {' '.join(answer.text.split())}", markup=False)
     console.print()
-    o.print_sentences(*run.verdict, *run.warnings)
-    best = run.recommended_coefficient or 1.0
-    console.print(f"\nReport: {out / 'report.html'}\nNext:", markup=False)
-    _next(console, run.trait.name, out, best)
+    o.print_sentences(*brief(run))
+    _end(out, run.warnings, run.recommended_coefficient or 1.0)

@@ -259,7 +259,7 @@ def _steered(text: str, coefficient: float | None) -> "tuple[PersonaVector, floa
     vector = PersonaVector.load(o.vector_file(path))
     if number is None:
         best = vector.info.recommended_coefficient
-        known = "" if best is None else f" Recommended by its extraction at most: {best:.3g}."
+        known = "" if best is None else f" Recommended: up to {best:.3g}."
         raise UserError(f"How strongly {vector.trait} is to steer is not said.", f"Give `coefficient`.{known}")
     return vector, number
 
@@ -361,7 +361,9 @@ def _measurements(info: "VectorInfo") -> list[str]:
         ]
     if info.coherent_range is not None:
         low, high = info.coherent_range
-        lines.append(f"\n  coherent from {low:g} to {high:g}; recommended at most: {info.recommended_coefficient}")
+        best = info.recommended_coefficient
+        known = "none" if best is None else f"up to {best:.3g}"
+        lines.append(f"\n  coherent from {low:.3g} to {high:.3g}; recommended: {known}")
     return lines or ["  the file holds no measurements that this version knows"]
 
 

@@ -21,7 +21,7 @@ ALARMED = 1  # exit code: something alarmed, or limits are no longer right
 
 
 class _LogFirst(TyperGroup):
-    """`watch LOG` is `watch replay LOG`."""
+    """`watch LOG` without a command is `watch replay LOG`."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         if args and args[0] not in self.commands:
@@ -29,11 +29,7 @@ class _LogFirst(TyperGroup):
         return super().resolve_command(ctx, args)
 
 
-app = typer.Typer(
-    help="Alarm limits from normal traffic, and what goes beyond them. `watch LOG` is `watch replay LOG`.",
-    cls=_LogFirst,
-    no_args_is_help=True,
-)
+app = typer.Typer(cls=_LogFirst, no_args_is_help=True)
 Log = Annotated[
     Path, typer.Argument(metavar="LOG", help="File that serve logged, or run folder of monitor.", show_default=False)
 ]
@@ -42,7 +38,10 @@ LimitsFile = Annotated[Path, typer.Option("--limits", help="File of watch calibr
 
 @app.callback()
 def watch() -> None:
-    """Alarm limits from normal traffic, and what goes beyond them. `watch LOG` is `watch replay LOG`."""
+    """Alarm limits from normal traffic (calibrate, first), and what of a log goes beyond them (replay).
+
+    `watch LOG --limits FILE` is short for `watch replay LOG --limits FILE`.
+    """
 
 
 @app.command("calibrate")
@@ -79,6 +78,15 @@ def _print_limits(limits: "Limits") -> None:
     for delay in limits.delays:
         low, median, high = ("-" if one is None else str(one) for one in (delay.low, delay.median, delay.high))
         print(f"{delay.rule:<15}{delay.drift:<6g}{median} [{low}, {high}]  n = {delay.n} conversations")
+    print(f"-: {_dash(limits)}")
+
+
+def _dash(limits: "Limits") -> str:
+    """What is meant by a dash in the tables of limits."""
+    return (
+        f"fewer of the cases than that alarm before the conversation ends (traffic: {limits.horizon} of them); "
+        "under held out, there were too few conversations to hold some out"
+    )
 
 
 @app.command("replay")

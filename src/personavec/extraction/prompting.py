@@ -48,31 +48,42 @@ def _difference(prompted: Sequence[Rollout], steered: Sequence[Rollout], seed: i
     return bootstrap_mean(both, seed=seed) if both else None
 
 
+def outcome(name: str, found: Prompting) -> str:
+    """Whether a prompt would do, in one sentence without figures."""
+    compared = _compared(found).values()
+    if not compared:
+        return f"Whether a prompt would do was not shown: no judge scored answers that were asked to be {name}."
+    if all(more.high < 0 for more in compared):
+        return "A prompt would do less than steering."
+    if all(more.low > 0 for more in compared):
+        return "A prompt would do, and better than steering."
+    if all(more.high >= 0 for more in compared):
+        return "A prompt would do, for all that these questions tell: it is not shown to do less than steering."
+    return "Whether a prompt would do is in doubt: the judges disagree."
+
+
+def _compared(found: Prompting) -> dict[str, Estimate]:
+    return {judge: more for judge, more in found.more.items() if more is not None}
+
+
 def sentences(name: str, found: Prompting | None) -> list[str]:
     """Whether a prompt would do, in words; none where it was not measured."""
     if found is None:
         return []
-    compared = {judge: more for judge, more in found.more.items() if more is not None}
+    compared = _compared(found)
     if not compared:
-        return [f"Whether a prompt would do was not shown: no judge scored answers that were asked to be {name}."]
+        return [outcome(name, found)]
     figures = "; ".join(
         f"by the {judge} judge {more.mean:+.0f} points against steering at {found.coefficient:+.3g} "
         f"({span(more, '+.0f', 'questions')})"
         for judge, more in compared.items()
     )
-    if all(more.high < 0 for more in compared.values()):
-        what = "A prompt would do less than steering"
-    elif all(more.low > 0 for more in compared.values()):
-        what = "A prompt would do, and better than steering"
-    elif all(more.high >= 0 for more in compared.values()):
-        what = "A prompt would do, for all that these questions tell: it is not shown to do less than steering"
-    else:
-        what = "Whether a prompt would do is in doubt: the judges disagree"
     leaning = ""
     if "contrast" in compared:
         leaning = "; the contrast judge compares instructions, and leans to answers that were told one"
     return [
-        f"{what}. With the trait asked for in the system prompt, and no steering, the score is {figures}, at coherence "
-        f"{found.coherence.mean:.0f} ({span(found.coherence, '.0f', 'questions')}), where that steering has "
+        f"{outcome(name, found)} With the trait asked for in the system prompt, and no steering, the score is "
+        f"{figures}, at coherence {found.coherence.mean:.0f} ({span(found.coherence, '.0f', 'questions')}), where that "
+        f"steering has "
         f"{found.steered_coherence.mean:.0f} ({span(found.steered_coherence, '.0f', 'questions')}){leaning}."
     ]

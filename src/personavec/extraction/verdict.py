@@ -27,6 +27,27 @@ def verdict(run: ExtractionRun) -> tuple[str, ...]:
     )
 
 
+def brief(run: ExtractionRun) -> tuple[str, ...]:
+    """The same in a few lines, for a terminal: the page has the rest."""
+    name, steering = run.trait.name, run.steering
+    told = sentences(run.elicitation, run.judge.name, run.judge.auc)
+    asked = [] if run.prompting is None else [prompting.outcome(name, run.prompting)]
+    moved = (
+        f"Points moved from {-steering.coefficient:g} to {steering.coefficient:+g}: {run.judge.name} "
+        f"{steering.effect:+.0f} (n = {steering.effect.n}; random directions up to "
+        f"{max(map(abs, steering.null.effects)):.0f})."
+    )
+    return (*([] if elicited(run.elicitation) else told[:1]), f"{_outcome(name, run)}.", moved, *asked, _strength(run))
+
+
+def _outcome(name: str, run: ExtractionRun) -> str:
+    if run.steering.effect.low <= 0:
+        return f"Steering by the vector does not reliably make the answers more {name}"
+    if run.steering.effect_on_null_questions > max(map(abs, run.steering.null.effects)):
+        return f"Steering by the vector changes how {name} the answers are, more than chance directions did"
+    return "Steering by the vector moves the score, but chance does as much"
+
+
 def _steering(name: str, run: ExtractionRun) -> str:
     effect, null, at = run.steering.effect, run.steering.null, run.steering.coefficient
     same, strongest = run.steering.effect_on_null_questions, max(map(abs, null.effects))
@@ -39,27 +60,23 @@ def _steering(name: str, run: ExtractionRun) -> str:
         f"layer it chose, the strongest of them moves it by {strongest:.0f} and this vector by {same:.0f} "
         f"(p = {null.p:.2f})"
     )
-    if effect.low > 0 and same > strongest:
-        return (
-            f"Steering by the vector changes how {name} the answers are: {figures}. "
-            f"That is more than any chance direction did: {chance}."
-        )
-    if effect.low > 0:
-        return f"Steering by the vector moves the score: {figures}; but chance does as much: {chance}."
-    return f"Steering by the vector does not reliably make the answers more {name}: {figures}; {chance}."
+    return f"{_outcome(name, run)}: {figures}; {chance}."
 
 
 def _strength(run: ExtractionRun) -> str:
     low, high = run.coherent_range
     best = run.recommended_coefficient
     if run.steering.effect.low <= 0:
-        return "No coefficient is recommended, because none was shown to work."
+        return "No coefficient is recommended: none was shown to work."
     if best is None:
-        return "No positive coefficient that was tried leaves the answers coherent; try smaller ones."
-    return (
-        f"Of the coefficients tried, answers stay coherent (at least 80 % of natural) from {low:g} to {high:g}; "
-        f"{best:g} is the strongest that can be recommended."
-    )
+        return "No coefficient is recommended: at no positive one that was tried do answers stay coherent."
+    coherent = f"Of those tried, answers stay coherent (at least 80 % of natural) from {low:g} to {high:g}."
+    return f"{recommended(best)} {coherent}"
+
+
+def recommended(best: float) -> str:
+    """The one thing to say of strength."""
+    return f"Recommended strength: coefficients up to {best:.3g}."
 
 
 def _separation(name: str, run: ExtractionRun) -> str:

@@ -124,9 +124,12 @@ def _figures(trait: str, info: VectorInfo) -> Iterator[str]:
         low, high = info.coherent_range
         best = info.recommended_coefficient
         yield (
-            f"Of the coefficients tried, answers stay coherent (at least 80 % of natural) from {low:+.3g} to "
-            f"{high:+.3g}; "
-            + ("none is recommended." if best is None else f"{best:+.3g} is the strongest that is recommended.")
+            (
+                "No coefficient is recommended."
+                if best is None
+                else f"Recommended strength: coefficients up to {best:.3g}."
+            )
+            + f" Of those tried, answers stay coherent (at least 80 % of natural) from {low:+.3g} to {high:+.3g}."
         )
     if (found := info.steering) is not None:
         yield _steering(found)

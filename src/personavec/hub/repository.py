@@ -11,6 +11,7 @@ from tempfile import TemporaryDirectory
 from personavec.errors import UserError
 from personavec.files import check_utf8, write_atomic
 from personavec.hub.card import PICTURE, VECTOR, card, picture
+from personavec.hub.paths import without_paths
 from personavec.vector import PersonaVector
 
 SUMS = "SHA256SUMS"  # as `sha256sum -c` reads it
@@ -23,8 +24,8 @@ class Pushed:
 
     Attributes:
         url: Of the commit.
-        sha256: Of the vector's file.
-        notes: What became public that may not be meant to.
+        sha256: Of the vector's file as it was pushed.
+        notes: What was left out, so that the file pushed is not byte for byte the one given.
     """
 
     url: str
@@ -45,7 +46,7 @@ def push(file: Path | str, repository: str, *, private: bool = False) -> Pushed:
     """
     from huggingface_hub import CommitOperationAdd, HfApi
 
-    vector, content = PersonaVector.load(file), Path(file).read_bytes()
+    vector, content, notes = _public(file)
     digest = hashlib.sha256(content).hexdigest()
     files = {VECTOR: content, SUMS: f"{digest}  {VECTOR}\n".encode()}
     if (drawn := picture(vector)) is not None:
@@ -59,14 +60,20 @@ def push(file: Path | str, repository: str, *, private: bool = False) -> Pushed:
             [CommitOperationAdd(name, data) for name, data in files.items()],
             commit_message=f"Persona vector of {vector.trait}",
         )
-    return Pushed(str(commit.commit_url), digest, _notes(vector))
+    return Pushed(str(commit.commit_url), digest, notes)
 
 
-def _notes(vector: PersonaVector) -> tuple[str, ...]:
-    name = str(vector.model.get("id") or "")
-    if not Path(name).is_absolute() and not Path(name).exists():
-        return ()
-    return (f"Card and file call the model {name}, as it was loaded: a path of this machine.",)
+def _public(file: Path | str) -> tuple[PersonaVector, bytes, tuple[str, ...]]:
+    """The vector and its file without paths of this machine, and what was changed for that."""
+    vector = PersonaVector.load(file)
+    public = without_paths(vector)
+    if public is vector:
+        return vector, Path(file).read_bytes(), ()
+    with TemporaryDirectory() as folder:
+        public.save(Path(folder) / VECTOR)
+        content = (Path(folder) / VECTOR).read_bytes()
+    name = public.model.get("id")
+    return public, content, (f"Paths of this machine were left out: card and file call the model {name}.",)
 
 
 def pull(

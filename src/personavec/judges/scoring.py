@@ -164,7 +164,7 @@ def _learn(model: ChatModel, trait: Trait, coherence: Judge, seed: int) -> None:
     """Let the judge of coherence see what is natural for the model."""
     natural = plan(model, "neutral", trait.extraction_questions[:NATURAL])
     requests = [Request(r.prompt_ids, NATURAL_TOKENS, 0.7, seed + number) for number, r in enumerate(natural)]
-    with progress("Answers of the model's own", total=len(natural), unit="answers") as job:
+    with progress("Answers of the model's own", total=len(natural), unit="answers", together=model.places) as job:
         responses = model.generate(requests, lambda *_: job.advance())
     for rollout, response in zip(natural, responses, strict=True):
         rollout.response_ids = response.ids

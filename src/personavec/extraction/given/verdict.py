@@ -7,6 +7,7 @@ from personavec.extraction.chance import NULL_QUESTIONS
 from personavec.extraction.given.result import Opinion, TextsRun, Twin
 from personavec.extraction.given.steering import EFFECT
 from personavec.extraction.style import style_sentence
+from personavec.extraction.verdict import recommended
 from personavec.report.words import span
 
 
@@ -23,6 +24,12 @@ def verdict(run: TextsRun) -> tuple[str, ...]:
         *(_twin(run, twin) for twin in run.twins),
         _not_shown(run),
     )
+
+
+def brief(run: TextsRun) -> tuple[str, ...]:
+    """The same in a few lines, for a terminal: the page has the rest."""
+    asked = [] if run.prompting is None else [prompting.outcome(run.trait.name, run.prompting)]
+    return (_headline(run), *_moved(run), *asked, _recommended(run))
 
 
 def works(judge: Opinion) -> bool:
@@ -83,6 +90,17 @@ def _effect(run: TextsRun, judge: Opinion) -> str:
     )
 
 
+def _moved(run: TextsRun) -> list[str]:
+    found = {judge.name: judge.steering for judge in run.judges if judge.steering is not None}
+    moved = (
+        f"{name} {steering.effect:+.0f} (n = {steering.effect.n}; random directions "
+        f"up to {max(map(abs, steering.null.effects)):.0f})"
+        for name, steering in found.items()
+    )
+    heading = f"Points moved from a push of {_share(-EFFECT)} to {_share(EFFECT)}"
+    return [f"{heading}: {', '.join(moved)}."] if found else []
+
+
 def _of_style(judge: Opinion) -> list[str]:
     return [] if judge.steering is None else style_sentence(judge.steering.style, judge.name)
 
@@ -99,15 +117,18 @@ def _unscored(run: TextsRun, judge: Opinion) -> str:
 
 def _strength(run: TextsRun) -> str:
     low, high = (coefficient / run.unit for coefficient in run.coherent_range)
-    coherent = (
-        f"Of the pushes tried, answers stay coherent (at least 80 % of natural, as the model itself judges) from "
-        f"{_share(low)} to {_share(high)}"
+    return (
+        f"{_recommended(run)} Of the pushes tried, answers stay coherent (at least 80 % of natural, as the model "
+        f"itself judges) from {_share(low)} to {_share(high)}."
     )
+
+
+def _recommended(run: TextsRun) -> str:
     if run.recommended_coefficient is not None:
-        return f"{coherent}; the coefficient {run.recommended_coefficient:g} is the strongest that can be recommended."
+        return recommended(run.recommended_coefficient)
     if all(map(works, run.judges)):
-        return f"{coherent}; no positive one can be recommended."
-    return f"{coherent}. No coefficient is recommended, because not both judges see one work."
+        return "No coefficient is recommended: at no positive one that was tried do answers stay coherent."
+    return "No coefficient is recommended: not both judges see one work."
 
 
 def _reading(run: TextsRun) -> str:

@@ -195,7 +195,7 @@ class Endpoint:
             openai.OpenAI(
                 api_key=self._key or "none", base_url=self.base_url, timeout=self.timeout, max_retries=0
             ) as client,
-            progress(f"Asking {self.model}", total=len(prompts), unit="requests") as job,
+            progress(f"Asking {self.model}", total=len(prompts), unit="requests", together=self.concurrency) as job,
         ):
             try:
                 # The first one alone: a wrong key costs one request, and it shows whether there are logprobs.
