@@ -1,14 +1,17 @@
 """What is logged of answers, which of them alarm, and who is told."""
 
+import http.client
 import http.server
 import json
 import logging
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from openai import OpenAI
 from serving_samples import Live, digits_model, personas
 
@@ -104,13 +107,59 @@ def test_alarms_are_told_logged_posted_and_counted(
     assert last["alarms"] == [alarm] == record["choices"][0]["alarms"]
     assert last["normal_z"] == {"before": {"evil": z}, "during": {"evil": last["summary"]["evil"]["max_z"]}}
     assert other["alarms"] is None, "steered in another way than the limits are of"
-    assert "Alarm (before): evil at" in caplog.text and "answer one of conversation c-" in caplog.text
+    assert "Alarm (before): evil at" in caplog.text and "answer one of conversation (new)" in caplog.text
     assert [line.get("alarms") for line in lines(tmp_path / "log")] == [["before"], []]
     [event] = posted
     assert (event["event"], event["id"], event["alarms"]) == ("alarm", "one", [alarm]) and "text" not in event
     assert 'personavec_alarms_total{rule="before",trait="evil"} 1.0' in metrics
     assert "personavec_traffic_cusum_limit 99.0" in metrics and 'personavec_traffic_cusum{trait="evil"}' in metrics
     assert 'personavec_prompt_z_count{steered="no",trait="evil"} 1.0' in metrics
+
+
+def test_an_answer_whose_client_leaves_is_booked_as_far_as_it_came(model: ChatModel, tmp_path: Path) -> None:
+    """And what alarmed before its first token was told long before."""
+    going, steps = threading.Event(), [0]
+
+    def slow(hidden: torch.Tensor) -> None:
+        steps[0] += 1
+        assert steps[0] < 40 or going.wait(60)
+
+    seen = {v.trait: v.hash for v in personas(model)}
+    limits = written_limits(["evil"], vectors={"evil": seen["evil"]}, before=-99, during=-99, traffic=99)
+    with receiving() as (url, posted), model.blocks.watching({1: slow}):
+        live = Live(
+            model, personas(model), observer=Observer(personas(model), limits=limits, log=tmp_path / "log", webhook=url)
+        )
+        connection = http.client.HTTPConnection("127.0.0.1", live.port, timeout=60)
+        try:
+            body = {"messages": SAID, "max_tokens": 300, "stream": True, "persona": {"id": "left"}}
+            connection.request("POST", "/v1/chat/completions", json.dumps(body), {"Content-Type": "application/json"})
+            stream = connection.getresponse()
+            for _ in range(20):
+                assert stream.readline()
+            while not posted:
+                time.sleep(0.001)
+            [first], exchange = [*posted], live.service.records["left"]
+            assert not exchange.choices[0].alarms, "it is not over"
+            stream.close()
+            connection.close()
+            while not exchange.choices[0].alarms:
+                time.sleep(0.001)
+            _, metrics, _ = live.ask("GET", "/metrics")
+            going.set()
+        finally:
+            going.set()
+            live.close()
+    [line], [choice] = read_log(tmp_path / "log"), exchange.record()["choices"]
+    assert line.abandoned and line.alarms == ("before", "during") and not choice["finished"]
+    assert 5 <= line.tokens == len(choice["tokens"]) <= 40
+    assert line.traits["evil"].mean == choice["summary"]["evil"]["z"]
+    assert 'personavec_answers_total{ended="abandoned"} 1.0' in metrics
+    assert f'personavec_tokens_total{{kind="completion"}} {line.tokens}.0' in metrics
+    assert (first["id"], first["conversation"], first["turn"]) == ("left", None, 0), "its answer will tell the name"
+    assert first["traits"]["evil"] == {"before": line.traits["evil"].before}
+    told = [[alarm["rule"] for alarm in event["alarms"]] for event in posted]
+    assert told == [["before"], ["during"]] and posted[1]["conversation"] == line.conversation
 
 
 def test_drift_over_a_conversation_adds_up(model: ChatModel) -> None:

@@ -25,6 +25,7 @@ class Choice:
         alarms: What the limits say of it; empty without limits.
         readings: Of the tokens, as they were read.
         ids, drawn: Its tokens; drawn ones with log-probabilities, where these are told.
+        begun, written: Whether its prompt has been read, and how many of its tokens have come.
         steered: How many of its tokens were drawn while the interventions acted; None unless that hangs on a condition.
         finish: Why it is over; None while it is not.
     """
@@ -38,6 +39,8 @@ class Choice:
     calls: list[Call] = field(default_factory=list)
     ids: list[int] = field(default_factory=list)
     drawn: list[DrawnToken] = field(default_factory=list)
+    begun: bool = False
+    written: int = 0
     steered: int | None = None
     finish: str | None = None
 

@@ -74,6 +74,17 @@ class Exchange:
             job.cancelled = True
         self._queue.put_nowait(None)
 
+    def close(self) -> None:
+        """Nobody waits for more, and whatever is not over is booked as far as it came."""
+        self.cancel()
+        while not self._queue.empty():
+            first, event = self._queue.get_nowait() or (0, None)
+            if isinstance(event, Begun | Piece):
+                self._take(first + event.choice, event)
+        for index, choice in enumerate(self.choices):
+            if choice.begun and choice.finish is None:
+                self._over(index, choice, choice.written)
+
     @property
     def prompt_tokens(self) -> int:
         """Of all prompts."""
@@ -140,12 +151,13 @@ class Exchange:
         raise AssertionError(event)
 
     def _begins(self, index: int, choice: Choice, event: Begun) -> Told:
+        choice.begun = True
         if event.reading is not None:
             choice.prompt = self.meter.at_prompt(event.reading, self.monitored)
         said: Json = {"steering": [*self.steered.words], "prompt": choice.prompt}
         if self.steered.doubts:
             said["warnings"] = [*self.steered.doubts]
-        if alarms := self.observer.begun(choice.prompt, self.steered.words):
+        if alarms := self.observer.begun(self._observed(index, choice)):
             said["alarms"] = [*alarms]
         return Told(index, begins=True, persona=self._persona(said))
 
@@ -157,6 +169,7 @@ class Exchange:
             text = self._listeners[index].hear(text)
             choice.ids += [token.id for token in event.tokens]
         choice.text.append(text)
+        choice.written += len(event.tokens)
         read = [token.reading for token in event.tokens if token.reading is not None]
         tokens = [self.meter.at_token(reading, self.monitored) for reading in read]
         choice.readings += read
@@ -172,29 +185,33 @@ class Exchange:
             choice.text.append(text)
             if choice.calls and event.reason == "stop":
                 choice.finish = "tool_calls"
-        choice.summary = self.meter.summary(choice.readings, self.monitored)
-        self.completion_tokens += event.tokens
-        self.metrics.tokens.labels("completion").inc(event.tokens)
-        self._observe(index, choice, event.tokens)
+        self._over(index, choice, event.tokens)
         said: Json = {"summary": choice.summary, **choice.alarms}
         if self.steered.conditions:
             said["steered_tokens"] = choice.steered = event.steered
         persona = self._persona(said)
         return Told(index, text=text, calls=choice.calls, finish=choice.finish, persona=persona)
 
-    def _observe(self, index: int, choice: Choice, tokens: int) -> None:
-        """An answer is over: its figures, its line of the log, its alarms."""
+    def _over(self, index: int, choice: Choice, tokens: int) -> None:
+        """An answer came to its end, or will not: its figures, its line of the log, its alarms."""
+        choice.summary = self.meter.summary(choice.readings, self.monitored)
+        self.completion_tokens += tokens
+        self.metrics.tokens.labels("completion").inc(tokens)
+        self.metrics.answers.labels(choice.finish or "abandoned").inc()
         steered = "yes" if self.steered.steps else "no"
         for found, histogram in ((choice.prompt, self.metrics.prompt), (choice.summary, self.metrics.projection)):
             for trait, along in found.items():
                 if isinstance(along, dict) and isinstance(z := along["z"], float):
                     histogram.labels(trait, steered).observe(z)
+        choice.alarms = self.observer.ended(self._observed(index, choice, tokens))
+
+    def _observed(self, index: int, choice: Choice, tokens: int = 0) -> Observed:
         id = self.persona_id if len(self.choices) == 1 else f"{self.persona_id}-{index}"
-        answer = Observed(
+        held = self._listeners[index].held if self._listeners and choice.finish is None else ""
+        return Observed(
             id, str(self.shape.head["model"]), tuple(self.steered.words), self.said, choice.prompt, choice.summary,
-            tokens, "".join(choice.text),
+            tokens, "".join(choice.text) + held, abandoned=choice.finish is None,
         )  # fmt: skip
-        choice.alarms = self.observer.ended(answer)
 
     def _persona(self, said: Json) -> Json | None:
         return {"id": self.persona_id, **said} if self._tells_persona else None
@@ -216,7 +233,7 @@ class Exchange:
                     self._take(*told)
         finally:
             watch.cancel()
-            self.cancel()
+            self.close()
         return self.shape.whole(self.choices, self._tokens, self._read)
 
     @property
@@ -276,4 +293,4 @@ class EventStream(Response):
             pass  # the client is gone
         finally:
             watch.cancel()
-            self.exchange.cancel()
+            self.exchange.close()

@@ -57,6 +57,7 @@ class Observed:
         prompt, summary: Readings by trait, as clients get them.
         tokens: Of the answer.
         text: The answer.
+        abandoned: Whether it did not come to its end.
     """
 
     id: str
@@ -67,6 +68,7 @@ class Observed:
     summary: Json
     tokens: int = 0
     text: str = ""
+    abandoned: bool = False
 
 
 class Observer:
@@ -141,25 +143,36 @@ class Observer:
                 asked = text
         return Said(name, turn, begun, digest, asked if self.log_text else None)
 
-    def begun(self, prompt: Json, steering: Sequence[str]) -> list[Json]:
-        """What alarms before the first token; the rest is told when the answer is over."""
-        if self.watch is None or tuple(steering) != self.watch.limits.steering:
+    def begun(self, answer: Observed) -> list[Json]:
+        """What alarms before the first token: it is told at once, whether or not the answer comes to its end."""
+        if self.watch is None or answer.steering != self.watch.limits.steering:
             return []
-        return [alarm.as_json() for alarm in self.watch.before(_values(prompt, "value", "z"))]
+        before = _values(answer.prompt, "value", "z")
+        alarms = self.watch.before(before)
+        if alarms:
+            conversation, turn = self._place(answer.said)
+            about: Json = {
+                "id": answer.id, "conversation": conversation, "turn": turn, "time": _now(), "model": answer.model,
+                "traits": {trait: {"before": value} for trait, value in before.items()},
+                "vectors": {trait: self.hashes[trait] for trait in before}, "steering": [*answer.steering],
+            }  # fmt: skip
+            self._tell(about, alarms)
+        return [alarm.as_json() for alarm in alarms]
 
     def ended(self, answer: Observed) -> Json:
-        """Book an answer: what clients are told of it beside its summary; empty without limits."""
+        """Book an answer, as far as it came: what clients are told beside its summary; empty without limits."""
         conversation, turn = self._conversation(answer)
         line = LoggedAnswer(
-            id=answer.id, conversation=conversation, turn=turn, time=time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-            model=answer.model, traits=_readings(answer), steering=answer.steering, tokens=answer.tokens,
+            id=answer.id, conversation=conversation, turn=turn, time=_now(), model=answer.model,
+            traits=_readings(answer), steering=answer.steering, tokens=answer.tokens, abandoned=answer.abandoned,
             vectors={trait: self.hashes[trait] for trait in answer.summary},
             question=answer.said.question, text=answer.text if self.log_text else None,
         )  # fmt: skip
         told, alarms = self._held(line)
         if alarms:
             line = line.model_copy(update={"alarms": tuple(alarm.rule for alarm in alarms)})
-            self._tell(line, alarms)
+            about = line.model_dump(mode="json", exclude={"question", "text", "alarms"})
+            self._tell(about, [alarm for alarm in alarms if alarm.rule != "before"])  # of that one `begun` told
         if self._log is not None and line.traits:
             self._log.put(line.model_dump(mode="json", exclude_none=True))
         return told
@@ -178,34 +191,41 @@ class Observer:
         }
         return {"normal_z": z, "alarms": [alarm.as_json() for alarm in alarms]}, alarms
 
-    def _tell(self, line: LoggedAnswer, alarms: Sequence[Alarm]) -> None:
+    def _tell(self, about: Json, alarms: Sequence[Alarm]) -> None:
         for alarm in alarms:
             log.warning(
                 "Alarm (%s): %s at %.2f, above %.2f, in answer %s of conversation %s.",
-                alarm.rule, alarm.trait, alarm.z, alarm.limit, line.id, line.conversation,
+                alarm.rule, alarm.trait, alarm.z, alarm.limit, about["id"], about["conversation"] or "(new)",
             )  # fmt: skip
             if self._metrics is not None:
                 self._metrics.alarms.labels(alarm.rule, alarm.trait).inc()
-        if self._webhook is not None:
-            told = line.model_dump(mode="json", exclude={"question", "text", "alarms"})
-            self._webhook.put({"event": "alarm", **told, "alarms": [alarm.as_json() for alarm in alarms]})
+        if self._webhook is not None and alarms:
+            self._webhook.put({"event": "alarm", **about, "alarms": [alarm.as_json() for alarm in alarms]})
 
     def _conversation(self, answer: Observed) -> tuple[str, int]:
         """The name and turn of an answer's conversation: given by the client, known by what was said, or new."""
         said = answer.said
         after = self._digest(said.whole, f"assistant\n{answer.text.strip()}") if said.whole else answer.id
+        place, turn = self._place(said)
+        name = f"c-{after[:16]}" if place is None else place
         if said.name is not None:
-            name, turn = said.name, self._named_turn(said.name, said)
             keys = [f"{name} {digest}" for digest in (said.whole, after, "")]
         else:
-            name, _ = self._known.get(said.begun, (f"c-{(said.begun or after)[:16]}", 0))
-            turn, keys = said.turn, [key for key in (said.begun, after) if key]
+            keys = [key for key in (said.begun, after) if key]
         for key in keys:
             self._known.pop(key, None)
             self._known[key] = (name, turn)
         while len(self._known) > REMEMBERED:
             self._known.popitem(last=False)
         return name, turn
+
+    def _place(self, said: Said) -> tuple[str | None, int]:
+        """The name and turn of the conversation of what was said; None: its first answer will tell the name."""
+        if said.name is not None:
+            return said.name, self._named_turn(said.name, said)
+        known = self._known.get(said.begun)
+        begun = f"c-{said.begun[:16]}" if said.begun else None
+        return known[0] if known else begun, said.turn
 
     def _named_turn(self, name: str, said: Said) -> int:
         """Which turn of a named conversation it is, though the client may tell less than all of its history.
@@ -240,6 +260,10 @@ def _check(limits: Limits, hashes: Mapping[str, str]) -> None:
                 f"The limits were made with another vector of {trait} ({hash}, served is {hashes[trait]}).",
                 "Serve that one, or calibrate limits with this one.",
             )
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S%z")
 
 
 def _value(found: JsonValue, plain: str, z: str) -> float:
