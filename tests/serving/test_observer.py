@@ -55,19 +55,22 @@ def test_a_log_has_a_line_for_every_answer_and_no_text(model: ChatModel, tmp_pat
     finally:
         live.close()
     found = read_log(file)
-    assert [answer.turn for answer in found] == [0, 1, 2, 0, 0, 0]
+    assert [answer.turn for answer in found] == [0, 1, 2, 0, 0, 0, 0]
     assert len({answer.conversation for answer in found[:3]}) == 1 and found[0].conversation.startswith("c-")
-    assert [answer.conversation for answer in found[3:]] == ["mine"] * 3
+    assert [answer.conversation for answer in found[3:5]] == ["mine"] * 2 == [found[6].conversation] * 2
     assert {answer.id for answer in found[3:5]} == {"twice-0", "twice-1"}
-    assert [bool(answer.steering) for answer in found] == [False] * 5 + [True]
+    assert [bool(answer.steering) for answer in found] == [False] * 6 + [True]
     for answer, said in zip(found, told, strict=False):
         [choice] = said["choices"]
-        assert answer.id == said["id"] and answer.tokens == 20 and answer.vectors == {"evil": personas(model)[0].hash}
+        assert answer.id == said["id"] and answer.tokens == 20 and choice["prompt"].keys() == {"evil"}
         assert answer.traits["evil"].mean == choice["summary"]["evil"]["z"]
         assert answer.traits["evil"].max == choice["summary"]["evil"]["max_z"]
         assert answer.traits["evil"].before == choice["prompt"]["evil"]["z"]
     humorous, evil = found[3].traits["humorous"], found[3].traits["evil"]
     assert humorous.max >= humorous.mean and evil.max >= evil.mean
+    for answer in found:  # whatever the client wants to hear of
+        assert answer.traits.keys() == {"humorous", "evil"}
+        assert answer.vectors == {vector.trait: vector.hash for vector in personas(model)}
     assert not any("hello" in line or "question" in line for line in file.read_text().splitlines())
 
 
@@ -160,6 +163,25 @@ def test_an_answer_whose_client_leaves_is_booked_as_far_as_it_came(model: ChatMo
     assert first["traits"]["evil"] == {"before": line.traits["evil"].before}
     told = [[alarm["rule"] for alarm in event["alarms"]] for event in posted]
     assert told == [["before"], ["during"]] and posted[1]["conversation"] == line.conversation
+
+
+def test_a_client_hears_of_what_it_asks_and_is_watched_along_the_rest(
+    model: ChatModel, caplog: pytest.LogCaptureFixture
+) -> None:
+    limits = written_limits(vectors={v.trait: v.hash for v in personas(model)}, before=-99, during=-99, traffic=99)
+    live = Live(model, personas(model), observer=Observer(personas(model), limits=limits))
+    try:
+        deaf = live.chat(persona={"monitor": [], "id": "deaf"})
+        _, record, _ = live.ask("GET", "/v1/persona/readings/deaf")
+        half = [live.chat(persona={"monitor": [trait]})["persona"]["choices"][0] for trait in limits.traits]
+    finally:
+        live.close()
+    assert "persona" not in deaf and record["choices"][0].keys() == {"index", "finished", "prompt", "tokens", "summary"}
+    assert record["choices"][0]["prompt"] == record["choices"][0]["summary"] == {}
+    assert [one["normal_z"]["during"].keys() for one in half] == [{"evil"}, {"humorous"}]
+    for trait, one in zip(limits.traits, half, strict=True):
+        assert {alarm["trait"] for alarm in one["alarms"]} <= {trait} and one["summary"].keys() == {trait}
+    assert caplog.text.count("Alarm (before)") == caplog.text.count("Alarm (during)") == 3
 
 
 def test_drift_over_a_conversation_adds_up(model: ChatModel) -> None:

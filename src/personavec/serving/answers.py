@@ -21,7 +21,8 @@ class Choice:
     """One answer, as far as it has come.
 
     Attributes:
-        prompt, tokens, summary: What was read, as clients get it.
+        prompt, summary: What was read, in numbers that clients get.
+        tokens: Of each token, along the traits that are told.
         alarms: What the limits say of it; empty without limits.
         readings: Of the tokens, as they were read.
         ids, drawn: Its tokens; drawn ones with log-probabilities, where these are told.

@@ -154,9 +154,10 @@ class Service:
         asked = [self.named(body.model), of_header(steer) if steer else {}, of_body(body.persona)]
         when = body.persona.when if body.persona else None
         steered, monitored = self.cast.steered(*asked, when=when), self.cast.monitored(body.persona)
+        read = self.observer.traits or monitored
         name = (body.persona and body.persona.id) or str(shape.head["id"])
         exchange = Exchange(
-            shape, name, steered, monitored, self.loop.meter, self.metrics, self.observer, said, listening
+            shape, name, steered, monitored, read, self.loop.meter, self.metrics, self.observer, said, listening
         )
         n, seed = body.n or 1, secrets.randbits(62) if body.seed is None else body.seed % (1 << 64)
         jobs = [
@@ -171,7 +172,7 @@ class Service:
                 body.stops,
                 steered.interventions,
                 body.told_logprobs,
-                bool(monitored or steered.conditions),
+                bool(read or steered.conditions),
                 partial(self.loop.meter.met, steered.conditions) if steered.conditions else None,
             )
             for place, ids in enumerate(prompts)

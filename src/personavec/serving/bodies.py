@@ -31,7 +31,7 @@ class PersonaBody(Strict):
         ablate: Traits.
         cap, floor: Bounds by trait, in deviations of neutral tokens; null: none, whatever the server's default is.
         when: Conditions by trait, such as ">3": what is done acts while the reading meets all of them.
-        monitor: Traits that the answer is read along; all of them unless said otherwise.
+        monitor: Traits whose readings are told; all of them unless said otherwise.
         id: What its readings are called.
         conversation: What its conversation is called; it is known by what was said before unless it has a name.
     """

@@ -31,7 +31,7 @@ class Exchange:
 
     Attributes:
         persona_id: What its readings are called.
-        monitored: Traits that are told.
+        monitored, read: Traits whose readings are told, and those that are read: these, or what the observer needs.
         listening: Makes what tells calls of tools from text, of one answer; None: no tool may be called.
         begun: When it came, `time.monotonic`.
         observer, said: Who looks at its answers, and what was said before them.
@@ -41,6 +41,7 @@ class Exchange:
     persona_id: str
     steered: Steered
     monitored: Sequence[str]
+    read: Sequence[str]
     meter: Meter
     metrics: Metrics
     observer: Observer
@@ -107,9 +108,9 @@ class Exchange:
                 {
                     "index": index,
                     "finished": choice.finish is not None,
-                    "prompt": choice.prompt,
+                    "prompt": self._told(choice.prompt),
                     "tokens": [*choice.tokens],
-                    "summary": choice.summary,
+                    "summary": self._told(choice.summary),
                     **choice.alarms,
                     **({} if choice.steered is None else {"steered_tokens": choice.steered}),
                 }
@@ -153,8 +154,8 @@ class Exchange:
     def _begins(self, index: int, choice: Choice, event: Begun) -> Told:
         choice.begun = True
         if event.reading is not None:
-            choice.prompt = self.meter.at_prompt(event.reading, self.monitored)
-        said: Json = {"steering": [*self.steered.words], "prompt": choice.prompt}
+            choice.prompt = self.meter.at_prompt(event.reading, self.read)
+        said: Json = {"steering": [*self.steered.words], "prompt": self._told(choice.prompt)}
         if self.steered.doubts:
             said["warnings"] = [*self.steered.doubts]
         if alarms := self.observer.begun(self._observed(index, choice)):
@@ -186,7 +187,7 @@ class Exchange:
             if choice.calls and event.reason == "stop":
                 choice.finish = "tool_calls"
         self._over(index, choice, event.tokens)
-        said: Json = {"summary": choice.summary, **choice.alarms}
+        said: Json = {"summary": self._told(choice.summary), **choice.alarms}
         if self.steered.conditions:
             said["steered_tokens"] = choice.steered = event.steered
         persona = self._persona(said)
@@ -194,7 +195,7 @@ class Exchange:
 
     def _over(self, index: int, choice: Choice, tokens: int) -> None:
         """An answer came to its end, or will not: its figures, its line of the log, its alarms."""
-        choice.summary = self.meter.summary(choice.readings, self.monitored)
+        choice.summary = self.meter.summary(choice.readings, self.read)
         self.completion_tokens += tokens
         self.metrics.tokens.labels("completion").inc(tokens)
         self.metrics.answers.labels(choice.finish or "abandoned").inc()
@@ -210,8 +211,11 @@ class Exchange:
         held = self._listeners[index].held if self._listeners and choice.finish is None else ""
         return Observed(
             id, str(self.shape.head["model"]), tuple(self.steered.words), self.said, choice.prompt, choice.summary,
-            tokens, "".join(choice.text) + held, abandoned=choice.finish is None,
+            tokens, "".join(choice.text) + held, abandoned=choice.finish is None, told=self.monitored,
         )  # fmt: skip
+
+    def _told(self, found: Json) -> Json:
+        return {trait: along for trait, along in found.items() if trait in self.monitored}
 
     def _persona(self, said: Json) -> Json | None:
         return {"id": self.persona_id, **said} if self._tells_persona else None

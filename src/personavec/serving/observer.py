@@ -54,10 +54,11 @@ class Observed:
         model: As the client called it.
         steering: In words.
         said: Before it.
-        prompt, summary: Readings by trait, as clients get them.
+        prompt, summary: Readings by trait, in numbers that clients get.
         tokens: Of the answer.
         text: The answer.
         abandoned: Whether it did not come to its end.
+        told: Traits that its client hears of.
     """
 
     id: str
@@ -69,6 +70,7 @@ class Observed:
     tokens: int = 0
     text: str = ""
     abandoned: bool = False
+    told: Sequence[str] = ()
 
 
 class Observer:
@@ -125,6 +127,11 @@ class Observer:
         """What alarms are raised by."""
         return None if self.watch is None else self.watch.limits
 
+    @property
+    def traits(self) -> list[str]:
+        """What every answer is read along, whatever its client asks; nothing where nobody looks."""
+        return [] if self.watch is None and self._log is None else list(self.hashes)
+
     def close(self) -> None:
         """Deliver what is left."""
         for one in (self._log, self._webhook):
@@ -157,7 +164,7 @@ class Observer:
                 "vectors": {trait: self.hashes[trait] for trait in before}, "steering": [*answer.steering],
             }  # fmt: skip
             self._tell(about, alarms)
-        return [alarm.as_json() for alarm in alarms]
+        return [alarm.as_json() for alarm in alarms if alarm.trait in answer.told]
 
     def ended(self, answer: Observed) -> Json:
         """Book an answer, as far as it came: what clients are told beside its summary; empty without limits."""
@@ -168,7 +175,7 @@ class Observer:
             vectors={trait: self.hashes[trait] for trait in answer.summary},
             question=answer.said.question, text=answer.text if self.log_text else None,
         )  # fmt: skip
-        told, alarms = self._held(line)
+        told, alarms = self._held(line, answer.told)
         if alarms:
             line = line.model_copy(update={"alarms": tuple(alarm.rule for alarm in alarms)})
             about = line.model_dump(mode="json", exclude={"question", "text", "alarms"})
@@ -177,19 +184,22 @@ class Observer:
             self._log.put(line.model_dump(mode="json", exclude_none=True))
         return told
 
-    def _held(self, line: LoggedAnswer) -> tuple[Json, list[Alarm]]:
-        """What the limits say of an answer, and what alarms."""
+    def _held(self, line: LoggedAnswer, told: Sequence[str]) -> tuple[Json, list[Alarm]]:
+        """What the limits say of an answer, along the traits that are told, and what alarms, along any."""
         if self.watch is None or not line.traits:
             return {}, []
         if line.steering != self.watch.limits.steering:
-            return {"alarms": None}, []  # steered in another way than what is normal here
+            return {"alarms": None} if told else {}, []  # steered in another way than what is normal here
         sides = {side: {t: getattr(one, side) for t, one in line.traits.items()} for side in ("before", "max", "mean")}
         alarms = [*self.watch.before(sides["before"]), *self.watch.after(line.conversation, line.turn, line.traits)]
+        if not told:
+            return {}, alarms
+        heard = {side: {t: value for t, value in one.items() if t in told} for side, one in sides.items()}
         z: Json = {
-            "before": {**self.watch.z("before", sides["before"])},
-            "during": {**self.watch.z("during", sides["max"])},
+            "before": {**self.watch.z("before", heard["before"])},
+            "during": {**self.watch.z("during", heard["max"])},
         }
-        return {"normal_z": z, "alarms": [alarm.as_json() for alarm in alarms]}, alarms
+        return {"normal_z": z, "alarms": [alarm.as_json() for alarm in alarms if alarm.trait in told]}, alarms
 
     def _tell(self, about: Json, alarms: Sequence[Alarm]) -> None:
         for alarm in alarms:

@@ -147,7 +147,7 @@ class Cast:
         return self._by_trait[trait]
 
     def monitored(self, body: PersonaBody | None) -> list[str]:
-        """The traits that an answer is read along."""
+        """The traits whose readings are told."""
         if body is None or body.monitor is None:
             return self.traits
         for trait in body.monitor:
