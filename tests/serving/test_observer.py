@@ -211,6 +211,23 @@ def talked(model: ChatModel, persona: Any, limits: Any) -> list[Any]:
         live.close()
 
 
+def test_steering_a_turn_does_not_begin_the_drift_of_a_conversation_anew(model: ChatModel) -> None:
+    limits = written_limits(["evil"], vectors={"evil": personas(model)[0].hash}, during=99, conversation=5, traffic=99)
+    observer = Observer(personas(model), limits=limits)
+    prompt: Any = {"evil": {"value": 0.0, "z": 0.0}}
+    summary: Any = {"evil": {"mean": 3.0, "z": 3.0, "max": 3.0, "max_z": 3.0}}
+    messages: list[dict[str, str]] = []
+    told: list[Any] = []
+    for turn, steering in enumerate(((), ("evil +0.01",), ())):
+        messages.append({"role": "user", "content": f"{turn}?"})
+        said = observer.said(messages, None)
+        ended = observer.ended(Observed(str(turn), "m", steering, said, prompt, summary, 9, str(turn), told=["evil"]))
+        told.append(ended["alarms"])
+        messages.append({"role": "assistant", "content": str(turn)})
+    observer.close()
+    assert told[:2] == [[], None] and [alarm["rule"] for alarm in told[2]] == ["conversation"]
+
+
 def test_conversations_that_begin_alike_part(model: ChatModel) -> None:
     observer = Observer([])
 
