@@ -311,7 +311,7 @@ class StepLoop:
         self._prefixes: list[_Prefix] = []  # the one that was used last comes last
         self._changed = threading.Condition()
         self._closing = False
-        self._pace = 1.0  # seconds from one job's end to the next one's, lately
+        self._pace = 1.0  # seconds from one response's end to the next one's, lately, while any were written
         self._ended = time.monotonic()
         self._thread = threading.Thread(target=self._run, name="personavec-engine", daemon=True)
         self._thread.start()
@@ -341,7 +341,8 @@ class StepLoop:
             if self._closing:
                 raise ClosingError
             if waiting >= self.settings.queue:
-                raise BusyError(min(60, max(1, math.ceil(waiting * self._pace))))
+                ahead = sum(other.n for other in self._waiting)
+                raise BusyError(min(60, max(1, math.ceil(ahead * self._pace))))
             self._waiting.append(job)
             self._changed.notify()
 
@@ -389,6 +390,7 @@ class StepLoop:
         with self._changed:
             while not (self._waiting or self._reading or self._groups or self._closing):
                 self._changed.wait()
+                self._ended = time.monotonic()  # when nobody asked, nothing was slow
             return not self._closing
 
     def _turn(self) -> None:
