@@ -151,7 +151,7 @@ class Service:
         source: str,
         listening: Callable[[], Listener] | None = None,
     ) -> Exchange:
-        asked = [self.named(body.model), of_header(steer) if steer else {}, of_body(body.persona)]
+        asked = [self.named(body.model), of_header(steer), of_body(body.persona)]
         when = body.persona.when if body.persona else None
         steered, monitored = self.cast.steered(*asked, when=when), self.cast.monitored(body.persona)
         read = self.observer.traits or monitored
@@ -228,6 +228,11 @@ async def body_of(request: Request) -> Any:
     return parse(bytes(raw))
 
 
+def _steer(request: Request) -> str:
+    """What the header X-Persona-Steer says, however many of them came: of a list, each may hold a part (RFC 9110, 5.3)."""
+    return ",".join(request.headers.getlist("x-persona-steer"))
+
+
 def _takes(kind: type[BaseModel]) -> dict[str, Any]:
     """What the description of the API says of a body."""
     schema = {"$ref": f"#/components/schemas/{kind.__name__}"}
@@ -255,17 +260,17 @@ def openai_routes(service: Service) -> APIRouter:
     @routes.post("/v1/chat/completions", openapi_extra=_takes(ChatBody))
     async def chat_completions(request: Request) -> Response:
         body = checked(ChatBody, await body_of(request))
-        return await told(request, body, await service.chat(body, request.headers.get("x-persona-steer")))
+        return await told(request, body, await service.chat(body, _steer(request)))
 
     @routes.post("/v1/completions", openapi_extra=_takes(CompletionBody))
     async def completions(request: Request) -> Response:
         body = checked(CompletionBody, await body_of(request))
-        return await told(request, body, await service.completion(body, request.headers.get("x-persona-steer")))
+        return await told(request, body, await service.completion(body, _steer(request)))
 
     @routes.post("/v1/responses", openapi_extra=_takes(ResponsesBody))
     async def responses(request: Request) -> Response:
         body = checked(ResponsesBody, await body_of(request))
-        return await told(request, body, await service.response(body, request.headers.get("x-persona-steer")))
+        return await told(request, body, await service.response(body, _steer(request)))
 
     def model(name: str) -> dict[str, Any]:
         return {"id": name, "object": "model", "created": service.started, "owned_by": "personavec"}
