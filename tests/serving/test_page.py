@@ -295,7 +295,7 @@ def test_what_fails_is_told(visit: Visit) -> None:
     page = visit.open("#longest=100000").page
     visit.expected.append("Failed to load resource: the server responded with a status of 400 (Bad Request)")
     visit.say("hello")
-    assert "max" in page.locator(".answer .error").inner_text()
+    assert "leaves room for" in page.locator(".answer .error").inner_text()
     page.get_by_text("Settings").click()
     page.get_by_label("Longest answer").fill("5")
     visit.button("Try again").click()

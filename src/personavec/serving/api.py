@@ -159,6 +159,10 @@ class Service:
         exchange = Exchange(
             shape, name, steered, monitored, read, self.loop.meter, self.metrics, self.observer, said, listening
         )
+        left = self.model.context_length - max(map(len, prompts))
+        if body.longest is not None and 0 < left < body.longest:
+            said = f"The prompt leaves room for {left} tokens in the model's context of {self.model.context_length}."
+            raise RequestError(400, f"{said} Ask for at most as many.", body.length_field)
         n, seed = body.n or 1, secrets.randbits(62) if body.seed is None else body.seed % (1 << 64)
         jobs = [
             Job(
@@ -183,7 +187,8 @@ class Service:
                 exchange.jobs.append(job)
         except (UserError, BusyError, ClosingError) as error:
             exchange.cancel()
-            raise failure(error, source) from error
+            too_long = body.length_field if left > 0 and all(prompts) else None
+            raise failure(error, "n" if n > self.settings.places else too_long or source) from error
         self._booked(exchange)
         return exchange
 

@@ -75,6 +75,11 @@ class _Sampling(Strict):
         return self.max_tokens
 
     @property
+    def length_field(self) -> str | None:
+        """Where that is said."""
+        return next((name for name in ("max_completion_tokens", "max_tokens") if getattr(self, name, None)), None)
+
+    @property
     def with_usage(self) -> bool:
         """Whether a stream tells it at its end."""
         return bool(self.stream_options and self.stream_options.include_usage)

@@ -110,6 +110,7 @@ class Job:
         when: Whether the interventions act in the next step, asked after each: of the reading of the last prompt token,
             then of the mean of those of the tokens that have been read since. None: they always act. What has one
             must read, and its interventions leave prompts alone.
+        reused: Tokens of the prompt that need not be read, since another prompt began with them; known when it has begun.
         cancelled: Set by anybody who wants no more of it; its places are free at the next step.
     """
 
@@ -125,6 +126,7 @@ class Job:
     top_logprobs: int | None = None
     reads: bool = False
     when: When | None = None
+    reused: int = 0
     cancelled: bool = False
 
     @property
@@ -423,8 +425,8 @@ class StepLoop:
                 return False
             job = self._waiting.popleft()
         try:
-            cache, at = self._known(self._fingerprints(job), job.prompt_ids[:-1])
-            self._reading = _Reading(job, cache, at, SteeringPlan([job.interventions]))
+            cache, job.reused = self._known(self._fingerprints(job), job.prompt_ids[:-1])
+            self._reading = _Reading(job, cache, job.reused, SteeringPlan([job.interventions]))
         except Exception as error:  # what one job's interventions raise ends that job alone
             job.fail(error)
         return self._reading is not None

@@ -11,7 +11,7 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
-from personavec.serving.answers import Choice, Json, Shape, Told
+from personavec.serving.answers import Choice, Json, Shape, Told, Usage
 from personavec.serving.calls import Listener
 from personavec.serving.engine import Begun, Ended, Event, Failed, Job, Piece
 from personavec.serving.failures import RequestError, failure
@@ -238,11 +238,11 @@ class Exchange:
         finally:
             watch.cancel()
             self.close()
-        return self.shape.whole(self.choices, self._tokens, self._read)
+        return self.shape.whole(self.choices, self._usage, self._read)
 
     @property
-    def _tokens(self) -> tuple[int, int]:
-        return self.prompt_tokens, self.completion_tokens
+    def _usage(self) -> Usage:
+        return Usage(self.prompt_tokens, self.completion_tokens, sum(job.reused for job in self.jobs))
 
     @property
     def _read(self) -> Json | None:
@@ -266,7 +266,7 @@ class Exchange:
         except RequestError as error:
             yield self._line(self.shape.failed(error))
             return
-        for event in self.shape.last(self.choices, self._tokens, self._read):
+        for event in self.shape.last(self.choices, self._usage, self._read):
             yield self._line(event)
         yield self.shape.end
 
