@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from importlib.metadata import version
-from typing import Any, Literal
+from typing import Any, Literal, ParamSpec, TypeVar
 
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.responses import JSONResponse, Response
@@ -36,6 +36,8 @@ from personavec.serving.settings import ServeSettings
 from personavec.serving.strict import parse
 
 log = logging.getLogger(__name__)
+
+P, T = ParamSpec("P"), TypeVar("T")
 
 LARGEST = 4 << 20  # bytes of a body
 PATIENCE = 30.0  # seconds that a body may take to arrive
@@ -100,14 +102,18 @@ class Service:
             raise RequestError(
                 400, "The model's chat template has no place for tools; it would never see them.", "tools"
             )
-        async with self._encoding:
-            try:
-                ids = await asyncio.to_thread(self.model.template.prompt_ids, messages, tools)
-            except UserError as error:
-                raise failure(error, source) from error
+        try:
+            ids = await self._aside(self.model.template.prompt_ids, messages, tools)
+        except UserError as error:
+            raise failure(error, source) from error
         listening = partial(self._listener, ids, tools) if tools else None
         said = self.observer.said(messages, body.persona.conversation if body.persona else None)
         return self._exchange(shape, body, [ids], said, steer, source, listening)
+
+    async def _aside(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Do something with the tokenizer while the loop goes on."""
+        async with self._encoding:
+            return await asyncio.to_thread(work, *args, **kwargs)
 
     def _listener(self, ids: Sequence[int], tools: Sequence[Mapping[str, Any]]) -> Listener:
         """Tells the calls of an answer from its text: as the tokenizer's own response template says, if it has one."""
@@ -120,8 +126,7 @@ class Service:
         """Take prompts on that are not put into the chat template."""
         if len(body.prompts) > self.settings.queue:  # there would never be room for them: "come again" would not help
             raise RequestError(400, f"Give at most {self.settings.queue} prompts: so many may wait.", "prompt")
-        async with self._encoding:
-            prompts = [await asyncio.to_thread(self._plain, prompt) for prompt in body.prompts]
+        prompts = [await self._aside(self._plain, prompt) for prompt in body.prompts]
         name = self.loop.name if body.told_logprobs is not None else None
         shape = CompletionShape(self._head(CompletionShape, body.model), name, with_usage=body.with_usage)
         conversation = body.persona.conversation if body.persona else None
@@ -157,7 +162,17 @@ class Service:
         read = self.observer.traits or monitored
         name = (body.persona and body.persona.id) or str(shape.head["id"])
         exchange = Exchange(
-            shape, name, steered, monitored, read, self.loop.meter, self.metrics, self.observer, said, listening
+            shape,
+            name,
+            steered,
+            monitored,
+            read,
+            self.loop.meter,
+            self.metrics,
+            self.observer,
+            said,
+            self._aside,
+            listening,
         )
         left = self.model.context_length - max(map(len, prompts))
         if body.longest is not None and 0 < left < body.longest:

@@ -3,7 +3,7 @@
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -35,6 +35,7 @@ class Exchange:
         listening: Makes what tells calls of tools from text, of one answer; None: no tool may be called.
         begun: When it came, `time.monotonic`.
         observer, said: Who looks at its answers, and what was said before them.
+        aside: Does something with the tokenizer on another thread.
     """
 
     shape: Shape
@@ -46,6 +47,7 @@ class Exchange:
     metrics: Metrics
     observer: Observer
     said: Said
+    aside: Callable[..., Awaitable[Any]]
     listening: Callable[[], Listener] | None = None
     begun: float = field(default_factory=time.monotonic)
     jobs: list[Job] = field(default_factory=list)
@@ -81,7 +83,7 @@ class Exchange:
         while not self._queue.empty():
             first, event = self._queue.get_nowait() or (0, None)
             if isinstance(event, Begun | Piece):
-                self._take(first + event.choice, event)
+                self._comes(first + event.choice, event)
         for index, choice in enumerate(self.choices):
             if choice.begun and choice.finish is None:
                 self._over(index, choice, choice.written)
@@ -118,7 +120,7 @@ class Exchange:
             ],
         }
 
-    async def _events(self) -> AsyncIterator[tuple[int, Event] | None]:
+    async def _events(self) -> AsyncIterator[tuple[int, Begun | Piece | Ended] | None]:
         """Choices and what is told of them; None where nothing is for a while.
 
         Raises:
@@ -139,17 +141,15 @@ class Exchange:
             left -= isinstance(event, Ended)
             yield first + event.choice, event
 
-    def _take(self, index: int, event: Event) -> Told:
+    async def _take(self, index: int, event: Begun | Piece | Ended) -> Told:
         """Book an event: what the client is told of it."""
+        return await self._ends(index, event) if isinstance(event, Ended) else self._comes(index, event)
+
+    def _comes(self, index: int, event: Begun | Piece) -> Told:
         choice = self.choices[index]
-        match event:
-            case Begun():
-                return self._begins(index, choice, event)
-            case Piece():
-                return self._goes_on(index, choice, event)
-            case Ended():
-                return self._ends(index, choice, event)
-        raise AssertionError(event)
+        if isinstance(event, Begun):
+            return self._begins(index, choice, event)
+        return self._goes_on(index, choice, event)
 
     def _begins(self, index: int, choice: Choice, event: Begun) -> Told:
         choice.begun = True
@@ -179,13 +179,12 @@ class Exchange:
             choice.drawn += event.tokens
         return Told(index, text=text, tokens=event.tokens, start=start, persona=self._persona({"tokens": [*tokens]}))
 
-    def _ends(self, index: int, choice: Choice, event: Ended) -> Told:
-        text, choice.finish = "", event.reason
+    async def _ends(self, index: int, event: Ended) -> Told:
+        choice, text = self.choices[index], ""
         if self._listeners:
-            text, choice.calls = self._listeners[index].end(choice.ids)
+            text, choice.calls = await self.aside(self._listeners[index].end, choice.ids)
             choice.text.append(text)
-            if choice.calls and event.reason == "stop":
-                choice.finish = "tool_calls"
+        choice.finish = "tool_calls" if choice.calls and event.reason == "stop" else event.reason
         self._over(index, choice, event.tokens)
         said: Json = {"summary": self._told(choice.summary), **choice.alarms}
         if self.steered.conditions:
@@ -234,7 +233,7 @@ class Exchange:
         try:
             async for told in self._events():
                 if told is not None:
-                    self._take(*told)
+                    await self._take(*told)
         finally:
             watch.cancel()
             self.close()
@@ -261,7 +260,7 @@ class Exchange:
                 if told is None:
                     yield ": waiting\n\n"
                     continue
-                for event in self.shape.events(self._take(*told)):
+                for event in self.shape.events(await self._take(*told)):
                     yield self._line(event)
         except RequestError as error:
             yield self._line(self.shape.failed(error))
