@@ -127,6 +127,14 @@ def test_names_of_models_and_a_header_steer_too(
     assert told["choices"][0]["message"]["content"] == alias["choices"][0]["message"]["content"]
     for wrong in ("evil", "evil=1, evil=2"):
         assert live.ask("POST", "/v1/chat/completions", body, {"X-Persona-Steer": wrong})[0] == 400
+    several = {"X-Persona-Steer": "evil=2,", "x-persona-steer": "", "X-PERSONA-STEER": "humorous=0.5"}
+    told = live.ask("POST", "/v1/chat/completions", body, several)[1]
+    assert told["persona"]["steering"] == ["evil +2", "humorous +0.5"]
+    twice = {"X-Persona-Steer": "evil=1", "x-persona-steer": "evil=1"}
+    status, refused, _ = live.ask("POST", "/v1/chat/completions", body, twice)
+    assert (status, refused["error"]["param"]) == (400, "X-Persona-Steer") and "evil twice" in refused["error"][
+        "message"
+    ]
     assert live.ask("POST", "/v1/chat/completions", {**body, "model": "default+evil-1+evil+1"})[0] == 404
 
 

@@ -80,13 +80,13 @@ class Service:
                 return asked
         raise RequestError(404, f"There is no model {model!r:.80}. GET /v1/models lists them.", "model")
 
-    async def chat(self, body: ChatBody, steer: str | None) -> Exchange:
+    async def chat(self, body: ChatBody, steer: str) -> Exchange:
         """Take a chat on."""
         name = self.loop.name if body.told_logprobs is not None else None
         shape = ChatShape(self._head(ChatShape, body.model), name, with_usage=body.with_usage)
         return await self._chat(shape, body, steer, "messages")
 
-    async def response(self, asked: ResponsesBody, steer: str | None) -> Exchange:
+    async def response(self, asked: ResponsesBody, steer: str) -> Exchange:
         """Take a chat on that comes as the input of a response."""
         shape = ResponseShape(self._head(ResponseShape, asked.model), asked)
         try:
@@ -96,7 +96,7 @@ class Service:
                 error.param = "max_output_tokens"
             raise
 
-    async def _chat(self, shape: Shape, body: ChatBody, steer: str | None, source: str) -> Exchange:
+    async def _chat(self, shape: Shape, body: ChatBody, steer: str, source: str) -> Exchange:
         messages, tools = body.read_messages(source), body.read_tools()
         if tools and not self.model.template.takes_tools:
             raise RequestError(
@@ -122,7 +122,7 @@ class Service:
             return Listener(names)
         return Listener(names, lambda answer: tokenizer.parse_response(answer, prefix=ids, tools=list(tools)))
 
-    async def completion(self, body: CompletionBody, steer: str | None) -> Exchange:
+    async def completion(self, body: CompletionBody, steer: str) -> Exchange:
         """Take prompts on that are not put into the chat template."""
         if len(body.prompts) > self.settings.queue:  # there would never be room for them: "come again" would not help
             raise RequestError(400, f"Give at most {self.settings.queue} prompts: so many may wait.", "prompt")
@@ -152,7 +152,7 @@ class Service:
         body: ChatBody | CompletionBody,
         prompts: Sequence[list[int]],
         said: Said,
-        steer: str | None,
+        steer: str,
         source: str,
         listening: Callable[[], Listener] | None = None,
     ) -> Exchange:
@@ -249,7 +249,7 @@ async def body_of(request: Request) -> Any:
 
 
 def _steer(request: Request) -> str:
-    """What the header X-Persona-Steer says, however many of them came: of a list, each may hold a part (RFC 9110, 5.3)."""
+    """What the header X-Persona-Steer says; several of them are one list (RFC 9110, 5.3)."""
     return ",".join(request.headers.getlist("x-persona-steer"))
 
 
