@@ -110,7 +110,7 @@ class Job:
         when: Whether the interventions act in the next step, asked after each: of the reading of the last prompt token,
             then of the mean of those of the tokens that have been read since. None: they always act. What has one
             must read, and its interventions leave prompts alone.
-        reused: Tokens of the prompt that were not read, since an earlier one began with them; told with the first event.
+        reused: Tokens of the prompt that were not read, since an earlier one began with them; known at its first event.
         cancelled: Set by anybody who wants no more of it; its places are free at the next step.
     """
 
