@@ -176,8 +176,9 @@ class Service:
         )
         left = self.model.context_length - max(map(len, prompts))
         if body.longest is not None and 0 < left < body.longest:
-            said = f"The prompt leaves room for {left} tokens in the model's context of {self.model.context_length}."
-            raise RequestError(400, f"{said} Ask for at most as many.", body.length_field)
+            context = f"the model's context of {self.model.context_length}"
+            problem = f"The prompt leaves room for {left} tokens in {context}. Ask for at most as many."
+            raise RequestError(400, problem, body.length_field)
         n, seed = body.n or 1, secrets.randbits(62) if body.seed is None else body.seed % (1 << 64)
         jobs = [
             Job(
