@@ -153,7 +153,8 @@ def test_an_answer_whose_client_leaves_is_booked_as_far_as_it_came(model: ChatMo
         finally:
             going.set()
             live.close()
-    [line], [choice] = read_log(tmp_path / "log"), exchange.record()["choices"]
+    record: Any = exchange.record()
+    [line], [choice] = read_log(tmp_path / "log"), record["choices"]
     assert line.abandoned and line.alarms == ("before", "during") and not choice["finished"]
     assert 5 <= line.tokens == len(choice["tokens"]) <= 40
     assert line.traits["evil"].mean == choice["summary"]["evil"]["z"]

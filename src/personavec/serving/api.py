@@ -35,9 +35,9 @@ from personavec.serving.responses import ResponsesBody, ResponseShape
 from personavec.serving.settings import ServeSettings
 from personavec.serving.strict import parse
 
+P = ParamSpec("P")
+T = TypeVar("T")
 log = logging.getLogger(__name__)
-
-P, T = ParamSpec("P"), TypeVar("T")
 
 LARGEST = 4 << 20  # bytes of a body
 PATIENCE = 30.0  # seconds that a body may take to arrive
