@@ -127,6 +127,14 @@ def test_names_of_models_and_a_header_steer_too(
     assert told["choices"][0]["message"]["content"] == alias["choices"][0]["message"]["content"]
     for wrong in ("evil", "evil=1, evil=2"):
         assert live.ask("POST", "/v1/chat/completions", body, {"X-Persona-Steer": wrong})[0] == 400
+    several = {"X-Persona-Steer": "evil=2,", "x-persona-steer": "", "X-PERSONA-STEER": "humorous=0.5"}
+    told = live.ask("POST", "/v1/chat/completions", body, several)[1]
+    assert told["persona"]["steering"] == ["evil +2", "humorous +0.5"]
+    twice = {"X-Persona-Steer": "evil=1", "x-persona-steer": "evil=1"}
+    status, refused, _ = live.ask("POST", "/v1/chat/completions", body, twice)
+    assert (status, refused["error"]["param"]) == (400, "X-Persona-Steer") and "evil twice" in refused["error"][
+        "message"
+    ]
     assert live.ask("POST", "/v1/chat/completions", {**body, "model": "default+evil-1+evil+1"})[0] == 404
 
 
@@ -226,13 +234,19 @@ REFUSED: list[tuple[Any, str | None, str]] = [
     ({"messages": HELLO, "max_tokens": 0}, "max_tokens", "max_tokens"),
     ({"messages": HELLO, "max_tokens": True}, "max_tokens", "valid integer"),
     ({"messages": HELLO, "max_tokens": 3, "max_completion_tokens": 4}, "max_tokens", "differ"),
-    ({"messages": HELLO, "max_tokens": 600}, "messages", "exceed the model's context"),
+    ({"messages": HELLO, "max_tokens": 600}, "max_tokens", "tokens in the model's context of 512"),
+    ({"messages": HELLO, "max_completion_tokens": 600}, "max_completion_tokens", "leaves room for"),
+    (
+        {"messages": [{"role": "user", "content": "1 " * 600}], "max_tokens": 6},
+        "messages",
+        "exceed the model's context",
+    ),
     ({"messages": HELLO, "temperature": "1"}, "temperature", "valid number"),
     ({"messages": HELLO, "temperature": -0.1}, "temperature", "greater"),
     ({"messages": HELLO, "top_p": 1.5}, "top_p", "less"),
     ({"messages": HELLO, "stop": ""}, "stop", "at least 1 character"),
     ({"messages": HELLO, "top_logprobs": 2}, "top_logprobs", "logprobs"),
-    ({"messages": HELLO, "n": 33}, "messages", "room for 32"),
+    ({"messages": HELLO, "n": 33}, "n", "room for 32"),
     ({"messages": HELLO, "persona": {"steer": {"evil": True}}}, "persona.steer.evil", "valid number"),
     ({"messages": HELLO, "persona": {"steer": {"evil": 1e9}}}, "persona.steer.evil", "nothing of them is left"),
     ({"messages": HELLO, "persona": {"steer": {"kind": 1}}}, "persona.steer", "Served are: evil, humorous"),

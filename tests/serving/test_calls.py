@@ -1,6 +1,7 @@
 """Calls of tools: from what models write to what OpenAI's clients read."""
 
 import json
+import threading
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -140,7 +141,7 @@ def test_an_answer_that_was_cut_off_is_not_over(client: OpenAI) -> None:
     assert (choice.message.content or "").startswith("Wait.")
 
 
-def test_a_tokenizer_s_own_response_template_goes_before() -> None:
+def test_a_tokenizer_s_own_response_template_goes_before(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its marks may be special tokens, which no text shows."""
     model = saying("<|call|>", '{"name": "weather", ', '"arguments": {"town": "Ulm"}}', special=("<|call|>",))
     model.tokenizer.response_template = {
@@ -157,11 +158,19 @@ def test_a_tokenizer_s_own_response_template_goes_before() -> None:
             "content": {"content": "text"},
         },
     }
+    parse, threads = model.tokenizer.parse_response, list[threading.Thread]()
+
+    def noting(*args: Any, **options: Any) -> Any:
+        threads.append(threading.current_thread())
+        return parse(*args, **options)
+
+    monkeypatch.setattr(model.tokenizer, "parse_response", noting)
     live = Live(model, [])
     try:
         told = live.chat(tools=[WEATHER], temperature=0)["choices"][0]
         unknown = {"type": "function", "function": {"name": "clock"}}
         text = live.chat(tools=[unknown], temperature=0)["choices"][0]
+        assert len(threads) == 2 and live._thread not in threads, "others are answered in the meantime"
     finally:
         live.close()
     assert told["finish_reason"] == "tool_calls" and told["message"]["content"] is None

@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -165,6 +166,30 @@ def test_cancelling_frees_the_place(tiny: ChatModel) -> None:
     finally:
         made.close()
     assert (made.running, made.waiting) == (0, 0)
+
+
+def test_an_idle_hour_does_not_put_off_whoever_comes_after(tiny: ChatModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr(engine, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    made = StepLoop(tiny, [], ServeSettings(places=1, queue=2))
+    going = threading.Event()
+    try:
+        for _ in range(2):
+            submit(made, [1, 2], 3)[1].wait()
+            while made._groups:
+                time.sleep(0.001)
+            now[0] += 3600.0
+        made.submit(engine.Job([1, 2], Heard(told=lambda event: going.wait(60)), 3))
+        while not made.running:
+            time.sleep(0.001)
+        for _ in range(2):
+            submit(made, [1, 2], 3)
+        with pytest.raises(BusyError) as busy:
+            submit(made, [1, 2], 3)
+        assert busy.value.seconds == 2
+    finally:
+        going.set()
+        made.close()
 
 
 def test_closing_tells_whoever_is_left(tiny: ChatModel) -> None:

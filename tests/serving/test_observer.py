@@ -1,14 +1,17 @@
 """What is logged of answers, which of them alarm, and who is told."""
 
+import http.client
 import http.server
 import json
 import logging
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from openai import OpenAI
 from serving_samples import Live, digits_model, personas
 
@@ -52,19 +55,22 @@ def test_a_log_has_a_line_for_every_answer_and_no_text(model: ChatModel, tmp_pat
     finally:
         live.close()
     found = read_log(file)
-    assert [answer.turn for answer in found] == [0, 1, 2, 0, 0, 0]
+    assert [answer.turn for answer in found] == [0, 1, 2, 0, 0, 0, 0]
     assert len({answer.conversation for answer in found[:3]}) == 1 and found[0].conversation.startswith("c-")
-    assert [answer.conversation for answer in found[3:]] == ["mine"] * 3
+    assert [answer.conversation for answer in found[3:5]] == ["mine"] * 2 == [found[6].conversation] * 2
     assert {answer.id for answer in found[3:5]} == {"twice-0", "twice-1"}
-    assert [bool(answer.steering) for answer in found] == [False] * 5 + [True]
+    assert [bool(answer.steering) for answer in found] == [False] * 6 + [True]
     for answer, said in zip(found, told, strict=False):
         [choice] = said["choices"]
-        assert answer.id == said["id"] and answer.tokens == 20 and answer.vectors == {"evil": personas(model)[0].hash}
+        assert answer.id == said["id"] and answer.tokens == 20 and choice["prompt"].keys() == {"evil"}
         assert answer.traits["evil"].mean == choice["summary"]["evil"]["z"]
         assert answer.traits["evil"].max == choice["summary"]["evil"]["max_z"]
         assert answer.traits["evil"].before == choice["prompt"]["evil"]["z"]
     humorous, evil = found[3].traits["humorous"], found[3].traits["evil"]
     assert humorous.max >= humorous.mean and evil.max >= evil.mean
+    for answer in found:  # whatever the client wants to hear of
+        assert answer.traits.keys() == {"humorous", "evil"}
+        assert answer.vectors == {vector.trait: vector.hash for vector in personas(model)}
     assert not any("hello" in line or "question" in line for line in file.read_text().splitlines())
 
 
@@ -104,13 +110,79 @@ def test_alarms_are_told_logged_posted_and_counted(
     assert last["alarms"] == [alarm] == record["choices"][0]["alarms"]
     assert last["normal_z"] == {"before": {"evil": z}, "during": {"evil": last["summary"]["evil"]["max_z"]}}
     assert other["alarms"] is None, "steered in another way than the limits are of"
-    assert "Alarm (before): evil at" in caplog.text and "answer one of conversation c-" in caplog.text
+    assert "Alarm (before): evil at" in caplog.text and "answer one of conversation (new)" in caplog.text
     assert [line.get("alarms") for line in lines(tmp_path / "log")] == [["before"], []]
     [event] = posted
     assert (event["event"], event["id"], event["alarms"]) == ("alarm", "one", [alarm]) and "text" not in event
     assert 'personavec_alarms_total{rule="before",trait="evil"} 1.0' in metrics
     assert "personavec_traffic_cusum_limit 99.0" in metrics and 'personavec_traffic_cusum{trait="evil"}' in metrics
     assert 'personavec_prompt_z_count{steered="no",trait="evil"} 1.0' in metrics
+
+
+def test_an_answer_whose_client_leaves_is_booked_as_far_as_it_came(model: ChatModel, tmp_path: Path) -> None:
+    """And what alarmed before its first token was told long before."""
+    going, steps = threading.Event(), [0]
+
+    def slow(hidden: torch.Tensor) -> None:
+        steps[0] += 1
+        assert steps[0] < 40 or going.wait(60)
+
+    seen = {v.trait: v.hash for v in personas(model)}
+    limits = written_limits(["evil"], vectors={"evil": seen["evil"]}, before=-99, during=-99, traffic=99)
+    with receiving() as (url, posted), model.blocks.watching({1: slow}):
+        live = Live(
+            model, personas(model), observer=Observer(personas(model), limits=limits, log=tmp_path / "log", webhook=url)
+        )
+        connection = http.client.HTTPConnection("127.0.0.1", live.port, timeout=60)
+        try:
+            body = {"messages": SAID, "max_tokens": 300, "stream": True, "persona": {"id": "left"}}
+            connection.request("POST", "/v1/chat/completions", json.dumps(body), {"Content-Type": "application/json"})
+            stream = connection.getresponse()
+            for _ in range(20):
+                assert stream.readline()
+            while not posted:
+                time.sleep(0.001)
+            [first], exchange = [*posted], live.service.records["left"]
+            assert not exchange.choices[0].alarms, "it is not over"
+            stream.close()
+            connection.close()
+            while not exchange.choices[0].alarms:
+                time.sleep(0.001)
+            _, metrics, _ = live.ask("GET", "/metrics")
+            going.set()
+        finally:
+            going.set()
+            live.close()
+    record: Any = exchange.record()
+    [line], [choice] = read_log(tmp_path / "log"), record["choices"]
+    assert line.abandoned and line.alarms == ("before", "during") and not choice["finished"]
+    assert 5 <= line.tokens == len(choice["tokens"]) <= 40
+    assert line.traits["evil"].mean == choice["summary"]["evil"]["z"]
+    assert 'personavec_answers_total{ended="abandoned"} 1.0' in metrics
+    assert f'personavec_tokens_total{{kind="completion"}} {line.tokens}.0' in metrics
+    assert (first["id"], first["conversation"], first["turn"]) == ("left", None, 0), "its answer will tell the name"
+    assert first["traits"]["evil"] == {"before": line.traits["evil"].before}
+    told = [[alarm["rule"] for alarm in event["alarms"]] for event in posted]
+    assert told == [["before"], ["during"]] and posted[1]["conversation"] == line.conversation
+
+
+def test_a_client_hears_of_what_it_asks_and_is_watched_along_the_rest(
+    model: ChatModel, caplog: pytest.LogCaptureFixture
+) -> None:
+    limits = written_limits(vectors={v.trait: v.hash for v in personas(model)}, before=-99, during=-99, traffic=99)
+    live = Live(model, personas(model), observer=Observer(personas(model), limits=limits))
+    try:
+        deaf = live.chat(persona={"monitor": [], "id": "deaf"})
+        _, record, _ = live.ask("GET", "/v1/persona/readings/deaf")
+        half = [live.chat(persona={"monitor": [trait]})["persona"]["choices"][0] for trait in limits.traits]
+    finally:
+        live.close()
+    assert "persona" not in deaf and record["choices"][0].keys() == {"index", "finished", "prompt", "tokens", "summary"}
+    assert record["choices"][0]["prompt"] == record["choices"][0]["summary"] == {}
+    assert [one["normal_z"]["during"].keys() for one in half] == [{"evil"}, {"humorous"}]
+    for trait, one in zip(limits.traits, half, strict=True):
+        assert {alarm["trait"] for alarm in one["alarms"]} <= {trait} and one["summary"].keys() == {trait}
+    assert caplog.text.count("Alarm (before)") == caplog.text.count("Alarm (during)") == 3
 
 
 def test_drift_over_a_conversation_adds_up(model: ChatModel) -> None:
@@ -138,6 +210,23 @@ def talked(model: ChatModel, persona: Any, limits: Any) -> list[Any]:
         return talk(live, 4)
     finally:
         live.close()
+
+
+def test_steering_a_turn_does_not_begin_the_drift_of_a_conversation_anew(model: ChatModel) -> None:
+    limits = written_limits(["evil"], vectors={"evil": personas(model)[0].hash}, during=99, conversation=5, traffic=99)
+    observer = Observer(personas(model), limits=limits)
+    prompt: Any = {"evil": {"value": 0.0, "z": 0.0}}
+    summary: Any = {"evil": {"mean": 3.0, "z": 3.0, "max": 3.0, "max_z": 3.0}}
+    messages: list[dict[str, str]] = []
+    told: list[Any] = []
+    for turn, steering in enumerate(((), ("evil +0.01",), ())):
+        messages.append({"role": "user", "content": f"{turn}?"})
+        said = observer.said(messages, None)
+        ended = observer.ended(Observed(str(turn), "m", steering, said, prompt, summary, 9, str(turn), told=["evil"]))
+        told.append(ended["alarms"])
+        messages.append({"role": "assistant", "content": str(turn)})
+    observer.close()
+    assert told[:2] == [[], None] and [alarm["rule"] for alarm in told[2]] == ["conversation"]
 
 
 def test_conversations_that_begin_alike_part(model: ChatModel) -> None:

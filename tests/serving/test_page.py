@@ -249,11 +249,11 @@ def test_a_recipe_is_shared(visit: Visit) -> None:
     page = visit.open("#longest=12&seed=7&steer=evil:-0.5,kind:1&temperature=0&system=it's+late&say=hello").page
     assert page.get_by_text("The link steers by kind:1, which is not served here.").is_visible()
     assert page.get_by_label("Say something").input_value() == "hello"
-    visit.say("it's $HOME")
+    visit.say("-1? it's $HOME")
     visit.button("Share").click()
     link, command, request = (field.input_value() for field in page.locator("dialog textarea").all())
     context = get_command(app).commands["generate"].make_context("generate", shlex.split(command)[2:])  # type: ignore[attr-defined]
-    assert context.params["prompt"] == "it's $HOME" and context.params["system"] == "it's late"
+    assert context.params["prompt"] == "-1? it's $HOME" and context.params["system"] == "it's late"
     assert context.params["steer"] == ["evil.safetensors=-0.5"] and context.params["seed"] == 7
     words = shlex.split(request)
     body = json.loads(words[words.index("-d") + 1])
@@ -295,7 +295,7 @@ def test_what_fails_is_told(visit: Visit) -> None:
     page = visit.open("#longest=100000").page
     visit.expected.append("Failed to load resource: the server responded with a status of 400 (Bad Request)")
     visit.say("hello")
-    assert "max" in page.locator(".answer .error").inner_text()
+    assert "leaves room for" in page.locator(".answer .error").inner_text()
     page.get_by_text("Settings").click()
     page.get_by_label("Longest answer").fill("5")
     visit.button("Try again").click()

@@ -53,6 +53,23 @@ def test_a_response_is_the_answer_of_a_chat(client: OpenAI, model: ChatModel) ->
     assert len(persona["choices"][0]["tokens"]) == 9
 
 
+def test_usage_tells_what_was_not_read_again(model: ChatModel) -> None:
+    """The last token of a prompt is always read: the answer's first one comes of it."""
+    live = Live(model, [])
+    try:
+        with OpenAI(base_url=live.url, api_key="none", max_retries=0) as client:
+            usages = [
+                client.responses.create(model="default", input="12 34", max_output_tokens=2).usage for _ in range(2)
+            ]
+            chat = live.chat("12 34", max_tokens=2, n=2)["usage"]
+    finally:
+        live.close()
+    cached = [usage.input_tokens_details.cached_tokens for usage in usages if usage]
+    assert usages[0] and cached == [0, usages[0].input_tokens - 1]
+    assert chat["prompt_tokens_details"] == {"cached_tokens": cached[1]} and chat["prompt_tokens"] == cached[1] + 1
+    assert chat["total_tokens"] == chat["prompt_tokens"] + chat["completion_tokens"]
+
+
 def test_a_stream_has_the_events_of_the_client(client: OpenAI) -> None:
     asked: Any = {
         "model": "default+evil-0.5",
@@ -136,7 +153,7 @@ def test_functions_are_called_and_told_what_came_of_it() -> None:
         ),
         ({"input": [{"type": ["message"]}]}, "input.0.type", "must be"),
         ({"input": []}, "input", "holds nothing"),
-        ({"max_output_tokens": 600}, "input", "exceed the model's context"),
+        ({"max_output_tokens": 600}, "max_output_tokens", "tokens in the model's context of 512"),
         ({"persona": {"steer": {"kind": 1}}}, "persona.steer", "no vector"),
         ({"reasoning": {"effort": "low"}}, "reasoning", "Unknown field"),
     ],

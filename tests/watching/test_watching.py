@@ -129,6 +129,15 @@ def test_asking_again_counts_once_and_conversations_do_not_mix() -> None:
     assert fed(watch, answer(1, 0.0), answer(1, 3.0)) == [[], [("conversation", "evil")]], "from turn 0, not from 0"
 
 
+def test_a_turn_that_is_steered_in_another_way_does_not_begin_a_conversation_anew(tmp_path: Path) -> None:
+    limits = written_limits(during=99.0, conversation=5.0, traffic=99.0)
+    turns = [answer(turn, 3.0) for turn in range(5)]
+    assert fed(Watch(limits), turns[0], turns[4]) == [[], [("conversation", "evil")]]
+    steered = [one.model_copy(update={"steering": ("evil +0.01",)}) for one in turns[1:4]]
+    found = replay_log(write([turns[0], *steered, turns[4]], tmp_path / "log"), limits)
+    assert [(one.answer, one.alarm.rule) for one in found.alarms] == [("c4", "conversation")]
+
+
 def test_what_is_remembered_of_conversations_is_bounded() -> None:
     watch = Watch(written_limits(), remembered=7)
     for i in range(100):

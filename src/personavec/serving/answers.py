@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from pydantic import JsonValue
 
@@ -21,10 +22,12 @@ class Choice:
     """One answer, as far as it has come.
 
     Attributes:
-        prompt, tokens, summary: What was read, as clients get it.
+        prompt, summary: What was read, in numbers that clients get.
+        tokens: Of each token, along the traits that are told.
         alarms: What the limits say of it; empty without limits.
         readings: Of the tokens, as they were read.
         ids, drawn: Its tokens; drawn ones with log-probabilities, where these are told.
+        begun, written: Whether its prompt has been read, and how many of its tokens have come.
         steered: How many of its tokens were drawn while the interventions acted; None unless that hangs on a condition.
         finish: Why it is over; None while it is not.
     """
@@ -38,6 +41,8 @@ class Choice:
     calls: list[Call] = field(default_factory=list)
     ids: list[int] = field(default_factory=list)
     drawn: list[DrawnToken] = field(default_factory=list)
+    begun: bool = False
+    written: int = 0
     steered: int | None = None
     finish: str | None = None
 
@@ -61,6 +66,31 @@ class Told:
     calls: Sequence[Call] = ()
     finish: str | None = None
     persona: Json | None = None
+
+
+class Usage(NamedTuple):
+    """Tokens of a request.
+
+    Attributes:
+        prompt, completion: Of its prompts, and of its answers.
+        cached: Of its prompts, those that were not read again.
+    """
+
+    prompt: int
+    completion: int
+    cached: int
+
+    @property
+    def total(self) -> int:
+        """All of them."""
+        return self.prompt + self.completion
+
+    def as_json(self) -> Json:
+        """As chats and completions tell it."""
+        return {
+            "prompt_tokens": self.prompt, "completion_tokens": self.completion, "total_tokens": self.total,
+            "prompt_tokens_details": {"cached_tokens": self.cached},
+        }  # fmt: skip
 
 
 class Shape(ABC):
@@ -88,16 +118,16 @@ class Shape(ABC):
         """What a stream tells of it."""
 
     @abstractmethod
-    def last(self, choices: Sequence[Choice], tokens: tuple[int, int], persona: Json | None) -> Iterator[Json]:
+    def last(self, choices: Sequence[Choice], usage: Usage, persona: Json | None) -> Iterator[Json]:
         """How a stream ends.
 
         Args:
-            tokens: Of the prompts, and of the answers.
+            usage: Of the whole request.
             persona: All that was read.
         """
 
     @abstractmethod
-    def whole(self, choices: Sequence[Choice], tokens: tuple[int, int], persona: Json | None) -> Json:
+    def whole(self, choices: Sequence[Choice], usage: Usage, persona: Json | None) -> Json:
         """All of it in one piece."""
 
     def failed(self, error: RequestError) -> Json:
@@ -139,19 +169,19 @@ class _ChunkShape(Shape):
         persona: Json = {} if told.persona is None else {"persona": told.persona}
         yield {**self.head, "object": self.chunk, "choices": [choice], **self._unused, **persona}
 
-    def last(self, choices: Sequence[Choice], tokens: tuple[int, int], persona: Json | None) -> Iterator[Json]:
+    def last(self, choices: Sequence[Choice], usage: Usage, persona: Json | None) -> Iterator[Json]:
         """The usage, if it was asked for."""
         if self.with_usage:
-            yield {**self.head, "object": self.chunk, "choices": [], "usage": usage(*tokens)}
+            yield {**self.head, "object": self.chunk, "choices": [], "usage": usage.as_json()}
 
-    def whole(self, choices: Sequence[Choice], tokens: tuple[int, int], persona: Json | None) -> Json:
+    def whole(self, choices: Sequence[Choice], usage: Usage, persona: Json | None) -> Json:
         """All choices."""
         made: list[JsonValue] = []
         for index, choice in enumerate(choices):
             content, logprobs = self.content(choice), self.told_logprobs(choice.drawn)
             made.append({"index": index, **content, "logprobs": logprobs, "finish_reason": choice.finish})
         read: Json = {} if persona is None else {"persona": persona}
-        return {**self.head, "object": self.object, "choices": made, "usage": usage(*tokens), **read}
+        return {**self.head, "object": self.object, "choices": made, "usage": usage.as_json(), **read}
 
 
 class ChatShape(_ChunkShape):
@@ -221,8 +251,3 @@ def _call(call: Call) -> Json:
 def _likely(id: int, value: float, name: Name) -> Json:
     text = name(id)
     return {"token": text, "logprob": max(value, LOWEST), "bytes": None if "\ufffd" in text else [*text.encode()]}
-
-
-def usage(prompt: int, completion: int) -> Json:
-    """Tokens of a request and its answers."""
-    return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}

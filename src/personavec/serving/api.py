@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from importlib.metadata import version
-from typing import Any, Literal
+from typing import Any, Literal, ParamSpec, TypeVar
 
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.responses import JSONResponse, Response
@@ -35,6 +35,8 @@ from personavec.serving.responses import ResponsesBody, ResponseShape
 from personavec.serving.settings import ServeSettings
 from personavec.serving.strict import parse
 
+P = ParamSpec("P")
+T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 LARGEST = 4 << 20  # bytes of a body
@@ -78,13 +80,13 @@ class Service:
                 return asked
         raise RequestError(404, f"There is no model {model!r:.80}. GET /v1/models lists them.", "model")
 
-    async def chat(self, body: ChatBody, steer: str | None) -> Exchange:
+    async def chat(self, body: ChatBody, steer: str) -> Exchange:
         """Take a chat on."""
         name = self.loop.name if body.told_logprobs is not None else None
         shape = ChatShape(self._head(ChatShape, body.model), name, with_usage=body.with_usage)
         return await self._chat(shape, body, steer, "messages")
 
-    async def response(self, asked: ResponsesBody, steer: str | None) -> Exchange:
+    async def response(self, asked: ResponsesBody, steer: str) -> Exchange:
         """Take a chat on that comes as the input of a response."""
         shape = ResponseShape(self._head(ResponseShape, asked.model), asked)
         try:
@@ -94,20 +96,24 @@ class Service:
                 error.param = "max_output_tokens"
             raise
 
-    async def _chat(self, shape: Shape, body: ChatBody, steer: str | None, source: str) -> Exchange:
+    async def _chat(self, shape: Shape, body: ChatBody, steer: str, source: str) -> Exchange:
         messages, tools = body.read_messages(source), body.read_tools()
         if tools and not self.model.template.takes_tools:
             raise RequestError(
                 400, "The model's chat template has no place for tools; it would never see them.", "tools"
             )
-        async with self._encoding:
-            try:
-                ids = await asyncio.to_thread(self.model.template.prompt_ids, messages, tools)
-            except UserError as error:
-                raise failure(error, source) from error
+        try:
+            ids = await self._aside(self.model.template.prompt_ids, messages, tools)
+        except UserError as error:
+            raise failure(error, source) from error
         listening = partial(self._listener, ids, tools) if tools else None
         said = self.observer.said(messages, body.persona.conversation if body.persona else None)
         return self._exchange(shape, body, [ids], said, steer, source, listening)
+
+    async def _aside(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Do something with the tokenizer while the loop goes on."""
+        async with self._encoding:
+            return await asyncio.to_thread(work, *args, **kwargs)
 
     def _listener(self, ids: Sequence[int], tools: Sequence[Mapping[str, Any]]) -> Listener:
         """Tells the calls of an answer from its text: as the tokenizer's own response template says, if it has one."""
@@ -116,12 +122,11 @@ class Service:
             return Listener(names)
         return Listener(names, lambda answer: tokenizer.parse_response(answer, prefix=ids, tools=list(tools)))
 
-    async def completion(self, body: CompletionBody, steer: str | None) -> Exchange:
+    async def completion(self, body: CompletionBody, steer: str) -> Exchange:
         """Take prompts on that are not put into the chat template."""
         if len(body.prompts) > self.settings.queue:  # there would never be room for them: "come again" would not help
             raise RequestError(400, f"Give at most {self.settings.queue} prompts: so many may wait.", "prompt")
-        async with self._encoding:
-            prompts = [await asyncio.to_thread(self._plain, prompt) for prompt in body.prompts]
+        prompts = [await self._aside(self._plain, prompt) for prompt in body.prompts]
         name = self.loop.name if body.told_logprobs is not None else None
         shape = CompletionShape(self._head(CompletionShape, body.model), name, with_usage=body.with_usage)
         conversation = body.persona.conversation if body.persona else None
@@ -147,17 +152,33 @@ class Service:
         body: ChatBody | CompletionBody,
         prompts: Sequence[list[int]],
         said: Said,
-        steer: str | None,
+        steer: str,
         source: str,
         listening: Callable[[], Listener] | None = None,
     ) -> Exchange:
-        asked = [self.named(body.model), of_header(steer) if steer else {}, of_body(body.persona)]
+        asked = [self.named(body.model), of_header(steer), of_body(body.persona)]
         when = body.persona.when if body.persona else None
         steered, monitored = self.cast.steered(*asked, when=when), self.cast.monitored(body.persona)
+        read = self.observer.traits or monitored
         name = (body.persona and body.persona.id) or str(shape.head["id"])
         exchange = Exchange(
-            shape, name, steered, monitored, self.loop.meter, self.metrics, self.observer, said, listening
+            shape,
+            name,
+            steered,
+            monitored,
+            read,
+            self.loop.meter,
+            self.metrics,
+            self.observer,
+            said,
+            self._aside,
+            listening,
         )
+        left = self.model.context_length - max(map(len, prompts))
+        if body.longest is not None and 0 < left < body.longest:
+            context = f"the model's context of {self.model.context_length}"
+            problem = f"The prompt leaves room for {left} tokens in {context}. Ask for at most as many."
+            raise RequestError(400, problem, body.length_field)
         n, seed = body.n or 1, secrets.randbits(62) if body.seed is None else body.seed % (1 << 64)
         jobs = [
             Job(
@@ -171,7 +192,7 @@ class Service:
                 body.stops,
                 steered.interventions,
                 body.told_logprobs,
-                bool(monitored or steered.conditions),
+                bool(read or steered.conditions),
                 partial(self.loop.meter.met, steered.conditions) if steered.conditions else None,
             )
             for place, ids in enumerate(prompts)
@@ -182,7 +203,8 @@ class Service:
                 exchange.jobs.append(job)
         except (UserError, BusyError, ClosingError) as error:
             exchange.cancel()
-            raise failure(error, source) from error
+            too_long = body.length_field if left > 0 and all(prompts) else None
+            raise failure(error, "n" if n > self.settings.places else too_long or source) from error
         self._booked(exchange)
         return exchange
 
@@ -227,6 +249,11 @@ async def body_of(request: Request) -> Any:
     return parse(bytes(raw))
 
 
+def _steer(request: Request) -> str:
+    """What the header X-Persona-Steer says; several of them are one list (RFC 9110, 5.3)."""
+    return ",".join(request.headers.getlist("x-persona-steer"))
+
+
 def _takes(kind: type[BaseModel]) -> dict[str, Any]:
     """What the description of the API says of a body."""
     schema = {"$ref": f"#/components/schemas/{kind.__name__}"}
@@ -254,17 +281,17 @@ def openai_routes(service: Service) -> APIRouter:
     @routes.post("/v1/chat/completions", openapi_extra=_takes(ChatBody))
     async def chat_completions(request: Request) -> Response:
         body = checked(ChatBody, await body_of(request))
-        return await told(request, body, await service.chat(body, request.headers.get("x-persona-steer")))
+        return await told(request, body, await service.chat(body, _steer(request)))
 
     @routes.post("/v1/completions", openapi_extra=_takes(CompletionBody))
     async def completions(request: Request) -> Response:
         body = checked(CompletionBody, await body_of(request))
-        return await told(request, body, await service.completion(body, request.headers.get("x-persona-steer")))
+        return await told(request, body, await service.completion(body, _steer(request)))
 
     @routes.post("/v1/responses", openapi_extra=_takes(ResponsesBody))
     async def responses(request: Request) -> Response:
         body = checked(ResponsesBody, await body_of(request))
-        return await told(request, body, await service.response(body, request.headers.get("x-persona-steer")))
+        return await told(request, body, await service.response(body, _steer(request)))
 
     def model(name: str) -> dict[str, Any]:
         return {"id": name, "object": "model", "created": service.started, "owned_by": "personavec"}

@@ -31,7 +31,7 @@ class PersonaBody(Strict):
         ablate: Traits.
         cap, floor: Bounds by trait, in deviations of neutral tokens; null: none, whatever the server's default is.
         when: Conditions by trait, such as ">3": what is done acts while the reading meets all of them.
-        monitor: Traits that the answer is read along; all of them unless said otherwise.
+        monitor: Traits whose readings are told; all of them unless said otherwise.
         id: What its readings are called.
         conversation: What its conversation is called; it is known by what was said before unless it has a name.
     """
@@ -73,6 +73,11 @@ class _Sampling(Strict):
     def longest(self) -> int | None:
         """Tokens of the longest response; None: nothing is said."""
         return self.max_tokens
+
+    @property
+    def length_field(self) -> str | None:
+        """Where that is said."""
+        return next((name for name in ("max_completion_tokens", "max_tokens") if getattr(self, name, None)), None)
 
     @property
     def with_usage(self) -> bool:

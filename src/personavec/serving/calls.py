@@ -53,6 +53,11 @@ class Listener:
         self._told = self._told or bool(told)
         return told
 
+    @property
+    def held(self) -> str:
+        """What came and was not told, as it may be part of a call."""
+        return self._held
+
     def end(self, ids: Sequence[int]) -> tuple[str, list[Call]]:
         """What is left of the text, and the calls.
 

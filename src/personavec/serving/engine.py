@@ -22,8 +22,9 @@ from transformers import DynamicCache
 from personavec.errors import UserError
 from personavec.model import ChatModel
 from personavec.model.edits import Intervention, SteeringPlan
-from personavec.model.places import Places, first_tokens, read_piece
+from personavec.model.places import Places, read_piece
 from personavec.model.sampling import draw, nucleus
+from personavec.serving.prefixes import Prefixes
 from personavec.serving.readings import Meter, Reading
 from personavec.serving.settings import ServeSettings
 from personavec.serving.voice import Voice
@@ -34,8 +35,7 @@ log = logging.getLogger(__name__)
 CHUNK = 128  # tokens of prompts read in a turn: larger ones are hardly faster, and streams wait for them
 NARROWEST, WIDER = 512, 4  # the reach of the first group of responses, and of each next one in that of the one before
 STEP = 64  # tokens that the length of a group is a multiple of
-PREFIXES = 8  # prompts whose keys and values are kept
-KEPT_SHARE = 8  # one part in so many of the budget is for them
+KEPT_SHARE = 8  # one part in so many of the budget is for prompts that are kept
 
 
 @dataclass(frozen=True)
@@ -110,6 +110,7 @@ class Job:
         when: Whether the interventions act in the next step, asked after each: of the reading of the last prompt token,
             then of the mean of those of the tokens that have been read since. None: they always act. What has one
             must read, and its interventions leave prompts alone.
+        reused: Tokens of the prompt that were not read, since an earlier one began with them; known at its first event.
         cancelled: Set by anybody who wants no more of it; its places are free at the next step.
     """
 
@@ -125,6 +126,7 @@ class Job:
     top_logprobs: int | None = None
     reads: bool = False
     when: When | None = None
+    reused: int = 0
     cancelled: bool = False
 
     @property
@@ -274,15 +276,6 @@ class _Reading:
     plan: SteeringPlan
 
 
-@dataclass(frozen=True)
-class _Prefix:
-    """Keys and values of a prompt without its last token, read under the interventions of the fingerprints."""
-
-    fingerprints: tuple[str, ...]
-    ids: Sequence[int]
-    cache: DynamicCache
-
-
 class StepLoop:
     """Runs jobs on a model, on a thread of its own.
 
@@ -308,10 +301,10 @@ class StepLoop:
         self._waiting: deque[Job] = deque()
         self._groups: dict[int, _Group] = {}
         self._reading: _Reading | None = None
-        self._prefixes: list[_Prefix] = []  # the one that was used last comes last
+        self._prefixes = Prefixes(self.budget // KEPT_SHARE)
         self._changed = threading.Condition()
         self._closing = False
-        self._pace = 1.0  # seconds from one job's end to the next one's, lately
+        self._pace = 1.0  # seconds from one response's end to the next one's, lately, while any were written
         self._ended = time.monotonic()
         self._thread = threading.Thread(target=self._run, name="personavec-engine", daemon=True)
         self._thread.start()
@@ -341,7 +334,8 @@ class StepLoop:
             if self._closing:
                 raise ClosingError
             if waiting >= self.settings.queue:
-                raise BusyError(min(60, max(1, math.ceil(waiting * self._pace))))
+                ahead = sum(other.n for other in self._waiting)
+                raise BusyError(min(60, max(1, math.ceil(ahead * self._pace))))
             self._waiting.append(job)
             self._changed.notify()
 
@@ -389,6 +383,7 @@ class StepLoop:
         with self._changed:
             while not (self._waiting or self._reading or self._groups or self._closing):
                 self._changed.wait()
+                self._ended = time.monotonic()  # when nobody asked, nothing was slow
             return not self._closing
 
     def _turn(self) -> None:
@@ -408,7 +403,8 @@ class StepLoop:
             for line in group.lines:
                 if not line.over:
                     line.job.fail(error)
-        self._reading, self._groups, self._prefixes = None, {}, []
+        self._reading, self._groups = None, {}
+        self._prefixes.clear()
 
     # Admission, and the reading of prompts
 
@@ -421,8 +417,8 @@ class StepLoop:
                 return False
             job = self._waiting.popleft()
         try:
-            cache, at = self._known(self._fingerprints(job), job.prompt_ids[:-1])
-            self._reading = _Reading(job, cache, at, SteeringPlan([job.interventions]))
+            cache, job.reused = self._prefixes.known(_fingerprints(job), job.prompt_ids[:-1])
+            self._reading = _Reading(job, cache, job.reused, SteeringPlan([job.interventions]))
         except Exception as error:  # what one job's interventions raise ends that job alone
             job.fail(error)
         return self._reading is not None
@@ -476,34 +472,7 @@ class StepLoop:
             group.lines.append(_Line(job, choice, Voice(self._text, job.stops), random))
         group.plan, self._groups[kind] = None, group
         if reading.at:
-            self._keep(_Prefix(self._fingerprints(job), job.prompt_ids[:-1], reading.cache))
-
-    @staticmethod
-    def _fingerprints(job: Job) -> tuple[str, ...]:
-        """Of the interventions that act on prompts: keys and values are those of another prompt only if these agree."""
-        return tuple(item.fingerprint() for item in job.interventions if item.positions != "response")
-
-    def _known(self, fingerprints: tuple[str, ...], ids: Sequence[int]) -> tuple[DynamicCache, int]:
-        """Keys and values of as much of the beginning of a prompt as is kept, in a cache of its own."""
-        best, most = None, 0
-        for prefix in self._prefixes:
-            if prefix.fingerprints == fingerprints and (common := _common(prefix.ids, ids)) > most:
-                best, most = prefix, common
-        if best is None:
-            return DynamicCache(), 0
-        self._prefixes.remove(best)
-        self._prefixes.append(best)
-        return first_tokens(best.cache, most), most
-
-    def _keep(self, prefix: _Prefix) -> None:
-        kept = [
-            other
-            for other in self._prefixes
-            if other.fingerprints != prefix.fingerprints or _common(other.ids, prefix.ids) < len(other.ids)
-        ]
-        self._prefixes = [*kept[-PREFIXES + 1 :], prefix]
-        while sum(len(one.ids) for one in self._prefixes) > self.budget // KEPT_SHARE:
-            self._prefixes.pop(0)
+            self._prefixes.keep(_fingerprints(job), job.prompt_ids[:-1], reading.cache)
 
     # Steps
 
@@ -591,9 +560,9 @@ def _round(tokens: int) -> int:
     return -(-tokens // STEP) * STEP
 
 
-def _common(a: Sequence[int], b: Sequence[int]) -> int:
-    """How many tokens two sequences begin alike with."""
-    return next((i for i, (one, other) in enumerate(zip(a, b, strict=False)) if one != other), min(len(a), len(b)))
+def _fingerprints(job: Job) -> tuple[str, ...]:
+    """Of the interventions that act on prompts."""
+    return tuple(item.fingerprint() for item in job.interventions if item.positions != "response")
 
 
 def _with_logprobs(token: int, logprobs: Tensor | None, job: Job) -> DrawnToken:

@@ -3,7 +3,7 @@
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
-from personavec.serving.answers import Choice, Json, Shape, Told
+from personavec.serving.answers import Choice, Json, Shape, Told, Usage
 from personavec.serving.calls import Listener
 from personavec.serving.engine import Begun, Ended, Event, Failed, Job, Piece
 from personavec.serving.failures import RequestError, failure
@@ -31,20 +31,23 @@ class Exchange:
 
     Attributes:
         persona_id: What its readings are called.
-        monitored: Traits that are told.
+        monitored, read: Traits whose readings are told, and those that are read: these, or what the observer needs.
         listening: Makes what tells calls of tools from text, of one answer; None: no tool may be called.
         begun: When it came, `time.monotonic`.
         observer, said: Who looks at its answers, and what was said before them.
+        aside: Does something with the tokenizer on another thread.
     """
 
     shape: Shape
     persona_id: str
     steered: Steered
     monitored: Sequence[str]
+    read: Sequence[str]
     meter: Meter
     metrics: Metrics
     observer: Observer
     said: Said
+    aside: Callable[..., Awaitable[Any]]
     listening: Callable[[], Listener] | None = None
     begun: float = field(default_factory=time.monotonic)
     jobs: list[Job] = field(default_factory=list)
@@ -74,6 +77,17 @@ class Exchange:
             job.cancelled = True
         self._queue.put_nowait(None)
 
+    def close(self) -> None:
+        """Nobody waits for more, and whatever is not over is booked as far as it came."""
+        self.cancel()
+        while not self._queue.empty():
+            first, event = self._queue.get_nowait() or (0, None)
+            if isinstance(event, Begun | Piece):
+                self._comes(first + event.choice, event)
+        for index, choice in enumerate(self.choices):
+            if choice.begun and choice.finish is None:
+                self._over(index, choice, choice.written)
+
     @property
     def prompt_tokens(self) -> int:
         """Of all prompts."""
@@ -96,9 +110,9 @@ class Exchange:
                 {
                     "index": index,
                     "finished": choice.finish is not None,
-                    "prompt": choice.prompt,
+                    "prompt": self._told(choice.prompt),
                     "tokens": [*choice.tokens],
-                    "summary": choice.summary,
+                    "summary": self._told(choice.summary),
                     **choice.alarms,
                     **({} if choice.steered is None else {"steered_tokens": choice.steered}),
                 }
@@ -106,7 +120,7 @@ class Exchange:
             ],
         }
 
-    async def _events(self) -> AsyncIterator[tuple[int, Event] | None]:
+    async def _events(self) -> AsyncIterator[tuple[int, Begun | Piece | Ended] | None]:
         """Choices and what is told of them; None where nothing is for a while.
 
         Raises:
@@ -127,25 +141,24 @@ class Exchange:
             left -= isinstance(event, Ended)
             yield first + event.choice, event
 
-    def _take(self, index: int, event: Event) -> Told:
+    async def _take(self, index: int, event: Begun | Piece | Ended) -> Told:
         """Book an event: what the client is told of it."""
+        return await self._ends(index, event) if isinstance(event, Ended) else self._comes(index, event)
+
+    def _comes(self, index: int, event: Begun | Piece) -> Told:
         choice = self.choices[index]
-        match event:
-            case Begun():
-                return self._begins(index, choice, event)
-            case Piece():
-                return self._goes_on(index, choice, event)
-            case Ended():
-                return self._ends(index, choice, event)
-        raise AssertionError(event)
+        if isinstance(event, Begun):
+            return self._begins(index, choice, event)
+        return self._goes_on(index, choice, event)
 
     def _begins(self, index: int, choice: Choice, event: Begun) -> Told:
+        choice.begun = True
         if event.reading is not None:
-            choice.prompt = self.meter.at_prompt(event.reading, self.monitored)
-        said: Json = {"steering": [*self.steered.words], "prompt": choice.prompt}
+            choice.prompt = self.meter.at_prompt(event.reading, self.read)
+        said: Json = {"steering": [*self.steered.words], "prompt": self._told(choice.prompt)}
         if self.steered.doubts:
             said["warnings"] = [*self.steered.doubts]
-        if alarms := self.observer.begun(choice.prompt, self.steered.words):
+        if alarms := self.observer.begun(self._observed(index, choice)):
             said["alarms"] = [*alarms]
         return Told(index, begins=True, persona=self._persona(said))
 
@@ -157,6 +170,7 @@ class Exchange:
             text = self._listeners[index].hear(text)
             choice.ids += [token.id for token in event.tokens]
         choice.text.append(text)
+        choice.written += len(event.tokens)
         read = [token.reading for token in event.tokens if token.reading is not None]
         tokens = [self.meter.at_token(reading, self.monitored) for reading in read]
         choice.readings += read
@@ -165,36 +179,42 @@ class Exchange:
             choice.drawn += event.tokens
         return Told(index, text=text, tokens=event.tokens, start=start, persona=self._persona({"tokens": [*tokens]}))
 
-    def _ends(self, index: int, choice: Choice, event: Ended) -> Told:
-        text, choice.finish = "", event.reason
+    async def _ends(self, index: int, event: Ended) -> Told:
+        choice, text = self.choices[index], ""
         if self._listeners:
-            text, choice.calls = self._listeners[index].end(choice.ids)
+            text, choice.calls = await self.aside(self._listeners[index].end, choice.ids)
             choice.text.append(text)
-            if choice.calls and event.reason == "stop":
-                choice.finish = "tool_calls"
-        choice.summary = self.meter.summary(choice.readings, self.monitored)
-        self.completion_tokens += event.tokens
-        self.metrics.tokens.labels("completion").inc(event.tokens)
-        self._observe(index, choice, event.tokens)
-        said: Json = {"summary": choice.summary, **choice.alarms}
+        choice.finish = "tool_calls" if choice.calls and event.reason == "stop" else event.reason
+        self._over(index, choice, event.tokens)
+        said: Json = {"summary": self._told(choice.summary), **choice.alarms}
         if self.steered.conditions:
             said["steered_tokens"] = choice.steered = event.steered
         persona = self._persona(said)
         return Told(index, text=text, calls=choice.calls, finish=choice.finish, persona=persona)
 
-    def _observe(self, index: int, choice: Choice, tokens: int) -> None:
-        """An answer is over: its figures, its line of the log, its alarms."""
+    def _over(self, index: int, choice: Choice, tokens: int) -> None:
+        """An answer came to its end, or will not: its figures, its line of the log, its alarms."""
+        choice.summary = self.meter.summary(choice.readings, self.read)
+        self.completion_tokens += tokens
+        self.metrics.tokens.labels("completion").inc(tokens)
+        self.metrics.answers.labels(choice.finish or "abandoned").inc()
         steered = "yes" if self.steered.steps else "no"
         for found, histogram in ((choice.prompt, self.metrics.prompt), (choice.summary, self.metrics.projection)):
             for trait, along in found.items():
                 if isinstance(along, dict) and isinstance(z := along["z"], float):
                     histogram.labels(trait, steered).observe(z)
+        choice.alarms = self.observer.ended(self._observed(index, choice, tokens))
+
+    def _observed(self, index: int, choice: Choice, tokens: int = 0) -> Observed:
         id = self.persona_id if len(self.choices) == 1 else f"{self.persona_id}-{index}"
-        answer = Observed(
+        held = self._listeners[index].held if self._listeners and choice.finish is None else ""
+        return Observed(
             id, str(self.shape.head["model"]), tuple(self.steered.words), self.said, choice.prompt, choice.summary,
-            tokens, "".join(choice.text),
+            tokens, "".join(choice.text) + held, abandoned=choice.finish is None, told=self.monitored,
         )  # fmt: skip
-        choice.alarms = self.observer.ended(answer)
+
+    def _told(self, found: Json) -> Json:
+        return {trait: along for trait, along in found.items() if trait in self.monitored}
 
     def _persona(self, said: Json) -> Json | None:
         return {"id": self.persona_id, **said} if self._tells_persona else None
@@ -213,15 +233,15 @@ class Exchange:
         try:
             async for told in self._events():
                 if told is not None:
-                    self._take(*told)
+                    await self._take(*told)
         finally:
             watch.cancel()
-            self.cancel()
-        return self.shape.whole(self.choices, self._tokens, self._read)
+            self.close()
+        return self.shape.whole(self.choices, self._usage, self._read)
 
     @property
-    def _tokens(self) -> tuple[int, int]:
-        return self.prompt_tokens, self.completion_tokens
+    def _usage(self) -> Usage:
+        return Usage(self.prompt_tokens, self.completion_tokens, sum(job.reused for job in self.jobs))
 
     @property
     def _read(self) -> Json | None:
@@ -240,12 +260,12 @@ class Exchange:
                 if told is None:
                     yield ": waiting\n\n"
                     continue
-                for event in self.shape.events(self._take(*told)):
+                for event in self.shape.events(await self._take(*told)):
                     yield self._line(event)
         except RequestError as error:
             yield self._line(self.shape.failed(error))
             return
-        for event in self.shape.last(self.choices, self._tokens, self._read):
+        for event in self.shape.last(self.choices, self._usage, self._read):
             yield self._line(event)
         yield self.shape.end
 
@@ -276,4 +296,4 @@ class EventStream(Response):
             pass  # the client is gone
         finally:
             watch.cancel()
-            self.exchange.cancel()
+            self.exchange.close()

@@ -25,6 +25,10 @@ class Metrics:
             name + "requests", "Requests by endpoint and status.", ["endpoint", "status"], registry=self._registry
         )
         self.tokens = Counter(name + "tokens", "Tokens read and written.", ["kind"], registry=self._registry)
+        self.answers = Counter(
+            name + "answers", "Answers by how they ended; abandoned: the client left, or they failed.", ["ended"],
+            registry=self._registry,
+        )  # fmt: skip
         self.first_token = Histogram(
             name + "time_to_first_token_seconds", "From the request to the first text.",
             buckets=SECONDS, registry=self._registry,

@@ -54,9 +54,11 @@ class Observed:
         model: As the client called it.
         steering: In words.
         said: Before it.
-        prompt, summary: Readings by trait, as clients get them.
+        prompt, summary: Readings by trait, in numbers that clients get.
         tokens: Of the answer.
         text: The answer.
+        abandoned: Whether it did not come to its end.
+        told: Traits that its client hears of.
     """
 
     id: str
@@ -67,6 +69,8 @@ class Observed:
     summary: Json
     tokens: int = 0
     text: str = ""
+    abandoned: bool = False
+    told: Sequence[str] = ()
 
 
 class Observer:
@@ -123,6 +127,11 @@ class Observer:
         """What alarms are raised by."""
         return None if self.watch is None else self.watch.limits
 
+    @property
+    def traits(self) -> list[str]:
+        """What every answer is read along, whatever its client asks; nothing where nobody looks."""
+        return [] if self.watch is None and self._log is None else list(self.hashes)
+
     def close(self) -> None:
         """Deliver what is left."""
         for one in (self._log, self._webhook):
@@ -141,71 +150,92 @@ class Observer:
                 asked = text
         return Said(name, turn, begun, digest, asked if self.log_text else None)
 
-    def begun(self, prompt: Json, steering: Sequence[str]) -> list[Json]:
-        """What alarms before the first token; the rest is told when the answer is over."""
-        if self.watch is None or tuple(steering) != self.watch.limits.steering:
+    def begun(self, answer: Observed) -> list[Json]:
+        """What alarms before the first token: it is told at once, whether or not the answer comes to its end."""
+        if self.watch is None or answer.steering != self.watch.limits.steering:
             return []
-        return [alarm.as_json() for alarm in self.watch.before(_values(prompt, "value", "z"))]
+        before = _values(answer.prompt, "value", "z")
+        alarms = self.watch.before(before)
+        if alarms:
+            conversation, turn = self._place(answer.said)
+            about: Json = {
+                "id": answer.id, "conversation": conversation, "turn": turn, "time": _now(), "model": answer.model,
+                "traits": {trait: {"before": value} for trait, value in before.items()},
+                "vectors": {trait: self.hashes[trait] for trait in before}, "steering": [*answer.steering],
+            }  # fmt: skip
+            self._tell(about, alarms)
+        return [alarm.as_json() for alarm in alarms if alarm.trait in answer.told]
 
     def ended(self, answer: Observed) -> Json:
-        """Book an answer: what clients are told of it beside its summary; empty without limits."""
+        """Book an answer, as far as it came: what clients are told beside its summary; empty without limits."""
         conversation, turn = self._conversation(answer)
         line = LoggedAnswer(
-            id=answer.id, conversation=conversation, turn=turn, time=time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-            model=answer.model, traits=_readings(answer), steering=answer.steering, tokens=answer.tokens,
+            id=answer.id, conversation=conversation, turn=turn, time=_now(), model=answer.model,
+            traits=_readings(answer), steering=answer.steering, tokens=answer.tokens, abandoned=answer.abandoned,
             vectors={trait: self.hashes[trait] for trait in answer.summary},
             question=answer.said.question, text=answer.text if self.log_text else None,
         )  # fmt: skip
-        told, alarms = self._held(line)
+        told, alarms = self._held(line, answer.told)
         if alarms:
             line = line.model_copy(update={"alarms": tuple(alarm.rule for alarm in alarms)})
-            self._tell(line, alarms)
+            about = line.model_dump(mode="json", exclude={"question", "text", "alarms"})
+            self._tell(about, [alarm for alarm in alarms if alarm.rule != "before"])  # of that one `begun` told
         if self._log is not None and line.traits:
             self._log.put(line.model_dump(mode="json", exclude_none=True))
         return told
 
-    def _held(self, line: LoggedAnswer) -> tuple[Json, list[Alarm]]:
-        """What the limits say of an answer, and what alarms."""
+    def _held(self, line: LoggedAnswer, told: Sequence[str]) -> tuple[Json, list[Alarm]]:
+        """What the limits say of an answer, along the traits that are told, and what alarms, along any."""
         if self.watch is None or not line.traits:
             return {}, []
         if line.steering != self.watch.limits.steering:
-            return {"alarms": None}, []  # steered in another way than what is normal here
+            return {"alarms": None} if told else {}, []  # steered in another way than what is normal here
         sides = {side: {t: getattr(one, side) for t, one in line.traits.items()} for side in ("before", "max", "mean")}
         alarms = [*self.watch.before(sides["before"]), *self.watch.after(line.conversation, line.turn, line.traits)]
+        if not told:
+            return {}, alarms
+        heard = {side: {t: value for t, value in one.items() if t in told} for side, one in sides.items()}
         z: Json = {
-            "before": {**self.watch.z("before", sides["before"])},
-            "during": {**self.watch.z("during", sides["max"])},
+            "before": {**self.watch.z("before", heard["before"])},
+            "during": {**self.watch.z("during", heard["max"])},
         }
-        return {"normal_z": z, "alarms": [alarm.as_json() for alarm in alarms]}, alarms
+        return {"normal_z": z, "alarms": [alarm.as_json() for alarm in alarms if alarm.trait in told]}, alarms
 
-    def _tell(self, line: LoggedAnswer, alarms: Sequence[Alarm]) -> None:
+    def _tell(self, about: Json, alarms: Sequence[Alarm]) -> None:
         for alarm in alarms:
             log.warning(
                 "Alarm (%s): %s at %.2f, above %.2f, in answer %s of conversation %s.",
-                alarm.rule, alarm.trait, alarm.z, alarm.limit, line.id, line.conversation,
+                alarm.rule, alarm.trait, alarm.z, alarm.limit, about["id"], about["conversation"] or "(new)",
             )  # fmt: skip
             if self._metrics is not None:
                 self._metrics.alarms.labels(alarm.rule, alarm.trait).inc()
-        if self._webhook is not None:
-            told = line.model_dump(mode="json", exclude={"question", "text", "alarms"})
-            self._webhook.put({"event": "alarm", **told, "alarms": [alarm.as_json() for alarm in alarms]})
+        if self._webhook is not None and alarms:
+            self._webhook.put({"event": "alarm", **about, "alarms": [alarm.as_json() for alarm in alarms]})
 
     def _conversation(self, answer: Observed) -> tuple[str, int]:
         """The name and turn of an answer's conversation: given by the client, known by what was said, or new."""
         said = answer.said
         after = self._digest(said.whole, f"assistant\n{answer.text.strip()}") if said.whole else answer.id
+        place, turn = self._place(said)
+        name = f"c-{after[:16]}" if place is None else place
         if said.name is not None:
-            name, turn = said.name, self._named_turn(said.name, said)
             keys = [f"{name} {digest}" for digest in (said.whole, after, "")]
         else:
-            name, _ = self._known.get(said.begun, (f"c-{(said.begun or after)[:16]}", 0))
-            turn, keys = said.turn, [key for key in (said.begun, after) if key]
+            keys = [key for key in (said.begun, after) if key]
         for key in keys:
             self._known.pop(key, None)
             self._known[key] = (name, turn)
         while len(self._known) > REMEMBERED:
             self._known.popitem(last=False)
         return name, turn
+
+    def _place(self, said: Said) -> tuple[str | None, int]:
+        """The name and turn of the conversation of what was said; None: its first answer will tell the name."""
+        if said.name is not None:
+            return said.name, self._named_turn(said.name, said)
+        known = self._known.get(said.begun)
+        begun = f"c-{said.begun[:16]}" if said.begun else None
+        return known[0] if known else begun, said.turn
 
     def _named_turn(self, name: str, said: Said) -> int:
         """Which turn of a named conversation it is, though the client may tell less than all of its history.
@@ -240,6 +270,10 @@ def _check(limits: Limits, hashes: Mapping[str, str]) -> None:
                 f"The limits were made with another vector of {trait} ({hash}, served is {hashes[trait]}).",
                 "Serve that one, or calibrate limits with this one.",
             )
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S%z")
 
 
 def _value(found: JsonValue, plain: str, z: str) -> float:

@@ -147,7 +147,7 @@ class Cast:
         return self._by_trait[trait]
 
     def monitored(self, body: PersonaBody | None) -> list[str]:
-        """The traits that an answer is read along."""
+        """The traits whose readings are told."""
         if body is None or body.monitor is None:
             return self.traits
         for trait in body.monitor:
@@ -175,13 +175,13 @@ class Cast:
 
 
 def of_header(text: str) -> Asked:
-    """What the header X-Persona-Steer asks for, such as "evil=-1.5, humorous=1".
+    """What the header X-Persona-Steer asks for, such as "evil=-1.5, humorous=1"; empty items of it ask for nothing.
 
     Raises:
         RequestError: Not of this form.
     """
     asked: dict[str, float | None] = {}
-    for item in text.split(","):
+    for item in filter(str.strip, text.split(",")):
         trait, _, number = item.strip().rpartition("=")
         if trait.strip() in asked:
             raise RequestError(400, f"The header X-Persona-Steer names {trait.strip():.60} twice.", "X-Persona-Steer")

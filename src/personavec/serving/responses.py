@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal, NoReturn
 
 from pydantic import AfterValidator, BeforeValidator, Field, JsonValue
 
-from personavec.serving.answers import Choice, Json, Shape, Told
+from personavec.serving.answers import Choice, Json, Shape, Told, Usage
 from personavec.serving.bodies import ROLES, ChatBody, PersonaBody, ResponseFormat, Strict
 from personavec.serving.calls import Call
 from personavec.serving.failures import RequestError
@@ -217,24 +217,25 @@ class ResponseShape(Shape):
         yield self._event("response.function_call_arguments.done", **where, arguments=call.arguments, name=call.name)
         yield self._event("response.output_item.done", output_index=place, item=item)
 
-    def last(self, choices: Sequence[Choice], tokens: tuple[int, int], persona: Json | None) -> Iterator[Json]:
+    def last(self, choices: Sequence[Choice], usage: Usage, persona: Json | None) -> Iterator[Json]:
         """The response as a whole."""
-        response = self.whole(choices, tokens, persona)
+        response = self.whole(choices, usage, persona)
         yield self._event(f"response.{response['status']}", response=response)
 
-    def whole(self, choices: Sequence[Choice], tokens: tuple[int, int], persona: Json | None) -> Json:
+    def whole(self, choices: Sequence[Choice], usage: Usage, persona: Json | None) -> Json:
         """All items."""
         [choice] = choices
         status, text = _status(choice.finish), "".join(choice.text)
         output = [self._message(text, status)] if text or not choice.calls else []
         output += [_function_call(call) for call in choice.calls]
-        usage: Json = {
-            "input_tokens": tokens[0], "input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0},
-            "output_tokens": tokens[1], "output_tokens_details": {"reasoning_tokens": 0}, "total_tokens": sum(tokens),
+        tokens: Json = {
+            "input_tokens": usage.prompt, "output_tokens": usage.completion, "total_tokens": usage.total,
+            "input_tokens_details": {"cached_tokens": usage.cached, "cache_write_tokens": 0},
+            "output_tokens_details": {"reasoning_tokens": 0},
         }  # fmt: skip
         details = {"reason": "max_output_tokens"} if status == "incomplete" else None
         read: Any = {} if persona is None else {"persona": persona}
-        return self._response(status, output, usage=usage, incomplete_details=details, **read)
+        return self._response(status, output, usage=tokens, incomplete_details=details, **read)
 
     def failed(self, error: RequestError) -> Json:
         """An event of its own."""

@@ -15,8 +15,9 @@ Levels = dict[str, float]  # a CUSUM by trait
 class Watch:
     """The alarms of traffic that comes answer by answer.
 
-    A CUSUM that alarms begins anew at 0. The one of a conversation goes on from the turn before, so that asking again
-    counts once; of conversations that were not heard of for long it begins anew.
+    A CUSUM that alarms begins anew at 0. The one of a conversation goes on from the last turn before that was held
+    against the limits: asking again counts once, and turns that were steered in another way are left out. Of
+    conversations that were not heard of for long it begins anew.
 
     Args:
         remembered: Turns that are kept.
@@ -42,7 +43,7 @@ class Watch:
         """What alarms once an answer is there; turns are counted from 0."""
         found = self._beyond("during", {trait: one.max for trait, one in traits.items()})
         means = {trait: one.mean for trait, one in traits.items()}
-        known = self._turns.get((conversation, turn), {})  # it stays: whoever asks again goes on from there, too
+        known = self._until(conversation, turn)  # it stays: whoever asks again goes on from there, too
         told, level = self._risen("conversation", known, means)
         for key, held in (((conversation, turn), known), ((conversation, turn + 1), level)):
             self._turns.pop(key, None)
@@ -52,6 +53,11 @@ class Watch:
             self._turns.popitem(last=False)
         over, self.traffic = self._risen("traffic", self.traffic, means)
         return [*found, *told, *over]
+
+    def _until(self, conversation: str, turn: int) -> Levels:
+        """The CUSUM over the turns before one."""
+        keys = ((conversation, at) for at in range(turn, 0, -1))
+        return next((self._turns[key] for key in keys if key in self._turns), {})
 
     def doubtful(self, answer: LoggedAnswer) -> str | None:
         """The trait that leaves a doubt of an answer which did not alarm; None: there is none."""

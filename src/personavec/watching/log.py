@@ -50,6 +50,7 @@ class LoggedAnswer(Result):
         tokens: Of the answer; 0 in monitored chats.
         steering: What was done to the stream, in words.
         alarms: Rules that alarmed.
+        abandoned: Whether it did not come to its end, as its client left or it failed; readings are of what came.
         question, text: What the user said last, and the answer; None unless texts are logged.
     """
 
@@ -63,6 +64,7 @@ class LoggedAnswer(Result):
     tokens: int
     steering: tuple[str, ...]
     alarms: tuple[str, ...] = ()
+    abandoned: bool = False
     question: str | None = None
     text: str | None = None
 

@@ -67,7 +67,7 @@ export function command(made) {
   if (made.system.trim()) options.push(["--system", made.system.trim()]);
   options.push(["--temperature", made.temperature], ["--max-new-tokens", made.longest], ["--seed", made.seed]);
   const words = options.map(([name, value]) => `${name} ${quoted(String(value))}`);
-  return ["personavec generate", quoted(turns[0].text), ...words].join(" ");
+  return ["personavec generate", ...words, "--", quoted(turns[0].text)].join(" "); // a question may begin with a dash
 }
 
 /** The same answer by curl. */
