@@ -409,7 +409,7 @@ def test_the_command_exports_and_imports(tmp_path: Path) -> None:
         where = ("--out", tmp_path / form, "--model", tmp_path / "model", "--dtype", "float32")
         return run("export", file, "--as", form, *where, *more)
 
-    with pytest.raises(UserError, match=r"Give `coefficient`\. Recommended .* 2\.5\."):
+    with pytest.raises(UserError, match=r"Give `coefficient`\. Recommended: up to 2\.5\."):
         export("gguf")
     with pytest.raises(UserError, match="where the prompt ends"):
         export("gguf", "--coefficient", 1, "--positions", "response")
