@@ -3,11 +3,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTHON ?= python3
 TRAIT ?= optimistic
-# Bytecode is written for what is imported, then, and not by pip for everything there is.
-PIP := $(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt --editable
+# Bytecode is written for what is imported, then, and not for everything that is installed.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: try test lint fix pytest docs
+.PHONY: try test lint fix collect pytest docs
 
 try: $(VENV)/.installed
 	$(BIN)/personavec generate "My company has been bought by a large competitor. What does that mean for me?" \
@@ -17,15 +16,19 @@ try: $(VENV)/.installed
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy --num-workers 2
+	$(BIN)/mypy
 
 fix: $(VENV)/.installed-dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# Beside each other: either has times in which it cannot use every processor.
+# Once through all imports before the processes of pytest do: each of them would write the bytecode for itself.
 test: $(VENV)/.installed-dev
-	@$(MAKE) --no-print-directory --jobs 2 lint pytest
+	@$(MAKE) --no-print-directory --jobs 2 lint collect
+	@$(MAKE) --no-print-directory pytest
+
+collect: $(VENV)/.installed-dev
+	$(BIN)/pytest --collect-only -qqq
 
 # One process more than there are cores: some tests wait for processes that they start.
 PROCESSES := $(BIN)/python -c 'import os; print(min(4, 1 + (os.cpu_count() or 1)))'
@@ -47,9 +50,9 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
-	$(PIP) .
+	$(BIN)/python install.py
 	touch $@
 
 $(VENV)/.installed-dev: pyproject.toml constraints.txt | $(BIN)/python
-	$(PIP) '.[dev]'
+	$(BIN)/python install.py dev
 	touch $(VENV)/.installed $@

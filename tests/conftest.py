@@ -1,4 +1,8 @@
-"""What several tests share."""
+"""What several tests share.
+
+PyTorch and what imports it is left to the fixtures: the process that hands out the tests reads this file too, and the
+others wait for it.
+"""
 
 import gc
 import os
@@ -7,21 +11,17 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
+from typing import TYPE_CHECKING
 
 import pytest
-import torch
 import typer.main
 from hypothesis import settings
-from matplotlib.figure import Figure
 
-from personavec import likelihood, readout
-from personavec.capability import passages
-from personavec.model import ChatModel
-from tiny import chat_model
+if TYPE_CHECKING:
+    from personavec.model import ChatModel
 
 # The models of the tests are too small for more threads: here, and in the processes that tests start.
-torch.set_num_threads(1)
-os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ["OMP_NUM_THREADS"] = "1"
 # A busy machine makes no test fail.
 settings.register_profile("tests", deadline=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "tests"))
@@ -70,12 +70,16 @@ def shared_data() -> Path:
 @pytest.fixture(autouse=True, scope="session")
 def small_forwards() -> None:
     """Models so small spend their time on attention, which grows with the square of the tokens in a forward."""
+    from personavec import likelihood, readout
+
     readout.CPU_TOKENS, likelihood.BATCH_TOKENS = 256, 512
 
 
 @pytest.fixture
 def few_passages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Four of the bundled passages in place of forty, for time."""
+    from personavec.capability import passages
+
     few = passages.PASSAGES.read_text(encoding="utf-8").splitlines(keepends=True)[:4]
     (tmp_path / "passages.jsonl").write_text("".join(few), encoding="utf-8")
     monkeypatch.setattr(passages, "PASSAGES", tmp_path / "passages.jsonl")
@@ -87,7 +91,7 @@ def undrawn(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     if request.node.get_closest_marker("drawn"):
         return
     empty = b'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 1 1"/>'
-    monkeypatch.setattr(Figure, "savefig", lambda self, buffer, **_: buffer.write(empty))
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda self, buffer, **_: buffer.write(empty))
 
 
 @pytest.fixture
@@ -106,6 +110,8 @@ def _without_model_cards() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def tiny() -> ChatModel:
+def tiny() -> "ChatModel":
     """A Qwen2 of three layers with random weights; not to be changed."""
+    from tiny import chat_model
+
     return chat_model()
