@@ -10,18 +10,24 @@ export function say(text, instead = null) {
   if (!text.trim() || isWriting()) return;
   const parent = instead ? instead.parent : (path(state.tree).at(-1)?.id ?? 0);
   const turn = add(state.tree, parent, { role: "user", text: text.trim() });
-  set(instead ? { editing: null } : { draft: "" });
+  set({ notes: [], ...(instead ? { editing: null } : { draft: "" }) });
   answer(turn);
 }
 
-/** Another answer to what this one answers. */
+/** Another answer to what this one answers: not by the seed that is set where that would give the same one once more. */
 export function again(turn) {
-  if (!isWriting()) answer(state.tree.nodes[turn.parent]);
+  if (isWriting()) return;
+  const { settings, tree } = state;
+  const asked = tree.nodes[turn.parent];
+  const same = (one) =>
+    !one.plain && !one.error && JSON.stringify(one.steer) === JSON.stringify(settings.steer) &&
+    ["seed", "temperature", "longest", "system"].every((name) => one[name] === settings[name]);
+  answer(asked, asked.children.some((id) => same(tree.nodes[id])) ? null : settings.seed);
 }
 
-/** Answer a turn, as the settings are: once, or plain and steered with the same seed. */
-function answer(turn) {
-  const { compare, seed } = state.settings;
+/** Answer a turn, as the settings are: once, or plain and steered with the same seed; null: a new one. */
+function answer(turn, seed = state.settings.seed) {
+  const { compare } = state.settings;
   const drawn = seed ?? crypto.getRandomValues(new Uint32Array(1))[0] % 2 ** 31;
   const pair = compare ? `pair-${state.tree.nodes.length}` : null;
   if (compare) write(turn, drawn, pair, true);
