@@ -120,8 +120,8 @@ class Observer:
         self._metrics = metrics
         if self.watch is not None:
             metrics.watch_traffic(self.watch)
-        for delivery in (self._log, self._webhook):
-            for outcome in OUTCOMES if delivery else ():
+        for delivery in filter(None, (self._log, self._webhook)):
+            for outcome in OUTCOMES:
                 metrics.deliveries.labels(delivery.name, outcome)  # at 0, so that the first one that fails shows
         return self
 
