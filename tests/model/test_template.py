@@ -10,7 +10,8 @@ from tokenizers import Tokenizer, decoders, models, normalizers
 from transformers import PreTrainedTokenizerFast
 
 from personavec.errors import UserError
-from personavec.model.template import PLACEHOLDER, Conversation, Template
+from personavec.model.messages import PLACEHOLDER
+from personavec.model.template import Conversation, Template
 from tiny import CALLS, CHATML, tokenizer
 
 # The traits of well-known templates, each in our own few lines.

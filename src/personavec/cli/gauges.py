@@ -10,7 +10,7 @@ from personavec.errors import UserError
 
 if TYPE_CHECKING:
     from personavec.model import ChatModel
-    from personavec.model.template import Message
+    from personavec.model.messages import Message
     from personavec.monitoring.projections import Projection
     from personavec.vector import PersonaVector
 

@@ -17,7 +17,7 @@ from personavec.errors import UserError
 if TYPE_CHECKING:
     from personavec.model import ChatModel
     from personavec.model.edits import Intervention
-    from personavec.model.template import Message
+    from personavec.model.messages import Message
 
 System = Annotated[str | None, typer.Option(callback=o.plain_text, help="System prompt.", show_default=False)]
 Tokens = Annotated[int, typer.Option(help="Longest answer.", min=1)]

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from personavec.data import Sample
-from personavec.model.template import Message
+from personavec.model.messages import Message
 from personavec.stats.sampling import priority
 from personavec.traits import Trait
 

@@ -6,7 +6,7 @@ from personavec.data import Dataset, Sample
 from personavec.errors import UserError
 from personavec.judges.base import Judge, JudgeModel, announce
 from personavec.model import ChatModel, Request
-from personavec.model.template import split_thought
+from personavec.model.messages import split_thought
 from personavec.progress import progress
 from personavec.results import Figure, Number, Result
 from personavec.rollouts import Rollout, plan

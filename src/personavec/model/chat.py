@@ -16,7 +16,8 @@ from personavec.model.edits import Intervention
 from personavec.model.evaluating import evaluating
 from personavec.model.generate import DECODINGS, Decoding, Generator, Request, Response
 from personavec.model.identity import adapter_hash, weights_hash
-from personavec.model.template import Message, Template
+from personavec.model.messages import Message
+from personavec.model.template import Template
 from personavec.model.vocabulary import check_vocabulary
 
 # What a forward raises that a family was not made for.

@@ -1,24 +1,24 @@
 """From chat messages to token ids, with the exact span of every response."""
 
 import hashlib
-import json
-import logging
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
 from personavec.errors import UserError
+from personavec.model.messages import (
+    PLACEHOLDER,
+    THOUGHT,
+    THOUGHT_FIELDS,
+    Message,
+    check_whole,
+    disarmed,
+    split_thought,
+)
 
-log = logging.getLogger(__name__)
-
-Message = Mapping[str, Any]  # {"role", "content"}, and what a template may know besides, such as "tool_calls"
-
-PLACEHOLDER = "\ue0f3{}\ue0f4"
 HOLE = PLACEHOLDER.format("answer")  # stands in a rendering where an answer will
-THOUGHT = ("<think>", "</think>")
-THOUGHT_FIELDS = ("reasoning_content", "reasoning", "thinking")  # of a message, for its thought
 
 # For models without a chat template.
 PLAIN_TEMPLATE = (
@@ -27,8 +27,6 @@ PLAIN_TEMPLATE = (
 )
 
 
-# What templates change in a text that they write down: white space, and switches that they follow.
-_LOOSE = re.compile(r"\s+|/(no_?)?think\b|/system_override\b")
 _INSTRUCTION = {"role": "system", "content": "Wm5"}
 _PROBE = [{"role": "user", "content": "Zk4"}, {"role": "assistant", "content": "Qx7"}]
 
@@ -74,55 +72,6 @@ class Turn:
     def text(self) -> str:
         """All three, one after the other."""
         return self.opening + self.header + self.content
-
-
-def split_thought(content: str) -> tuple[str | None, str]:
-    """The thought that stands before an answer in its text, None if there is none, and the answer."""
-    before, mark, answer = content.rpartition(THOUGHT[1])
-    if not mark:
-        return None, content
-    return before.lstrip().removeprefix(THOUGHT[0]).strip("\n"), answer.lstrip("\n")
-
-
-def _check_whole(messages: Sequence[Message], text: str) -> None:
-    """Make sure that what was said to the model, and its calls of tools, stand in what a template made of it.
-
-    In their order, but for a system message, which some templates put elsewhere. What the model itself said may be
-    written in another way: templates leave thoughts out.
-
-    Raises:
-        UserError: Something does not.
-    """
-    text, position = _LOOSE.sub("", text), 0
-    for message in messages:
-        role, content = message["role"], message["content"]
-        if role == "system":
-            if _end_of(content, text, 0) is None:
-                raise _left_out("what the system says")
-            continue
-        names = [str(call.get("function", call).get("name", "")) for call in message.get("tool_calls") or ()]
-        said = [] if role == "assistant" else [(content, f"what the {role} says")]
-        for written, what in [*said, *((name, f"the call of the tool {name}") for name in names)]:
-            end = _end_of(written, text, position)
-            if end is None:
-                raise _left_out(what)
-            position = end
-
-
-def _end_of(written: str, text: str, start: int) -> int | None:
-    """Where it ends in a rendering, as it is or as JSON in one of its two ways; None: it is not there."""
-    written = written.strip()
-    spelt = [written, *(json.dumps(written, ensure_ascii=ascii)[1:-1] for ascii in (False, True))]
-    bare = {_LOOSE.sub("", one) for one in spelt}
-    return min((at + len(one) for one in bare if (at := text.find(one, start)) >= 0), default=None)
-
-
-def _left_out(what: str) -> UserError:
-    return UserError(
-        f"The chat template leaves out {what}.",
-        "Correct the template (chat_template.jinja, or the tokenizer's chat_template), or choose a model whose "
-        "template writes such messages down.",
-    )
 
 
 class Template:
@@ -345,40 +294,6 @@ class Template:
         opened = self._thought_end is not None or content.lstrip().startswith(THOUGHT[0])
         return THOUGHT[1] in content and opened
 
-    def _disarmed(
-        self, messages: Sequence[Message], tools: Sequence[Any] = ()
-    ) -> tuple[list[Message], list[Any], list[str]]:
-        """Messages whose content spells a special token get a placeholder instead; with the contents it stands for.
-
-        So do the special tokens themselves inside tools and calls of tools, which templates write as JSON. The thoughts
-        of an assistant turn stay as they are: templates look for them.
-        """
-        safe: list[Message] = []
-        held: list[str] = []
-        everywhere = {*self._marks, *PLACEHOLDER.split("{}")}
-        spelt = re.compile("|".join(map(re.escape, sorted(everywhere, key=len, reverse=True))))
-
-        def hold(found: re.Match[str]) -> str:
-            held.append(found[0])
-            return PLACEHOLDER.format(len(held) - 1)
-
-        def within(value: Any) -> Any:
-            if isinstance(value, str):
-                return spelt.sub(hold, value)
-            if isinstance(value, Mapping):
-                return {within(key): within(item) for key, item in value.items()}
-            return [within(item) for item in value] if isinstance(value, list | tuple) else value
-
-        for message in messages:
-            message = {key: value if key == "content" else within(value) for key, value in message.items()}
-            marks = everywhere - {*(THOUGHT if message["role"] == "assistant" else ())}
-            if any(mark in message["content"] for mark in marks):
-                safe.append({**message, "content": PLACEHOLDER.format(len(held))})
-                held.append(message["content"])
-            else:
-                safe.append(message)
-        return safe, [within(tool) for tool in tools], held
-
     def _tokens(self, text: str, held: Sequence[str], *, start: bool) -> list[int]:
         """Token ids of rendered text; a placeholder becomes its content as plain text, special tokens spelt out."""
         ids: list[int] = []
@@ -403,9 +318,9 @@ class Template:
         Raises:
             UserError: A message without role and content, or a template that refuses the messages or leaves one out.
         """
-        safe, calm, held = self._disarmed(self._arranged(messages), tools)
+        safe, calm, held = disarmed(self._arranged(messages), tools, self._marks)
         text = self._render(safe, True, tools=calm)
-        _check_whole(safe, text)
+        check_whole(safe, text)
         return self._tokens(text, held, start=True)
 
     def answer_ids(self, text: str) -> list[int]:
@@ -469,7 +384,7 @@ class Template:
                 leaves out what stands before an answer, or does not write an answer down.
         """
         arranged = self._arranged(messages)
-        safe, calm, held = self._disarmed(arranged, tools)
+        safe, calm, held = disarmed(arranged, tools, self._marks)
         merged = len(messages) - len(arranged)  # a system message that went into the user's turn
         turns = (
             [i for i, message in enumerate(arranged) if message["role"] == "assistant" and i]
@@ -483,7 +398,7 @@ class Template:
             )
         last = self._render(safe[: turns[-1] + 1], False, tools=calm)
         made = [self._written(safe, turn, calm, last, self._thinks(arranged[turn]["content"])) for turn in turns]
-        _check_whole(safe[: turns[-1]], made[-1].opening)
+        check_whole(safe[: turns[-1]], made[-1].opening)
         whole = Conversation([], [])
         position = 0
         for turn, written in zip(turns, made, strict=True):

@@ -11,7 +11,7 @@ from torch import Tensor
 from personavec.data.messages import answers
 from personavec.errors import UserError
 from personavec.model import ChatModel, Conversation
-from personavec.model.template import Message
+from personavec.model.messages import Message
 from personavec.readout import read
 from personavec.vector import PersonaVector, reading_sides
 

@@ -14,7 +14,7 @@ from personavec.engine import Engine
 from personavec.errors import UserError
 from personavec.files import to_json
 from personavec.model import Conversation
-from personavec.model.template import split_thought
+from personavec.model.messages import split_thought
 from personavec.projection import Turns
 from personavec.projection.own_answers import OwnAnswers
 from personavec.projection.panel import Panel

@@ -13,7 +13,7 @@ from personavec.judges.kinds import open_judge
 from personavec.judges.of_vector import trait_judges
 from personavec.model import ChatModel
 from personavec.model.checkpoint import Checkpoint
-from personavec.model.template import split_thought
+from personavec.model.messages import split_thought
 from personavec.progress import progress
 from personavec.projection import Turns
 from personavec.projection.measure import turn_places

@@ -20,6 +20,7 @@ log = logging.getLogger(__name__)
 
 WAITING = 1000  # that wait to be delivered; more are dropped, and counted
 PAUSES = (1.0, 4.0)  # seconds before a webhook is tried again
+OUTCOMES = ("sent", "failed", "dropped")
 PATIENCE = 10.0  # seconds that a webhook may take, and that the end of the server waits for what is left
 Record = Mapping[str, JsonValue]
 
@@ -30,7 +31,7 @@ class Delivery:
     Args:
         name: Of what is delivered.
         deliver: Takes a record; whatever it raises says that it could not.
-        counted: Called with "sent", "failed" or "dropped" for every record.
+        counted: Called with one of `OUTCOMES` for every record.
     """
 
     def __init__(self, name: str, deliver: Callable[[Record], None], counted: Callable[[str], None]) -> None:

@@ -58,7 +58,13 @@ class Metrics:
             Gauge(name + key, f"{key.replace('_', ' ').capitalize()} now.", registry=self._registry).set_function(value)
 
     def watch_traffic(self, watch: Watch) -> None:
-        """Show the CUSUM over the whole traffic, and the limit at which it alarms."""
+        """Show the CUSUM over the whole traffic, and the limit at which it alarms; and that there was no alarm yet.
+
+        Prometheus sees an increase only of what it has seen before: without its 0 the first alarm would not show.
+        """
+        for rule in watch.limits.rules:
+            for trait in watch.limits.traits:
+                self.alarms.labels(rule, trait)
         level = Gauge(
             "personavec_traffic_cusum", "CUSUM over the whole traffic, in deviations of normal traffic.", ["trait"],
             registry=self._registry,

@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import JsonValue
 
 from personavec.errors import UserError
-from personavec.serving.delivery import Delivery, to_address, to_file
+from personavec.serving.delivery import OUTCOMES, Delivery, to_address, to_file
 from personavec.serving.metrics import Metrics
 from personavec.vector import PersonaVector, reading_sides
 from personavec.watching.live import Watch
@@ -120,6 +120,9 @@ class Observer:
         self._metrics = metrics
         if self.watch is not None:
             metrics.watch_traffic(self.watch)
+        for delivery in filter(None, (self._log, self._webhook)):
+            for outcome in OUTCOMES:
+                metrics.deliveries.labels(delivery.name, outcome)  # at 0, so that the first one that fails shows
         return self
 
     @property

@@ -8,7 +8,7 @@ export const setKey = (text) => {
 
 export const hasKey = () => key !== "";
 
-export class Refusal extends Error {
+class Refusal extends Error {
   constructor(status, message) {
     super(message);
     this.status = status;

@@ -1,14 +1,14 @@
 // How the reading of a trait goes on over a conversation.
 
 import { limitOf, measure, NORMAL, REACH, signed } from "./readings.js";
-import { state } from "./state.js";
+import { chosen, state } from "./state.js";
 import { path } from "./tree.js";
 import { html } from "./vendor/htm-preact.js";
 
 const [WIDTH, HEIGHT, LEFT, RIGHT, EDGE] = [320, 112, 26, 8, 8];
 
 export function Drift() {
-  const vector = state.known.data.find((one) => one.trait === state.trait);
+  const vector = chosen();
   const answers = path(state.tree).filter((turn) => turn.role === "assistant");
   if (!vector?.normal.answer) return null;
   const points = answers.map((turn) => measure(vector, turn)).filter((found) => found.before !== null || found.during !== null);

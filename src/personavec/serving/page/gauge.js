@@ -40,7 +40,7 @@ export function Gauge({ vector, found, other, limit }) {
 }
 
 /** The same for those who do not see it. */
-export function inWords(vector, found) {
+function inWords(vector, found) {
   if (found.during === null && found.before === null) return `${vector.trait}: no reading yet`;
   const half = found.half === null ? "" : ` plus or minus ${found.half.toFixed(1)}`;
   return (
@@ -48,3 +48,19 @@ export function inWords(vector, found) {
     `highest passage ${signed(found.peak)}; normal is −${NORMAL} to +${NORMAL}`
   );
 }
+
+/** What the marks of the gauges mean. */
+export const Key = ({ other }) => html`
+  <details class="key">
+    <summary>How to read the gauges</summary>
+    <dl>
+      <dt><i class="mark band"></i></dt><dd>Normal: within ${NORMAL} deviations of the model's neutral answers, as some 95 of 100 are.</dd>
+      <dt><i class="mark bar"></i></dt><dd>The answer's mean; the line through it is its 95 % interval, tokens taken as independent, so at least that wide.</dd>
+      <dt><i class="mark before"></i></dt><dd>The moment before the answer, after the prompt.</dd>
+      <dt><i class="mark peak"></i></dt><dd>The highest 16 tokens in a row, which lie higher by chance alone.</dd>
+      <dt><i class="mark limit"></i></dt><dd>Where an alarm is raised of that, if the server watches its answers.</dd>
+      <dt><i class="mark push"></i></dt><dd>What the steering itself adds to the reading, taken off the mean. Where it acts by way of other layers it cannot be, and the figure says "push included".</dd>
+      <dt><i class="mark other"></i></dt><dd>${other ? `The ${other.plain ? "plain" : "steered"} answer beside it.` : "The answer beside it, where there are two."}</dd>
+    </dl>
+  </details>
+`;

@@ -17,7 +17,7 @@ export function push(known, steer, trait) {
   return bound ? null : sum;
 }
 
-export const standard = (value, normal) => (normal ? (value - normal[0]) / normal[1] : null);
+const standard = (value, normal) => (normal ? (value - normal[0]) / normal[1] : null);
 
 const mean = (values) => values.reduce((sum, value) => sum + value, 0) / values.length;
 
@@ -74,14 +74,3 @@ export function ofPiece(vector, answer, piece) {
 
 export const signed = (number, digits = 1) =>
   number === null || number === undefined ? "–" : (number < 0 ? "−" : "+") + Math.abs(number).toFixed(digits);
-
-/** The ends of a slider: half as far again as answers stay coherent. */
-export function reach(vector) {
-  const [low, high] = vector.coherent_range ?? [-1, 1];
-  const ends = vector.coherent_range ? [Math.min(low * 1.5, 0), Math.max(high * 1.5, 0)] : [-2, 2];
-  return [Math.floor(ends[0] * 10) / 10, Math.ceil(ends[1] * 10) / 10];
-}
-
-/** Whether a coefficient is outside of the range in which answers were measured to stay coherent. */
-export const isBeyond = (vector, coefficient) =>
-  vector.coherent_range !== null && (coefficient < vector.coherent_range[0] || coefficient > vector.coherent_range[1]);

@@ -1,9 +1,9 @@
-// Settings as others can use them: a link, a command, a request; and a conversation as a file.
+// Settings as others can use them: a link, a command, a request.
 
 import { hasKey } from "./api.js";
-import { measure } from "./readings.js";
-import { request, state, textOf } from "./state.js";
-import { path, upTo } from "./tree.js";
+import { request } from "./ask.js";
+import { state } from "./state.js";
+import { upTo } from "./tree.js";
 
 /** The settings as the end of an address. */
 export function toHash({ steer, system, temperature, longest, seed, compare }, trait, draft) {
@@ -76,28 +76,4 @@ export function curl(made) {
   const where = new URL("v1/chat/completions", location.href.split("#")[0]);
   const key = hasKey() ? ' -H "Authorization: Bearer $PERSONAVEC_API_KEY"' : "";
   return `curl ${where} -H 'Content-Type: application/json'${key} -d ${quoted(JSON.stringify(body))}`;
-}
-
-/** The conversation as a line of JSON that `personavec monitor` reads; all branches and readings beside the messages. */
-export function transcript() {
-  const { known, tree } = state;
-  const turns = path(tree);
-  const system = turns.findLast((turn) => turn.system)?.system.trim();
-  const messages = turns.map((turn) => ({ role: turn.role, content: textOf(turn) })).filter(({ content }) => content);
-  const told = (turn) => {
-    if (turn.role === "user") return { id: turn.id, parent: turn.parent, role: turn.role, content: turn.text };
-    const { id, parent, role, pair, plain, steer, seed, temperature, longest, push, prompt, pieces, summary, alarms, ending } = turn;
-    const measured = Object.fromEntries(known.data.map((vector) => [vector.trait, measure(vector, turn)]));
-    return {
-      id, parent, role, content: textOf(turn), system: turn.system, pair, plain, steer, seed, temperature, longest, ending, alarms,
-      readings: { prompt, tokens: pieces.map(({ text, readings }) => ({ text, readings })), summary, push, measured },
-    };
-  };
-  return JSON.stringify({
-    messages: system ? [{ role: "system", content: system }, ...messages] : messages,
-    persona: {
-      model: known.model, written: new Date().toISOString(), default: known.default, vectors: known.data,
-      gone_on_with: turns.map((turn) => turn.id), turns: tree.nodes.slice(1).map(told),
-    },
-  });
 }

@@ -1,14 +1,11 @@
 // A card for each trait: what is read of it, and how far it is pushed.
 
-import { Gauge } from "./gauge.js";
-import { isBeyond, limitOf, measure, NORMAL, reach, signed } from "./readings.js";
-import { set, state, steer } from "./state.js";
-import { groups } from "./tree.js";
+import { Gauge, Key } from "./gauge.js";
+import { limitOf, measure, NORMAL, signed } from "./readings.js";
+import { Slider } from "./slider.js";
+import { set, state } from "./state.js";
+import { partner } from "./tree.js";
 import { html } from "./vendor/htm-preact.js";
-
-/** What was asked for together with an answer. */
-export const partner = (answer) =>
-  (answer?.pair && groups(state.tree, answer).find((group) => group.includes(answer)).find((one) => one !== answer)) || null;
 
 export function Traits({ answer }) {
   const { known } = state;
@@ -16,7 +13,7 @@ export function Traits({ answer }) {
     return html`<p class="hint">No vector is served. Start the server with <code>--vector</code>, such as
       <code>personavec serve --vector optimistic</code>.</p>`;
   }
-  const other = partner(answer);
+  const other = partner(state.tree, answer);
   return html`
     <div class="cards">${known.data.map((vector) => html`<${Card} key=${vector.trait} ...${{ vector, answer, other }} />`)}</div>
     <${Key} other=${other} />
@@ -63,33 +60,6 @@ function Figure({ vector, found }) {
   `;
 }
 
-function Slider({ vector }) {
-  const { trait, opposite } = vector;
-  const coefficient = state.settings.steer[trait];
-  const [low, high] = reach(vector);
-  const share = (number) => (number - low) / (high - low);
-  const [from, to] = vector.coherent_range ?? [low, high];
-  const beyond = isBeyond(vector, coefficient);
-  const said = beyond ? "outside of the coherent range" : "";
-  const style = { "--from": share(from), "--to": share(to), "--zero": share(0) };
-  return html`
-    <div class="slider" style=${style}>
-      <input type="range" min=${low} max=${high} step="0.1" value=${coefficient} aria-label=${`Push towards ${trait}`}
-        aria-valuetext=${`${signed(coefficient)} ${said}`} onInput=${(event) => steer(trait, Number(event.target.value))} />
-      <output class=${beyond ? "beyond" : ""}>${coefficient ? signed(coefficient) : "0"}</output>
-    </div>
-    ${(beyond || state.trait === trait) && html`
-      <div class="ends">
-        <span>${opposite ?? "less"}</span>
-        <span class=${beyond ? "beyond" : ""}>
-          ${vector.coherent_range ? `${beyond ? "noise beyond" : "coherent"} ${signed(from)} to ${signed(to)}` : "range not measured"}
-        </span>
-        <span>${trait}</span>
-      </div>
-    `}
-  `;
-}
-
 const interval = ({ mean, low, high, n }, unit, told) =>
   `${told(mean)}${unit}${low === null ? "" : ` [${told(low)}, ${told(high)}]`}, n = ${n}`;
 
@@ -106,19 +76,3 @@ function Evidence({ vector }) {
     </dl>
   `;
 }
-
-/** What the marks of the gauges mean. */
-const Key = ({ other }) => html`
-  <details class="key">
-    <summary>How to read the gauges</summary>
-    <dl>
-      <dt><i class="mark band"></i></dt><dd>Normal: within ${NORMAL} deviations of the model's neutral answers, as some 95 of 100 are.</dd>
-      <dt><i class="mark bar"></i></dt><dd>The answer's mean; the line through it is its 95 % interval, tokens taken as independent, so at least that wide.</dd>
-      <dt><i class="mark before"></i></dt><dd>The moment before the answer, after the prompt.</dd>
-      <dt><i class="mark peak"></i></dt><dd>The highest 16 tokens in a row, which lie higher by chance alone.</dd>
-      <dt><i class="mark limit"></i></dt><dd>Where an alarm is raised of that, if the server watches its answers.</dd>
-      <dt><i class="mark push"></i></dt><dd>What the steering itself adds to the reading, taken off the mean. Where it acts by way of other layers it cannot be, and the figure says "push included".</dd>
-      <dt><i class="mark other"></i></dt><dd>${other ? `The ${other.plain ? "plain" : "steered"} answer beside it.` : "The answer beside it, where there are two."}</dd>
-    </dl>
-  </details>
-`;

@@ -40,3 +40,10 @@ export function groups(tree, node) {
   }
   return [...found.values()];
 }
+
+/** What was asked for together with an answer. */
+export const partner = (tree, answer) =>
+  (answer?.pair && groups(tree, answer).find((group) => group.includes(answer)).find((one) => one !== answer)) || null;
+
+/** What a turn says, or has said so far. */
+export const textOf = (turn) => turn.text ?? turn.pieces.map((piece) => piece.text).join("");
