@@ -18,6 +18,7 @@ export function Traits({ answer }) {
   }
   const other = partner(answer);
   return html`
+    ${!known.client_steering && html`<p class="hint">This server does not let requests steer: the sliders show what it does by itself.</p>`}
     <div class="cards">${known.data.map((vector) => html`<${Card} key=${vector.trait} ...${{ vector, answer, other }} />`)}</div>
     <${Key} other=${other} />
   `;
@@ -74,7 +75,8 @@ function Slider({ vector }) {
   const style = { "--from": share(from), "--to": share(to), "--zero": share(0) };
   return html`
     <div class="slider" style=${style}>
-      <input type="range" min=${low} max=${high} step="0.1" value=${coefficient} aria-label=${`Push towards ${trait}`}
+      <input type="range" min=${low} max=${high} step="0.1" value=${coefficient} disabled=${!state.known.client_steering}
+        aria-label=${`Push towards ${trait}`}
         aria-valuetext=${`${signed(coefficient)} ${said}`} onInput=${(event) => steer(trait, Number(event.target.value))} />
       <output class=${beyond ? "beyond" : ""}>${coefficient ? signed(coefficient) : "0"}</output>
     </div>
