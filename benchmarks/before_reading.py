@@ -19,20 +19,20 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors.torch import load_file, save_file
 
 from common import arguments, now, publish
 from common import show_estimate as show
 from models import ABOVE, ANSWER, Bench
 from personavec import Conversation, PersonaVector
-from personavec.engine.transformers import TransformersEngine
 from personavec.extraction.settings import ExtractionSettings
-from personavec.files import to_json, write_atomic
+from personavec.files import replacing, to_json, write_atomic
 from personavec.judges.base import Judge
 from personavec.judges.contrast import ContrastJudge
 from personavec.judges.of_vector import state_of
 from personavec.judges.probe import ProbeModel
 from personavec.model.template import Message
-from personavec.projection.bank import cached_readings
+from personavec.readout import read
 from personavec.ready import find_ready
 from personavec.rollouts import Rollout, plan
 from personavec.stats.bootstrap import (
@@ -164,10 +164,16 @@ class OfTrait:
 
     @cached_property
     def readings(self) -> torch.Tensor:
-        """Of the last prompt tokens at the vector's layer (n, d)."""
+        """Of the last prompt tokens at the vector's layer (n, d), kept on disk."""
+        layer = self.vector.layer
+        path = self.bench.folder / f"before-{self.trait.name}-{self.count}-{layer}.safetensors"
+        if path.exists():
+            return load_file(path)["readings"]
         last = [Conversation(r.prompt_ids, [(len(r.prompt_ids) - 1, len(r.prompt_ids))]) for r in self.answers]
         start = now()
-        found = cached_readings(TransformersEngine(self.bench.model), last, [self.vector.layer])[self.vector.layer]
+        found = read(self.bench.model, last, layers=[layer]).means[:, 0]
+        with replacing(path) as temporary:
+            save_file({"readings": found.contiguous()}, temporary)
         self.seconds["readings"] = now() - start
         return found
 

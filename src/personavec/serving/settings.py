@@ -21,7 +21,8 @@ class ServeSettings:
     cache_tokens: Annotated[int | None, Doc("Most tokens in memory (keys and values). Default: 4 GB of them.")] = None
     max_new_tokens: Annotated[int, Doc("Longest response where a request names no length.")] = 1024
     client_steering: Annotated[
-        bool, Doc("Let requests steer; else those that ask for it are refused, and answers are steered as the server is.")
+        bool,
+        Doc("Let requests steer; else those that ask for it are refused, and answers are steered as the server is."),
     ] = True
 
     def __post_init__(self) -> None:
