@@ -45,7 +45,7 @@ from personavec.stats.bootstrap import (
     pearson,
 )
 from personavec.stats.estimate import Estimate
-from personavec.stats.nulls import DIRECTIONS, covariance_directions, place
+from personavec.stats.nulls import DIRECTIONS, Place, covariance_directions, place
 from personavec.stats.numbers import Floats
 from personavec.texts.contrastive import library_texts
 from personavec.texts.style import held_equal, table
@@ -238,7 +238,7 @@ def over_both(x: Floats, y: Floats, points: Points) -> Estimate:
     """Pearson's r of (n,) with an interval from drawing conditions and questions, each by themselves.
 
     Every answer counts as often as its condition was drawn times as often as its question was (Owen 2007, "The
-    pigeonhole bootstrap"): neither kind of prompt nor questions are all there are.
+    pigeonhole bootstrap"): both might have been others.
     """
     weights, fewest = np.ones((DRAWS, len(x))), len(x)
     for seed, names in enumerate((points.grades, points.questions)):
@@ -254,42 +254,81 @@ def over_both(x: Floats, y: Floats, points: Points) -> Estimate:
     return Estimate(pearson(x, y), *interval(drawn, fewest, (-1.0, 1.0)), len(x))
 
 
-def beside(found: Estimate, along: Floats, scores: Floats, others: Sequence[str]) -> list[str]:
-    """An r with its interval, and what other directions reach: random ones, and the best of the other traits."""
-    every = [pearson(column, scores) for column in along.T]
-    rivals, drawn = every[1 : 1 + len(others)], every[1 + len(others) :]
-    chance = place(found.mean, drawn)
-    best = int(np.argmax(np.abs(rivals)))
-    return [
-        show(found, ".2f"),
-        f"{chance.percentile:.0f} % below, 95th .{100 * chance.p95:02.0f}",
-        f"{others[best]} {rivals[best]:.2f}",
-    ]
+@dataclass(frozen=True)
+class Beside:
+    """An r, and what other directions reach.
+
+    Attributes:
+        chance: Its place among random directions.
+        rival, theirs: The other trait whose vector has the largest |r|, and that r.
+    """
+
+    r: Estimate
+    chance: Place
+    rival: str
+    theirs: float
+
+    @classmethod
+    def of(cls, r: Estimate, along: Floats, scores: Floats, others: Sequence[str]) -> "Beside":
+        """Of readings along the trait's vector, the others' and random directions (n, k)."""
+        every = [pearson(column, scores) for column in along.T]
+        rivals, drawn = every[1 : 1 + len(others)], every[1 + len(others) :]
+        best = int(np.argmax(np.abs(rivals)))
+        return cls(r, place(r.mean, drawn), others[best], rivals[best])
+
+    @property
+    def beyond(self) -> bool:
+        """Whether the reading goes with the score, and more so than along 95 % of random directions."""
+        return self.r.mean > 0 and self.chance.percentile >= 95
+
+    @property
+    def cells(self) -> list[str]:
+        """For a table."""
+        chance = f"{self.chance.percentile:.0f} %, 95th {self.chance.p95:.2f}"
+        return [show(self.r, ".2f"), chance, f"{self.rival} {self.theirs:.2f}"]
 
 
-def row(of: OfTrait, kind: str, judge: str) -> list[str]:
-    """What the reading tells of one trait's answers."""
-    p = of.points(kind, judge)
-    above = p.scores > ABOVE
-    apart, count = None, int(above.sum())
-    if LEAST <= count <= len(above) - LEAST:
-        apart = bootstrap_auc(p.z[above], p.z[~above], p.questions[above].tolist(), p.questions[~above].tolist())
-    inside, score_inside = p.within(p.z), p.within(p.scores)
-    return [
-        of.trait.name,
-        kind,
-        judge,
-        f"{len(above)} ({len(np.unique(p.grades))}; {len(np.unique(p.questions))})",
-        *beside(over_both(p.z, p.scores, p), p.along, p.scores, of.others),
-        show(over_both(held_equal(p.z, p.styles), held_equal(p.scores, p.styles), p), ".2f"),
-        *beside(
-            bootstrap_pearson(inside, score_inside, p.questions.tolist()), p.within(p.along), score_inside, of.others
-        ),
-        show(bootstrap_pearson(p.means(p.z), p.means(p.scores)), ".2f"),
-        f"{pearson(p.lengths, p.scores):.2f}",
-        f"{pearson(p.alone, p.scores):.2f}",
-        f"{show(apart, '.2f')} ({count} above)",
-    ]
+class Told:
+    """What the reading tells of one trait's answers to prompts of a kind, by one judge.
+
+    Attributes:
+        overall, within: Pearson's r of all answers, and with each condition's means taken out.
+    """
+
+    def __init__(self, of: OfTrait, kind: str, judge: str) -> None:
+        self.trait, self.kind, self.judge = of.trait.name, kind, judge
+        self.points = p = of.points(kind, judge)
+        self.overall = Beside.of(over_both(p.z, p.scores, p), p.along, p.scores, of.others)
+        z, scores = p.within(p.z), p.within(p.scores)
+        inside = bootstrap_pearson(z, scores, p.questions.tolist())
+        self.within = Beside.of(inside, p.within(p.along), scores, of.others)
+
+    @property
+    def row(self) -> list[str]:
+        """Of the table."""
+        p = self.points
+        return [
+            self.trait,
+            self.kind,
+            self.judge,
+            f"{len(p.scores)} ({len(np.unique(p.grades))}; {len(np.unique(p.questions))})",
+            *self.overall.cells,
+            show(over_both(held_equal(p.z, p.styles), held_equal(p.scores, p.styles), p), ".2f"),
+            *self.within.cells,
+            show(bootstrap_pearson(p.means(p.z), p.means(p.scores)), ".2f"),
+            f"{pearson(p.lengths, p.scores):.2f}",
+            f"{pearson(p.alone, p.scores):.2f}",
+            self._apart,
+        ]
+
+    @property
+    def _apart(self) -> str:
+        """AUC of the reading for answers that score above ABOVE, and how many do."""
+        p, above = self.points, self.points.scores > ABOVE
+        found, count = None, int(above.sum())
+        if LEAST <= count <= len(above) - LEAST:
+            found = bootstrap_auc(p.z[above], p.z[~above], p.questions[above].tolist(), p.questions[~above].tolist())
+        return f"{show(found, '.2f')} ({count} above)"
 
 
 def by_condition(of: OfTrait) -> list[list[str]]:
@@ -310,19 +349,21 @@ def by_condition(of: OfTrait) -> list[list[str]]:
     return rows
 
 
-def together(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Over traits: the r of a judge, and how often random directions do as well."""
+def together(found: Sequence[Told]) -> list[str]:
+    """Over traits: the r of a judge, and how often it is beyond chance."""
     notes = []
     for kind in (SYSTEM, EXAMPLES, SHOWING):
         for judge in JUDGES:
-            mine = [one for one in rows if list(one[1:3]) == [kind, judge]]
+            mine = [one for one in found if (one.kind, one.judge) == (kind, judge)]
             said = []
-            for what, at in (("overall", 4), ("within", 8)):
-                r = [float(one[at].split()[0]) for one in mine]
-                beyond = sum(float(one[at + 1].split()[0]) >= 95 for one in mine)
+            for what, each in (
+                ("r", [one.overall for one in mine]),
+                ("within conditions", [one.within for one in mine]),
+            ):
+                r = [one.r.mean for one in each]
                 said.append(
-                    f"{what} {min(r):.2f} to {max(r):.2f} (mean {np.mean(r):.2f}), beyond 95 % of random directions in "
-                    f"{beyond} of {len(r)}"
+                    f"{what} {min(r):.2f} to {max(r):.2f}, mean {np.mean(r):.2f}, above 0 and 95 % of random directions "
+                    f"for {sum(one.beyond for one in each)} of {len(each)} traits"
                 )
             notes.append(f"{kind}, {judge}: {'; '.join(said)}.")
     return notes
@@ -347,7 +388,7 @@ def keep(found: Sequence[OfTrait], path: Path) -> None:
 def tables(found: Sequence[OfTrait], write: bool) -> None:
     """Print, and store if asked, both tables."""
     bench = found[0].bench
-    rows = [row(of, kind, judge) for of in found for kind in (SYSTEM, EXAMPLES, SHOWING) for judge in JUDGES]
+    told = [Told(of, kind, judge) for of in found for kind in (SYSTEM, EXAMPLES, SHOWING) for judge in JUDGES]
     notes = [
         f"{bench.model.id}; ready vectors at layers {', '.join(f'{of.trait.name} {of.vector.layer}' for of in found)}; "
         f"one answer of at most {ANSWER} tokens to each prompt, temperature {ExtractionSettings().temperature}, seed 0. "
@@ -363,17 +404,17 @@ def tables(found: Sequence[OfTrait], write: bool) -> None:
          "r", "random directions", "best other trait", "r, style held equal",
          "r within conditions", "random directions", "best other trait", "r between conditions' means",
          "r of the prompt's length", "r of the question alone", f"AUC for a score above {ABOVE:.0f}"],
-        rows,
+        [one.row for one in told],
         [
             *notes,
             "r: Pearson's, of the reading at the last prompt token and the score of the answer. Its 95 % interval draws "
             "conditions and questions; within conditions (each condition's means taken out) and of AUC questions; between "
             "means conditions.",
-            f"Random directions: {DIRECTIONS} with the covariance of the same readings, how many have a smaller |r|, and the "
+            f"Random directions: {DIRECTIONS} with the covariance of the same readings, the share with a smaller |r|, and the "
             "95th percentile of it. Best other trait: the largest |r| of the six other ready vectors, at the same layer.",
             "Style held equal: exclamation and question marks, lists, capitals, emoji, sentences and length of the answer "
             "regressed out of both.",
-            *together(rows),
+            *together(told),
         ],
         write,
         bench.model.device,
