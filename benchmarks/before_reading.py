@@ -34,7 +34,7 @@ from personavec.judges.probe import ProbeModel
 from personavec.model.template import Message
 from personavec.readout import read
 from personavec.ready import find_ready
-from personavec.rollouts import Rollout, plan
+from personavec.rollouts import Rollout, Side, plan
 from personavec.stats.bootstrap import (
     DRAWS,
     bootstrap_auc,
@@ -54,6 +54,7 @@ from personavec.traits import library_names, load_trait
 PROMPTS = Path(__file__).with_name("before_reading_prompts.json")
 TRAITS = ("evil", "sycophantic", "hallucinating", "humorous")
 JUDGES = ("probe", "contrast")
+SIDES: tuple[Side, Side] = ("positive", "negative")
 SIZES = (2, 4, 8)  # examples before the question
 SYSTEM, EXAMPLES, SHOWING = "system prompts", "examples for and against", "examples for"
 LEAST = 5  # answers on either side of ABOVE, fewer make no AUC
@@ -120,14 +121,17 @@ def conditions(name: str) -> list[Condition]:
     system = [Condition(SYSTEM, grade, ({"role": "system", "content": text},)) for grade, text in enumerate(prompts, 1)]
     texts = library_texts(name).test
     answers = {(text.question, text.side): text.answer for text in texts}
-    asked = random.Random(name).sample(sorted({text.question for text in texts}), max(SIZES))
+    # Short ones, as the answers are, too.
+    long = {question: max(len(answers[question, side].split()) for side in SIDES) for question, _ in answers}
+    asked = sorted(sorted(long), key=lambda question: long[question])[: max(SIZES)]
+    random.Random(name).shuffle(asked)
     shown = [
         Condition(EXAMPLES, sign * size, tuple(
             message
             for question in asked[:size]
             for message in ({"role": "user", "content": question}, {"role": "assistant", "content": answers[question, side]})
         ))
-        for side, sign in (("negative", -1), ("positive", 1))
+        for side, sign in zip(SIDES, (1, -1), strict=True)
         for size in SIZES
     ]  # fmt: skip
     return [*system, Condition(EXAMPLES, 0), *shown]
@@ -395,7 +399,7 @@ def tables(found: Sequence[OfTrait], write: bool) -> None:
         "Neither judge sees what stood before the question.",
         f"System prompts: eight, from against the trait to for it, of about the same length. Examples: {', '.join(map(str, SIZES))} "
         "exchanges that show the trait or lack it (negative), to the same questions, and none; they are library texts that "
-        "neither vector nor probe is made of.",
+        "neither vector nor probe is made of, the shortest.",
     ]
     publish(
         "before_reading",
