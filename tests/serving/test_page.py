@@ -164,8 +164,10 @@ def test_a_server_that_lets_nobody_steer(visit: Visit, model: ChatModel, vectors
     held = Live(model, vectors, {"steer": {"evil": 0.5}}, client_steering=False)
     try:
         visit.address = f"http://127.0.0.1:{held.port}/"
+        told = visit.open("#longest=12&seed=5&steer=evil:0.5").page.get_by_text("The link steers")
+        assert told.count() == 0
         page = visit.open("#longest=12&seed=5&steer=evil:2&compare=1").page
-        assert page.get_by_text("The link steers, which this server does not let requests do.").is_visible()
+        told.wait_for()
         slider = page.get_by_label("Push towards evil")
         assert slider.is_disabled() and slider.input_value() == "0.5"
         assert page.get_by_label("Plain beside steered").is_disabled()

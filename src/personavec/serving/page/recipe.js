@@ -35,8 +35,8 @@ export function fromHash(hash, { known, settings, trait }) {
     else notes.push(`The link steers by ${item}, which is not served here.`);
   }
   if (!known.client_steering) {
-    const steers = found.compare || names.some((name) => found.steer[name] !== settings.steer[name]);
-    if (steers) notes.push("The link steers, which this server does not let requests do.");
+    const differs = names.some((name) => found.steer[name] !== settings.steer[name]);
+    if (found.compare || (said.get("steer") && differs)) notes.push("The link steers, which this server does not let requests do.");
     Object.assign(found, { steer: settings.steer, compare: false });
   }
   const number = (name, least, most, whole) => {
