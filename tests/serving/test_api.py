@@ -157,6 +157,58 @@ def test_defaults_of_the_server_act_until_a_request_says_otherwise(
     ]
 
 
+@pytest.fixture(scope="module")
+def held(model: ChatModel, vectors: list[PersonaVector]) -> Iterator[Live]:
+    """A server whose requests may not steer."""
+    made = Live(model, vectors, {"steer": {"evil": -1.0}}, client_steering=False)
+    yield made
+    made.close()
+
+
+@pytest.mark.parametrize(
+    ("fields", "headers", "param"),
+    [
+        ({"persona": {"steer": {"humorous": 1}}}, {}, "persona.steer"),
+        ({"persona": {"steer": {"evil": 0}}}, {}, "persona.steer"),  # the server's own is not turned off, either
+        ({"persona": {"ablate": []}}, {}, "persona.ablate"),
+        ({"persona": {"cap": {"evil": 1}, "monitor": []}}, {}, "persona.cap"),
+        ({"persona": {"floor": {"evil": None}}}, {}, "persona.floor"),
+        ({"persona": {"when": {"evil": ">3"}}}, {}, "persona.when"),
+        ({}, {"X-Persona-Steer": "evil=1"}, "X-Persona-Steer"),
+        ({"model": "default+evil-1.5"}, {}, "model"),
+    ],
+)
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [
+        ("chat/completions", {"messages": [{"role": "user", "content": "hello"}]}),
+        ("completions", {"prompt": "hello"}),
+        ("responses", {"input": "hello"}),
+    ],
+)
+def test_requests_that_steer_are_refused_where_they_may_not(
+    held: Live, path: str, said: Any, fields: Any, headers: Any, param: str
+) -> None:
+    status, told, _ = held.ask("POST", f"/v1/{path}", {**said, **fields}, headers)
+    assert (status, told["error"]["param"]) == (403, param)
+    assert "may not steer (it runs without `client_steering`)" in told["error"]["message"]
+
+
+def test_others_are_answered_as_the_server_steers_and_read(
+    held: Live, model: ChatModel, vectors: list[PersonaVector]
+) -> None:
+    persona = {"monitor": ["evil"], "id": "read", "conversation": "one"}
+    told = held.chat(temperature=0, persona=persona)
+    said = [{"role": "user", "content": "hello"}]
+    assert told["choices"][0]["message"]["content"] == answered(
+        model, steering(vectors[0], -1.0), said=said, temperature=0.0
+    )
+    assert told["persona"]["steering"] == ["evil -1"] and "evil" in told["persona"]["choices"][0]["summary"]
+    assert [one["id"] for one in held.ask("GET", "/v1/models")[1]["data"]] == ["default"]
+    assert held.ask("GET", "/v1/models/default+evil-1")[0] == 403
+    assert held.ask("GET", "/v1/persona/vectors")[1]["client_steering"] is False
+
+
 def test_several_answers_their_seeds_and_log_probabilities(client: OpenAI, model: ChatModel) -> None:
     answer = client.chat.completions.create(
         model="default", messages=SAID, max_tokens=6, seed=9, n=3, logprobs=True, top_logprobs=2

@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -47,7 +48,7 @@ def mixed(tiny: ChatModel) -> list[tuple[Request, Response]]:
 
 @pytest.mark.parametrize("limit", [{}, {"places": 3}, {"cache_tokens": 400}])
 def test_streams_side_by_side_equal_their_single_runs(
-    tiny: ChatModel, mixed: list[tuple[Request, Response]], limit: dict[str, int]
+    tiny: ChatModel, mixed: list[tuple[Request, Response]], limit: dict[str, Any]
 ) -> None:
     """Each with its own steering, and unsteered ones between; also where only some of them find a place at a time."""
     made = StepLoop(tiny, personas(tiny), ServeSettings(**limit))

@@ -160,6 +160,24 @@ def test_sliders_change_what_is_asked(visit: Visit) -> None:
     assert page.locator(".warning").inner_text().startswith("Coefficient +1.6 of evil is outside of -1 to +1.5")
 
 
+def test_a_server_that_lets_nobody_steer(visit: Visit, model: ChatModel, vectors: list[PersonaVector]) -> None:
+    held = Live(model, vectors, {"steer": {"evil": 0.5}}, client_steering=False)
+    try:
+        visit.address = f"http://127.0.0.1:{held.port}/"
+        told = visit.open("#longest=12&seed=5&steer=evil:0.5").page.get_by_text("The link steers")
+        assert told.count() == 0
+        page = visit.open("#longest=12&seed=5&steer=evil:2&compare=1").page
+        told.wait_for()
+        slider = page.get_by_label("Push towards evil")
+        assert slider.is_disabled() and slider.input_value() == "0.5"
+        assert page.get_by_label("Plain beside steered").is_disabled()
+        visit.say("hello")
+        assert "persona" not in visit.asked[-1]
+        assert page.locator(".how").all_inner_texts() == ["evil +0.5"]
+    finally:
+        held.close()
+
+
 def test_plain_and_steered_side_by_side(visit: Visit) -> None:
     page = visit.open("#longest=12&steer=evil:1").page
     page.get_by_label("Plain beside steered").check()

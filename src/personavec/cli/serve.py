@@ -91,6 +91,8 @@ def serve(
         print(
             f"Steering: {'; '.join(cast.default.words) or 'none'}. Read along: {', '.join(cast.traits) or 'nothing'}."
         )
+        if not takes.client_steering:
+            print("Requests may not steer.")
         print("Ctrl-C ends it.", flush=True)
 
     server.run(api.create_app(service, keys=keys, hosts=hosts), host, port, ready)

@@ -30,7 +30,7 @@ from personavec.serving.guard import Guard
 from personavec.serving.metrics import Metrics
 from personavec.serving.observer import Observer, Said
 from personavec.serving.page import page_routes
-from personavec.serving.persona import Asked, Cast, of_body, of_header
+from personavec.serving.persona import Asked, Cast, asks_to_steer, of_body, of_header
 from personavec.serving.responses import ResponsesBody, ResponseShape
 from personavec.serving.settings import ServeSettings
 from personavec.serving.strict import parse
@@ -71,14 +71,29 @@ class Service:
         """What the name of a model asks for.
 
         Raises:
-            RequestError: There is no such model.
+            RequestError: There is no such model, or requests may not steer.
         """
         for own in (NAME, self.model.id):
             if model is None or model == own:
                 return {}
             if model.startswith(own) and (asked := self.cast.of_alias(model.removeprefix(own))) is not None:
+                self._check_steering("model")
                 return asked
         raise RequestError(404, f"There is no model {model!r:.80}. GET /v1/models lists them.", "model")
+
+    def _check_steering(self, field: str | None) -> None:
+        """Refuse a field by which a request steers, where it may not.
+
+        Raises:
+            RequestError: It may not.
+        """
+        if field is not None and not self.settings.client_steering:
+            raise RequestError(
+                403,
+                f"{field}: requests to this server may not steer (it runs without `client_steering`). Leave it out; "
+                "answers are steered as the server is, and read.",
+                field,
+            )
 
     async def chat(self, body: ChatBody, steer: str) -> Exchange:
         """Take a chat on."""
@@ -156,6 +171,7 @@ class Service:
         source: str,
         listening: Callable[[], Listener] | None = None,
     ) -> Exchange:
+        self._check_steering(asks_to_steer(steer, body.persona))
         asked = [self.named(body.model), of_header(steer), of_body(body.persona)]
         when = body.persona.when if body.persona else None
         steered, monitored = self.cast.steered(*asked, when=when), self.cast.monitored(body.persona)
@@ -298,7 +314,8 @@ def openai_routes(service: Service) -> APIRouter:
 
     @routes.get("/v1/models")
     async def models() -> Response:
-        names = [NAME, *(NAME + alias for alias in service.cast.aliases())]
+        aliases = service.cast.aliases() if service.settings.client_steering else []
+        names = [NAME, *(NAME + alias for alias in aliases)]
         return JSONResponse({"object": "list", "data": [model(name) for name in names]})
 
     @routes.get("/v1/models/{name:path}")
@@ -312,7 +329,10 @@ def openai_routes(service: Service) -> APIRouter:
 def own_routes(service: Service) -> APIRouter:
     """What the server knows besides."""
     routes = APIRouter()
-    known = facts(service.cast, service.model.id, service.observer.limits)
+    known = {
+        **facts(service.cast, service.model.id, service.observer.limits),
+        "client_steering": service.settings.client_steering,
+    }
 
     @routes.get("/v1/persona/vectors")
     async def vectors() -> Response:

@@ -193,6 +193,17 @@ def of_header(text: str) -> Asked:
     return {ADD.option: asked}
 
 
+def asks_to_steer(header: str, body: PersonaBody | None) -> str | None:
+    """The first field of a request, but for its model's name, that has a say in what is done to its answers.
+
+    Also one that only turns off what the server does by itself. None: there is none.
+    """
+    if header.strip():
+        return "X-Persona-Steer"
+    fields = () if body is None else (*BY_OPTION, "when")
+    return next((f"persona.{field}" for field in fields if getattr(body, field) is not None), None)
+
+
 def of_body(body: PersonaBody | None) -> Asked:
     """What the field `persona` asks for."""
     if body is None:

@@ -87,7 +87,7 @@ export function request(made) {
   }
   return {
     model: "default", messages, temperature: made.temperature, max_tokens: made.longest, seed: made.seed,
-    logprobs: true, top_logprobs: 4, stream: true, ...(known.data.length && { persona }),
+    logprobs: true, top_logprobs: 4, stream: true, ...(known.data.length && known.client_steering && { persona }),
   };
 }
 

@@ -34,6 +34,11 @@ export function fromHash(hash, { known, settings, trait }) {
     if (names.includes(name) && Number.isFinite(coefficient)) found.steer[name] = coefficient;
     else notes.push(`The link steers by ${item}, which is not served here.`);
   }
+  if (!known.client_steering) {
+    const differs = names.some((name) => found.steer[name] !== settings.steer[name]);
+    if (found.compare || (said.get("steer") && differs)) notes.push("The link steers, which this server does not let requests do.");
+    Object.assign(found, { steer: settings.steer, compare: false });
+  }
   const number = (name, least, most, whole) => {
     const value = Number(said.get(name) ?? NaN);
     return value >= least && value <= most && (!whole || Number.isInteger(value)) ? value : null;

@@ -15,7 +15,8 @@ export function Slider({ vector }) {
   const style = { "--from": share(from), "--to": share(to), "--zero": share(0) };
   return html`
     <div class="slider" style=${style}>
-      <input type="range" min=${low} max=${high} step="0.1" value=${coefficient} aria-label=${`Push towards ${trait}`}
+      <input type="range" min=${low} max=${high} step="0.1" value=${coefficient} disabled=${!state.known.client_steering}
+        aria-label=${`Push towards ${trait}`}
         aria-valuetext=${`${signed(coefficient)} ${said}`} onInput=${(event) => steer(trait, Number(event.target.value))} />
       <output class=${beyond ? "beyond" : ""}>${coefficient ? signed(coefficient) : "0"}</output>
     </div>

@@ -15,6 +15,7 @@ export function Traits({ answer }) {
   }
   const other = partner(state.tree, answer);
   return html`
+    ${!known.client_steering && html`<p class="hint">This server does not let requests steer: the sliders show what it does by itself.</p>`}
     <div class="cards">${known.data.map((vector) => html`<${Card} key=${vector.trait} ...${{ vector, answer, other }} />`)}</div>
     <${Key} other=${other} />
   `;

@@ -29,12 +29,13 @@ export function Writing({ label, text, button, onSay, onLeave, onText }) {
 }
 
 export function Composer() {
-  const { draft, settings } = state;
+  const { draft, known, settings } = state;
   return html`
     <div class="composer">
       <${Writing} label="Say something" text=${draft} onText=${(text) => set({ draft: text })} onSay=${(text) => say(text)} button=${isWriting() ? null : "Send"} />
       <div class="acts">
-        <label><input type="checkbox" checked=${settings.compare} onChange=${(event) => setting({ compare: event.target.checked })} />
+        <label><input type="checkbox" checked=${settings.compare} disabled=${!known.client_steering}
+          onChange=${(event) => setting({ compare: event.target.checked })} />
           Plain beside steered</label>
         ${isWriting() && html`<button class="main" onClick=${stop}>Stop</button>`}
       </div>
