@@ -302,7 +302,7 @@ def test_bfloat16_weights() -> None:
 @pytest.mark.parametrize("method", ["steer", "regularise"])
 def test_compiled(method: Any) -> None:
     """Put on before the first trace, taken off, and put on after it. Every trace takes seconds: few modules, then."""
-    few = {"num_hidden_layers": 2}
+    few = {"num_hidden_layers": 1}
     batch, vector, model = by_hand.batch(), by_hand.vector(**few), by_hand.model(**few)
     model = lora(model, target_modules=["down_proj"]) if method == "regularise" else model
     compiled: Any = torch.compile(model, backend="eager")
