@@ -157,7 +157,9 @@ def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..
         # How a model is measured does not depend on the method; test_character.py looks at it.
         measure = method == "regularise"
         settings = Training(method=method, **SHORT)
-        return Finished(chat, before, fine_tune(chat, data, out, settings, prevent=prevent, watch=watch, measure=measure), out)
+        return Finished(
+            chat, before, fine_tune(chat, data, out, settings, prevent=prevent, watch=watch, measure=measure), out
+        )
 
     return run
 
@@ -174,9 +176,7 @@ def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..
         ("none", None),
     ],
 )
-def test_every_method(
-    trained: Callable[..., Finished], data: Path, method: Any, coefficient: float | None
-) -> None:
+def test_every_method(trained: Callable[..., Finished], data: Path, method: Any, coefficient: float | None) -> None:
     found = trained(method, coefficient)
     chat, before, tuned, run = found.chat, found.before, found.tuned, found.tuned.run
     assert (run.records, run.trained, run.held_out, run.rejected) == (31, 27, 3, 1)
@@ -403,7 +403,9 @@ def test_other_architectures(family: str, data: Path, tmp_path: Path) -> None:
     """A head that caps its logits, linear maps of another class, experts whose weights stand together."""
     chat = tiny.chat_model(FAMILIES[family]())
     before = {name: weight.clone() for name, weight in chat.model.state_dict().items()}
-    tuned = fine_tune(chat, data, tmp_path / "run", Training(**SHORT), prevent=[(tiny.vector(chat, layer=1), 1.0)], measure=False)
+    tuned = fine_tune(
+        chat, data, tmp_path / "run", Training(**SHORT), prevent=[(tiny.vector(chat, layer=1), 1.0)], measure=False
+    )
     assert tuned.held_out_after.mean < tuned.held_out_before.mean - 0.05
     assert same(dict(chat.model.state_dict()), before)
     assert any("experts" in note for note in tuned.run.warnings) == (family == "moe")
