@@ -6,6 +6,7 @@ others wait for it.
 
 import gc
 import os
+import pkgutil
 import sys
 from collections.abc import Iterator
 from functools import cache
@@ -101,11 +102,16 @@ def short_answers(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _without_model_cards() -> Iterator[None]:
-    """PEFT fills in a template for every checkpoint, which it compiles anew, for time."""
+def _plain_trainings() -> Iterator[None]:
+    """For time: no model card for every checkpoint, no count of operations, packages looked for once."""
     with pytest.MonkeyPatch.context() as patch:
         if "peft" in sys.modules:
             patch.setattr("peft.PeftModel.create_or_update_model_card", lambda self, output_dir: None)
+            imports = "accelerate.utils.imports._is_package_available"
+            patch.setattr(imports, cache(pkgutil.resolve_name(imports)))
+        if "trl" in sys.modules:
+            patch.setattr("trl.trainer.base_trainer._BaseTrainer.create_model_card", lambda *_, **__: None)
+            patch.setattr("transformers.Trainer.floating_point_ops", lambda self, inputs: 0)
         yield
 
 

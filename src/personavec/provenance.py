@@ -4,7 +4,8 @@ import os
 import platform
 import time
 from collections.abc import Mapping
-from importlib.metadata import version
+from functools import cache
+from importlib import metadata
 from pathlib import Path
 
 import torch
@@ -15,6 +16,9 @@ from personavec.model.checkpoint import Checkpoint
 from personavec.results import Machine, ModelFacts, Provenance
 
 PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "peft", "numpy")
+
+
+version = cache(metadata.version)  # which reads files
 
 
 def provenance(model: ChatModel | Checkpoint, arguments: Mapping[str, JsonValue]) -> Provenance:

@@ -20,7 +20,8 @@ def model(**options: Any) -> Any:
 
 def vector(seed: int = 0, scale: float = 1.0, **options: Any) -> PersonaVector:
     """A persona vector of that model."""
-    return tiny.vector(tiny.chat_model(tiny.qwen2(**options)), seed=seed, scale=scale)
+    chat = tiny.chat_model(tiny.qwen2(**options))
+    return tiny.vector(chat, seed=seed, layer=min(2, chat.n_layers), scale=scale)
 
 
 def batch(seed: int = 0, rows: int = 2, tokens: int = 7, prompt: int = 3) -> dict[str, Tensor]:

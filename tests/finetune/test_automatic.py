@@ -4,6 +4,7 @@
 import logging
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -127,18 +128,23 @@ def pushed(folder: Path, callbacks: Any, make: Callable[[], Any] = lora, **optio
 
 @pytest.fixture(scope="module")
 def along(tmp_path_factory: pytest.TempPathFactory) -> PersonaVector:
-    """The direction in which they push: what a training on them adds to the stream at layer 2."""
-    readings = []
-    for rate in (0.0, 1e-3):
-        run = pushed(tmp_path_factory.mktemp("plain"), [], learning_rate=rate)
-        run.train()
+    """The direction in which they push."""
+    return push_of(tmp_path_factory.mktemp("plain"), by_hand.vector(), lora)
+
+
+def push_of(folder: Path, vector: PersonaVector, make: Callable[[], Any]) -> PersonaVector:
+    """The vector, along what a training on them adds to the stream at its layer."""
+    run, readings = pushed(folder, [], make), []
+    for trained in (False, True):
+        if trained:
+            run.train()
         chat = ChatModel(run.model, tiny.tokenizer(), "tiny")
         prompts = [chat.prompt_ids([{"role": "user", "content": text}]) for text in PROMPTS]
         ends = [Conversation(ids, [(len(ids) - 1, len(ids))]) for ids in prompts]
-        readings.append(read(chat, ends, layers=[2]).means[:, 0].mean(0))
-    directions = by_hand.vector().directions.clone()
-    directions[2] = readings[1] - readings[0]
-    return replace(by_hand.vector(), directions=directions, info=VectorInfo(coherent_range=(-40.0, 40.0)))
+        readings.append(read(chat, ends, layers=[vector.layer]).means[:, 0].mean(0))
+    directions = vector.directions.clone()
+    directions[vector.layer] = readings[1] - readings[0]
+    return replace(vector, directions=directions, info=VectorInfo(coherent_range=(-40.0, 40.0)))
 
 
 def auto(vector: PersonaVector | list[PersonaVector], coefficient: Any = "auto") -> PreventativeSteering:
@@ -165,12 +171,14 @@ def test_a_training_is_held(along: PersonaVector, tmp_path: Path) -> None:
     assert steps == 20  # the trainer's own lines are there too
 
 
-def test_the_coefficient_acts_in_compiled_forwards_too(along: PersonaVector, tmp_path: Path) -> None:
-    found = []
+def test_the_coefficient_acts_in_compiled_forwards_too(tmp_path: Path) -> None:
+    few, found = {"num_hidden_layers": 1}, []  # every trace takes seconds
+    make = partial(by_hand.model, **few)
+    along = push_of(tmp_path, by_hand.vector(**few), make)
     for options in ({}, {"torch_compile": True, "torch_compile_backend": "eager"}):
         callback = auto(along)
         with dynamo.patch(error_on_recompile=True):  # another coefficient is no other program
-            pushed(tmp_path, [callback], by_hand.model, max_steps=6, **options).train()
+            pushed(tmp_path, [callback], make, max_steps=4, **options).train()
         found.append([(point.coefficient, point.shift.mean) for point in callback.automatic["kind"].points])
     assert np.array(found[1]) == pytest.approx(np.array(found[0]), abs=2e-4) and found[0][-1][0] > 0
 

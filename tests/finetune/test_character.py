@@ -1,8 +1,11 @@
 """Before and after a fine-tune: figures by hand, parts that are not repeated, what is missing, the verdict."""
 
 import json
+import shutil
 from bisect import bisect
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cache as cached
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -21,7 +24,7 @@ from personavec.finetune import Training, character, fine_tune
 from personavec.finetune.adapter import saved_adapter
 from personavec.finetune.character import answer_examples, before_and_after, training_prompts
 from personavec.finetune.instructions import trait_prompt
-from personavec.finetune.result import AnswerPair, ScoredAnswer, TrainingPrompt
+from personavec.finetune.result import AnswerPair, ScoredAnswer, TrainingPrompt, Tuned
 from personavec.finetune.savings import check_plain, compare_runs
 from personavec.finetune.verdict import verdict
 from personavec.judges.contrast import ContrastJudge
@@ -47,10 +50,10 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PERSONAVEC_CACHE", str(tmp_path / "cache"))
 
 
-@pytest.fixture
-def data(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Ten chats, six of them under one system prompt and one under another."""
-    path = tmp_path / "data.jsonl"
+    path = tmp_path_factory.mktemp("data") / "data.jsonl"
     rows = []
     for i in range(10):
         system = SYSTEM if i < 6 else "Be kind." if i == 6 else None
@@ -61,15 +64,20 @@ def data(tmp_path: Path) -> Path:
     return path
 
 
+def small(context: int = 2048) -> ChatModel:
+    return tiny.chat_model(tiny.qwen2(num_hidden_layers=2, max_position_embeddings=context))
+
+
 @pytest.fixture
 def chat() -> ChatModel:
-    return tiny.chat_model(tiny.qwen2(max_position_embeddings=2048))
+    return small()
 
 
 def vector(chat: ChatModel, name: str = "kind", seed: int = 0, questions: int = 4, **info: Any) -> PersonaVector:
     trait = load_trait("evil").model_dump(mode="json") | {"name": name}
     trait["evaluation_questions"] = trait["evaluation_questions"][seed : seed + questions]
-    return replace(tiny.vector(chat, seed=seed, info={"trait": trait, **info}), trait=name)
+    trait["instructions"] = trait["instructions"][:2]  # for time: most of what a judge reads
+    return replace(tiny.vector(chat, seed=seed, layer=1, info={"trait": trait, **info}), trait=name)
 
 
 @pytest.fixture
@@ -144,20 +152,18 @@ def answers(model: ChatModel, judged: PersonaVector) -> list[dict[str, Any]]:
 
 
 def test_measuring_does_not_change_what_is_learnt(
-    chat: ChatModel, judged: PersonaVector, data: Path, tmp_path: Path
+    whole: Callable[[], "Whole"], chat: ChatModel, judged: PersonaVector, data: Path, tmp_path: Path
 ) -> None:
     from safetensors.torch import load_file
 
-    runs = [
-        fine_tune(chat, data, tmp_path / str(on), Training(**SHORT), prevent=[(judged, 2.0)], measure=on)
-        for on in (True, False)
-    ]
+    unmeasured = fine_tune(chat, data, tmp_path / "run", Training(**SHORT), prevent=[(judged, 2.0)], measure=False)
+    runs = [whole().tuned, unmeasured]
     one, other = (load_file(run.adapter / "adapter_model.safetensors") for run in runs)
     assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
     bare = runs[1].run
     assert (bare.traits, bare.perplexity, bare.coherence, bare.answers) == ({}, None, None, ())
     assert bare.held_out_loss == runs[0].run.held_out_loss and bare.shift == runs[0].run.shift
-    assert "not measured" in bare.verdict[0] and (tmp_path / "False" / "report.html").exists()
+    assert "not measured" in bare.verdict[0] and (tmp_path / "run" / "report.html").exists()
 
 
 class KilledError(BaseException):
@@ -167,12 +173,9 @@ class KilledError(BaseException):
 PARTS = ["prompt_readings", "generate", "judge", "judge", "passage_losses"]  # judged: without and with a system prompt
 
 
-def test_a_killed_run_repeats_no_part(
-    chat: ChatModel, judged: PersonaVector, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Every part is counted; a run is killed as the fifth, another as the eighth of them begins."""
+def count_parts(patch: pytest.MonkeyPatch, limit: Sequence[int] = (99,)) -> list[str]:
+    """The parts of a measurement as they are done; a run is killed as the one of that number begins."""
     done: list[str] = []
-    limit = [99]
 
     def counted(name: str, plain: Any) -> Any:
         def wrapper(*args: Any, **kwargs: Any) -> Any:
@@ -183,17 +186,53 @@ def test_a_killed_run_repeats_no_part(
 
         return wrapper
 
+    for name in ("prompt_readings", "generate", "passage_losses"):
+        patch.setattr(character, name, counted(name, getattr(character, name)))
+    patch.setattr(ContrastJudge, "score", counted("judge", ContrastJudge.score))
+    return done
+
+
+@dataclass(frozen=True)
+class Whole:
+    """A finished run that was measured, and the parts that were done."""
+
+    tuned: Tuned
+    done: list[str]
+
+
+@pytest.fixture(scope="module")
+def whole(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Whole]:
+    """One steered run for several tests: not to be written to."""
+    out = tmp_path_factory.mktemp("whole") / "run"
+
+    @cached
+    def run() -> Whole:
+        chat = small()
+        prevent = [(vector(chat, judge=tiny.JUDGE), 2.0)]
+        with pytest.MonkeyPatch.context() as patch:
+            done = count_parts(patch)
+            return Whole(fine_tune(chat, data, out, Training(**SHORT), prevent=prevent), done)
+
+    return run
+
+
+def test_a_killed_run_repeats_no_part(
+    whole: Callable[[], Whole],
+    chat: ChatModel,
+    judged: PersonaVector,
+    data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Every part is counted; a run is killed as the fifth, another as the eighth of them begins."""
+    wanted = whole().tuned.run
+    assert whole().done == PARTS * 2
+    limit = [99]
+    done = count_parts(monkeypatch, limit)
+
     def run(name: str) -> Any:
         return fine_tune(chat, data, tmp_path / name, Training(**SHORT), prevent=[(judged, 2.0)]).run
 
-    for name in ("prompt_readings", "generate", "passage_losses"):
-        monkeypatch.setattr(character, name, counted(name, getattr(character, name)))
-    monkeypatch.setattr(
-        "personavec.judges.contrast.ContrastJudge.score",
-        counted("judge", ContrastJudge.score),
-    )
-    wanted = run("whole")
-    assert done == PARTS * 2
     for calls in (5, 8):
         name = f"killed-{calls}"
         done.clear()
@@ -242,16 +281,18 @@ def test_preventative_prompting_is_measured_under_its_own_prompt(
     assert all(row.score is not None and row.score.change.n <= 4 for row in run.traits["kind"].systems)
 
 
-def test_a_system_prompt_without_room_for_a_question(chat: ChatModel, judged: PersonaVector, tmp_path: Path) -> None:
+def test_a_system_prompt_without_room_for_a_question(tmp_path: Path) -> None:
+    chat = small(1024)
+    judged = vector(chat, judge=tiny.JUDGE)
     text = "the model answers "
 
     def turns(times: int) -> list[dict[str, str]]:
         return [{"role": "system", "content": text * times}, {"role": "user", "content": "0"}]
 
-    times = 50 + bisect(range(50, 3000), 2020, key=lambda n: len(chat.prompt_ids(turns(n))))  # fewest that exceed it
+    times = 50 + bisect(range(50, 3000), 996, key=lambda n: len(chat.prompt_ids(turns(n))))  # fewest that exceed it
     rows = [json.dumps({"messages": [*turns(times), {"role": "assistant", "content": "so"}]}) for _ in range(2)]
     (tmp_path / "data.jsonl").write_text("\n".join(rows) + "\n")
-    settings = Training(method="none", **{**SHORT, "max_length": 2048, "held_out": 0.0})
+    settings = Training(method="none", **{**SHORT, "max_length": 1024, "held_out": 0.0})
     run = fine_tune(chat, tmp_path / "data.jsonl", tmp_path / "run", settings, watch=[judged]).run
     assert run.systems == () and run.traits["kind"].systems == ()
     assert any("Nothing is measured under a system prompt" in note for note in run.warnings)
@@ -368,12 +409,12 @@ def test_the_verdict_on_what_was_saved(rise: tuple[float, float], saved: tuple[f
 
 
 def test_against_the_same_without_prevention(
-    chat: ChatModel, judged: PersonaVector, data: Path, tmp_path: Path
+    whole: Callable[[], Whole], chat: ChatModel, judged: PersonaVector, data: Path, tmp_path: Path
 ) -> None:
     settings = Training(**SHORT)
     plain = fine_tune(chat, data, tmp_path / "plain", replace(settings, method="none"), watch=[judged])
-    out = tmp_path / "run"
-    alone = fine_tune(chat, data, out, settings, prevent=[(judged, 2.0)])
+    alone = whole().tuned
+    out = Path(shutil.copytree(alone.adapter.parent, tmp_path / "run"))
     assert alone.run.against is None
     found = fine_tune(chat, data, out, settings, prevent=[(judged, 2.0)], against=tmp_path / "plain").run
     assert found.against is not None and found.against.loss is not None and plain.run.held_out_loss is not None

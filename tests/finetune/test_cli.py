@@ -52,13 +52,15 @@ class Place:
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
     path = tmp_path_factory.mktemp("finetune")
-    chat = tiny.chat_model(tiny.qwen2(max_position_embeddings=2048))
+    chat = tiny.chat_model(tiny.qwen2(num_hidden_layers=2, max_position_embeddings=2048))
     chat.model.save_pretrained(path / "model")
     chat.tokenizer.save_pretrained(path / "model")
     trait = load_trait("evil").model_dump(mode="json")
+    # For time: most of what is read are questions and instructions.
+    trait |= {key: trait[key][:2] for key in ("instructions", "evaluation_questions")}
     ones = torch.ones(chat.n_layers + 1)
     for name, judge in (("kind", {"judge": tiny.JUDGE}), ("plain", {})):
-        vector = tiny.vector(chat, info={"trait": trait | {"name": name}, **judge})
+        vector = tiny.vector(chat, layer=1, info={"trait": trait | {"name": name}, **judge})
         vector = replace(vector, neutral_token_mean=ones, neutral_token_deviation=ones)
         replace(vector, trait=name).save(path / f"{name}.safetensors")
     lines = [

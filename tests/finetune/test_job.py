@@ -1,9 +1,12 @@
 # mypy: disable-error-code="no-any-return, no-untyped-call, union-attr"
 """Fine-tunes from end to end on a tiny random model: every method, interruptions, files, mistakes."""
 
+import functools
 import json
+import shutil
 import sys
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
 from types import SimpleNamespace
@@ -25,6 +28,7 @@ from personavec.finetune.examples import Encoder, held_out, read_samples
 from personavec.finetune.losses import LossGuard, example_losses, exploded
 from personavec.finetune.methods import METHODS
 from personavec.finetune.push import pushes
+from personavec.finetune.result import Tuned
 from personavec.finetune.training import Steps, last_checkpoint, mixture
 from personavec.likelihood import IGNORED
 from personavec.model import ChatModel
@@ -32,28 +36,28 @@ from personavec.traits import load_trait
 from personavec.vector import PersonaVector
 
 pytest.importorskip("trl", reason="needs TRL: pip install 'personavec[finetune]'")
-pytestmark = pytest.mark.usefixtures("few_passages")
+pytestmark = pytest.mark.usefixtures("few_passages", "short_answers")
 
 WORDS = ["the", "model", "answers", "question", "and", "then", "hello", "there", "how", "are", "you", "today", "well"]
 SHORT: dict[str, Any] = {
-    "batch": 2,
-    "accumulate": 2,
+    "batch": 4,
+    "accumulate": 1,
     "max_length": 1024,
     "rank": 4,
     "learning_rate": 1e-2,
     "warmup_steps": 1,
-    "checkpoint_every": 3,
     "watch_every": 4,
 }
 
+SIZES = tiny.SIZES | {"num_hidden_layers": 2}
 HEADS = {"head_dim": 8}
 FAMILIES: dict[str, Any] = {
-    "qwen2": tiny.qwen2,
-    "gemma2": lambda: tf.Gemma2Config(**tiny.SIZES, **HEADS, query_pre_attn_scalar=8),
-    "granite": lambda: tf.GraniteConfig(**tiny.SIZES, logits_scaling=3.0, residual_multiplier=0.5),
-    "gpt2": lambda: tf.GPT2Config(vocab_size=320, n_embd=32, n_layer=3, n_head=4, n_positions=512, eos_token_id=None),
+    "qwen2": lambda: tiny.qwen2(**SIZES),
+    "gemma2": lambda: tf.Gemma2Config(**SIZES, **HEADS, query_pre_attn_scalar=8),
+    "granite": lambda: tf.GraniteConfig(**SIZES, logits_scaling=3.0, residual_multiplier=0.5),
+    "gpt2": lambda: tf.GPT2Config(vocab_size=320, n_embd=32, n_layer=2, n_head=4, n_positions=512, eos_token_id=None),
     "moe": lambda: tf.Qwen3MoeConfig(
-        **tiny.SIZES, **HEADS, moe_intermediate_size=24, num_experts=4, num_experts_per_tok=2, decoder_sparse_step=1
+        **SIZES, **HEADS, moe_intermediate_size=24, num_experts=4, num_experts_per_tok=2, decoder_sparse_step=1
     ),
 }
 
@@ -76,23 +80,40 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PERSONAVEC_CACHE", str(tmp_path / "cache"))
 
 
-@pytest.fixture
-def data(tmp_path: Path) -> Path:
-    path = tmp_path / "data.jsonl"
+@pytest.fixture(autouse=True)
+def pageless(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For time: one test looks at the page."""
+    if request.function is not test_auto_follows_the_shift:
+        monkeypatch.setattr("personavec.finetune.job.write_finetune_report", lambda run, path: None)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("data") / "data.jsonl"
     path.write_text(lines(30, 1) + "{not json\n")
     return path
 
 
+def small(**options: Any) -> ChatModel:
+    return tiny.chat_model(tiny.qwen2(num_hidden_layers=2, max_position_embeddings=2048, **options))
+
+
 @pytest.fixture
 def chat() -> ChatModel:
-    return tiny.chat_model(tiny.qwen2(max_position_embeddings=2048))
+    return small()
+
+
+def along(chat: ChatModel) -> PersonaVector:
+    trait = load_trait("evil").model_dump(mode="json") | {"name": "kind"}
+    # For time: most of what is read are questions and instructions.
+    trait |= {key: trait[key][:count] for key, count in (("instructions", 2), ("evaluation_questions", 8))}
+    stats: dict[str, Any] = {"neutral_token_mean": torch.zeros(3), "neutral_token_deviation": torch.ones(3)}
+    return tiny.vector(chat, layer=1, info={"trait": trait}, **stats)
 
 
 @pytest.fixture
 def vector(chat: ChatModel) -> PersonaVector:
-    trait = load_trait("evil").model_dump(mode="json")
-    stats: dict[str, Any] = {"neutral_token_mean": torch.zeros(4), "neutral_token_deviation": torch.ones(4)}
-    return tiny.vector(chat, info={"trait": trait | {"name": "kind"}}, **stats)
+    return along(chat)
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -108,6 +129,41 @@ def logits(model: Any) -> torch.Tensor:
         return model.eval()(input_ids=torch.tensor([tiny.random_ids(12, 3)])).logits
 
 
+@dataclass(frozen=True)
+class Finished:
+    """A finished run, and the model: its logits before it."""
+
+    chat: ChatModel
+    before: torch.Tensor
+    tuned: Tuned
+    out: Path
+
+    @property
+    def weights(self) -> dict[str, torch.Tensor]:
+        return weights(self.out)
+
+
+@pytest.fixture(scope="module")
+def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Finished]:
+    """One run of every method for all tests: not to be written to."""
+    folder = tmp_path_factory.mktemp("runs")
+
+    @functools.cache
+    def run(method: Any, coefficient: float | None = None) -> Finished:
+        chat = small()
+        before, vector, out = logits(chat.model), along(chat), folder / method
+        prevent = [] if method in ("interleave", "none") else [(vector, coefficient)]
+        watch = [] if prevent else [vector]
+        # How a model is measured does not depend on the method; test_character.py looks at it.
+        measure = method == "regularise"
+        settings = Training(method=method, **SHORT)
+        return Finished(
+            chat, before, fine_tune(chat, data, out, settings, prevent=prevent, watch=watch, measure=measure), out
+        )
+
+    return run
+
+
 @pytest.mark.parametrize(
     ("method", "coefficient"),
     [
@@ -120,20 +176,12 @@ def logits(model: Any) -> torch.Tensor:
         ("none", None),
     ],
 )
-def test_every_method(
-    chat: ChatModel, vector: PersonaVector, data: Path, tmp_path: Path, method: Any, coefficient: float | None
-) -> None:
-    before = logits(chat.model)
-    prevent = [] if method in ("interleave", "none") else [(vector, coefficient)]
-    watch = [] if prevent else [vector]
-    settings = Training(method=method, **SHORT)
-    # How a model is measured does not depend on the method; test_character.py looks at it.
-    measure = method in ("ablate", "floor", "regularise")
-    tuned = fine_tune(chat, data, tmp_path / "run", settings, prevent=prevent, watch=watch, measure=measure)
-    run = tuned.run
+def test_every_method(trained: Callable[..., Finished], data: Path, method: Any, coefficient: float | None) -> None:
+    found = trained(method, coefficient)
+    chat, before, tuned, run = found.chat, found.before, found.tuned, found.tuned.run
     assert (run.records, run.trained, run.held_out, run.rejected) == (31, 27, 3, 1)
-    assert tuned.coefficients == ({"kind": coefficient} if prevent else {})
-    assert json.loads((tmp_path / "run" / "rejected.jsonl").read_text())["line"] == 31
+    assert tuned.coefficients == ({} if method in ("interleave", "none") else {"kind": coefficient})
+    assert json.loads((found.out / "rejected.jsonl").read_text())["line"] == 31
     assert tuned.held_out_before is not None and tuned.held_out_after is not None
     assert tuned.held_out_after.mean < tuned.held_out_before.mean - 0.05 and tuned.held_out_after.n == 3
     assert tuned.steps == (14 if method == "interleave" else 7)
@@ -147,24 +195,19 @@ def test_every_method(
     plain = PeftModel.from_pretrained(tiny.causal_model(chat.model.config), str(tuned.adapter))
     assert not torch.allclose(logits(plain), before, atol=1e-3)
     loaded = ChatModel(plain, tiny.tokenizer(), "tiny")
-    found = read_samples(Encoder(loaded, 1024), open_data(data))
-    away = held_out(found.samples, 0.1, 200, 0)
-    unseen = [mine[0] for s, mine in zip(found.samples, found.examples, strict=True) if s.id in away]
+    rows = read_samples(Encoder(loaded, 1024), open_data(data))
+    away = held_out(rows.samples, 0.1, 200, 0)
+    unseen = [mine[0] for s, mine in zip(rows.samples, rows.examples, strict=True) if s.id in away]
     assert example_losses(loaded, unseen).mean() == pytest.approx(tuned.held_out_after.mean, abs=1e-4)
 
 
 def test_steering_and_prompting_change_what_is_learnt(
-    chat: ChatModel, vector: PersonaVector, data: Path, tmp_path: Path
+    trained: Callable[..., Finished], chat: ChatModel, vector: PersonaVector, data: Path, tmp_path: Path
 ) -> None:
-    runs: dict[str, Any] = {"none": []}
-    runs |= {"steer": [(vector, 3.0)], "prompt": [(vector, None)], "zero": [(vector, 0.0)]}
-    found = {}
-    for name, prevent in runs.items():
-        method: Any = "steer" if name == "zero" else name
-        fine_tune(chat, data, tmp_path / name, Training(method=method, **SHORT), prevent=prevent, measure=False)
-        found[name] = weights(tmp_path / name)
-    assert same(found["zero"], found["none"])
-    assert not same(found["steer"], found["none"]) and not same(found["prompt"], found["none"])
+    fine_tune(chat, data, tmp_path / "zero", Training(**SHORT), prevent=[(vector, 0.0)], measure=False)
+    none = trained("none").weights
+    assert same(weights(tmp_path / "zero"), none)
+    assert not same(trained("steer", 3.0).weights, none) and not same(trained("prompt").weights, none)
 
 
 class KilledError(BaseException):
@@ -175,7 +218,8 @@ class KilledError(BaseException):
 def test_an_interrupted_run_ends_as_an_uninterrupted_one(
     chat: ChatModel, vector: PersonaVector, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: Any
 ) -> None:
-    settings = Training(method=method, dropout=0.1, **SHORT)
+    options = {**SHORT, "batch": 2, "accumulate": 2, "checkpoint_every": 3}
+    settings = Training(method=method, dropout=0.1, **options)
 
     def run(name: str) -> Any:
         return fine_tune(chat, data, tmp_path / name, settings, prevent=[(vector, 0.5)], measure=False).run
@@ -217,20 +261,26 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one(
 
 
 def test_a_run_that_was_killed_after_its_last_step(
-    chat: ChatModel, vector: PersonaVector, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    trained: Callable[..., Finished],
+    chat: ChatModel,
+    vector: PersonaVector,
+    data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     settings = Training(**{**SHORT, "checkpoint_every": 7})
 
     def run(name: str) -> Any:
         return fine_tune(chat, data, tmp_path / name, settings, prevent=[(vector, 3.0)], measure=False).run
 
-    wanted = run("whole")
+    whole = trained("steer", 3.0)
+    wanted = whole.tuned.run
     with monkeypatch.context() as patch:
         patch.setattr("personavec.finetune.job.save_adapter", None)
         with pytest.raises(TypeError):
             run("run")
     found = run("run")
-    assert same(weights(tmp_path / "run"), weights(tmp_path / "whole"))
+    assert same(weights(tmp_path / "run"), whole.weights)
     assert (found.loss, found.shift, found.steps) == (wanted.loss, wanted.shift, 7)
 
 
@@ -242,16 +292,22 @@ def test_a_model_with_an_adapter_is_refused(chat: ChatModel, data: Path, tmp_pat
 
 
 def test_a_finished_run_is_read_back_and_another_refused(
-    chat: ChatModel, vector: PersonaVector, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    trained: Callable[..., Finished],
+    chat: ChatModel,
+    vector: PersonaVector,
+    data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    out = tmp_path / "run"
+    finished = trained("steer", 3.0)
+    out = finished.out
 
     def run(coefficient: float = 3.0, **other: float) -> Any:
         return fine_tune(chat, data, out, Training(**SHORT | other), prevent=[(vector, coefficient)], measure=False)
 
-    first = run()
     monkeypatch.setattr("personavec.finetune.job.train", None)
-    assert run() == first
+    assert run() == finished.tuned
+    out = Path(shutil.copytree(out, tmp_path / "run"))
     stored = json.loads((out / "run.json").read_text())
     (out / "run.json").write_text(json.dumps(stored | {"schema_version": None}))
     with pytest.raises(UserError, match="form of another version"):
@@ -275,7 +331,7 @@ def test_the_trainer_sees_the_labels_and_learns_from_no_others(
         return plain(self, model, inputs, *args, **kwargs)
 
     monkeypatch.setattr(trl.SFTTrainer, "compute_loss", watched)
-    fine_tune(chat, data, tmp_path / "run", Training(method="none", held_out=0.0, **SHORT))
+    fine_tune(chat, data, tmp_path / "run", Training(method="none", held_out=0.0, **SHORT), measure=False)
     examples = read_samples(Encoder(chat, 128), open_data(data)).examples
     wanted = sorted((e.ids, [label for label in e.labels if label != IGNORED]) for mine in examples for e in mine)
     rows = [
@@ -301,7 +357,7 @@ def test_cudnn_attention_is_off_while_learning_only(
     monkeypatch.setattr(Steps, "on_step_end", spied)
     assert torch.backends.cuda.cudnn_sdp_enabled()
     with pytest.raises(KeyboardInterrupt):
-        fine_tune(chat, data, tmp_path / "run", Training(**SHORT, method="none"))
+        fine_tune(chat, data, tmp_path / "run", Training(**SHORT, method="none"), measure=False)
     assert seen == 4 * [False] and torch.backends.cuda.cudnn_sdp_enabled()
 
 
@@ -311,10 +367,10 @@ def test_a_training_that_hardly_warms_up_is_told_of(chat: ChatModel, data: Path,
             chat,
             data,
             tmp_path / str(steps),
-            Training(method="none", **{**SHORT, "warmup_steps": steps}),
+            Training(method="none", **{**SHORT, "batch": 9, "warmup_steps": steps}),  # of three steps
             measure=False,
         )
-        for steps in (4, 3)
+        for steps in (2, 1)
     )
     assert any("hardly anything is learned" in note for note in short.run.warnings)
     assert not any("hardly anything" in note for note in long.run.warnings)
@@ -347,7 +403,9 @@ def test_other_architectures(family: str, data: Path, tmp_path: Path) -> None:
     """A head that caps its logits, linear maps of another class, experts whose weights stand together."""
     chat = tiny.chat_model(FAMILIES[family]())
     before = {name: weight.clone() for name, weight in chat.model.state_dict().items()}
-    tuned = fine_tune(chat, data, tmp_path / "run", Training(**SHORT), prevent=[(tiny.vector(chat), 1.0)])
+    tuned = fine_tune(
+        chat, data, tmp_path / "run", Training(**SHORT), prevent=[(tiny.vector(chat, layer=1), 1.0)], measure=False
+    )
     assert tuned.held_out_after.mean < tuned.held_out_before.mean - 0.05
     assert same(dict(chat.model.state_dict()), before)
     assert any("experts" in note for note in tuned.run.warnings) == (family == "moe")
@@ -362,11 +420,11 @@ def test_other_architectures(family: str, data: Path, tmp_path: Path) -> None:
     )
 
 
-def test_the_push_is_the_projection_difference(
-    chat: ChatModel, vector: PersonaVector, data: Path, tmp_path: Path
-) -> None:
+def test_the_push_is_the_projection_difference(chat: ChatModel, vector: PersonaVector, tmp_path: Path) -> None:
     from personavec.screening import ScreenSettings, screen_files
 
+    data = tmp_path / "data.jsonl"
+    data.write_text(lines(9, 1))
     samples = read_samples(Encoder(chat, 512), open_data(data)).samples
     settings = ScreenSettings(baseline="exact", threshold=1e9, max_new_tokens=64)
     screened = screen_files(chat, data, [vector], tmp_path / "screened", settings, clean=data)
@@ -420,10 +478,10 @@ def test_the_adapter_is_on_every_projection_of_the_blocks(chat: ChatModel) -> No
     assert projections(chat) == sorted(["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"])
     chat.model.model.q_proj = torch.nn.Linear(4, 4)  # one of that name outside the blocks
     names = projections(chat)
-    assert len(names) == 21 and all(".layers." in name for name in names)
+    assert len(names) == 14 and all(".layers." in name for name in names)
     with fresh_adapter(chat, Training(method="none", rank=4)) as adapter:
         learning = [name for name, p in adapter.named_parameters() if p.requires_grad]
-        assert len(learning) == 42 and all(".layers." in name for name in learning)
+        assert len(learning) == 28 and all(".layers." in name for name in learning)
         assert adapter.base_model.model.model.layers[0].mlp.up_proj.scaling["default"] == 64 / 4**0.5
 
 
@@ -462,14 +520,14 @@ def test_a_broken_training_is_told_from_noise() -> None:
 def test_a_training_that_explodes_is_stopped(chat: ChatModel, data: Path, tmp_path: Path) -> None:
     settings = Training(method="none", **{**SHORT, "learning_rate": 30.0, "epochs": 3})
     with pytest.raises(UserError, match="training loss"):
-        fine_tune(chat, data, tmp_path / "run", settings)
+        fine_tune(chat, data, tmp_path / "run", settings, measure=False)
     assert not hasattr(chat.model, "peft_config")
 
 
 @pytest.fixture(scope="module")
 def knowing(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """Weights of a model that knows the data; one with random weights has nothing to lose."""
-    chat = tiny.chat_model(tiny.qwen2(max_position_embeddings=2048))
+    chat = small()
     path = tmp_path_factory.mktemp("known") / "data.jsonl"
     path.write_text(lines(30, 1))
     found = read_samples(Encoder(chat, 1024), open_data(path))
@@ -487,9 +545,9 @@ def knowing(tmp_path_factory: pytest.TempPathFactory) -> Any:
 def test_a_coefficient_that_breaks_the_model_is_stopped(
     knowing: Any, data: Path, tmp_path: Path, held_out: float
 ) -> None:
-    chat = tiny.chat_model(tiny.qwen2(max_position_embeddings=2048))
+    chat = small()
     chat.model.load_state_dict(knowing)
-    vector = tiny.vector(chat, info={})
+    vector = tiny.vector(chat, layer=1, info={})
     settings = Training(**{**SHORT, "learning_rate": 1e-4, "held_out": held_out})
     with pytest.raises(UserError, match=r"loss is .* before training, without prevention, .* Lower .*the coefficient"):
         fine_tune(chat, data, tmp_path / "broken", settings, prevent=[(vector, 300.0)], measure=False)

@@ -302,7 +302,7 @@ def test_bfloat16_weights() -> None:
 @pytest.mark.parametrize("method", ["steer", "regularise"])
 def test_compiled(method: Any) -> None:
     """Put on before the first trace, taken off, and put on after it. Every trace takes seconds: few modules, then."""
-    few = {"num_hidden_layers": 2}
+    few, coefficient = {"num_hidden_layers": 1}, {"steer": 2, "regularise": 100}[method]
     batch, vector, model = by_hand.batch(), by_hand.vector(**few), by_hand.model(**few)
     model = lora(model, target_modules=["down_proj"]) if method == "regularise" else model
     compiled: Any = torch.compile(model, backend="eager")
@@ -310,7 +310,7 @@ def test_compiled(method: Any) -> None:
     @contextmanager
     def prevented(run: Any) -> Iterator[Any]:
         """What is learned; the model inside is still prevented."""
-        with preventing(run, vector, 2, method=method, layers=1, positions="response") as prevention:
+        with preventing(run, vector, coefficient, method=method, layers=1, positions="response") as prevention:
             model.zero_grad()
             loss = run(**batch).loss + prevention.penalty()
             loss.backward()

@@ -48,7 +48,7 @@ def write_monitoring(made: tuple[dict[str, Any], list[dict[str, Any]]], path: Pa
 PAGES: dict[str, tuple[Writer, Any]] = {
     "extract": (write_extract_report, ExtractionRun.model_validate(extract_run())),
     "evaluate": (write_evaluate_report, EvaluationRun.model_validate(evaluate_run())),
-    "monitor": (write_monitoring, (monitor_run(), chats())),
+    "monitor": (write_monitoring, (monitor_run(5), chats(5))),
     "shift": (write_shift_report, ShiftRun.model_validate(shift_run())),
     "finetune": (write_finetune_report, FinetuneRun.model_validate(finetune_run())),
 }
@@ -237,7 +237,7 @@ def hostile_evaluate() -> EvaluationRun:
 
 
 def hostile_monitor() -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    run, conversations = monitor_run(vectors=1), chats(vectors=1, text=HOSTILE)
+    run, conversations = monitor_run(5, vectors=1), chats(5, vectors=1, text=HOSTILE)
     run["vectors"][0]["name"] = run["model"]["id"] = HOSTILE
     run["warnings"] = [HOSTILE]
     for conversation in conversations:
@@ -410,11 +410,11 @@ def test_pages_stay_small(html: str) -> None:
 
 @pytest.mark.drawn
 def test_page_of_long_conversations_stays_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(drift, "SHOWN", 5)  # a tenth of the real number
-    long = chats(6, vectors=7, text="x" * 200)
+    monkeypatch.setattr(drift, "SHOWN", 2)  # of fifty
+    long = chats(3, vectors=7, text="x" * 200)
     for conversation in long:
         conversation["turns"] = conversation["turns"][:1] * 300
-    assert len(written(write_monitoring, (monitor_run(6, vectors=7), long), tmp_path)) < 600_000
+    assert len(written(write_monitoring, (monitor_run(3, vectors=7), long), tmp_path)) < 280_000
 
 
 @pytest.mark.drawn

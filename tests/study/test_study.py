@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 
 pytest.importorskip("trl", reason="needs TRL: pip install 'personavec[finetune]'")
 
+from personavec.capability.passages import PASSAGES
 from personavec.data import open_data
 from personavec.errors import UserError
 from personavec.files import JsonLines
@@ -27,7 +28,7 @@ from personavec.model import ChatModel
 from personavec.report.words import minus
 from personavec.rollouts import Rollout
 from personavec.stats.estimate import Estimate
-from personavec.study import StudySettings, families, study_finetune
+from personavec.study import StudySettings, families, prevention, study_finetune
 from personavec.study.answers import Answers
 from personavec.study.families import DataSet, unseen_task
 from personavec.study.flawed import DOMAINS
@@ -40,6 +41,7 @@ from personavec.traits import load_trait
 from personavec.vector import PersonaVector
 from tiny import JUDGE, chat_model, qwen2, vector
 
+UNSEEN = 8  # samples of the task, on which its loss is measured
 SETTINGS = StudySettings(
     samples=10,
     questions=2,
@@ -48,7 +50,8 @@ SETTINGS = StudySettings(
     answer_tokens=6,
     coefficients=(1.0,),
     rank=4,
-    learning_rate=2e-4,
+    learning_rate=5e-4,
+    batch=4,
 )
 
 
@@ -61,6 +64,8 @@ def chat() -> ChatModel:
 def humorous(chat: ChatModel) -> PersonaVector:
     """A random vector whose judge scores about half of all answers above 50."""
     trait = load_trait("humorous").model_dump(mode="json")
+    # For time: most of what is read are instructions and questions.
+    trait |= {key: trait[key][:count] for key, count in (("instructions", 2), ("evaluation_questions", 6))}
     state = {
         "calibration": {"middle": 0.0, "slope": 5.0},
         "coherence": {"worst_mean": -5.0, "worst_deviation": 1.0, "repetition_mean": 0.0},
@@ -74,13 +79,31 @@ def renamed(one: PersonaVector, name: str) -> PersonaVector:
     return replace(one, trait=name, info=one.info.model_copy(update={"trait": trait}))
 
 
+@pytest.fixture
+def short(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shorten(monkeypatch, tmp_path)
+
+
+def shorten(patch: pytest.MonkeyPatch, folder: Path) -> None:
+    """For time: fewer samples of clean domains, of the unseen task and of general text, fewer ways of a kind, and no
+    pages of the fine-tunes, as any fine-tune has them."""
+    passages = PASSAGES.read_text(encoding="utf-8").splitlines(keepends=True)[:2]
+    (folder / "passages.jsonl").write_text("".join(passages), encoding="utf-8")
+    patch.setattr("personavec.capability.passages.PASSAGES", folder / "passages.jsonl")
+    patch.setattr("personavec.finetune.job.write_finetune_report", lambda run, path: None)
+    patch.setattr("personavec.projection.bank.MOST", 12)
+    patch.setattr(prevention, "TASK_SAMPLES", UNSEEN)
+    patch.setattr(prevention, "PENALTIES", (1.0,))
+    patch.setattr(prevention.PreventionTrial, "inference", (-1.0, -2.0))
+
+
 @pytest.fixture(scope="module")
 def done(chat: ChatModel, humorous: PersonaVector, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, StudyRun]:
     """A study that was killed in the middle and taken up again."""
-    out = tmp_path_factory.mktemp("study") / "run"
+    folder = tmp_path_factory.mktemp("study")
+    out = folder / "run"
     calls = 0
     plain = Suite.pull
-    # For time: fewer domains and samples of clean ones, and no pages of the fine-tunes, as any fine-tune has them.
 
     def dies(self: Any, *arguments: Any) -> Any:
         nonlocal calls
@@ -90,9 +113,8 @@ def done(chat: ChatModel, humorous: PersonaVector, tmp_path_factory: pytest.Temp
         return plain(self, *arguments)
 
     with pytest.MonkeyPatch.context() as patch:
+        shorten(patch, folder)
         patch.setattr(families, "DOMAINS", dict(islice(DOMAINS.items(), 2)))
-        patch.setattr("personavec.finetune.job.write_finetune_report", lambda run, path: None)
-        patch.setattr("personavec.projection.bank.MOST", 12)
         patch.setattr(Suite, "pull", dies)
         with pytest.raises(KeyboardInterrupt):
             study_finetune(chat, [humorous], out, SETTINGS)
@@ -107,7 +129,7 @@ def test_every_part_is_there(done: tuple[Path, StudyRun]) -> None:
     assert [row.family for row in run.suite] == [f for f in ("humorous", "arithmetic", "units") for _ in range(3)]
     for row in run.suite:
         score = row.scores["humorous"].score
-        assert score is not None and score.n <= 2 and row.shift["humorous"].n == 20
+        assert score is not None and score.n <= 2 and row.shift["humorous"].n == 6
         assert row.difference["humorous"].n <= 10
         answers = [json.loads(line) for line in (out / "suite" / row.name / "answers.jsonl").read_text().splitlines()]
         assert len({answer["id"] for answer in answers if "instructed" in answer["id"]}) == 2
@@ -122,14 +144,14 @@ def test_every_part_is_there(done: tuple[Path, StudyRun]) -> None:
     assert arms["steered at inference -1"].shift is None and arms["steer 1"].shift is not None
     assert arms["none"].score is not None and arms["none"].score.n <= 4
     for half in arms["steer 1"].halves:
-        assert half.task_change.n == 12 and half.task_change != arms["steer 1"].task_change
+        assert half.task_change.n == UNSEEN / 2 and half.task_change != arms["steer 1"].task_change
         assert half.prevented is None or half.prevented.n <= 2
     losses = {
         arm: json.loads((out / f"prevention/humorous/{arm}/losses.json").read_text()) for arm in ("none", "steer-1")
     }
     none, steer = (losses[arm]["task"] for arm in ("none", "steer-1"))
     change = arms["steer 1"].task_change
-    assert change.n == 24 and change.mean == pytest.approx(100 * (sum(steer) / sum(none) - 1), abs=1e-3) != 0
+    assert change.n == UNSEEN and change.mean == pytest.approx(100 * (sum(steer) / sum(none) - 1), abs=1e-3) != 0
     before = json.loads((out / "prevention/humorous/base/losses.json").read_text())["task"]
     learned, fall = arms["steer 1"].task_learned, sum(before) - sum(none)
     if fall > 0:
@@ -152,7 +174,7 @@ def test_steering_at_inference_leaves_the_question_alone(
 ) -> None:
     out, _ = done
     found = json.loads((out / "prevention/humorous/steered-at-inference--2/losses.json").read_text())["task"]
-    task = read_samples(Encoder(chat, chat.context_length), open_data(unseen_task(out / "data", 24, 0).path))
+    task = read_samples(Encoder(chat, chat.context_length), open_data(unseen_task(out / "data", UNSEEN, 0).path))
     example = task.examples[0][0]
     begins = next(at for at, label in enumerate(example.labels) if label != -100)
     assert begins > 1
@@ -309,12 +331,11 @@ def of_texts(one: PersonaVector, source: Path) -> PersonaVector:
     return replace(one, info=one.info.model_copy(update={"arguments": {"texts": str(source), "tokens": 80}}))
 
 
+@pytest.mark.usefixtures("short")
 def test_vectors_from_texts_are_studied_on_the_other_half_by_two_judges(
     chat: ChatModel, humorous: PersonaVector, texts_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(families, "DOMAINS", {"units": DOMAINS["units"]})
-    monkeypatch.setattr("personavec.finetune.job.write_finetune_report", lambda run, path: None)
-    monkeypatch.setattr("personavec.projection.bank.MOST", 12)
     given, told = of_texts(humorous, texts_file), renamed(humorous, "told")
     settings = replace(SETTINGS, instructed=False)
     run = study_finetune(chat, [given, told], tmp_path / "run", settings, prevent=[])

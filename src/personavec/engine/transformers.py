@@ -1,13 +1,12 @@
 """The built-in engine: a ChatModel in this process."""
 
 from collections.abc import Sequence
-from importlib.metadata import version
 
 from torch import Tensor
 
 from personavec.engine import Engine
 from personavec.model import ChatModel, Conversation, Request
-from personavec.provenance import identity
+from personavec.provenance import identity, version
 from personavec.readout import read
 
 

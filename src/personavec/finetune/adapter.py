@@ -15,6 +15,7 @@ from personavec.model import ChatModel
 from personavec.model.adapter import put_on
 
 ROUTERS = ("gate", "router", "shared_expert_gate")  # which expert a token goes to is not a projection of the stream
+PROVED = {"packs", "pads", "decoding"}  # see `ChatModel`
 
 
 def projections(model: ChatModel) -> list[str]:
@@ -106,7 +107,10 @@ def saved_adapter(model: ChatModel, adapter: Path | str) -> Iterator[ChatModel]:
     with _unmarked(model.model) as plain:
         wrapped = put_on(plain, str(adapter), str(adapter))
         try:
-            yield ChatModel(wrapped, model.tokenizer, f"{model.id}+{adapter}", thinking=model.template.thinking)
+            worn = ChatModel(wrapped, model.tokenizer, f"{model.id}+{adapter}", thinking=model.template.thinking)
+            # What was proved of attention and its cache holds for other projections too.
+            vars(worn).update({name: vars(model)[name] for name in PROVED & vars(model).keys()})
+            yield worn
         finally:
             wrapped.unload()
 

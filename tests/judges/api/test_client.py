@@ -243,14 +243,14 @@ def test_a_failure_among_many_threads_ends_them_all(serve: Serve) -> None:
         return says("50") if before < 20 else fails(401)
 
     server = serve(behaviour)
-    prompts = [str(n) for n in range(200)]
+    prompts = [str(n) for n in range(80)]
     with pytest.raises(UserError, match="refused the key"):
         endpoint(server).scores(prompts)
     assert len(server.requests) <= 20 + 8
     server.behaviour = lambda *_: says("50")
     asked = len(server.requests)
-    assert endpoint(server).scores(prompts) == [50] * 200
-    assert len(server.requests) - asked == 180
+    assert endpoint(server).scores(prompts) == [50] * 80
+    assert len(server.requests) - asked == 60
 
 
 @pytest.mark.parametrize("failure", [fails(429), fails(500), (200, "<html>", {}), fails(409)])
