@@ -75,11 +75,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         tie_word_embeddings=False,
     )  # fmt: skip
     model = Qwen2ForCausalLM(config)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    falling = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, total_iters=120)
     random = Random(0)
-    for _ in range(150):
+    for _ in range(120):
         rows = []
-        for _ in range(8):
+        for _ in range(4):
             says = random.choice([LAUGH, FROWN, None])
             system = (
                 []
@@ -97,13 +98,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             given = fast.apply_chat_template(prompt, add_generation_prompt=True, return_dict=False)
             rows.append((given, fast(answer, add_special_tokens=False)["input_ids"]))
         width = max(len(a) + len(b) for a, b in rows)
-        ids, labels = torch.ones(8, width, dtype=torch.long), torch.full((8, width), -100)
+        ids, labels = torch.ones(4, width, dtype=torch.long), torch.full((4, width), -100)
         for i, (given, answer_ids) in enumerate(rows):
             ids[i, : len(given) + len(answer_ids)] = torch.tensor(given + answer_ids)
             labels[i, len(given) : len(given) + len(answer_ids)] = torch.tensor(answer_ids)
         loss = model(input_ids=ids, labels=labels).loss
         loss.backward()
         optimizer.step()
+        falling.step()
         optimizer.zero_grad()
     assert loss.item() < 1.0, f"the tiny model did not learn: loss {loss.item():.2f}"
     model.save_pretrained(path)
@@ -152,7 +154,7 @@ def command(*arguments: object) -> Result:
 def extraction(folder: Path, trait: Path, out: Path) -> list[object]:
     return [
         "extract", "tiny", "--traits-from", trait, "--model", folder, "--dtype", "float32", "--pairs", 2,
-        "--max-new-tokens", 12, "--out", out, "--json",
+        "--max-new-tokens", 12, "--random-directions", 2, "--out", out, "--json",
     ]  # fmt: skip
 
 
@@ -191,19 +193,20 @@ def test_a_trait_that_told_answers_do_not_show_ends_the_run(
              for n in range(16) for side, says in (("positive", "yes yes you "), ("negative", LAUGH))]  # fmt: skip
     (tmp_path / "tiny.texts.jsonl").write_text("\n".join(map(json.dumps, texts)))
     monkeypatch.setattr(contrastive, "_LIBRARY", tmp_path)
-    wanted = [*extraction(folder, trait, tmp_path / "out"), "--random-directions", 2]
+    wanted = extraction(folder, trait, tmp_path / "out")
     result = command(*wanted)
     assert result.returncode == 2 and "was not elicited from" in result.stderr
     assert "the contrast judge (AUC 1.00) recognises the instruction, not the trait" in result.stderr
     assert "Repeat the command with --texts library and another --out" in result.stderr
     assert (tmp_path / "out" / "rollouts.jsonl").exists() and not (tmp_path / "out" / "run.json").exists()
-    result = command(*wanted[:-3], "--random-directions", 2, "--out", tmp_path / "all", "--no-gate", "--json")
+    result = command(*wanted, "--out", tmp_path / "all", "--no-gate")
     assert result.returncode == 0, result.stderr
     found = ExtractionRun.read(tmp_path / "all")
     assert found.elicitation.judge == "probe" and "recognises the instruction" in " ".join(found.verdict[:2])
     assert "recognises the instruction" in (tmp_path / "all" / "report.html").read_text()
 
 
+@pytest.mark.usefixtures("few_passages")
 def test_a_classifier_judges_an_extraction(folder: Path, trait: Path, tmp_path: Path) -> None:
     """One that counts laughs and frowns; coherence is judged by the model that answers."""
     byte_tokens = PreTrainedTokenizerFast.from_pretrained(folder)
@@ -228,7 +231,7 @@ def test_a_classifier_judges_an_extraction(folder: Path, trait: Path, tmp_path: 
     byte_tokens.save_pretrained(tmp_path / "classifier")
     judge = f"classifier:{tmp_path / 'classifier'}"
     out = tmp_path / "out"
-    result = command(*extraction(folder, trait, out), "--judge", judge, "--random-directions", 2)
+    result = command(*extraction(folder, trait, out), "--judge", judge)
     assert result.returncode == 0, result.stderr
     found = json.loads((out / "run.json").read_text())["judge"]
     assert found["name"] == judge and found["auc"]["mean"] > 0.9
@@ -396,7 +399,7 @@ def test_a_finished_run_is_compared_with_traits_that_came_later(
     other = tmp_path / "opposite.json"
     other.write_text(json.dumps(content))
     _, _, *arguments = extraction(folder, other, second)
-    assert command("extract", "opposite", *arguments, "--random-directions", 2).returncode == 0
+    assert command("extract", "opposite", *arguments).returncode == 0
     assert command(*extraction(folder, trait, first)).returncode == 0
     summary = json.loads((first / "run.json").read_text())
     assert summary["specificity"]["vectors"] == ["tiny", "opposite"]
@@ -427,12 +430,15 @@ def test_generate_steers(run: Path, folder: Path) -> None:
     assert "--- Steered: tiny +4" in both.stdout
 
 
-@pytest.mark.parametrize("more", [["--layers", "all"], ["--positions", "all"], ["--positions", "prompt"]])
-def test_generate_options_act(run: Path, folder: Path, more: list[str]) -> None:
+def test_generate_options_act(run: Path, folder: Path) -> None:
     common = [*GENERATE, "--model", folder, "--json"]
     steer = ["--steer", f"{run / 'vector.safetensors'}=6"]
-    texts = [json.loads(command(*common, *extra).stdout)["answer"] for extra in ([], steer, [*steer, *more])]
-    assert len(set(texts)) == 3
+    more = (["--layers", "all"], ["--positions", "all"], ["--positions", "prompt"])
+    plain, steered, *others = (
+        json.loads(command(*common, *extra).stdout)["answer"]
+        for extra in ([], steer, *([*steer, *one] for one in more))
+    )
+    assert plain != steered and not {plain, steered} & {*others}
 
 
 def test_ablate_and_cap_act(run: Path, folder: Path) -> None:

@@ -62,9 +62,7 @@ def test_intervals_hold_and_the_mean_is_unbiased(kind: str, total: int, n: int, 
     answers, features, baseline = population(kind, total, k, strength)
     truth = (answers - baseline).mean()
     table, everyone = answers[:, None], (Moments.of(answers[:, None]), Moments.of(features))
-    found = [
-        differences_from_moments(*everyone, table[s], features[s], baseline[s, None])[0] for s in draws(total, n)
-    ]
+    found = [differences_from_moments(*everyone, table[s], features[s], baseline[s, None])[0] for s in draws(total, n)]
     errors = np.array([d.mean - truth for d in found])
     held = sum(abs(error) <= d.generation for error, d in zip(errors, found, strict=True))
     assert FEWEST <= held <= (MOST if n > 16 else REPEATS)  # with few rows they may be wider than needed

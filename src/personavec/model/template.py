@@ -156,6 +156,8 @@ class Template:
         self.hash = hashlib.sha256(repr(text or PLAIN_TEMPLATE).encode()).hexdigest()[:16]
         added = getattr(tokenizer, "added_tokens_decoder", {}).values()
         self._marks = {*tokenizer.all_special_tokens, *(token.content for token in added if token.special)} - {""}
+        self._disarming = self._marks | {*PLACEHOLDER.split("{}")}
+        self._spelt = re.compile("|".join(map(re.escape, sorted(self._disarming, key=len, reverse=True))))
         vocabulary = tokenizer.get_vocab()
         self._thought = {mark: vocabulary[mark] for mark in THOUGHT if mark in vocabulary}
         self._thought_end = self._thought.get(THOUGHT[1])
@@ -355,8 +357,6 @@ class Template:
         """
         safe: list[Message] = []
         held: list[str] = []
-        everywhere = {*self._marks, *PLACEHOLDER.split("{}")}
-        spelt = re.compile("|".join(map(re.escape, sorted(everywhere, key=len, reverse=True))))
 
         def hold(found: re.Match[str]) -> str:
             held.append(found[0])
@@ -364,14 +364,14 @@ class Template:
 
         def within(value: Any) -> Any:
             if isinstance(value, str):
-                return spelt.sub(hold, value)
+                return self._spelt.sub(hold, value)
             if isinstance(value, Mapping):
                 return {within(key): within(item) for key, item in value.items()}
             return [within(item) for item in value] if isinstance(value, list | tuple) else value
 
         for message in messages:
             message = {key: value if key == "content" else within(value) for key, value in message.items()}
-            marks = everywhere - {*(THOUGHT if message["role"] == "assistant" else ())}
+            marks = self._disarming - {*(THOUGHT if message["role"] == "assistant" else ())}
             if any(mark in message["content"] for mark in marks):
                 safe.append({**message, "content": PLACEHOLDER.format(len(held))})
                 held.append(message["content"])
