@@ -41,6 +41,8 @@ from personavec.rollouts import Rollout, read_rollouts
 from personavec.texts import contrastive, read_answers
 from personavec.traits import load_trait
 
+pytestmark = pytest.mark.usefixtures("unpainted")
+
 TEMPLATE = (
     "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
@@ -75,12 +77,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         tie_word_embeddings=False,
     )  # fmt: skip
     model = Qwen2ForCausalLM(config)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
-    falling = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, total_iters=120)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
     random = Random(0)
-    for _ in range(120):
+    for _ in range(150):
         rows = []
-        for _ in range(4):
+        for _ in range(8):
             says = random.choice([LAUGH, FROWN, None])
             system = (
                 []
@@ -98,14 +99,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             given = fast.apply_chat_template(prompt, add_generation_prompt=True, return_dict=False)
             rows.append((given, fast(answer, add_special_tokens=False)["input_ids"]))
         width = max(len(a) + len(b) for a, b in rows)
-        ids, labels = torch.ones(4, width, dtype=torch.long), torch.full((4, width), -100)
+        ids, labels = torch.ones(8, width, dtype=torch.long), torch.full((8, width), -100)
         for i, (given, answer_ids) in enumerate(rows):
             ids[i, : len(given) + len(answer_ids)] = torch.tensor(given + answer_ids)
             labels[i, len(given) : len(given) + len(answer_ids)] = torch.tensor(answer_ids)
         loss = model(input_ids=ids, labels=labels).loss
         loss.backward()
         optimizer.step()
-        falling.step()
         optimizer.zero_grad()
     assert loss.item() < 1.0, f"the tiny model did not learn: loss {loss.item():.2f}"
     model.save_pretrained(path)

@@ -87,9 +87,9 @@ def test_coherence_knows_salad_and_loops(model: ChatModel) -> None:
 
 def test_style_alone_does_not_move_the_probe(model: ChatModel) -> None:
     known = library_texts("humorous")
-    probe = ProbeJudge(model, train_probe(model, Texts("library", known.extract[:24], known.test[:8])), "probe")
+    probe = ProbeJudge(model, train_probe(model, Texts("library", known.extract[:32], known.test[:12])), "probe")
     changes = [None, *CHANGES]
-    answers = [(text, restyled(text.answer, c) if c else text.answer) for text in known.test[:6] for c in changes]
+    answers = [(text, restyled(text.answer, c) if c else text.answer) for text in known.test[:8] for c in changes]
     judged = [
         Rollout(
             f"{text.side}/{number}", "test", text.question, 0,
@@ -102,14 +102,14 @@ def test_style_alone_does_not_move_the_probe(model: ChatModel) -> None:
     score = {(one.question, one.text): (one.score, one.score_error) for one in judged}
     for change in CHANGES:
         moved = []
-        for text in known.test[:6]:
+        for text in known.test[:8]:
             if (other := restyled(text.answer, change)) is not None:
                 (before, error), (after, _) = score[text.question, text.answer], score[text.question, other]
                 assert before is not None and error is not None and after is not None
                 assert abs(after - before) < 1.96 * error, (change, text.answer)
                 moved.append(abs(after - before))
         assert len(moved) >= 4 and sum(moved) / len(moved) < (5 if change != "capitals" else 20), change
-    sides = {side: [score[t.question, t.answer][0] or 0.0 for t in known.test[:6] if t.side == side] for side in SIDES}
+    sides = {side: [score[t.question, t.answer][0] or 0.0 for t in known.test[:8] if t.side == side] for side in SIDES}
     assert min(map(len, sides.values())) >= 3
     assert sum(sides["positive"]) / len(sides["positive"]) > 15 + sum(sides["negative"]) / len(sides["negative"])
 

@@ -15,7 +15,6 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from matplotlib.figure import Figure
 from safetensors.torch import load_file
 
 from personavec.data import Rejected, Sample, open_data
@@ -47,7 +46,7 @@ from personavec.traits import library_names
 from personavec.vector import PersonaVector
 from tiny import plain_greedy, plain_states, vector
 
-DRAWN = Figure.savefig  # where a test looks at a whole page
+pytestmark = pytest.mark.usefixtures("unpainted")
 
 WORDS = ["the", "model", "answers", "question", "and", "then", "hello", "there", "how", "are", "you", "today", "well"]
 
@@ -755,11 +754,11 @@ def test_random_directions_and_other_traits_lose_what_the_vector_lost(
     torch.testing.assert_close(white.treat(other[None])[0], white.rivals["other"])
 
 
+@pytest.mark.drawn
 @pytest.mark.usefixtures("warm")
 def test_the_report_opens_offline_and_shows_hostile_text_as_text(
-    tiny: ChatModel, clean: Path, vectors: list[PersonaVector], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny: ChatModel, clean: Path, vectors: list[PersonaVector], tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(Figure, "savefig", DRAWN)
     hostile = "<script>alert(1)</script> & <img src=x onerror=alert(1)>"
     path = tmp_path / "hostile.jsonl"
     record = {"messages": [{"role": "user", "content": hostile}, {"role": "assistant", "content": hostile}]}
