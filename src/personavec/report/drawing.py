@@ -77,8 +77,10 @@ def plot(
     return Plot(title, _inline(svg, name, title, description), caption)
 
 
-def _painted(paint: Callable[[Figure], None], inches: tuple[float, float], layout: str | None) -> bytes:
-    """SVG."""
+def _painted(
+    paint: Callable[[Figure], None], inches: tuple[float, float], layout: Literal["constrained"] | None
+) -> bytes:
+    """SVG of a figure of this width and height."""
     buffer = BytesIO()
     with rc_context(_STYLE), warnings.catch_warnings():
         # The page's font has the letters that the font used for measuring lacks.
