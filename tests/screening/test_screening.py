@@ -120,7 +120,7 @@ MALFORMED: list[Callable[[Random, bytes], bytes]] = [
 ]
 
 Screen = Callable[..., ScreeningRun]
-USUAL = {"max_new_tokens": 6, "precision": 0.6}
+USUAL: dict[str, Any] = {"max_new_tokens": 6, "precision": 0.6}
 
 
 class Finished:
