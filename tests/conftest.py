@@ -86,13 +86,22 @@ def few_passages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(passages, "PASSAGES", tmp_path / "passages.jsonl")
 
 
+EMPTY = b'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 1 1"/>'
+
+
 @pytest.fixture(autouse=True)
 def undrawn(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """The pictures of reports are painted, but drawn as SVG only for tests marked `drawn`, for time."""
     if request.node.get_closest_marker("drawn"):
         return
-    empty = b'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 1 1"/>'
-    monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda self, buffer, **_: buffer.write(empty))
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda self, buffer, **_: buffer.write(EMPTY))
+
+
+@pytest.fixture
+def unpainted(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor painted, for files with many runs whose pictures others look at."""
+    if not request.node.get_closest_marker("drawn"):
+        monkeypatch.setattr("personavec.report.drawing._painted", lambda *_: EMPTY)
 
 
 @pytest.fixture

@@ -41,6 +41,8 @@ from personavec.rollouts import Rollout, read_rollouts
 from personavec.texts import contrastive, read_answers
 from personavec.traits import load_trait
 
+pytestmark = pytest.mark.usefixtures("unpainted")
+
 TEMPLATE = (
     "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
@@ -152,7 +154,7 @@ def command(*arguments: object) -> Result:
 def extraction(folder: Path, trait: Path, out: Path) -> list[object]:
     return [
         "extract", "tiny", "--traits-from", trait, "--model", folder, "--dtype", "float32", "--pairs", 2,
-        "--max-new-tokens", 12, "--out", out, "--json",
+        "--max-new-tokens", 12, "--random-directions", 2, "--out", out, "--json",
     ]  # fmt: skip
 
 
@@ -191,19 +193,20 @@ def test_a_trait_that_told_answers_do_not_show_ends_the_run(
              for n in range(16) for side, says in (("positive", "yes yes you "), ("negative", LAUGH))]  # fmt: skip
     (tmp_path / "tiny.texts.jsonl").write_text("\n".join(map(json.dumps, texts)))
     monkeypatch.setattr(contrastive, "_LIBRARY", tmp_path)
-    wanted = [*extraction(folder, trait, tmp_path / "out"), "--random-directions", 2]
+    wanted = extraction(folder, trait, tmp_path / "out")
     result = command(*wanted)
     assert result.returncode == 2 and "was not elicited from" in result.stderr
     assert "the contrast judge (AUC 1.00) recognises the instruction, not the trait" in result.stderr
     assert "Repeat the command with --texts library and another --out" in result.stderr
     assert (tmp_path / "out" / "rollouts.jsonl").exists() and not (tmp_path / "out" / "run.json").exists()
-    result = command(*wanted[:-3], "--random-directions", 2, "--out", tmp_path / "all", "--no-gate", "--json")
+    result = command(*wanted, "--out", tmp_path / "all", "--no-gate")
     assert result.returncode == 0, result.stderr
     found = ExtractionRun.read(tmp_path / "all")
     assert found.elicitation.judge == "probe" and "recognises the instruction" in " ".join(found.verdict[:2])
     assert "recognises the instruction" in (tmp_path / "all" / "report.html").read_text()
 
 
+@pytest.mark.usefixtures("few_passages")
 def test_a_classifier_judges_an_extraction(folder: Path, trait: Path, tmp_path: Path) -> None:
     """One that counts laughs and frowns; coherence is judged by the model that answers."""
     byte_tokens = PreTrainedTokenizerFast.from_pretrained(folder)
@@ -228,7 +231,7 @@ def test_a_classifier_judges_an_extraction(folder: Path, trait: Path, tmp_path: 
     byte_tokens.save_pretrained(tmp_path / "classifier")
     judge = f"classifier:{tmp_path / 'classifier'}"
     out = tmp_path / "out"
-    result = command(*extraction(folder, trait, out), "--judge", judge, "--random-directions", 2)
+    result = command(*extraction(folder, trait, out), "--judge", judge)
     assert result.returncode == 0, result.stderr
     found = json.loads((out / "run.json").read_text())["judge"]
     assert found["name"] == judge and found["auc"]["mean"] > 0.9
@@ -396,7 +399,7 @@ def test_a_finished_run_is_compared_with_traits_that_came_later(
     other = tmp_path / "opposite.json"
     other.write_text(json.dumps(content))
     _, _, *arguments = extraction(folder, other, second)
-    assert command("extract", "opposite", *arguments, "--random-directions", 2).returncode == 0
+    assert command("extract", "opposite", *arguments).returncode == 0
     assert command(*extraction(folder, trait, first)).returncode == 0
     summary = json.loads((first / "run.json").read_text())
     assert summary["specificity"]["vectors"] == ["tiny", "opposite"]
@@ -427,12 +430,15 @@ def test_generate_steers(run: Path, folder: Path) -> None:
     assert "--- Steered: tiny +4" in both.stdout
 
 
-@pytest.mark.parametrize("more", [["--layers", "all"], ["--positions", "all"], ["--positions", "prompt"]])
-def test_generate_options_act(run: Path, folder: Path, more: list[str]) -> None:
+def test_generate_options_act(run: Path, folder: Path) -> None:
     common = [*GENERATE, "--model", folder, "--json"]
     steer = ["--steer", f"{run / 'vector.safetensors'}=6"]
-    texts = [json.loads(command(*common, *extra).stdout)["answer"] for extra in ([], steer, [*steer, *more])]
-    assert len(set(texts)) == 3
+    more = (["--layers", "all"], ["--positions", "all"], ["--positions", "prompt"])
+    plain, steered, *others = (
+        json.loads(command(*common, *extra).stdout)["answer"]
+        for extra in ([], steer, *([*steer, *one] for one in more))
+    )
+    assert plain != steered and not {plain, steered} & {*others}
 
 
 def test_ablate_and_cap_act(run: Path, folder: Path) -> None:

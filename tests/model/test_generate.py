@@ -58,7 +58,7 @@ def decoding_by(model: ChatModel, decoding: Decoding) -> ChatModel:
 
 
 @pytest.mark.parametrize("decoding", DECODINGS)
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=5, deadline=None)
 @given(places=st.integers(1, 24), order=st.randoms(use_true_random=False), count=st.integers(1, 20))
 def test_a_rollout_does_not_depend_on_what_runs_beside_it(
     tiny: ChatModel, alone: list[Response], decoding: Decoding, places: int, order: random.Random, count: int

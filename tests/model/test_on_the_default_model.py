@@ -64,7 +64,7 @@ ANSWERS = {
 
 def test_contrast_judge_knows_a_joke(model: ChatModel) -> None:
     together = [*rollouts(model, FUNNY), *rollouts(model, SERIOUS)]  # their prompts are the same
-    evidence, _ = ContrastJudge(model, load_trait("humorous"), alone=True).evidence(together)
+    evidence, _ = ContrastJudge(model, load_trait("humorous"), pairs=1, alone=True).evidence(together)
     assert all(a > b for a, b in zip(evidence[:4], evidence[4:], strict=True))
 
 

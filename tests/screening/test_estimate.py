@@ -61,7 +61,8 @@ CASES = [
 def test_intervals_hold_and_the_mean_is_unbiased(kind: str, total: int, n: int, k: int, strength: float) -> None:
     answers, features, baseline = population(kind, total, k, strength)
     truth = (answers - baseline).mean()
-    found = [hybrid_difference(answers, features, s, baseline[s]) for s in draws(total, n)]
+    table, everyone = answers[:, None], (Moments.of(answers[:, None]), Moments.of(features))
+    found = [differences_from_moments(*everyone, table[s], features[s], baseline[s, None])[0] for s in draws(total, n)]
     errors = np.array([d.mean - truth for d in found])
     held = sum(abs(error) <= d.generation for error, d in zip(errors, found, strict=True))
     assert FEWEST <= held <= (MOST if n > 16 else REPEATS)  # with few rows they may be wider than needed

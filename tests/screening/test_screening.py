@@ -3,6 +3,7 @@
 
 import json
 import os
+import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -14,7 +15,6 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from matplotlib.figure import Figure
 from safetensors.torch import load_file
 
 from personavec.data import Rejected, Sample, open_data
@@ -46,7 +46,7 @@ from personavec.traits import library_names
 from personavec.vector import PersonaVector
 from tiny import plain_greedy, plain_states, vector
 
-DRAWN = Figure.savefig  # where a test looks at a whole page
+pytestmark = pytest.mark.usefixtures("unpainted")
 
 WORDS = ["the", "model", "answers", "question", "and", "then", "hello", "there", "how", "are", "you", "today", "well"]
 
@@ -69,15 +69,19 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache"
 
 
-@pytest.fixture
-def data(tmp_path: Path) -> Path:
+def everything() -> bytes:
     """Ninety samples, four of them twice, and four bad lines among them; the last line has no newline."""
     good = lines(86, 1)
     bad = [b"{not json\n", b'{"messages": []}\n', b'{"messages": [{"role": "user", "content": "hi"}]}\n', b"\xff\xfe\n"]
-    everything = [*good[:30], bad[0], *good[30:50], *bad[1:3], *good[:4], *good[50:], bad[3]]
-    everything[-2], everything[-1] = everything[-1], everything[-2].rstrip(b"\n")
+    found = [*good[:30], bad[0], *good[30:50], *bad[1:3], *good[:4], *good[50:], bad[3]]
+    found[-2], found[-1] = found[-1], found[-2].rstrip(b"\n")
+    return b"".join(found)
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
     path = tmp_path / "data.jsonl"
-    path.write_bytes(b"".join(everything))
+    path.write_bytes(everything())
     return path
 
 
@@ -88,10 +92,14 @@ def clean(tmp_path: Path) -> Path:
     return path
 
 
+def two_vectors(model: ChatModel) -> list[PersonaVector]:
+    first, second = (vector(model, seed=seed, layer=layer) for seed, layer in ((1, 2), (2, 1)))
+    return [first, replace(second, trait="other")]
+
+
 @pytest.fixture
 def vectors(tiny: ChatModel) -> list[PersonaVector]:
-    first, second = (vector(tiny, seed=seed, layer=layer) for seed, layer in ((1, 2), (2, 1)))
-    return [first, replace(second, trait="other")]
+    return two_vectors(tiny)
 
 
 MALFORMED: list[Callable[[Random, bytes], bytes]] = [
@@ -112,12 +120,56 @@ MALFORMED: list[Callable[[Random, bytes], bytes]] = [
 ]
 
 Screen = Callable[..., ScreeningRun]
+USUAL: dict[str, Any] = {"max_new_tokens": 6, "precision": 0.6}
+
+
+class Finished:
+    """Runs that several tests look at, each made once with what `screen` is given; not to be changed."""
+
+    def __init__(self, model: ChatModel, folder: Path) -> None:
+        self.cache, self._model, self._folder = folder / "cache", model, folder
+        self._made: dict[str, Path] = {}
+        for name, records in (("data", everything()), ("clean", b"".join(lines(70, 2)))):
+            (folder / f"{name}.jsonl").write_bytes(records)
+
+    def __call__(self, **given: Any) -> Path:
+        key = repr(sorted(given.items()))
+        if key not in self._made:
+            out, settings = self._folder / str(len(self._made)), ScreenSettings(**{**USUAL, **given})
+            data, clean = (self._folder / f"{name}.jsonl" for name in ("data", "clean"))
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setenv("PERSONAVEC_CACHE", str(self.cache))
+                screen_files(self._model, data, two_vectors(self._model), out, settings, clean=clean)
+            self._made[key] = out
+        return self._made[key]
+
+
+@pytest.fixture(scope="module")
+def finished(tiny: ChatModel, tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    return Finished(tiny, tmp_path_factory.mktemp("finished"))
 
 
 @pytest.fixture
-def screen(tiny: ChatModel, data: Path, clean: Path, vectors: list[PersonaVector], tmp_path: Path) -> Screen:
+def warm(finished: Finished, cache: Path) -> None:
+    """The clean references and all of the model's own answers are there, hybrid's first."""
+    for baseline in ("hybrid", "exact", "prompt"):
+        finished(baseline=baseline)
+    shutil.copytree(finished.cache, cache)
+
+
+@pytest.fixture
+def cold(warm: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Nothing is there."""
+    monkeypatch.setenv("PERSONAVEC_CACHE", str(tmp_path / "cold"))
+    return tmp_path / "cold"
+
+
+@pytest.fixture
+def screen(
+    warm: None, tiny: ChatModel, data: Path, clean: Path, vectors: list[PersonaVector], tmp_path: Path
+) -> Screen:
     def run(out: str = "run", **given: Any) -> ScreeningRun:
-        settings = ScreenSettings(**{"max_new_tokens": 6, "precision": 0.6, **given})
+        settings = ScreenSettings(**{**USUAL, **given})
         return screen_files(tiny, data, vectors, tmp_path / out, settings, clean=clean)
 
     return run
@@ -132,10 +184,10 @@ def scores(folder: Path) -> dict[str, np.ndarray[Any, Any]]:
     return {name: table[name].to_numpy(zero_copy_only=False) for name in table.column_names}
 
 
-def test_every_record_goes_into_one_file_byte_for_byte(screen: Screen, data: Path, tmp_path: Path) -> None:
-    summary = screen()
-    original = data.read_bytes().split(b"\n")
-    files = {n: (tmp_path / "run" / f"{n}.jsonl").read_bytes().splitlines() for n in ("kept", "flagged", "rejected")}
+def test_every_record_goes_into_one_file_byte_for_byte(finished: Finished) -> None:
+    folder = finished(baseline="hybrid")
+    summary, original = ScreeningRun.read(folder), everything().split(b"\n")
+    files = {n: (folder / f"{n}.jsonl").read_bytes().splitlines() for n in ("kept", "flagged", "rejected")}
     assert [len(files[name]) for name in files] == [getattr(summary, name) for name in files]
     assert summary.kept + summary.flagged + summary.rejected == summary.records == 94
     rejected = [json.loads(line) for line in files["rejected"]]
@@ -143,7 +195,7 @@ def test_every_record_goes_into_one_file_byte_for_byte(screen: Screen, data: Pat
     assert all(r["reason"] for r in rejected)
     assert rejected[0]["raw"] == "{not json"
     bad = {r["line"] for r in rejected}
-    flagged = scores(tmp_path / "run")["flagged"]
+    flagged = scores(folder)["flagged"]
     good = [line for number, line in enumerate(original, 1) if number not in bad and line]
     assert files["kept"] == [line for line, flag in zip(good, flagged, strict=True) if not flag]
     assert files["flagged"] == [line for line, flag in zip(good, flagged, strict=True) if flag]
@@ -151,11 +203,10 @@ def test_every_record_goes_into_one_file_byte_for_byte(screen: Screen, data: Pat
 
 
 def test_exact_differences_are_those_computed_by_hand(
-    screen: Screen, data: Path, tiny: ChatModel, vectors: list[PersonaVector], tmp_path: Path
+    finished: Finished, data: Path, tiny: ChatModel, vectors: list[PersonaVector]
 ) -> None:
     """Both turns of a sample count alike; every turn against the model's own greedy answer to its prompt."""
-    screen(baseline="exact")
-    found = scores(tmp_path / "run")
+    found = scores(finished(baseline="exact"))
     samples = [s for s in open_data(data) if not isinstance(s, Rejected)]
 
     def mean(prompt: list[int], answer: list[int], v: PersonaVector) -> tuple[float, float]:
@@ -180,18 +231,19 @@ def test_exact_differences_are_those_computed_by_hand(
             assert found[f"{v.trait}_baseline_error"][row] == 0
 
 
-def test_the_figure_of_an_exact_screening_is_the_mean(screen: Screen, tmp_path: Path) -> None:
-    summary = screen(baseline="exact")
-    found = scores(tmp_path / "run")
-    for name, trait in summary.traits.items():
+def test_the_figure_of_an_exact_screening_is_the_mean(finished: Finished) -> None:
+    folder = finished(baseline="exact")
+    found = scores(folder)
+    for name, trait in ScreeningRun.read(folder).traits.items():
         assert trait.projection_difference.mean == pytest.approx(found[f"{name}_difference"].mean(), abs=1e-3)
         assert trait.generation == 0
 
 
-def test_a_hybrid_screening_holds_the_exact_figure(screen: Screen, tmp_path: Path) -> None:
-    exact, hybrid = screen("exact", baseline="exact"), screen("hybrid", precision=9.0)
+def test_a_hybrid_screening_holds_the_exact_figure(finished: Finished) -> None:
+    folders = finished(baseline="exact"), finished(precision=9.0)
+    exact, hybrid = map(ScreeningRun.read, folders)
     assert hybrid.drawn == 64
-    truth, guess = (scores(tmp_path / name) for name in ("exact", "hybrid"))
+    truth, guess = map(scores, folders)
     for name, trait in hybrid.traits.items():
         figure = trait.projection_difference
         assert figure.low < exact.traits[name].projection_difference.mean < figure.high
@@ -203,15 +255,17 @@ def test_a_hybrid_screening_holds_the_exact_figure(screen: Screen, tmp_path: Pat
 
 
 @pytest.mark.parametrize("baseline", ["hybrid", "exact", "prompt"])
+@pytest.mark.usefixtures("cold")
 def test_many_samples_are_screened_as_few(
-    screen: Screen, baseline: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    screen: Screen, baseline: str, finished: Finished, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = screen("whole", baseline=baseline)
-    monkeypatch.setenv("PERSONAVEC_CACHE", str(tmp_path / "another"))
+    folder = finished(baseline=baseline)
+    whole = ScreeningRun.read(folder)
     for module, name, value in ((table_module, "ROWS", 20), (scan_module, "PART", 16), (scan_module, "SOME", 75)):
         monkeypatch.setattr(module, name, value)
     pieces = screen("pieces", baseline=baseline)
-    first, second = scores(tmp_path / "whole"), scores(tmp_path / "pieces")
+    first, second = scores(folder), scores(tmp_path / "pieces")
+    assert set(second.pop("source")) == {str(data)} and first.pop("source").size
     for name, column in first.items():
         if column.dtype == float:
             np.testing.assert_allclose(column, second[name], rtol=1e-4, atol=1e-5)
@@ -221,24 +275,25 @@ def test_many_samples_are_screened_as_few(
         other = pieces.traits[name]
         assert_close(trait.projection_difference, other.projection_difference)
         assert (trait.flagged, trait.auc.n) == (other.flagged, other.auc.n + 90 - 75)
-    assert (tmp_path / "whole" / "flagged.jsonl").read_bytes() == (tmp_path / "pieces" / "flagged.jsonl").read_bytes()
+    assert (folder / "flagged.jsonl").read_bytes() == (tmp_path / "pieces" / "flagged.jsonl").read_bytes()
 
 
 def test_ten_thousand_malformed_records(screen: Screen, data: Path, tmp_path: Path) -> None:
     random, good = Random(3), lines(90, 1)
     bad = [MALFORMED[i % len(MALFORMED)](random, good[i % 90][:-1]).replace(b"\n", b" ") for i in range(10_000)]
-    everything = [(line + b"\n", False) for line in bad] + [(line, True) for line in good]
-    random.shuffle(everything)
-    data.write_bytes(b"".join(line for line, _ in everything))
+    mixed = [(line + b"\n", False) for line in bad] + [(line, True) for line in good]
+    random.shuffle(mixed)
+    data.write_bytes(b"".join(line for line, _ in mixed))
     summary = screen(baseline="prompt")
     assert (summary.records, summary.rejected) == (10_090, 10_000)
     rejected = [json.loads(line) for line in (tmp_path / "run" / "rejected.jsonl").read_text().splitlines()]
-    assert [r["line"] for r in rejected] == [n for n, (_, fine) in enumerate(everything, 1) if not fine]
+    assert [r["line"] for r in rejected] == [n for n, (_, fine) in enumerate(mixed, 1) if not fine]
     assert all(r["reason"] for r in rejected)
     written = b"".join((tmp_path / "run" / f"{name}.jsonl").read_bytes() for name in ("kept", "flagged"))
     assert sorted(written.splitlines(keepends=True)) == sorted(good)
 
 
+@pytest.mark.usefixtures("cold")
 def test_a_prompt_screening_generates_nothing(screen: Screen, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def never(*_: object) -> None:
         raise AssertionError("something was generated")
@@ -249,8 +304,10 @@ def test_a_prompt_screening_generates_nothing(screen: Screen, tmp_path: Path, mo
     np.testing.assert_allclose(found["kind_difference"], found["kind_projection"] - found["kind_prompt"])
 
 
-def test_answers_and_the_clean_reference_are_reused(screen: Screen, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = screen("first")
+def test_answers_and_the_clean_reference_are_reused(
+    screen: Screen, finished: Finished, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = ScreeningRun.read(finished(baseline="hybrid"))
     read: list[int] = []
     plain = TransformersEngine.read
 
@@ -266,6 +323,7 @@ def test_answers_and_the_clean_reference_are_reused(screen: Screen, monkeypatch:
     assert second.flagged > first.flagged
 
 
+@pytest.mark.usefixtures("cold")
 @pytest.mark.parametrize("baseline", ["hybrid", "exact", "prompt"])
 def test_no_answer_is_read_twice(
     baseline: str, screen: Screen, data: Path, clean: Path, tiny: ChatModel, monkeypatch: pytest.MonkeyPatch
@@ -357,10 +415,13 @@ def dying(seconds: Iterator[bool], method: Callable[..., Any]) -> Callable[..., 
 
 
 def test_cut_off_anywhere_and_started_again_it_ends_the_same(
-    screen: Screen, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    screen: Screen, data: Path, clean: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(scan_module, "PART", 20)
-    monkeypatch.setattr(scan_module, "BATCH", 16)
+    data.write_bytes(b"".join(data.read_bytes().splitlines(keepends=True)[25:70]))
+    clean.write_bytes(b"".join(lines(35, 2)))
+    monkeypatch.setattr(scan_module, "PART", 10)
+    monkeypatch.setattr(scan_module, "BATCH", 8)
+    monkeypatch.setattr(job_module, "write_screen_report", lambda *_: None)  # for time
     whole = screen("whole", baseline="exact")
     unharmed, counts = scores(tmp_path / "whole"), ("records", "kept", "flagged", "rejected")
     for call in range(1, 14, 3):
@@ -385,27 +446,28 @@ def test_cut_off_anywhere_and_started_again_it_ends_the_same(
 
 
 def test_killed_while_writing_leaves_no_half_file(
-    screen: Screen, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    screen: Screen, finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(job_module, "write_screen_report", dying(iter([True]), lambda *_: None))
         with pytest.raises(KilledError):
-            screen()
+            screen(baseline="prompt")
     assert not (tmp_path / "run" / "run.json").exists()
-    again = screen()
-    assert again.records == 94 and again.resumed and not screen("fresh").resumed
+    again, fresh = screen(baseline="prompt"), ScreeningRun.read(finished(baseline="prompt"))
+    assert again.records == 94 and again.resumed and not fresh.resumed
     assert not list((tmp_path / "run").glob("*.tmp"))
     assert not (tmp_path / "run" / "parts").exists()
 
 
 def test_a_finished_run_is_read_back_and_another_refused(screen: Screen, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = screen()
+    first = screen(baseline="prompt")
     monkeypatch.setattr(reader_module, "Scanner", None)
-    assert screen() == first
+    assert screen(baseline="prompt") == first
     with pytest.raises(UserError, match="another turns"):
-        screen(turns="last")
+        screen(baseline="prompt", turns="last")
 
 
+@pytest.mark.usefixtures("warm")
 def test_a_trait_extracted_since_does_not_keep_a_run_from_going_on(
     tiny: ChatModel,
     data: Path,
@@ -445,8 +507,11 @@ def test_a_finished_run_of_another_version_is_neither_read_nor_written_over(scre
         compare_screenings(folder, folder)
 
 
-def test_what_is_written_is_what_comes_back(screen: Screen, tmp_path: Path) -> None:
+def test_what_is_written_with_an_absolute_threshold_is_what_comes_back(screen: Screen, tmp_path: Path) -> None:
     run = screen(threshold=0.25)
+    found = scores(tmp_path / "run")
+    assert (found["kind_flagged"] == (found["kind_difference"] > 0.25)).all()
+    assert run.traits["kind"].flagged == found["kind_flagged"].sum()
     assert ScreeningRun.read(tmp_path / "run") == run
     assert run.settings == ScreenSettings(max_new_tokens=6, precision=0.6, threshold=0.25)
     written = json.loads((tmp_path / "run" / "run.json").read_text())
@@ -455,24 +520,23 @@ def test_what_is_written_is_what_comes_back(screen: Screen, tmp_path: Path) -> N
     assert written["traits"]["kind"]["shift"]["n"] == 90 and written["traits"]["kind"]["false_alarms"] is None
 
 
-def test_data_that_change_are_refused(screen: Screen, data: Path) -> None:
-    screen()
+def test_data_that_change_are_refused(screen: Screen, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch, pytest.raises(KilledError):
+        patch.setattr(job_module, "write_scores", dying(iter([True]), lambda *_: None))
+        screen(baseline="prompt")
     data.write_bytes(data.read_bytes() + b"\n" + lines(1, 9)[0])
     with pytest.raises(UserError, match="another data"):
-        screen()
+        screen(baseline="prompt")
 
 
-def test_duplicates_get_the_same_scores(screen: Screen, tmp_path: Path) -> None:
-    screen(baseline="exact")
-    found = scores(tmp_path / "run")
+def test_duplicates_get_the_same_scores(finished: Finished) -> None:
+    found = scores(finished(baseline="exact"))
     first, again = np.flatnonzero(np.isin(found["id"], found["id"][:1]))
     assert found["kind_difference"][first] == pytest.approx(found["kind_difference"][again], rel=1e-5)
 
 
-def test_last_turns(screen: Screen, tmp_path: Path) -> None:
-    screen("all", baseline="prompt")
-    screen("last", baseline="prompt", turns="last")
-    a, b = (scores(tmp_path / name)["kind_projection"] for name in ("all", "last"))
+def test_last_turns(finished: Finished) -> None:
+    a, b = (scores(finished(baseline="prompt", **given))["kind_projection"] for given in ({}, {"turns": "last"}))
     several = np.array([json.loads(line)["messages"][2:] != [] for line in lines(86, 1)])[:30]
     np.testing.assert_allclose(a[:30][~several], b[:30][~several], rtol=1e-4, atol=1e-5)
     assert (np.abs(a[:30] - b[:30])[several] > 1e-4).all()
@@ -490,12 +554,13 @@ def test_only_turns_that_count_refuse(tiny: ChatModel, vectors: list[PersonaVect
     assert (every.refusals.tolist(), last.refusals.tolist()) == ([1.0], [0.0])
 
 
+@pytest.mark.usefixtures("cold")
 @pytest.mark.parametrize("baseline", ["exact", "hybrid"])
 def test_an_engine_of_many_workers_has_work_for_all(
-    baseline: str, screen: Screen, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    baseline: str, screen: Screen, finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    alone = finished(baseline=baseline)
     monkeypatch.setattr(scan_module, "BATCH", 10)
-    screen("alone", baseline=baseline)
     asked: list[int] = []
     plain = TransformersEngine.answer
 
@@ -503,12 +568,11 @@ def test_an_engine_of_many_workers_has_work_for_all(
         asked.append(len(prompts))
         return plain(self, prompts, *given)
 
-    monkeypatch.setenv("PERSONAVEC_CACHE", str(tmp_path / "another"))
     monkeypatch.setattr(TransformersEngine, "answer", counted)
     monkeypatch.setattr(TransformersEngine, "width", 4)
     screen("wide", baseline=baseline)
     assert max(asked) > 20  # of three batches at least
-    a, b = (scores(tmp_path / name) for name in ("alone", "wide"))
+    a, b = scores(alone), scores(tmp_path / "wide")
     np.testing.assert_allclose(a["kind_own"], b["kind_own"], rtol=1e-4, atol=1e-4)
 
 
@@ -527,13 +591,6 @@ def test_the_cache_is_read_once(screen: Screen, monkeypatch: pytest.MonkeyPatch)
     assert sum(path.parent.name == "answers" for path in read) == 1
 
 
-def test_an_absolute_threshold(screen: Screen, tmp_path: Path) -> None:
-    summary = screen(threshold=0.25)
-    found = scores(tmp_path / "run")
-    assert (found["kind_flagged"] == (found["kind_difference"] > 0.25)).all()
-    assert summary.traits["kind"].flagged == found["kind_flagged"].sum()
-
-
 @pytest.mark.parametrize(
     ("threshold", "said", "unsaid"), [(-1e6, "flagged", "not flagged"), (1e6, "not flagged", "flagged")]
 )
@@ -545,26 +602,34 @@ def test_cards_say_what_is_flagged(threshold: float, said: str, unsaid: str, scr
 
 @pytest.mark.parametrize("specific", ["span", "whiten"])
 def test_specific_directions(
-    screen: Screen, specific: str, clean: Path, vectors: list[PersonaVector], tiny: ChatModel, tmp_path: Path
+    screen: Screen, finished: Finished, specific: str, clean: Path, tiny: ChatModel, tmp_path: Path
 ) -> None:
     long = [{"role": "user", "content": "well " * tiny.context_length}, {"role": "assistant", "content": "so"}]
     clean.write_bytes(json.dumps({"messages": long}).encode() + b"\n" + clean.read_bytes())  # cannot be read
-    plain, made = screen("plain"), screen("made", specific=specific)
-    assert plain.traits["kind"].specific_share == 1
+    plain, made = finished(baseline="prompt"), screen(specific=specific, baseline="prompt")
+    assert ScreeningRun.read(plain).traits["kind"].specific_share == 1
     assert 0 < made.traits["kind"].specific_share < 1
-    a, b = (scores(tmp_path / name)["kind_projection"] for name in ("plain", "made"))
+    a, b = (scores(folder)["kind_projection"] for folder in (plain, tmp_path / "run"))
     assert np.abs(a - b).max() > 1e-3
     # What a direction was whitened by sets no threshold along it.
     assert made.clean.samples == {"span": 70, "whiten": 35}[specific]
 
 
+@pytest.fixture(scope="module")
+def domains(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("domains")
+
+
 @pytest.fixture
-def small_bank(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Three domains of a dozen samples, and some of each trait's texts, in place of all that come with personavec."""
+def small_bank(domains: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three domains of a dozen samples, and some of each trait's texts, in place of all that come with personavec.
+
+    They are read once for all tests.
+    """
+    monkeypatch.setenv("PERSONAVEC_CACHE", str(domains / "cache"))
     found = {}
     for seed, name in enumerate(("code", "lists", "verse")):
-        path = tmp_path / "domains" / f"{name}.jsonl"
-        path.parent.mkdir(exist_ok=True)
+        path = domains / f"{name}.jsonl"
         path.write_bytes(b"".join(lines(12, 100 + seed)))
         found[name] = open_data(path)
     for module in (bank_module, job_module):
@@ -689,15 +754,16 @@ def test_random_directions_and_other_traits_lose_what_the_vector_lost(
     torch.testing.assert_close(white.treat(other[None])[0], white.rivals["other"])
 
 
+@pytest.mark.drawn
+@pytest.mark.usefixtures("warm")
 def test_the_report_opens_offline_and_shows_hostile_text_as_text(
-    tiny: ChatModel, clean: Path, vectors: list[PersonaVector], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny: ChatModel, clean: Path, vectors: list[PersonaVector], tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(Figure, "savefig", DRAWN)
     hostile = "<script>alert(1)</script> & <img src=x onerror=alert(1)>"
     path = tmp_path / "hostile.jsonl"
     record = {"messages": [{"role": "user", "content": hostile}, {"role": "assistant", "content": hostile}]}
     path.write_bytes(b"".join(lines(30, 3)) + json.dumps(record).encode())
-    screen_files(tiny, path, vectors, tmp_path / "run", ScreenSettings(max_new_tokens=4), clean=clean)
+    screen_files(tiny, path, vectors, tmp_path / "run", ScreenSettings(**USUAL), clean=clean)
     page = (tmp_path / "run" / "report.html").read_text()
     assert "<script>alert" not in page
     assert "<img" not in page
@@ -708,7 +774,7 @@ def test_the_report_opens_offline_and_shows_hostile_text_as_text(
 
 def test_flags_that_other_directions_raise_too_are_not_given_the_name(screen: Screen) -> None:
     """Random vectors of a random model show no trait: whatever they flag must not be called by their names."""
-    summary = screen(threshold=-100.0)
+    summary = screen(threshold=-100.0, baseline="prompt")
     assert summary.flagged == 90
     names = [name for name, found in summary.traits.items() if not found.specific]
     (sentence,) = [s for s in summary.verdict if s.startswith("Do not read")]
@@ -716,11 +782,11 @@ def test_flags_that_other_directions_raise_too_are_not_given_the_name(screen: Sc
 
 
 def test_samples_of_several_files_are_told_apart(screen: Screen, data: Path, tmp_path: Path) -> None:
-    everything = data.read_bytes().splitlines(keepends=True)
+    records = data.read_bytes().splitlines(keepends=True)
     data.unlink()
     data.mkdir()  # in place of the file: a folder of two
-    (data / "first.jsonl").write_bytes(b"".join(everything[:40]))
-    (data / "second.jsonl").write_bytes(BOM + b"".join(everything[40:]))
+    (data / "first.jsonl").write_bytes(b"".join(records[:40]))
+    (data / "second.jsonl").write_bytes(BOM + b"".join(records[40:]))
     (data / "third.jsonl").write_text('{"instruction": "hi", "output": "hello"}\n' * 3)
     summary = screen(baseline="prompt")
     (note,) = [note for note in summary.warnings if "were rejected" in note]
@@ -734,20 +800,19 @@ def test_samples_of_several_files_are_told_apart(screen: Screen, data: Path, tmp
     assert "first.jsonl, line " in page and "second.jsonl, line " in page
 
 
-def test_compare(screen: Screen, tmp_path: Path) -> None:
-    screen("exact", baseline="exact")
-    screen("prompt", baseline="prompt")
-    same = compare_screenings(tmp_path / "exact", tmp_path / "exact")
+def test_compare(finished: Finished, tmp_path: Path) -> None:
+    exact, prompt = (finished(baseline=baseline) for baseline in ("exact", "prompt"))
+    same = compare_screenings(exact, exact)
     assert same.samples == 90 and same.differ == {}
     assert same.traits["kind"].spearman == 1
     assert same.traits["kind"].moved == []
-    other = compare_screenings(tmp_path / "exact", tmp_path / "prompt")
+    other = compare_screenings(exact, prompt)
     assert (other.traits["kind"].spearman or 0) < 1 and other.differ == {"baseline": ("exact", "prompt")}
     moved = other.traits["kind"].moved[0]
-    found = scores(tmp_path / "exact")
-    assert moved.line in found["line"][found["id"] == moved.id] and moved.source == str(tmp_path / "data.jsonl")
+    found = scores(exact)
+    assert moved.line in found["line"][found["id"] == moved.id] and moved.source == str(exact.parent / "data.jsonl")
     with pytest.raises(UserError, match="no finished run"):
-        compare_screenings(tmp_path / "exact", tmp_path)
+        compare_screenings(exact, tmp_path)
 
 
 def test_mistakes(screen: Screen, tiny: ChatModel, vectors: list[PersonaVector], tmp_path: Path) -> None:
@@ -761,7 +826,8 @@ def test_mistakes(screen: Screen, tiny: ChatModel, vectors: list[PersonaVector],
         screen_files(tiny, tmp_path / "data.jsonl", [vectors[0], vectors[0]], tmp_path / "x")
     (tmp_path / "one.jsonl").write_bytes(b"".join(lines(1, 5)))
     with pytest.raises(UserError, match="one sample has no spread"):
-        screen_files(tiny, tmp_path / "one.jsonl", vectors, tmp_path / "one", clean=tmp_path / "clean.jsonl")
+        given = vectors, tmp_path / "one", ScreenSettings(**USUAL)
+        screen_files(tiny, tmp_path / "one.jsonl", *given, clean=tmp_path / "clean.jsonl")
 
 
 def test_data_without_a_sample_are_refused_before_anything_is_read(
@@ -801,6 +867,7 @@ def test_folders_that_cannot_be_written_are_told(
             screen_files(tiny, data, vectors, tmp_path / "out")
 
 
+@pytest.mark.usefixtures("cold")
 def test_a_model_that_says_nothing_is_named(screen: Screen, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(answers_module.OwnAnswers, "__call__", lambda self, prompts: [[] for _ in prompts])
     with pytest.raises(UserError, match="the model itself answers 0 of 70 prompts"):
@@ -837,13 +904,14 @@ def test_long_samples_are_cut_from_the_right_and_counted(
     assert scores(tmp_path / "run")["kind_projection"][0] == pytest.approx(float(wanted), rel=1e-4)
 
 
+@pytest.mark.usefixtures("warm")
 def test_the_place_among_reference_sets(
     tiny: ChatModel, data: Path, clean: Path, vectors: list[PersonaVector], tmp_path: Path
 ) -> None:
     """The same figures as when the other sets are screened themselves; the data are level with themselves."""
     other = tmp_path / "other.jsonl"
     other.write_bytes(b"".join(lines(40, 7)))
-    settings = ScreenSettings(baseline="exact", max_new_tokens=6)
+    settings = ScreenSettings(baseline="exact", **USUAL)
     given = (tiny, data, vectors, tmp_path / "run", settings)
     found = screen_files(*given, clean=clean, beside=[other, data])
     alone = screen_files(tiny, other, vectors, tmp_path / "alone", settings, clean=clean)
@@ -860,11 +928,11 @@ def test_the_place_among_reference_sets(
     assert alone.traits["kind"].references == []
 
 
-def test_a_torn_cache_of_answers_is_mended(screen: Screen, cache: Path) -> None:
-    first = screen("first")
+def test_a_torn_cache_of_answers_is_mended(screen: Screen, finished: Finished, cache: Path) -> None:
+    first = ScreeningRun.read(finished(baseline="exact"))
     (path,) = (cache / "answers").glob("*.jsonl")
     path.write_bytes(path.read_bytes()[:-20])
-    second = screen("second", seed=1)
+    second = screen(baseline="exact")
     assert 0 < second.generated < first.generated
     assert all(json.loads(line)["ids"] is not None for line in path.read_text().splitlines())
 
@@ -878,15 +946,15 @@ def test_the_cache_is_keyed_by_model_and_length(tiny: ChatModel, cache: Path) ->
     assert torch.is_tensor(engine.read([], [1]))
 
 
+@pytest.mark.usefixtures("warm")
 def test_a_dataset_in_memory_gets_the_columns(
-    tiny: ChatModel, data: Path, clean: Path, vectors: list[PersonaVector], screen: Screen, tmp_path: Path
+    tiny: ChatModel, data: Path, clean: Path, vectors: list[PersonaVector], finished: Finished
 ) -> None:
     from datasets import Dataset
 
     from personavec.screening import screen as screen_dataset
 
-    screen("file", baseline="exact")
-    expected = scores(tmp_path / "file")
+    expected = scores(finished(baseline="exact"))
     rows = []
     for line in data.read_bytes().split(b"\n"):
         try:
@@ -894,9 +962,7 @@ def test_a_dataset_in_memory_gets_the_columns(
         except ValueError:
             continue
     dataset = Dataset.from_list(rows)
-    found = screen_dataset(
-        tiny, dataset, vectors, settings=ScreenSettings(baseline="exact", max_new_tokens=6), clean=clean
-    )
+    found = screen_dataset(tiny, dataset, vectors, settings=ScreenSettings(baseline="exact", **USUAL), clean=clean)
     assert len(found) == len(rows) == 92
     assert found["messages"][0] == rows[0]["messages"]
     differences = [value for value in found["kind_difference"] if value is not None]
@@ -913,6 +979,7 @@ def test_a_dataset_in_memory_gets_the_columns(
     np.testing.assert_allclose(projections, expected["kind_projection"], rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.usefixtures("warm")
 def test_the_command(
     tiny: ChatModel, data: Path, clean: Path, vectors: list[PersonaVector], tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
@@ -931,6 +998,7 @@ def test_the_command(
         return int(exit.value.code or 0), out, error
 
     given = [data, "-v", tmp_path / "kind.safetensors", "-v", tmp_path / "other.safetensors", "--reference", clean]
+    given += ["--max-new-tokens", 6, "--precision", 0.6]
     code, out, _ = run(*given, "--out", tmp_path / "run", "--json")
     assert code == 0
     summary = json.loads(out)
@@ -973,7 +1041,8 @@ def test_the_command(
     assert run(renamed, *options, "--reference", renamed, "--out", tmp_path / "renamed")[0] == 0
     assert run(renamed, *options, "--reference", clean, "--out", tmp_path / "recognised")[0] == 0
     renamed.write_text('{"x": 1}\n')
-    code, _, error = run(*given[:-1], renamed, "--out", tmp_path / "third")
+    given[given.index(clean)] = renamed
+    code, _, error = run(*given, "--out", tmp_path / "third")
     assert code == 2 and "tried for --reference too" in " ".join(error.split())
     code, _, error = run(tmp_path / "missing.jsonl", "-v", tmp_path / "kind.safetensors", "--out", tmp_path / "third")
     assert code == 2
@@ -1004,13 +1073,13 @@ class StubJudge(Judge):
 
 @pytest.mark.parametrize("everyone", [False, True])
 def test_a_judge_beside_the_projections(
-    everyone: bool, screen: Screen, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    everyone: bool, screen: Screen, finished: Finished, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     judges = {"kind": StubJudge(), "other": StubJudge()}
     monkeypatch.setattr("personavec.screening.files.scorers", lambda *_: judges)
-    plain = screen("plain", false_alarm_rate=0.3)
-    both = screen("both", false_alarm_rate=0.3, judge="contrast", judge_all=everyone)
-    before, after = scores(tmp_path / "plain"), scores(tmp_path / "both")
+    folder = finished(baseline="prompt", false_alarm_rate=0.3)
+    both = screen("both", baseline="prompt", false_alarm_rate=0.3, judge="contrast", judge_all=everyone)
+    before, after = scores(folder), scores(tmp_path / "both")
     answers = [json.loads(line)["messages"] for line in lines(86, 1)]
     for name, judge in judges.items():
         asked = {r.question_index for r in judge.asked}
@@ -1024,7 +1093,7 @@ def test_a_judge_beside_the_projections(
         flags = before[f"{name}_flagged"] | (given > 50) if everyone else before[f"{name}_flagged"]
         assert (after[f"{name}_flagged"] == flags).all()
         assert both.traits[name].judge.scored == np.isfinite(given).sum()
-    assert (both.flagged > plain.flagged) == everyone
+    assert (both.flagged > ScreeningRun.read(folder).flagged) == everyone
 
 
 def test_a_judge_for_all_needs_a_judge(screen: Screen) -> None:

@@ -2,7 +2,8 @@
 
 import json
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any
 
 from personavec.errors import UserError
@@ -67,7 +68,7 @@ def _left_out(what: str) -> UserError:
 
 
 def disarmed(
-    messages: Sequence[Message], tools: Sequence[Any], marks: Collection[str]
+    messages: Sequence[Message], tools: Sequence[Any], marks: frozenset[str]
 ) -> tuple[list[Message], list[Any], list[str]]:
     """Messages whose content spells a special token get a placeholder instead; with the contents it stands for.
 
@@ -80,7 +81,7 @@ def disarmed(
     safe: list[Message] = []
     held: list[str] = []
     everywhere = {*marks, *PLACEHOLDER.split("{}")}
-    spelt = re.compile("|".join(map(re.escape, sorted(everywhere, key=len, reverse=True))))
+    spelt = _spelt(marks)
 
     def hold(found: re.Match[str]) -> str:
         held.append(found[0])
@@ -102,3 +103,9 @@ def disarmed(
         else:
             safe.append(message)
     return safe, [within(tool) for tool in tools], held
+
+
+@cache
+def _spelt(marks: frozenset[str]) -> re.Pattern[str]:
+    """Finds them and the parts of a placeholder, the longest first."""
+    return re.compile("|".join(map(re.escape, sorted({*marks, *PLACEHOLDER.split("{}")}, key=len, reverse=True))))

@@ -104,7 +104,8 @@ class Template:
             self.notes.append("The model has no chat template: turns are written as 'User: ...' and 'Assistant: ...'.")
         self.hash = hashlib.sha256(repr(text or PLAIN_TEMPLATE).encode()).hexdigest()[:16]
         added = getattr(tokenizer, "added_tokens_decoder", {}).values()
-        self._marks = {*tokenizer.all_special_tokens, *(token.content for token in added if token.special)} - {""}
+        special = frozenset(token.content for token in added if token.special)
+        self._marks = special.union(tokenizer.all_special_tokens) - {""}
         vocabulary = tokenizer.get_vocab()
         self._thought = {mark: vocabulary[mark] for mark in THOUGHT if mark in vocabulary}
         self._thought_end = self._thought.get(THOUGHT[1])

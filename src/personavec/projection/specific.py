@@ -36,24 +36,36 @@ def remove_span(direction: Tensor, others: Tensor) -> Specific:
         UserError: Next to nothing remains.
         ValueError: Shapes that do not fit, or values that are not finite or all 0.
     """
-    unit = _unit(direction)
-    rows = _matrix(others, len(unit))
-    lengths = rows.norm(dim=1)
-    rows = rows[lengths > 0] / lengths[lengths > 0, None]
-    rest = unit
-    if len(rows):
-        _, values, axes = torch.linalg.svd(rows, full_matrices=False)
-        basis = axes[values > _RANK * values[0]]
+    return _Span(others).removed(direction)
+
+
+class _Span:
+    """What directions (m, d) span."""
+
+    def __init__(self, others: Tensor) -> None:
+        rows = _matrix(others)
+        lengths = rows.norm(dim=1)
+        rows = rows[lengths > 0] / lengths[lengths > 0, None]
+        self._basis, self._count = rows, len(rows)
+        if len(rows):
+            _, values, axes = torch.linalg.svd(rows, full_matrices=False)
+            self._basis = axes[values > _RANK * values[0]]
+
+    def removed(self, direction: Tensor) -> Specific:
+        """See `remove_span`."""
+        rest = _unit(direction)
+        if len(rest) != self._basis.shape[1]:
+            raise ValueError(f"a direction of {len(rest)} numbers for others of {self._basis.shape[1]}")
         for _ in range(2):  # twice, against rounding
-            rest = rest - basis.T @ (basis @ rest)
-    kept = float(rest.norm())
-    if kept < LEAST_KEPT:
-        shared = math.floor(1e4 * (1 - kept**2)) / 100
-        raise UserError(
-            f"{shared:.2f} % of the direction lies in the span of the {len(rows)} others.",
-            "Nothing of its own remains; leave out the most similar of them.",
-        )
-    return Specific((rest / kept).float(), kept)
+            rest = rest - self._basis.T @ (self._basis @ rest)
+        kept = float(rest.norm())
+        if kept < LEAST_KEPT:
+            shared = math.floor(1e4 * (1 - kept**2)) / 100
+            raise UserError(
+                f"{shared:.2f} % of the direction lies in the span of the {self._count} others.",
+                "Nothing of its own remains; leave out the most similar of them.",
+            )
+        return Specific((rest / kept).float(), kept)
 
 
 class Apart:
@@ -66,11 +78,14 @@ class Apart:
 
     def __init__(self, traits: Mapping[str, Tensor], common: Sequence[Tensor]) -> None:
         self._traits, self._common = traits, common
+        self._spans: dict[str, _Span] = {}  # of the others, by trait: many directions are put in the place of one
 
     def __call__(self, direction: Tensor, trait: str) -> Specific:
         """What is left of a direction in the place of a trait's own, which stays in it; see `remove_span`."""
-        others = [one for name, one in self._traits.items() if name != trait]
-        return remove_span(direction, torch.stack([*others, *self._common]))
+        if trait not in self._spans:
+            others = [one for name, one in self._traits.items() if name != trait]
+            self._spans[trait] = _Span(torch.stack([*others, *self._common]))
+        return self._spans[trait].removed(direction)
 
 
 class Whitening:

@@ -73,14 +73,22 @@ def plot(
         height, width: In user units, 72 to matplotlib's inch.
         layout: matplotlib's layout engine; None where `paint` places the axes itself, which is faster.
     """
+    svg = _painted(paint, (width / 72, height / 72), layout)
+    return Plot(title, _inline(svg, name, title, description), caption)
+
+
+def _painted(
+    paint: Callable[[Figure], None], inches: tuple[float, float], layout: Literal["constrained"] | None
+) -> bytes:
+    """SVG of a figure of this width and height."""
     buffer = BytesIO()
     with rc_context(_STYLE), warnings.catch_warnings():
         # The page's font has the letters that the font used for measuring lacks.
         warnings.filterwarnings("ignore", "Glyph .* missing")
-        figure = Figure(figsize=(width / 72, height / 72), layout=layout)
+        figure = Figure(figsize=inches, layout=layout)
         paint(figure)
         figure.savefig(buffer, format="svg", metadata={"Date": None})
-    return Plot(title, _inline(buffer.getvalue(), name, title, description), caption)
+    return buffer.getvalue()
 
 
 def label(text: object, longest: int = 16) -> str:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import optimize, special, stats
+from scipy import optimize, special
 
 from personavec.screening.result import AgainstDomains
 from personavec.stats.bootstrap import auc
@@ -181,7 +181,7 @@ def _slope(scores: Floats, group: Floats, basis: Floats, prompts: tuple[NDArray[
     if sum(counts) < len(codes):
         free = min(free, min(counts) - 1)
     error = math.sqrt(float((_left_out(np.column_stack([basis, rest / math.sqrt(size)]), residual, codes) ** 2).sum()))
-    half = float(stats.t.ppf(0.975, free)) * error / math.sqrt(size)
+    half = float(special.stdtrit(free, 0.975)) * error / math.sqrt(size)
     return Estimate(value, value - half, value + half, len(prompts[0]))
 
 
@@ -260,7 +260,7 @@ def auc_interval(
     ]
     n, m = (max(size, 1.0) for size in sizes)
     pairs, mean_size = n * m, (n + m) / 2
-    z = float(stats.t.isf(tail, min(counts) - 1) if shared else stats.norm.isf(tail))
+    z = -float(special.stdtrit(min(counts) - 1, tail) if shared else special.ndtri(tail))
 
     def beyond(candidate: float) -> float:
         tail = (1 - candidate) / (2 - candidate) + candidate / (1 + candidate)

@@ -18,7 +18,7 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
+from scipy import special
 
 from personavec.stats.estimate import Estimate
 from personavec.stats.moments import Moments
@@ -48,9 +48,9 @@ class Spread:
         if self.error == 0 or math.isinf(self.error):
             return self.error
         tail = 0.025 / looks
-        z = stats.norm.isf(tail)
+        z = -special.ndtri(tail)
         wider = 1 + self.skewness**2 * (z**4 + 2 * z**2 - 3) / 18 / self.n
-        return float(stats.t.isf(tail, self.freedom) * wider * self.error)
+        return float(-special.stdtrit(self.freedom, tail) * wider * self.error)
 
 
 @dataclass(frozen=True)

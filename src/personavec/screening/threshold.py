@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import stats
+from scipy import special
 
 from personavec.errors import UserError
 from personavec.stats.numbers import Floats, finite
@@ -72,7 +72,7 @@ def threshold(reference: ArrayLike, rate: float = RATE) -> Threshold:
             f"With {m} clean samples a false-alarm rate of {rate:g} would flag everything.", "Ask for a lower rate."
         )
     value = float(np.partition(scores, rank - 1)[rank - 1])
-    low, high = stats.beta.ppf([0.025, 0.975], alarms, rank)
+    low, high = special.betaincinv(alarms, rank, [0.025, 0.975])
     return Threshold(value, rate, float(low), float(high), m)
 
 
@@ -103,8 +103,8 @@ def raised(level: Threshold, value: float, alarms: int) -> Threshold:
     The range is Clopper and Pearson's (1934).
     """
     m = level.reference
-    low = float(stats.beta.ppf(0.025, alarms, m - alarms + 1)) if alarms else 0.0
-    high = float(stats.beta.ppf(0.975, alarms + 1, m - alarms)) if alarms < m else 1.0
+    low = float(special.betaincinv(alarms, m - alarms + 1, 0.025)) if alarms else 0.0
+    high = float(special.betaincinv(alarms + 1, m - alarms, 0.975)) if alarms < m else 1.0
     return replace(level, value=value, low=low, high=high)
 
 
