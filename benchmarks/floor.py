@@ -1,6 +1,6 @@
 """Holding the projection against adding the vector, at equal trait score: perplexity of general text, and coherence.
 
-    python benchmarks/floor.py --vector VECTOR [--write]
+    python benchmarks/floor.py --vector VECTOR ... [--write]
 
 A floor moves only the tokens that lie below it, a cap those above it; adding moves every token. Where a floor gives the
 same score for less perplexity, moving only what needs it is worth its while. Each way is tried at several strengths; what
@@ -54,28 +54,40 @@ class Tried:
 
 def main() -> None:
     parser = arguments(str(__doc__).splitlines()[0], model=True)
-    parser.add_argument("--vector", type=Path, required=True, help="of a library trait, with neutral statistics")
+    parser.add_argument(
+        "--vector", type=Path, nargs="+", required=True, help="of library traits, with neutral statistics"
+    )
     parser.add_argument("--passages", type=int, default=24)
     options = parser.parse_args()
-    model, vector = load_model(options.model), PersonaVector.load(options.vector)
-    vector.check(model)
-    tried = measure(model, vector, options.passages)
+    model = load_model(options.model)
+    rows, read = [], []
+    for path in options.vector:
+        vector = PersonaVector.load(path)
+        vector.check(model)
+        tried = measure(model, vector, options.passages)
+        rows += [[vector.trait, *row] for row in compared(tried)]
+        read.append(f"{vector.trait}, layer {vector.layer}; {len(tried[0].score)} evaluation questions")
+        print(f"{vector.trait}: done", flush=True)
+    notes = [
+        f"{model.id}; {'; '.join(read)}; answers of {TOKENS} tokens at temperature {TEMPERATURE} with the same seeds for "
+        f"every way; the probe judge; {options.passages} passages, every token of which is edited (of the answers, the response).",
+        "Adding is by a share of the mean residual norm, bounds are in deviations of the tokens of neutral answers.",
+        "Brackets: 95 % intervals, bootstrapped over questions or passages. Perplexity is the ratio to the plain model's. "
+        "In the rows at equal score: the second way minus the first (perplexity: divided by it) at the score named, between the "
+        "strengths tried; a draw that does not reach the score counts as its strongest setting.",
+    ]
+    header = ["trait", "way", "strength", "trait score", "coherence", "perplexity, times plain"]
+    publish("floor", "Floor and cap against adding", header, rows, notes, options.write, model.device, timed=False)
+
+
+def compared(tried: Sequence[Tried]) -> list[list[str]]:
+    """A row for every way at every strength, and for each bound against adding at equal score."""
     plain = tried[0]
     rows = [[one.way, one.strength, *_figures(one, plain)] for one in tried]
     for low, high in (("add, plus", "floor"), ("add, minus", "cap")):
         first, second = ([plain, *(one for one in tried if one.way == way)] for way in (low, high))
         rows += [_equal(first, second, level) for level in LEVELS]
-    notes = [
-        f"{model.id}; {vector.trait}, layer {vector.layer}; {len(plain.score)} evaluation questions, answers of {TOKENS} "
-        f"tokens at temperature {TEMPERATURE} with the same seeds for every way; the probe judge; {options.passages} passages, "
-        "every token of which is edited (of the answers, the response).",
-        "Adding is by a share of the mean residual norm, bounds are in deviations of the tokens of neutral answers.",
-        "Brackets: 95 % intervals, bootstrapped over questions or passages. Perplexity is the ratio to the plain model's. "
-        "In the last rows: the second way minus the first (perplexity: divided by it) at the score named, between the "
-        "strengths tried; a draw that does not reach the score counts as its strongest setting.",
-    ]
-    header = ["way", "strength", "trait score", "coherence", "perplexity, times plain"]
-    publish("floor", "Floor and cap against adding", header, rows, notes, options.write, model.device, timed=False)
+    return rows
 
 
 def measure(model: ChatModel, vector: PersonaVector, passages: int) -> list[Tried]:
