@@ -103,6 +103,24 @@ def test_a_stream_tells_the_same(client: OpenAI, live: Live, model: ChatModel, v
     assert (record["choices"][0]["prompt"], record["choices"][0]["summary"]) == (said[0]["prompt"], said[-2]["summary"])
 
 
+@pytest.mark.parametrize("continuous", [False, True])
+def test_a_stream_tells_its_usage_on_the_way_if_asked(live: Live, client: OpenAI, continuous: bool) -> None:
+    """Every chunk has as many tokens as have come, of both answers; the last one has what all have."""
+    options: Any = {"include_usage": True, "continuous_usage_stats": continuous}
+    chunks = list(
+        client.chat.completions.create(
+            model="default", messages=SAID, max_completion_tokens=6, n=2, stream=True, stream_options=options
+        )
+    )
+    told = [chunk.usage and chunk.usage.completion_tokens for chunk in chunks]
+    assert told[-1] == 12 and chunks[-1].choices == []
+    if continuous:
+        texts = [bool(chunk.choices[0].delta.content) for chunk in chunks[:-1]]
+        assert told[:-1] == [sum(texts[: at + 1]) for at in range(len(texts))]
+    else:
+        assert set(told[:-1]) == {None}
+
+
 def test_reading_nothing_tells_nothing_and_changes_no_token(live: Live) -> None:
     plain, read = live.chat(seed=3, persona={"monitor": []}), live.chat(seed=3)
     assert "persona" not in plain and "persona" in read

@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import NamedTuple
 
 from pydantic import JsonValue
@@ -56,9 +57,11 @@ class Told:
         start: How many characters of its text came before.
         finish: Why it is over now; None while it is not.
         persona: What was read; None where nothing is told of it.
+        usage: Of the whole request, so far.
     """
 
     index: int
+    usage: "Usage"
     begins: bool = False
     text: str = ""
     tokens: Sequence[DrawnToken] = ()
@@ -66,6 +69,14 @@ class Told:
     calls: Sequence[Call] = ()
     finish: str | None = None
     persona: Json | None = None
+
+
+class UsageTold(Enum):
+    """When a stream tells how many tokens there were."""
+
+    NEVER = "never"
+    AT_THE_END = "at the end"
+    ALWAYS = "always"
 
 
 class Usage(NamedTuple):
@@ -139,10 +150,9 @@ class _ChunkShape(Shape):
     object: str
     chunk: str
 
-    def __init__(self, head: Json, name: Name | None = None, *, with_usage: bool = False) -> None:
+    def __init__(self, head: Json, name: Name | None = None, *, usage: UsageTold = UsageTold.NEVER) -> None:
         super().__init__(head, name)
-        self.with_usage = with_usage
-        self._unused: Json = {"usage": None} if with_usage else {}
+        self.usage = usage
 
     @abstractmethod
     def delta(self, told: Told) -> Json:
@@ -167,11 +177,14 @@ class _ChunkShape(Shape):
             "index": told.index, **self.delta(told), "logprobs": logprobs, "finish_reason": told.finish
         }  # fmt: skip
         persona: Json = {} if told.persona is None else {"persona": told.persona}
-        yield {**self.head, "object": self.chunk, "choices": [choice], **self._unused, **persona}
+        usage: Json = {}
+        if self.usage is not UsageTold.NEVER:
+            usage["usage"] = told.usage.as_json() if self.usage is UsageTold.ALWAYS else None
+        yield {**self.head, "object": self.chunk, "choices": [choice], **usage, **persona}
 
     def last(self, choices: Sequence[Choice], usage: Usage, persona: Json | None) -> Iterator[Json]:
         """The usage, if it was asked for."""
-        if self.with_usage:
+        if self.usage is not UsageTold.NEVER:
             yield {**self.head, "object": self.chunk, "choices": [], "usage": usage.as_json()}
 
     def whole(self, choices: Sequence[Choice], usage: Usage, persona: Json | None) -> Json:

@@ -98,7 +98,7 @@ class Service:
     async def chat(self, body: ChatBody, steer: str) -> Exchange:
         """Take a chat on."""
         name = self.loop.name if body.told_logprobs is not None else None
-        shape = ChatShape(self._head(ChatShape, body.model), name, with_usage=body.with_usage)
+        shape = ChatShape(self._head(ChatShape, body.model), name, usage=body.usage)
         return await self._chat(shape, body, steer, "messages")
 
     async def response(self, asked: ResponsesBody, steer: str) -> Exchange:
@@ -143,7 +143,7 @@ class Service:
             raise RequestError(400, f"Give at most {self.settings.queue} prompts: so many may wait.", "prompt")
         prompts = [await self._aside(self._plain, prompt) for prompt in body.prompts]
         name = self.loop.name if body.told_logprobs is not None else None
-        shape = CompletionShape(self._head(CompletionShape, body.model), name, with_usage=body.with_usage)
+        shape = CompletionShape(self._head(CompletionShape, body.model), name, usage=body.usage)
         conversation = body.persona.conversation if body.persona else None
         said = Said(conversation, whole=secrets.token_hex(8) if conversation else "")  # every request is a turn
         return self._exchange(shape, body, prompts, said, steer, "prompt")

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from personavec.data.messages import MisfitError, read_messages
+from personavec.serving.answers import UsageTold
 from personavec.serving.failures import RequestError
 
 Zero = Annotated[float, Field(ge=0, le=0)]
@@ -47,9 +48,15 @@ class PersonaBody(Strict):
 
 
 class StreamOptions(Strict):
-    """How a stream is told."""
+    """How a stream is told.
+
+    Attributes:
+        include_usage: Of tokens, at the end.
+        continuous_usage_stats: And on the way (vLLM's name for it; programs that measure servers ask for it).
+    """
 
     include_usage: bool = False
+    continuous_usage_stats: bool = False
     include_obfuscation: Literal[False] = False
 
 
@@ -80,9 +87,12 @@ class _Sampling(Strict):
         return next((name for name in ("max_completion_tokens", "max_tokens") if getattr(self, name, None)), None)
 
     @property
-    def with_usage(self) -> bool:
-        """Whether a stream tells it at its end."""
-        return bool(self.stream_options and self.stream_options.include_usage)
+    def usage(self) -> UsageTold:
+        """When a stream tells it."""
+        options = self.stream_options or StreamOptions()
+        if not options.include_usage:
+            return UsageTold.NEVER
+        return UsageTold.ALWAYS if options.continuous_usage_stats else UsageTold.AT_THE_END
 
     @property
     def stops(self) -> list[str]:

@@ -52,7 +52,6 @@ class Exchange:
     begun: float = field(default_factory=time.monotonic)
     jobs: list[Job] = field(default_factory=list)
     choices: list[Choice] = field(default_factory=list)
-    completion_tokens: int = 0
 
     def __post_init__(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -160,7 +159,7 @@ class Exchange:
             said["warnings"] = [*self.steered.doubts]
         if alarms := self.observer.begun(self._observed(index, choice)):
             said["alarms"] = [*alarms]
-        return Told(index, begins=True, persona=self._persona(said))
+        return Told(index, self._usage, begins=True, persona=self._persona(said))
 
     def _goes_on(self, index: int, choice: Choice, event: Piece) -> Told:
         if not any(one.text for one in self.choices):
@@ -177,7 +176,8 @@ class Exchange:
         choice.tokens += tokens
         if self.shape.name is not None:
             choice.drawn += event.tokens
-        return Told(index, text=text, tokens=event.tokens, start=start, persona=self._persona({"tokens": [*tokens]}))
+        persona = self._persona({"tokens": [*tokens]})
+        return Told(index, self._usage, text=text, tokens=event.tokens, start=start, persona=persona)
 
     async def _ends(self, index: int, event: Ended) -> Told:
         choice, text = self.choices[index], ""
@@ -190,12 +190,12 @@ class Exchange:
         if self.steered.conditions:
             said["steered_tokens"] = choice.steered = event.steered
         persona = self._persona(said)
-        return Told(index, text=text, calls=choice.calls, finish=choice.finish, persona=persona)
+        return Told(index, self._usage, text=text, calls=choice.calls, finish=choice.finish, persona=persona)
 
     def _over(self, index: int, choice: Choice, tokens: int) -> None:
         """An answer came to its end, or will not: its figures, its line of the log, its alarms."""
         choice.summary = self.meter.summary(choice.readings, self.read)
-        self.completion_tokens += tokens
+        choice.written = tokens
         self.metrics.tokens.labels("completion").inc(tokens)
         self.metrics.answers.labels(choice.finish or "abandoned").inc()
         steered = "yes" if self.steered.steps else "no"
@@ -241,7 +241,8 @@ class Exchange:
 
     @property
     def _usage(self) -> Usage:
-        return Usage(self.prompt_tokens, self.completion_tokens, sum(job.reused for job in self.jobs))
+        written = sum(choice.written for choice in self.choices)
+        return Usage(self.prompt_tokens, written, sum(job.reused for job in self.jobs))
 
     @property
     def _read(self) -> Json | None:
