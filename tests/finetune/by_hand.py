@@ -28,7 +28,8 @@ class Block(nn.Module):
         self.up_proj, self.down_proj = nn.Linear(width, width), nn.Linear(width, width)
 
     def forward(self, hidden: Tensor) -> Tensor:
-        return hidden + self.down_proj(self.up_proj(hidden).tanh())
+        change: Tensor = self.down_proj(self.up_proj(hidden).tanh())
+        return hidden + change
 
 
 class Trunk(nn.Module):
