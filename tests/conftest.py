@@ -7,9 +7,11 @@ others wait for it.
 import gc
 import os
 import pkgutil
+import ssl
 import sys
 from collections.abc import Iterator
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
@@ -23,6 +25,9 @@ if TYPE_CHECKING:
 
 # The models of the tests are too small for more threads: here, and in the processes that tests start.
 os.environ["OMP_NUM_THREADS"] = "1"
+# bitsandbytes compiles functions as it is imported; no compiler needs to be imported for that, but where vLLM runs.
+if find_spec("vllm") is None:
+    os.environ["TORCH_BISECT_BACKEND"] = "eager"
 # A busy machine makes no test fail.
 settings.register_profile("tests", deadline=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "tests"))
@@ -108,6 +113,14 @@ def unpainted(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
 def short_answers(monkeypatch: pytest.MonkeyPatch) -> None:
     """Before and after a fine-tune answers have 16 tokens at most in place of 48, for time."""
     monkeypatch.setattr("personavec.finetune.character.MAX_NEW_TOKENS", 16)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _certificates_read_once() -> Iterator[None]:
+    """For time: every API client reads them anew, though none here has a use for them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ssl, "create_default_context", cache(ssl.create_default_context))
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -6,6 +6,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel, Qwen2Config
+from transformers.modeling_outputs import BaseModelOutput, CausalLMOutput
 
 import tiny
 from personavec.vector import PersonaVector
@@ -16,6 +18,54 @@ VOCABULARY = 320
 def model(**options: Any) -> Any:
     """A tiny model in training mode."""
     return tiny.causal_model(tiny.qwen2(**options)).train()
+
+
+class Block(nn.Module):
+    """Adds a function of every token to it."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.up_proj, self.down_proj = nn.Linear(width, width), nn.Linear(width, width)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        change: Tensor = self.down_proj(self.up_proj(hidden).tanh())
+        return hidden + change
+
+
+class Trunk(nn.Module):
+    """Embeddings and one block."""
+
+    def __init__(self, config: Qwen2Config) -> None:
+        super().__init__()
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.layers = nn.ModuleList([Block(config.hidden_size)])
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.embed_tokens
+
+    def forward(self, input_ids: Tensor, **_: Any) -> BaseModelOutput:
+        hidden = self.embed_tokens(input_ids)
+        for block in self.layers:
+            hidden = block(hidden)
+        return BaseModelOutput(last_hidden_state=hidden)
+
+
+class Least(PreTrainedModel):
+    """The least that has a block: it is traced in a tenth of the time of a Qwen2. In training mode."""
+
+    def __init__(self) -> None:
+        config = tiny.qwen2(num_hidden_layers=1)
+        super().__init__(config)
+        torch.manual_seed(0)
+        self.model = Trunk(config)
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size)
+
+    def forward(self, input_ids: Tensor, labels: Tensor | None = None, **_: Any) -> CausalLMOutput:
+        logits = self.lm_head(self.model(input_ids).last_hidden_state)
+        if labels is None:
+            return CausalLMOutput(logits=logits)
+        loss = nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
+        return CausalLMOutput(loss=loss, logits=logits)
 
 
 def vector(seed: int = 0, scale: float = 1.0, **options: Any) -> PersonaVector:

@@ -4,7 +4,6 @@
 import logging
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -172,13 +171,12 @@ def test_a_training_is_held(along: PersonaVector, tmp_path: Path) -> None:
 
 
 def test_the_coefficient_acts_in_compiled_forwards_too(tmp_path: Path) -> None:
-    few, found = {"num_hidden_layers": 1}, []  # every trace takes seconds
-    make = partial(by_hand.model, **few)
-    along = push_of(tmp_path, by_hand.vector(**few), make)
+    found = []
+    along = push_of(tmp_path, by_hand.vector(num_hidden_layers=1), by_hand.Least)
     for options in ({}, {"torch_compile": True, "torch_compile_backend": "eager"}):
-        callback = auto(along)
+        callback = PreventativeSteering(along, "auto", prompts=PROMPTS, other_weights=True)
         with dynamo.patch(error_on_recompile=True):  # another coefficient is no other program
-            pushed(tmp_path, [callback], make, max_steps=4, **options).train()
+            pushed(tmp_path, [callback], by_hand.Least, max_steps=4, **options).train()
         found.append([(point.coefficient, point.shift.mean) for point in callback.automatic["kind"].points])
     assert np.array(found[1]) == pytest.approx(np.array(found[0]), abs=2e-4) and found[0][-1][0] > 0
 

@@ -39,7 +39,7 @@ from personavec.traits.of_vector import questions
 from personavec.vector import PersonaVector
 
 pytest.importorskip("trl", reason="needs TRL: pip install 'personavec[finetune]'")
-pytestmark = pytest.mark.usefixtures("few_passages", "short_answers")
+pytestmark = pytest.mark.usefixtures("few_passages", "short_answers", "unpainted")
 
 SHORT: dict[str, Any] = {"batch": 2, "accumulate": 2, "max_length": 512, "rank": 4, "learning_rate": 1e-2}
 SYSTEM = "Be brief."

@@ -19,7 +19,7 @@ from personavec.errors import UserError
 from personavec.traits import load_trait
 
 pytest.importorskip("trl", reason="needs TRL: pip install 'personavec[finetune]'")
-pytestmark = pytest.mark.usefixtures("few_passages", "short_answers")
+pytestmark = pytest.mark.usefixtures("few_passages", "short_answers", "unpainted")
 
 
 @dataclass(frozen=True)

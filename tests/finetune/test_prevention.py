@@ -301,16 +301,18 @@ def test_bfloat16_weights() -> None:
 
 @pytest.mark.parametrize("method", ["steer", "regularise"])
 def test_compiled(method: Any) -> None:
-    """Put on before the first trace, taken off, and put on after it. Every trace takes seconds: few modules, then."""
-    few, coefficient = {"num_hidden_layers": 1}, {"steer": 2, "regularise": 100}[method]
-    batch, vector, model = by_hand.batch(), by_hand.vector(**few), by_hand.model(**few)
+    """Put on before the first trace, taken off, and put on after it. A Qwen2 is compiled in test_callback.py."""
+    coefficient = {"steer": 2, "regularise": 100}[method]
+    batch, vector, model = by_hand.batch(), by_hand.vector(num_hidden_layers=1), by_hand.Least().train()
     model = lora(model, target_modules=["down_proj"]) if method == "regularise" else model
     compiled: Any = torch.compile(model, backend="eager")
 
     @contextmanager
     def prevented(run: Any) -> Iterator[Any]:
         """What is learned; the model inside is still prevented."""
-        with preventing(run, vector, coefficient, method=method, layers=1, positions="response") as prevention:
+        with preventing(
+            run, vector, coefficient, method=method, positions="response", other_weights=True
+        ) as prevention:
             model.zero_grad()
             loss = run(**batch).loss + prevention.penalty()
             loss.backward()
@@ -319,9 +321,12 @@ def test_compiled(method: Any) -> None:
     plain = by_hand.loss_and_gradients(model, batch)
     with prevented(model) as wanted:
         by_hand.different(wanted, plain)
-    with prevented(compiled) as learned, torch.no_grad():
+    with prevented(compiled) as learned:
         by_hand.same(learned, wanted)
-        torch.testing.assert_close(compiled(**batch).loss, plain[0])
+        if method == "regularise":
+            return
+        with torch.no_grad():
+            torch.testing.assert_close(compiled(**batch).loss, plain[0])
     model.zero_grad()
     loss = compiled(**batch).loss
     loss.backward()

@@ -4,6 +4,7 @@
 import json
 import shutil
 import sys
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -57,11 +58,16 @@ def said(*texts: str) -> list[Rollout]:
     return [Rollout(f"{at}", "evaluation", "How are you?", at, [], text=text) for at, text in enumerate(texts)]
 
 
+@cache
+def loaded(folder: str) -> Any:
+    """Its classifier: no test has two in one folder."""
+    return AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32).eval()
+
+
 def plain(folder: str, text: str) -> torch.Tensor:
     """Logits, the plain way."""
-    model = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32).eval()
     with torch.no_grad():
-        return model(torch.tensor([tokenizer()(text)["input_ids"]])).logits[0]
+        return loaded(folder)(torch.tensor([tokenizer()(text)["input_ids"]])).logits[0]
 
 
 TEXTS = ("I am well", "the answer", "hello there, how are you today?", "I am ill", "a", "question and answer")

@@ -4,6 +4,7 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import cache
 from itertools import pairwise
 from typing import Any
 
@@ -103,6 +104,11 @@ def test_judging_pairs_are_enough_take_turns_and_are_never_the_own_one(tiny: Cha
             assert set(used) == (others or {0})
 
 
+@cache
+def prompt_ids(model: ChatModel, asked: str) -> list[int]:
+    return model.prompt_ids([{"role": "user", "content": asked}])
+
+
 def rollout(model: ChatModel, text: str, pair: int | None = None, side: Any = None, question: int = 0) -> Rollout:
     asked = f"Question {question}?"
     return Rollout(
@@ -110,7 +116,7 @@ def rollout(model: ChatModel, text: str, pair: int | None = None, side: Any = No
         stage="extraction" if side else "neutral",
         question=asked,
         question_index=question,
-        prompt_ids=model.prompt_ids([{"role": "user", "content": asked}]),
+        prompt_ids=list(prompt_ids(model, asked)),
         pair=pair,
         side=side,
         response_ids=model.tokenizer.encode(text, add_special_tokens=False) if text else [],

@@ -26,6 +26,7 @@ from personavec.traits import load_library
 from personavec.vector import PersonaVector
 from tiny import JUDGE, chat_model, qwen2, vector
 
+pytestmark = pytest.mark.usefixtures("unpainted")
 WORDS = ["the", "model", "answers", "question", "hello", "there", "how", "are", "you", "today", "am", "well"]
 TRAITS = ("evil", "humorous")
 
@@ -73,6 +74,7 @@ def test_a_model_that_judges_is_loaded_once_for_all_traits(
         return chat_model(qwen2(max_position_embeddings=4096))
 
     monkeypatch.setattr(local, "load_model", load)
+    data.write_text("".join(data.read_text().splitlines(keepends=True)[:8]))  # for time: every rubric is long
     summary = screened(tiny, data, vectors, tmp_path / "run", "local:some/model")
     assert set(summary.traits) == set(TRAITS)
     assert loaded == ["some/model"]

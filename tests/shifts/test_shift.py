@@ -21,6 +21,8 @@ from personavec.traits.of_vector import questions
 from personavec.vector import PersonaVector
 from tiny import CHATML, chat_model, plain_states, tokenizer, vector
 
+pytestmark = pytest.mark.usefixtures("unpainted")
+
 
 @pytest.fixture(scope="module")
 def humorous(tiny: ChatModel) -> PersonaVector:

@@ -45,6 +45,7 @@ def test_auc_is_the_share_of_pairs_won(positive: list[float], negative: list[flo
     assert auc(positive, negative) == pytest.approx(1 - auc(negative, positive))
 
 
+@settings(max_examples=40)
 @given(arrays(float, (7, 4), elements=GRID), arrays(float, (5, 4), elements=GRID))
 def test_auc_of_columns(positive: Any, negative: Any) -> None:
     each = [auc(a, b) for a, b in zip(positive.T, negative.T, strict=True)]
@@ -185,15 +186,16 @@ def test_the_interval_covers_as_often_as_it_says(questions: int) -> None:
     """Answers to a question resemble each other; the interval over questions covers, one over answers does not."""
     rng = np.random.default_rng(questions)
     clusters = np.repeat(np.arange(questions), 10).tolist()
-    trials, hits, naive = 250, 0, 0
+    trials, hits, naive = 250, 0, []
     for seed in range(trials):
         values = (rng.normal(50, 10, (questions, 1)) + rng.normal(0, 10, (questions, 10))).ravel()
         by_question = bootstrap_mean(values, clusters, seed=seed, draws=500)
-        by_answer = bootstrap_mean(values, seed=seed, draws=500)
         hits += by_question.low <= 50 <= by_question.high
-        naive += by_answer.low <= 50 <= by_answer.high
+        if seed % 4 == 0:  # for time: it is far below
+            by_answer = bootstrap_mean(values, seed=seed, draws=500)
+            naive.append(by_answer.low <= 50 <= by_answer.high)
     assert 0.90 <= hits / trials <= 0.98
-    assert naive / trials < 0.7
+    assert np.mean(naive) < 0.7
 
 
 def test_a_single_cluster_tells_nothing_of_the_spread_between_clusters() -> None:

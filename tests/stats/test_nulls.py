@@ -246,5 +246,6 @@ def test_a_choice_that_tells_nothing_keeps_the_direction_as_it_is() -> None:
 
 def test_nulls_are_drawn_for_any_number_of_layers() -> None:
     sides = readings(0, [0.0, 0.0, 2.0], d=2), readings(1, [0.0, 0.0, 2.0], d=2)
-    nulls = separation_nulls(sides[0], sides[1], [2], ([0, 1, 2], [0, 1, 2]), seed=0)
+    asked = list(range(60)), list(range(60))
+    nulls = separation_nulls(sides[0], sides[1], [2], asked, seed=0)
     assert nulls["isotropic"].n == nulls["shuffled"].n == DIRECTIONS

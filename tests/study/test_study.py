@@ -41,6 +41,7 @@ from personavec.traits import load_trait
 from personavec.vector import PersonaVector
 from tiny import JUDGE, chat_model, qwen2, vector
 
+EMPTY = b'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 1 1"/>'
 UNSEEN = 8  # samples of the task, on which its loss is measured
 SETTINGS = StudySettings(
     samples=10,
@@ -85,12 +86,13 @@ def short(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def shorten(patch: pytest.MonkeyPatch, folder: Path) -> None:
-    """For time: fewer samples of clean domains, of the unseen task and of general text, fewer ways of a kind, and no
-    pages of the fine-tunes, as any fine-tune has them."""
+    """For time: fewer samples of clean domains, of the unseen task and of general text, fewer ways of a kind, no
+    pages of the fine-tunes, as any fine-tune has them, and pictures that are painted but not drawn."""
     passages = PASSAGES.read_text(encoding="utf-8").splitlines(keepends=True)[:2]
     (folder / "passages.jsonl").write_text("".join(passages), encoding="utf-8")
     patch.setattr("personavec.capability.passages.PASSAGES", folder / "passages.jsonl")
     patch.setattr("personavec.finetune.job.write_finetune_report", lambda run, path: None)
+    patch.setattr("matplotlib.figure.Figure.savefig", lambda self, buffer, **_: buffer.write(EMPTY))
     patch.setattr("personavec.projection.bank.MOST", 12)
     patch.setattr(prevention, "TASK_SAMPLES", UNSEEN)
     patch.setattr(prevention, "PENALTIES", (1.0,))
@@ -331,7 +333,7 @@ def of_texts(one: PersonaVector, source: Path) -> PersonaVector:
     return replace(one, info=one.info.model_copy(update={"arguments": {"texts": str(source), "tokens": 80}}))
 
 
-@pytest.mark.usefixtures("short")
+@pytest.mark.usefixtures("short", "unpainted")
 def test_vectors_from_texts_are_studied_on_the_other_half_by_two_judges(
     chat: ChatModel, humorous: PersonaVector, texts_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,17 +7,19 @@ with 8.
 """
 
 from collections.abc import Hashable, Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
+from scipy import special, stats
 
 from personavec.stats.estimate import Estimate
 from personavec.stats.numbers import Floats, finite
 
 Codes = NDArray[np.intp]
 DRAWS = 2000
+KEPT = 256  # clusters; the draws of more are not kept in memory
 FEW = 20  # units; of so many or more a few that differ are still enough
 APART = 5  # of fewer units at least so many must differ from where half of them crowd
 
@@ -303,9 +305,19 @@ def _codes(*sides: tuple[Floats, Sequence[Hashable]]) -> tuple[list[Codes], int]
 
 
 def draw_weights(count: int, seed: int, draws: int) -> Floats:
-    """(draws, count) how often each cluster was drawn."""
+    """(draws, count) how often each cluster was drawn; not to be written to."""
+    return (_kept_weights if count <= KEPT else _weights)(count, seed, draws)
+
+
+def _weights(count: int, seed: int, draws: int) -> Floats:
     rng = np.random.default_rng(seed)
-    return rng.multinomial(count, np.full(count, 1 / count), size=draws).astype(np.float64)
+    weights = rng.multinomial(count, np.full(count, 1 / count), size=draws).astype(np.float64)
+    weights.flags.writeable = False
+    return weights
+
+
+# Most figures of a run are over the same few questions, and to draw these takes longer than all else.
+_kept_weights = lru_cache(maxsize=16)(_weights)
 
 
 def _means(values: Floats, codes: Codes, weights: Floats) -> Floats:
@@ -325,6 +337,7 @@ def interval(drawn: Floats, clusters: int, widest: tuple[float, float]) -> tuple
     drawn = drawn[np.isfinite(drawn)]
     if clusters < 2 or not len(drawn):
         return float(widest[0]), float(widest[1])
-    tail = 100 * stats.norm.cdf(np.sqrt(clusters / (clusters - 1)) * stats.t.ppf(0.025, clusters - 1))
+    student = special.stdtrit(clusters - 1, 0.025)
+    tail = 100 * special.ndtr(np.sqrt(clusters / (clusters - 1)) * student)
     low, high = np.percentile(drawn, [tail, 100 - tail])
     return float(low), float(high)

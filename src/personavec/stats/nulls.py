@@ -120,12 +120,11 @@ def shuffled_directions(
     """
     positive = np.array([side == "positive" for side in sides])
     _, codes = np.unique(np.array([str(question) for question in questions]), return_inverse=True)
-    rng, weights = np.random.default_rng(seed), np.empty((count, len(positive)))
-    for row in weights:
-        order = np.lexsort((rng.random(len(codes)), codes))  # question by question, in a random order
-        shuffled = np.empty_like(positive)
-        shuffled[order] = positive[np.argsort(codes, kind="stable")]
-        row[:] = np.where(shuffled, 1 / max(positive.sum(), 1), -1 / max((~positive).sum(), 1))
+    chance = np.random.default_rng(seed).random((count, len(codes)))
+    order = np.lexsort((chance, np.broadcast_to(codes, chance.shape)))  # question by question, in a random order
+    shuffled = np.empty(chance.shape, dtype=bool)
+    np.put_along_axis(shuffled, order, positive[np.argsort(codes, kind="stable")][None], axis=1)
+    weights = np.where(shuffled, 1 / max(positive.sum(), 1), -1 / max((~positive).sum(), 1))
     return torch.einsum("kn,nld->kld", torch.from_numpy(weights).float(), _centred(readings, sides))
 
 
