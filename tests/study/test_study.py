@@ -41,7 +41,6 @@ from personavec.traits import load_trait
 from personavec.vector import PersonaVector
 from tiny import JUDGE, chat_model, qwen2, vector
 
-EMPTY = b'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 1 1"/>'
 UNSEEN = 8  # samples of the task, on which its loss is measured
 SETTINGS = StudySettings(
     samples=10,
@@ -92,7 +91,6 @@ def shorten(patch: pytest.MonkeyPatch, folder: Path) -> None:
     (folder / "passages.jsonl").write_text("".join(passages), encoding="utf-8")
     patch.setattr("personavec.capability.passages.PASSAGES", folder / "passages.jsonl")
     patch.setattr("personavec.finetune.job.write_finetune_report", lambda run, path: None)
-    patch.setattr("matplotlib.figure.Figure.savefig", lambda self, buffer, **_: buffer.write(EMPTY))
     patch.setattr("personavec.projection.bank.MOST", 12)
     patch.setattr(prevention, "TASK_SAMPLES", UNSEEN)
     patch.setattr(prevention, "PENALTIES", (1.0,))
