@@ -18,6 +18,8 @@ import pytest
 import typer.main
 from hypothesis import settings
 
+from children import server
+
 if TYPE_CHECKING:
     from personavec.model import ChatModel
 
@@ -49,6 +51,7 @@ def pytest_collection_finish() -> None:
     """What was imported stays: garbage collection need not go through it."""
     gc.collect()
     gc.freeze()
+    server()
 
 
 @pytest.fixture(autouse=True, scope="session")
