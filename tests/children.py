@@ -47,12 +47,21 @@ def _serve(asked: Connection) -> None:
         if isinstance(given, int):
             asked.send(started[given].exitcode)
             continue
+        if isinstance(given, str):
+            asked.send(importlib.import_module(given).__name__)
+            continue
         for name in () if started else LATE:
             importlib.import_module(name)
         process = multiprocessing.get_context("fork").Process(target=_run, args=given)
         process.start()
         started[process.pid] = process
         asked.send(process.pid)
+
+
+def preload(module: str) -> None:
+    """Imports for all children to come what each would import by itself."""
+    server().send(module)
+    server().recv()
 
 
 class Child:

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 import tiny
-from children import Child
+from children import Child, preload
 
 pytest.importorskip("trl", reason="needs TRL: pip install 'personavec[finetune]'")
 
@@ -59,6 +59,7 @@ def test_killed_while_it_trains(tmp_path: Path) -> None:
     def adapter(name: str) -> dict[str, torch.Tensor]:
         return dict(load_file(tmp_path / name / "adapter" / "adapter_model.safetensors"))
 
+    preload("trl.trainer.sft_trainer")
     assert run("whole") == 0 and run("plain", 0.0) == 0
     for step in (1, 5, 8):  # before the first checkpoint, and between two
         assert run("killed", dies=step) == -signal.SIGKILL
