@@ -20,6 +20,8 @@ import pytest
 import typer.main
 from hypothesis import settings
 
+from children import server
+
 if TYPE_CHECKING:
     from personavec.model import ChatModel
 
@@ -54,6 +56,7 @@ def pytest_collection_finish() -> None:
     """What was imported stays: garbage collection need not go through it."""
     gc.collect()
     gc.freeze()
+    server()
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -474,6 +474,7 @@ def test_chat_streams_and_ends(run: Path, folder: Path, monkeypatch: pytest.Monk
 @pytest.mark.usefixtures("few_passages")
 def test_evaluate(run: Path, folder: Path, trait: Path, tmp_path: Path) -> None:
     common = ["evaluate", "tiny", "--traits-from", trait, "--model", folder, "--dtype", "float32", "--json"]
+    common += ["--max-new-tokens", 12]
     with_vector = command(*common, "--steer", f"{run / 'vector.safetensors'}=2", "--out", tmp_path / "a")
     assert with_vector.returncode == 0, with_vector.stderr
     result = json.loads(with_vector.stdout)
@@ -618,7 +619,7 @@ def test_a_trait_that_cannot_be_elicited_says_so(folder: Path, trait: Path, tmp_
     same["opposite"] = same["name"]
     flat = tmp_path / "flat.json"
     flat.write_text(json.dumps(same))
-    result = command("extract", "tiny", "--traits-from", flat, "--model", folder, "--out", tmp_path / "out")
+    result = command(*extraction(folder, flat, tmp_path / "out"))
     assert result.returncode == 2
     assert "could not be elicited" in result.stderr
     assert "Examples" in result.stderr

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 import tiny
-from children import CONTEXT
+from children import Child, preload
 
 pytest.importorskip("trl", reason="needs TRL: pip install 'personavec[finetune]'")
 
@@ -54,14 +54,12 @@ def test_killed_while_it_trains(tmp_path: Path) -> None:
     (tmp_path / "data.jsonl").write_text("".join(line.format(i) for i in range(STEPS)))
 
     def run(name: str, coefficient: float = 3.0, dies: int | None = None) -> int | None:
-        process = CONTEXT.Process(target=tuning, args=(tmp_path, name, coefficient, dies))
-        process.start()
-        process.join()
-        return process.exitcode
+        return Child(tuning, tmp_path, name, coefficient, dies).join(300)
 
     def adapter(name: str) -> dict[str, torch.Tensor]:
         return dict(load_file(tmp_path / name / "adapter" / "adapter_model.safetensors"))
 
+    preload("trl.trainer.sft_trainer")
     assert run("whole") == 0 and run("plain", 0.0) == 0
     for step in (1, 5, 8):  # before the first checkpoint, and between two
         assert run("killed", dies=step) == -signal.SIGKILL

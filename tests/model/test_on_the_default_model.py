@@ -1,6 +1,8 @@
 """What only a real model can show; on the bundled default model."""
 
 import random
+from collections import defaultdict
+from collections.abc import Sequence
 
 import pytest
 import torch
@@ -12,7 +14,7 @@ from personavec.model import ChatModel, Conversation, Request, load_model
 from personavec.readout import read
 from personavec.rollouts import Rollout
 from personavec.texts import Texts
-from personavec.texts.contrastive import library_texts
+from personavec.texts.contrastive import Text, library_texts
 from personavec.texts.minimal_pairs import CHANGES, restyled
 from personavec.traits import load_trait
 
@@ -85,11 +87,20 @@ def test_coherence_knows_salad_and_loops(model: ChatModel) -> None:
     assert all(natural.score(value, range(30)) > 80 for value in likelihoods["loops"])
 
 
+def shortest(texts: Sequence[Text], pairs: int) -> tuple[Text, ...]:
+    """Questions with the least to read, for time; both sides of each."""
+    longest = defaultdict[str, int](int)
+    for text in texts:
+        longest[text.question] = max(longest[text.question], len(text.answer))
+    return tuple(sorted(texts, key=lambda text: (longest[text.question], text.question))[: 2 * pairs])
+
+
 def test_style_alone_does_not_move_the_probe(model: ChatModel) -> None:
     known = library_texts("humorous")
-    probe = ProbeJudge(model, train_probe(model, Texts("library", known.extract[:32], known.test[:12])), "probe")
-    changes = [None, *CHANGES]
-    answers = [(text, restyled(text.answer, c) if c else text.answer) for text in known.test[:8] for c in changes]
+    extract, test = shortest(known.extract, 16), shortest(known.test, 6)
+    probe = ProbeJudge(model, train_probe(model, Texts("library", extract, test)), "probe")
+    tried, changes = test[:8], [None, *CHANGES]
+    answers = [(text, restyled(text.answer, c) if c else text.answer) for text in tried for c in changes]
     judged = [
         Rollout(
             f"{text.side}/{number}", "test", text.question, 0,
@@ -102,14 +113,14 @@ def test_style_alone_does_not_move_the_probe(model: ChatModel) -> None:
     score = {(one.question, one.text): (one.score, one.score_error) for one in judged}
     for change in CHANGES:
         moved = []
-        for text in known.test[:8]:
+        for text in tried:
             if (other := restyled(text.answer, change)) is not None:
                 (before, error), (after, _) = score[text.question, text.answer], score[text.question, other]
                 assert before is not None and error is not None and after is not None
                 assert abs(after - before) < 1.96 * error, (change, text.answer)
                 moved.append(abs(after - before))
         assert len(moved) >= 4 and sum(moved) / len(moved) < (5 if change != "capitals" else 20), change
-    sides = {side: [score[t.question, t.answer][0] or 0.0 for t in known.test[:8] if t.side == side] for side in SIDES}
+    sides = {side: [score[t.question, t.answer][0] or 0.0 for t in tried if t.side == side] for side in SIDES}
     assert min(map(len, sides.values())) >= 3
     assert sum(sides["positive"]) / len(sides["positive"]) > 15 + sum(sides["negative"]) / len(sides["negative"])
 

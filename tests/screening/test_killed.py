@@ -12,7 +12,7 @@ from unittest.mock import patch
 import numpy as np
 import pyarrow.parquet as pq
 
-from children import CONTEXT
+from children import Child
 from personavec.model import ChatModel
 from personavec.screening import ScreeningRun
 from tiny import vector
@@ -64,20 +64,16 @@ def test_killed_at_moments_of_every_stage(tiny: ChatModel, tmp_path: Path) -> No
     (tmp_path / "data.jsonl").write_bytes(lines(40, 1))
     (tmp_path / "clean.jsonl").write_bytes(lines(24, 2))
 
-    def run(name: str, seconds: float | None) -> int | None:
-        process = CONTEXT.Process(target=screening, args=(tmp_path, name, name.partition("-")[0]))
-        process.start()
+    def run(name: str, seconds: float = 300) -> int | None:
+        process = Child(screening, tmp_path, name, name.partition("-")[0])
         process.join(seconds)
         process.kill()
-        process.join()
-        return process.exitcode
+        return process.join(60)
 
-    warm = CONTEXT.Process(target=int)  # others are forked from a process that it starts, which imports much
-    warm.start()
-    warm.join()
+    Child(int).join(60)  # the first one waits for imports
     for baseline in ("exact", "hybrid"):
         started = time.monotonic()
-        assert run(f"{baseline}-whole", None) == 0
+        assert run(f"{baseline}-whole") == 0
         taken = time.monotonic() - started
         # Apart by a tenth of the time that a whole run takes, in any order.
         moments, runs = Random(0).sample([0.1 * (1 + at) for at in range(KILLS)], KILLS), 0
@@ -88,7 +84,7 @@ def test_killed_at_moments_of_every_stage(tiny: ChatModel, tmp_path: Path) -> No
                 moments.pop()
             if code == 0:  # a whole run made of what was left by those before; perhaps the machine is faster now
                 runs, taken = runs + 1, 0.9 * taken
-        assert run(f"{baseline}-killed-{runs}", None) == 0
+        assert run(f"{baseline}-killed-{runs}") == 0
         for number in range(runs + 1):
             same(tmp_path / f"{baseline}-whole", tmp_path / f"{baseline}-killed-{number}")
 

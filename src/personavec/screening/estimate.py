@@ -193,9 +193,12 @@ def differences_from_moments(
     both, features_and_answers = beside(features, answers), np.hstack([x, a])
     # Shrunk towards its mean by a small subset, the baseline is known badly when it goes with the answer; the gap is
     # known badly when it does not. The one with smaller errors is kept. Very few rows cannot tell: they take the gap.
-    direct = _differences(answers, both, a, features_and_answers, b, prompts=prompts)
     nothing = _zeros(answers.count, a.shape[1])
-    gap = _differences(nothing, both, np.zeros_like(a), features_and_answers, b - a, b, prompts)
+    columns, targets = np.hstack([a, np.zeros_like(a)]), np.hstack([b, b - a])
+    found = _differences(
+        beside(answers, nothing), both, columns, features_and_answers, targets, np.hstack([b, b]), prompts
+    )
+    direct, gap = found[: a.shape[1]], found[a.shape[1] :]
     if len(b) < LEAST:
         return gap
     return [min(pair, key=lambda d: d.subset.error) for pair in zip(direct, gap, strict=True)]

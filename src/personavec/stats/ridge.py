@@ -137,18 +137,14 @@ def fit_subset(
     centre, offset = x.mean(0), b.mean(0)
     u, s, v = np.linalg.svd((x - centre) / scale, full_matrices=False)
     along, rest = u.T @ (b - offset), b - offset
-    best = np.full(b.shape[1], np.inf)
-    chosen = np.full(b.shape[1], np.inf)
-    alone = np.zeros_like(best)
-    for penalty in penalties or PENALTIES:
-        shrink = s**2 / (s**2 + n * penalty)
-        leverage = 1 / n + u**2 @ shrink
-        if np.isfinite(penalty) and (n < LEAST or 1 + shrink.sum() > n / 3 or leverage.max() > LEVERAGE):
-            continue
-        error = (((rest - u @ (shrink[:, None] * along)) / (1 - leverage)[:, None]) ** 2).sum(0)
-        better = error < best
-        best[better], chosen[better] = error[better], penalty
-        alone = error  # the last penalty leaves the mean alone
+    tried = np.array(penalties or PENALTIES)
+    shrink = s**2 / (s**2 + n * tried[:, None])  # (penalties, r)
+    leverage = 1 / n + shrink @ (u**2).T  # (penalties, n)
+    fits = (n >= LEAST) & (1 + shrink.sum(1) <= n / 3) & (leverage.max(1) <= LEVERAGE) | np.isinf(tried)
+    tried, shrink, leverage = tried[fits], shrink[fits], leverage[fits]
+    errors = (((rest - u @ (shrink[:, :, None] * along)) / (1 - leverage)[:, :, None]) ** 2).sum(1)  # (penalties, T)
+    best, chosen = errors.min(0), tried[errors.argmin(0)]
+    alone = errors[-1]  # the last penalty leaves the mean alone
     weights = 1 / (s[:, None] ** 2 + n * chosen)  # (r, T)
     shrunk = s[:, None] ** 2 * weights
     leverage = 1 / n + u**2 @ shrunk
