@@ -366,7 +366,7 @@ def together(found: Sequence[Told]) -> list[str]:
             ):
                 r = [one.r.mean for one in each]
                 said.append(
-                    f"{what} {min(r):.2f} to {max(r):.2f}, mean {np.mean(r):.2f}, above 0 and 95 % of random directions "
+                    f"{what} {min(r):.2f} to {max(r):.2f}, mean {np.mean(r):.2f}, positive and beyond 95 % of random directions "
                     f"for {sum(one.beyond for one in each)} of {len(each)} traits"
                 )
             notes.append(f"{kind}, {judge}: {'; '.join(said)}.")
