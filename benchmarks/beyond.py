@@ -225,6 +225,10 @@ def _scores(one: Arm) -> Points:
     return [list(one.by_question), *(list(other.by_question) for other in one.others.values())]
 
 
+def _known(values: Floats) -> list[float | None]:
+    return [float(value) if np.isfinite(value) else None for value in values]
+
+
 def _mean(values: Floats) -> Estimate:
     return bootstrap_mean(values[np.isfinite(values)])
 
@@ -239,7 +243,7 @@ def compared(seeds: Sequence[Seed]) -> list[list[str]]:
     made = []
     for way, mine in arms.items():
         shares = [
-            None if way == "none" else share_prevented(*([float(x) for x in side[judge]] for side in (base, arms["none"], mine)), seed=0)
+            None if way == "none" else share_prevented(*(_known(side[judge]) for side in (base, arms["none"], mine)), seed=0)
             for judge in range(len(mine))
         ]  # fmt: skip
         rivals = {rival: _mean(mine[0] - arms[rival][0]) for rival in ("none", "steer auto", DRAWN) if rival != way}
