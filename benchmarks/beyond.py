@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from common import now, publish
 from common import show_estimate as show
 from personavec import ChatModel, PersonaVector, load_model
-from personavec.data import open_data
+from personavec.data import Sample, open_data
 from personavec.files import JsonLines, RunFolder, once, write_atomic
 from personavec.finetune import Training, Tuned
 from personavec.finetune.adapter import projections, saved_adapter
@@ -376,8 +376,6 @@ def directions(gradients: Gradients, vector: PersonaVector, encode: Encoder) -> 
 
 def example(encode: Encoder, question: str, answer: str) -> TrainingSequence:
     """A chat of two messages, to be learned."""
-    from personavec.data import Sample
-
     messages = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
     return encode(Sample(id="", index=0, line=1, source="", raw=b"", messages=messages, turns=[1], tools=[]))[0]
 
