@@ -57,7 +57,6 @@ from personavec.traits.of_vector import trait_of
 from prevention import rows
 
 SHARE = 0.25  # of clean samples among all
-KL_WEIGHTS = (0.3, 1.0)
 GAP, DRAWN = "interleave, by gap", "interleave, at random"
 INOCULATED = "prompt"
 DRAWS = 2000
@@ -134,6 +133,7 @@ class BeyondTrial(PreventionTrial):
     """What is tried, and what it has to beat."""
 
     inference = ()
+    penalties: Sequence[float] = ()
 
     def ways(self) -> dict[str, Way]:
         """See `PreventionTrial.ways`."""
@@ -143,7 +143,7 @@ class BeyondTrial(PreventionTrial):
             INOCULATED: Way("prompt"),
             DRAWN: Way("interleave"),
             GAP: Way("interleave"),
-            **{f"kl {weight:g}": Way("none") for weight in KL_WEIGHTS},
+            **{f"kl {weight:g}": Way("none") for weight in self.penalties},
         }
 
     def contexts(self) -> dict[str, tuple[Sequence[str], str | None]]:
@@ -197,7 +197,9 @@ class Seed:
     contexts: dict[str, dict[str, Points]]
 
 
-def trained(vector: PersonaVector, out: Path, settings: StudySettings, ask: Sequence[str]) -> Seed:
+def trained(
+    vector: PersonaVector, out: Path, settings: StudySettings, penalties: Sequence[float], ask: Sequence[str]
+) -> Seed:
     """Every way once; `ask`: the ways that are asked in every context, beside the model as it came."""
     model = load_model()
     source = source_of(vector)
@@ -207,6 +209,7 @@ def trained(vector: PersonaVector, out: Path, settings: StudySettings, ask: Sequ
         lab.ask(model, "base", lab.both_sheets(vector.trait, settings.prevention_questions))
         text_sets(vector, source, folder / "data", settings.samples, settings.seed)
         trial = BeyondTrial(lab, vector)
+        trial.penalties = penalties
         trial.train()
         lab.answers.judge()
         contexts = {"before training": trial.asked("base", None)} if ask else {}
@@ -281,13 +284,13 @@ def in_contexts(seeds: Sequence[Seed]) -> list[list[str]]:
 def prevent(options: argparse.Namespace) -> None:
     """Train what is missing and print the tables."""
     vector = PersonaVector.load(options.vector)
-    ask = ["none", "steer auto", INOCULATED, DRAWN]
+    ask = ["none", INOCULATED]
     seeds: list[Seed] = []
     for seed in range(options.seeds):
         settings = StudySettings(
             samples=20, questions=2, prevention_questions=20, epochs=2.0, learning_rate=1e-4, seed=seed
         )
-        seeds.append(trained(vector, options.out / vector.trait / f"seed-{seed}", settings, ask))
+        seeds.append(trained(vector, options.out / vector.trait / f"seed-{seed}", settings, options.kl, ask))
         print("\n".join(" | ".join(row) for row in rows(vector.trait, [one.found for one in seeds])), flush=True)
     said = f"{len(seeds)} seed{'s' * (len(seeds) > 1)}, 20 questions; brackets: 95 % intervals over questions of means over seeds (loss: over unseen sums)."
     publish(
@@ -503,6 +506,7 @@ def main() -> None:
     one.add_argument("--vector", type=Path, required=True)
     one.add_argument("--out", type=Path, required=True)
     one.add_argument("--seeds", type=int, default=2)
+    one.add_argument("--kl", type=float, nargs="*", default=[1.0], help="weights of the KL penalty")
     one.set_defaults(run=prevent)
     two = trials.add_parser("influence")
     two.add_argument("vectors", type=Path, nargs="+")
