@@ -284,13 +284,12 @@ def in_contexts(seeds: Sequence[Seed]) -> list[list[str]]:
 def prevent(options: argparse.Namespace) -> None:
     """Train what is missing and print the tables."""
     vector = PersonaVector.load(options.vector)
-    ask = ["none", INOCULATED]
     seeds: list[Seed] = []
     for seed in range(options.seeds):
         settings = StudySettings(
             samples=20, questions=2, prevention_questions=20, epochs=2.0, learning_rate=1e-4, seed=seed
         )
-        seeds.append(trained(vector, options.out / vector.trait / f"seed-{seed}", settings, options.kl, ask))
+        seeds.append(trained(vector, options.out / vector.trait / f"seed-{seed}", settings, options.kl, options.ask))
         print("\n".join(" | ".join(row) for row in rows(vector.trait, [one.found for one in seeds])), flush=True)
     said = f"{len(seeds)} seed{'s' * (len(seeds) > 1)}, 20 questions; brackets: 95 % intervals over questions of means over seeds (loss: over unseen sums)."
     publish(
@@ -304,6 +303,8 @@ def prevent(options: argparse.Namespace) -> None:
         options.write,
         timed=False,
     )  # fmt: skip
+    if not options.ask:
+        return
     publish(
         "beyond_contexts",
         f"Beyond the paper: is {vector.trait} hidden from plain prompts?",
@@ -507,6 +508,7 @@ def main() -> None:
     one.add_argument("--out", type=Path, required=True)
     one.add_argument("--seeds", type=int, default=2)
     one.add_argument("--kl", type=float, nargs="*", default=[1.0], help="weights of the KL penalty")
+    one.add_argument("--ask", nargs="*", default=["none", INOCULATED], help="ways that are asked in every context")
     one.set_defaults(run=prevent)
     two = trials.add_parser("influence")
     two.add_argument("vectors", type=Path, nargs="+")
