@@ -1,7 +1,7 @@
 """One trial each of what goes beyond the paper; what loses is not in the library.
 
     python benchmarks/beyond.py prevent --vector runs/optimistic/vector.safetensors --out runs/prevention [--seeds 2] [--write]
-    python benchmarks/beyond.py influence runs/*/vector.safetensors --mixed runs/mixed [--write]
+    python benchmarks/beyond.py influence runs/*/vector.safetensors --mixed runs/mixed --out runs/influence [--write]
 
 prevent: interleaving of clean samples chosen by the perplexity gap between the plain and the tuned model, and a KL penalty
 to the plain model (arXiv 2508.06249), beside `auto` and clean samples drawn at random; and whether a fine-tune that
@@ -40,6 +40,7 @@ from personavec.finetune.savings import share_prevented
 from personavec.finetune.wrapping import blocks_of, unwrapped
 from personavec.projection import CLEAN
 from personavec.provenance import identity
+from personavec.results import Result
 from personavec.rollouts import generate, plan
 from personavec.stats.bootstrap import bootstrap_mean, draw_weights, interval
 from personavec.stats.estimate import Estimate
@@ -412,37 +413,59 @@ def _estimate(drawn: Floats, count: int, widest: tuple[float, float]) -> Estimat
 NAMES = [f"{toward}, {how}" for toward in ("projection", "likelihood") for how in ("product", "cosine")]
 
 
-def scored(model: ChatModel, vector: PersonaVector, mixed: Path) -> tuple[dict[str, Floats], Any, Any, list[float]]:
-    """Of the half-and-half mixture of a trait, scores (n,) by their names, which samples show it, their questions (n,),
-    and seconds a gradient took."""
-    lines = {
-        share: [json.loads(x) for x in (mixed / f"{vector.trait}-{share}.jsonl").read_text().splitlines()]
-        for share in (50, 100)
-    }
-    own = {
-        r["prompt"]: r["response"]
-        for r in map(json.loads, (mixed / f"{vector.trait}-reference.jsonl").read_text().splitlines())
-    }
-    half = lines[50]
-    chosen = np.array([one == other for one, other in zip(half, lines[100], strict=True)])
-    questions = sorted({one["prompt"] for one in half})
+Chats = list[dict[str, str]]
+
+
+class Measured(Result):
+    """Of a mixture's samples.
+
+    Attributes:
+        raw: See `influences`, of each.
+        own: The same of the model's own answer to each one's question.
+        seconds: A sample took.
+    """
+
+    raw: list[list[float]]
+    own: list[list[float]]
+    seconds: list[float]
+
+
+def measured(model: ChatModel, vector: PersonaVector, half: Chats, own: dict[str, str]) -> Measured:
+    """Every gradient of a mixture."""
     gradients, encode = Gradients(model), Encoder(model, model.context_length)
     toward = directions(gradients, vector, encode)
-    baseline = {q: np.array(influences(gradients, toward, example(encode, q, own[q]))) for q in questions}
     raw, seconds = [], []
     for one in half:
         began = now()
         raw.append(influences(gradients, toward, example(encode, one["prompt"], one["response"])))
         seconds.append(now() - began)
+    asked = {one["prompt"] for one in half}
+    baseline = {q: influences(gradients, toward, example(encode, q, answer)) for q, answer in own.items() if q in asked}
+    return Measured(raw=raw, own=[baseline[one["prompt"]] for one in half], seconds=seconds)
+
+
+def scored(
+    model: ChatModel, vector: PersonaVector, mixed: Path, out: Path
+) -> tuple[dict[str, Floats], Any, Any, list[float]]:
+    """Of the half-and-half mixture of a trait, scores (n,) by their names, which samples show it, the numbers of their
+    questions (n,), and seconds a gradient took."""
+
+    def chats(name: str) -> Chats:
+        return list(JsonLines(mixed / f"{vector.trait}-{name}.jsonl"))
+
+    half = chats("50")
+    own = {one["prompt"]: one["response"] for one in chats("reference")}
+    found = once(out / f"{vector.trait}.json", Measured, lambda: measured(model, vector, half, own))
     table = pq.read_table(mixed / f"{vector.trait}-50-no" / "scores.parquet")
     order = np.argsort(table["index"].to_numpy())
     scores = {"difference": table[f"{vector.trait}_difference"].to_numpy()[order].astype(np.float64)}
-    found = np.array(raw)
-    less = found - np.array([baseline[one["prompt"]] for one in half])
+    raw, less = np.array(found.raw), np.array(found.raw) - np.array(found.own)
     for at, name in enumerate(NAMES):
-        scores[name], scores[f"{name}, less own"] = found[:, at], less[:, at]
+        scores[name], scores[f"{name}, less own"] = raw[:, at], less[:, at]
+    questions = sorted({one["prompt"] for one in half})
     asked = np.array([questions.index(one["prompt"]) for one in half])
-    return scores, chosen, asked, seconds
+    chosen = np.array([one == other for one, other in zip(half, chats("100"), strict=True)])
+    return scores, chosen, asked, found.seconds
 
 
 def influence(options: argparse.Namespace) -> None:
@@ -454,7 +477,7 @@ def influence(options: argparse.Namespace) -> None:
     made, seconds, sizes = [], [], []
     for path in options.vectors:
         vector = PersonaVector.load(path)
-        scores, chosen, asked, took = scored(model, vector, options.mixed)
+        scores, chosen, asked, took = scored(model, vector, options.mixed, options.out)
         for name in best:
             scores[f"ranks of {name} and difference"] = rankdata(scores[name]) + rankdata(scores["difference"])
         weights = draw_weights(asked.max() + 1, 0, DRAWS)
@@ -513,6 +536,7 @@ def main() -> None:
     two = trials.add_parser("influence")
     two.add_argument("vectors", type=Path, nargs="+")
     two.add_argument("--mixed", type=Path, required=True)
+    two.add_argument("--out", type=Path, required=True)
     two.set_defaults(run=influence)
     for trial in (one, two):
         trial.add_argument("--write", action="store_true")
