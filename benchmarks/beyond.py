@@ -458,7 +458,10 @@ def scored(
     found = once(out / f"{vector.trait}.json", Measured, lambda: measured(model, vector, half, own))
     table = pq.read_table(mixed / f"{vector.trait}-50-no" / "scores.parquet")
     order = np.argsort(table["index"].to_numpy())
-    scores = {"difference": table[f"{vector.trait}_difference"].to_numpy()[order].astype(np.float64)}
+    scores = {
+        name: table[f"{vector.trait}_{name}"].to_numpy()[order].astype(np.float64)
+        for name in ("difference", "projection")
+    }
     raw, less = np.array(found.raw), np.array(found.raw) - np.array(found.own)
     for at, name in enumerate(NAMES):
         scores[name], scores[f"{name}, less own"] = raw[:, at], less[:, at]
@@ -472,7 +475,7 @@ def influence(options: argparse.Namespace) -> None:
     """Score the mixtures and print the table."""
     model = load_model()
     model.model.eval()
-    best = ["projection, cosine, less own", "likelihood, cosine, less own"]
+    best = ["projection, cosine", "likelihood, cosine"]  # chosen on evil, tried first: less own was worse
     columns: dict[str, list[Floats]] = {}
     made, seconds, sizes = [], [], []
     for path in options.vectors:
@@ -501,9 +504,8 @@ def influence(options: argparse.Namespace) -> None:
          "AUC, gradient toward texts", "lead over projection difference", "lead of both ranks together (toward texts)"],
         made,
         ["Half-and-half mixtures of [screening, mixed](../../docs/screening-mixed.md). Gradients of a sample's mean log-likelihood with respect to the weights that LoRA changes; cosine with that of the "
-         "mean projection of the extraction questions' last tokens, or of the likelihood of the texts that show the trait minus those that lack it; the same of the model's own answer to the question is subtracted, as "
-         "in the projection difference. Brackets: 95 %, questions drawn, the same draws on both sides of a lead.",
-         "Other forms, mean AUC over the traits: " + ", ".join(f"{name} {one[0]:.2f}" for name, one in means.items() if name in NAMES or (name.endswith("own") and name not in best)) + ".",
+         "mean projection of the extraction questions' last tokens, or of the likelihood of the texts that show the trait minus those that lack it. Nothing is subtracted for the question (less own: the same of the model's own answer is; that was worse on evil, the first tried). Brackets: 95 %, questions drawn, the same draws on both sides of a lead.",
+         "Other forms (projection: without a baseline), mean AUC over the traits: " + ", ".join(f"{name} {one[0]:.2f}" for name, one in means.items() if name == "projection" or (name not in best and not name.startswith(("ranks", "difference")))) + ".",
          f"A gradient took {np.median(seconds):.2f} s a sample at the median of {len(seconds)} (one thread, processor time)."],
         options.write,
         timed=False,
