@@ -368,7 +368,10 @@ def tables(benches: Sequence[Bench], reader: Reader, write: bool) -> None:
         "are to extraction questions, each under two of the five instructions; the others to evaluation questions. Brackets: "
         "95 % intervals over questions (over questions of six traits for refusals, over samples for sets).",
         judge,
-        "By eye: one reader, whole answers in random order, without the model's name and without whether they were told.",
+        "By eye: one reader of each model's answers, whole, in random order, without the model's name and without whether they "
+        "were told. The reader of default-1.5b was another one, and stricter: of 42 answers of default that were put among its "
+        "own the first reader saw the trait in 13, the second in 6 of these and in none of the others; on sense they agree in "
+        "37 of 42.",
         above(benches, reader),
     ]
     publish(
