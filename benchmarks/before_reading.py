@@ -13,7 +13,7 @@ import json
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -187,7 +187,7 @@ class OfTrait:
         name, found = self.trait.name, {}
         for judge in JUDGES:
             start = now()
-            scored = self.bench.score(lambda judge=judge: self._judge(judge), f"{judge}/{name}", None, self.answers)  # type: ignore[misc]
+            scored = self.bench.score(partial(self._judge, judge), f"{judge}/{name}", None, self.answers)
             self.seconds[judge] = now() - start
             found[judge] = np.array([np.nan if r.score is None else r.score for r in scored])
         return found

@@ -17,6 +17,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -374,8 +375,8 @@ def directions(gradients: Gradients, vector: PersonaVector, encode: Encoder) -> 
         return one / counts[side] * (1 if side == "positive" else -1)
 
     return {
-        "projection": gradients.of([lambda ids=ids: gradients.projection(ids, vector) for ids in prompts]),  # type: ignore[misc]
-        "likelihood": gradients.of([lambda t=t: signed(t.question, t.answer, t.side) for t in texts if t.side in counts]),  # type: ignore[misc]
+        "projection": gradients.of([partial(gradients.projection, ids, vector) for ids in prompts]),
+        "likelihood": gradients.of([partial(signed, t.question, t.answer, t.side) for t in texts if t.side in counts]),
     }  # fmt: skip
 
 

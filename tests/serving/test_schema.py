@@ -29,7 +29,7 @@ def test_no_request_that_can_be_made_up_breaks_it(live: Live) -> None:
         for mode in schemathesis.GenerationMode:
 
             @settings(
-                max_examples=4, derandomize=True, deadline=None, database=None, phases=(Phase.generate,),
+                max_examples=6, derandomize=True, deadline=None, database=None, phases=(Phase.generate,),
                 suppress_health_check=list(HealthCheck),
             )  # fmt: skip
             @given(case=operation.as_strategy(generation_mode=mode))

@@ -85,8 +85,8 @@ def short(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def shorten(patch: pytest.MonkeyPatch, folder: Path) -> None:
-    """For time: fewer samples of clean domains, of the unseen task and of general text, fewer ways of a kind, no
-    pages of the fine-tunes, as any fine-tune has them, and pictures that are painted but not drawn."""
+    """For time: fewer samples of clean domains, of the unseen task and of general text, fewer ways of a kind, and
+    no pages of the fine-tunes, as any fine-tune has them."""
     passages = PASSAGES.read_text(encoding="utf-8").splitlines(keepends=True)[:2]
     (folder / "passages.jsonl").write_text("".join(passages), encoding="utf-8")
     patch.setattr("personavec.capability.passages.PASSAGES", folder / "passages.jsonl")

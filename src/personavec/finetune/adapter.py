@@ -107,10 +107,10 @@ def saved_adapter(model: ChatModel, adapter: Path | str) -> Iterator[ChatModel]:
     with _unmarked(model.model) as plain:
         wrapped = put_on(plain, str(adapter), str(adapter))
         try:
-            worn = ChatModel(wrapped, model.tokenizer, f"{model.id}+{adapter}", thinking=model.template.thinking)
+            tuned = ChatModel(wrapped, model.tokenizer, f"{model.id}+{adapter}", thinking=model.template.thinking)
             # What was proved of attention and its cache holds for other projections too.
-            vars(worn).update({name: vars(model)[name] for name in PROVED & vars(model).keys()})
-            yield worn
+            vars(tuned).update({name: vars(model)[name] for name in PROVED & vars(model).keys()})
+            yield tuned
         finally:
             wrapped.unload()
 
