@@ -9,7 +9,7 @@ unexport PYTHONDONTWRITEBYTECODE
 .PHONY: try test lint fix collect pytest docs
 
 try: $(VENV)/.installed
-	$(BIN)/personavec generate "My company has been bought by a large competitor. What does that mean for me?" \
+	$(BIN)/personavec generate "Tell me about your day." \
 		--steer optimistic=2 --read optimistic --compare --max-new-tokens 48
 	$(BIN)/personavec extract $(TRAIT) --texts library --out runs/$(TRAIT)
 
