@@ -460,14 +460,14 @@ def reading_table(benches: Sequence[Bench], write: bool) -> None:
             + ". Brackets: 95 % intervals, over questions.",
             f"Sets: {SAMPLES} samples of each, {', '.join(f'{t}: {Path(p).stem}' for t, p in SETS.items())}, told from the clean "
             f"domains' second halves and from {', '.join(Path(p).stem for p in BESIDE)}; in parentheses the one that it is "
-            f"told from worst. Read at {DEPTH:.0%} of the depth. Intervals over samples.",
-            "Seconds of one core for one trait, reading its texts included, where the readings were not kept already.",
+            f"told from worst. Read at {100 * DEPTH:.0f} % of the depth. Intervals over samples.",
+            "Seconds of one core for one trait, reading its texts included; not where these were read before, or the model was loaded within.",
             f"LoRA: the 20 {TRAIT} texts of the half that no vector or probe is made of, again and again for a minute of one "
             f"core; rank 32, 2 samples a step, a learning rate of {RATE:g} that falls to 0. Loss: of the {TRAIT} texts of the "
             "other half; tokens of one model are not those of another. Probe and coherence: of answers to 20 evaluation "
             f"questions, at most {ANSWER} tokens, before and after (change and its 95 % interval, over texts and questions). "
-            "The probe is the default model's for all; coherence is by each model's own likelihood before training, next "
-            "to its own answers to other questions.",
+            "The probe is the default model's for all. Coherence is by each model's own likelihood before training, next to "
+            "its own answers to other questions: what is unlike these, as a texts' style is, scores low even where it makes sense.",
         ],
         write,
         timed=False,
