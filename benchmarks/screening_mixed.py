@@ -79,6 +79,7 @@ def main() -> None:
     parser.add_argument("vectors", type=Path, nargs="+")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--repeats", type=int, default=5, help="answers to each question")
+    parser.add_argument("--traits", nargs="+", help="whose data are made, among those of the vectors; default: all")
     parser.add_argument("--specific", nargs="+", default=["no", "span", "domains"], help="ways to make directions")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--write", type=Path)
@@ -90,6 +91,7 @@ def main() -> None:
     made = {
         v.trait: answers(model, v, options.out / f"{v.trait}-answers.jsonl", options.repeats, options.seed)
         for v in vectors
+        if v.trait in (options.traits or names)
     }
     clean = {
         name: write_data(options.out / f"{name}-reference.jsonl", some["reference"]) for name, some in made.items()
@@ -110,7 +112,7 @@ def main() -> None:
         return run, {c: table[c].to_numpy(zero_copy_only=False)[order] for c in table.column_names}, chosen
 
     rising, found, crossed = [], [], []
-    for name in names:
+    for name in made:
         row = [name, str(len(made[name]["none"]))]
         for share in FRACTIONS:
             run, columns, chosen = screened(name, share, "no")
