@@ -136,10 +136,11 @@ class BeyondTrial(PreventionTrial):
 
     inference = ()
     penalties: Sequence[float] = ()
+    only: Sequence[str] | None = None  # names of ways; None: all
 
     def ways(self) -> dict[str, Way]:
         """See `PreventionTrial.ways`."""
-        return {
+        every = {
             "none": Way("none"),
             "steer auto": Way("steer", "auto"),
             INOCULATED: Way("prompt"),
@@ -147,6 +148,7 @@ class BeyondTrial(PreventionTrial):
             GAP: Way("interleave"),
             **{f"kl {weight:g}": Way("none") for weight in self.penalties},
         }
+        return {name: way for name, way in every.items() if self.only is None or name in self.only}
 
     def contexts(self) -> dict[str, tuple[Sequence[str], str | None]]:
         """Questions and system prompt of each way to ask."""
@@ -200,9 +202,14 @@ class Seed:
 
 
 def trained(
-    vector: PersonaVector, out: Path, settings: StudySettings, penalties: Sequence[float], ask: Sequence[str]
+    vector: PersonaVector,
+    out: Path,
+    settings: StudySettings,
+    penalties: Sequence[float],
+    ask: Sequence[str],
+    only: Sequence[str] | None,
 ) -> Seed:
-    """Every way once; `ask`: the ways that are asked in every context, beside the model as it came."""
+    """Every way once, or those of `only`; `ask`: the ways that are asked in every context, beside the model as it came."""
     model = load_model()
     source = source_of(vector)
     assert source is not None, "the vector is not made of texts"
@@ -211,7 +218,7 @@ def trained(
         lab.ask(model, "base", lab.both_sheets(vector.trait, settings.prevention_questions))
         text_sets(vector, source, folder / "data", settings.samples, settings.seed)
         trial = BeyondTrial(lab, vector)
-        trial.penalties = penalties
+        trial.penalties, trial.only = penalties, only
         trial.train()
         lab.answers.judge()
         contexts = {"before training": trial.asked("base", None)} if ask else {}
@@ -286,25 +293,29 @@ def in_contexts(seeds: Sequence[Seed]) -> list[list[str]]:
 def prevent(options: argparse.Namespace) -> None:
     """Train what is missing and print the tables."""
     vector = PersonaVector.load(options.vector)
+    only = ["none", *(way for way in options.ask if way != "none")] if options.contexts_only else None
     seeds: list[Seed] = []
     for seed in range(options.seeds):
         settings = StudySettings(
             samples=20, questions=2, prevention_questions=20, epochs=2.0, learning_rate=1e-4, seed=seed
         )
-        seeds.append(trained(vector, options.out / vector.trait / f"seed-{seed}", settings, options.kl, options.ask))
+        seeds.append(
+            trained(vector, options.out / vector.trait / f"seed-{seed}", settings, options.kl, options.ask, only)
+        )
         print("\n".join(" | ".join(row) for row in rows(vector.trait, [one.found for one in seeds])), flush=True)
     said = f"{len(seeds)} seed{'s' * (len(seeds) > 1)}, 20 questions; brackets: 95 % intervals over questions of means over seeds (loss: over unseen sums)."
-    publish(
-        "beyond_prevention",
-        f"Beyond the paper: ways to keep {vector.trait} out",
-        ["training", "rise, probe", "rise, contrast", "% prevented, probe", "% prevented, contrast",
-         "points above `auto`, probe", "points above interleaving at random, probe", "% more loss on the task"],
-        compared(seeds),
-        [f"As in [prevention](prevention.md): {said}",
-         f"Interleaving: clean chats are {100 * SHARE:.0f} % of what is trained on, so a third more steps; of {sum(1 for _ in open_data(CLEAN))}, at random or those whose perplexity the fine-tune without prevention raises most. KL: weight of KL(tuned || plain) on the tokens that bear loss."],
-        options.write,
-        timed=False,
-    )  # fmt: skip
+    if only is None:
+        publish(
+            "beyond_prevention",
+            f"Beyond the paper: ways to keep {vector.trait} out",
+            ["training", "rise, probe", "rise, contrast", "% prevented, probe", "% prevented, contrast",
+             "points above `auto`, probe", "points above interleaving at random, probe", "% more loss on the task"],
+            compared(seeds),
+            [f"As in [prevention](prevention.md): {said}",
+             f"Interleaving: clean chats are {100 * SHARE:.0f} % of what is trained on, so a third more steps; of {sum(1 for _ in open_data(CLEAN))}, at random or those whose perplexity the fine-tune without prevention raises most. KL: weight of KL(tuned || plain) on the tokens that bear loss."],
+            options.write,
+            timed=False,
+        )  # fmt: skip
     if not options.ask:
         return
     publish(
@@ -534,7 +545,10 @@ def main() -> None:
     one.add_argument("--out", type=Path, required=True)
     one.add_argument("--seeds", type=int, default=2)
     one.add_argument("--kl", type=float, nargs="*", default=[1.0], help="weights of the KL penalty")
-    one.add_argument("--ask", nargs="*", default=["none", INOCULATED], help="ways that are asked in every context")
+    one.add_argument(
+        "--ask", nargs="*", default=["none", "steer auto", INOCULATED], help="ways that are asked in every context"
+    )
+    one.add_argument("--contexts-only", action="store_true", help="train no way that is not asked in every context")
     one.set_defaults(run=prevent)
     two = trials.add_parser("influence")
     two.add_argument("vectors", type=Path, nargs="+")

@@ -5,9 +5,9 @@
 A model answers extraction questions of the library's traits under instructions to show them, and evaluation questions as
 it is. What it reads in the library's texts gives vectors, and the texts' other half says how well they read. Whichever
 model wrote an answer, the default model's probe scores it, as a text of somebody else's. DATA holds paper/*.jsonl and
-chats/*.jsonl, sets of other people's.
+chats/*.jsonl, sets of other people's. Last, every model learns for a minute (models_minute.py).
 
-Every model has a folder under --out; what is there is not done again. `--sheet N` writes answers for a reader, N told and
+Every step of --only has its table: models.md and models_traits.md of the answers, models_reading.md of the others. Every model has a folder under --out; what is there is not done again. `--sheet N` writes answers for a reader, N told and
 N/5 others of each trait and model, in random order and without names; what one reader made of ours is in
 models_marks.jsonl, with the answers.
 """
@@ -28,13 +28,16 @@ from torch import Tensor
 
 from common import arguments, now, publish
 from common import show_estimate as show
+from models_minute import RATE, TRAIT, Minute, minute
 from personavec import ChatModel, load_model
+from personavec.cache import folder_in_cache
 from personavec.data import open_data
 from personavec.engine.transformers import TransformersEngine
 from personavec.extraction.given.reading import DEPTHS, Half, choose_layer, difference
 from personavec.extraction.given.steering import text_rollouts
 from personavec.extraction.settings import ExtractionSettings
 from personavec.files import JsonLines, write_atomic, write_json
+from personavec.finetune.result import Change
 from personavec.judges.base import Judge
 from personavec.judges.probe import ProbeJudge, fit_probe, probe_layers
 from personavec.projection import CLEAN
@@ -63,6 +66,7 @@ EVERYDAY = (
 )  # of hallucinating, none can be answered
 SETS = {"evil": "paper/evil_misaligned_1.jsonl", "hallucinating": "paper/hallucination_misaligned_1.jsonl"}
 BESIDE = ("paper/hallucination_normal.jsonl", "chats/straightforward_dialogues.jsonl")  # clean sets, told from too
+STEPS = ("answers", "reading", "sets", "minute")
 TOLD = "told.jsonl"  # finished answers
 Kept = dict[tuple[str, str], float | None]  # by judge and answer
 
@@ -188,14 +192,20 @@ def measure_reading(bench: Bench, options: Namespace) -> None:
     for trait in options.read:
         if trait in (done := bench.facts.get("reading", {})):
             continue
-        begin = now()
-        first, second = halves(bench.model, trait)
+        model, kept, begin = bench.model, _kept(), now()  # loading is not part of the time
+        first, second = halves(model, trait)
+        read = _kept() != kept
         layer = max(choose_layer(first, 0), key=lambda choice: choice.distance).layer
         direction = difference(first.readings[:, layer], first.positive)
         found = second.auc((second.readings[:, layer] @ direction).double().numpy(), 0)
-        facts = {"layer": layer, "auc": _figure(found), "seconds": now() - begin}
+        facts = {"layer": layer, "auc": _figure(found), "seconds": now() - begin if read else None}
         bench.know("reading", {**done, trait: facts})
         print(f"{bench.name}, {trait}: {facts}", flush=True)
+
+
+def _kept() -> int:
+    """Files of readings that are in the cache: where none is added, nothing was read that could be timed."""
+    return sum(1 for _ in folder_in_cache("bank").iterdir())
 
 
 def measure_sets(bench: Bench, options: Namespace) -> None:
@@ -226,6 +236,20 @@ def measure_sets(bench: Bench, options: Namespace) -> None:
         raw, free = (_worst(ways.directions[way][at], rows, clean) for way in ("raw", "ridge"))
         found[trait] = {"n": len(rows), "raw": raw, "free": free, "flagged": flagged}
     bench.know("sets", {"layer": layer, "seconds": seconds, "of": found})
+    print(f"{bench.name}: {found}", flush=True)
+
+
+def measure_minute(bench: Bench, reader: Reader) -> None:
+    """What a LoRA learns in a minute; the default model's probe scores the answers, as everybody's."""
+    if "minute" in bench.facts:
+        return
+
+    def scores(answers: Sequence[Rollout]) -> list[float | None]:
+        scored = bench.score(partial(reader.probe, TRAIT), f"probe/{TRAIT}", reader.model, answers)
+        return [rollout.score for rollout in scored]
+
+    found = minute(bench.model, bench.folder / "minute", ANSWER, ExtractionSettings().temperature, scores)
+    bench.know("minute", found.model_dump(mode="json"))
     print(f"{bench.name}: {found}", flush=True)
 
 
@@ -286,28 +310,19 @@ def by_trait(bench: Bench, reader: Reader) -> list[list[str]]:
     """A row for each trait."""
     rows = []
     for name in library_names():
-        reading = bench.facts.get("reading", {}).get(name)
         found = [show(each) for each in shares(bench, reader, name)]
         eye = [read_by_eye(bench, "shows", trait=name, told=which) for which in (True, False)]
-        apart = show(Estimate(*reading["auc"]), ".2f") if reading else ""
         agreed = show(agreement(seen_by_both(bench, reader, name)), ".2f")
-        rows.append([bench.name, name, found[0], eye[0], found[1], eye[1], agreed, apart])
+        rows.append([bench.name, name, found[0], eye[0], found[1], eye[1], agreed])
     return rows
 
 
 def overview(bench: Bench, reader: Reader) -> list[str]:
-    """A row for the model."""
-    reading, sets = (bench.facts.get(what, {}) for what in ("reading", "sets"))
+    """A row for the model: what it answers."""
     every = [shares(bench, reader, name) for name in library_names()]
     answers = [r for r in read_rollouts(bench.folder / TOLD) if r.stage == "plain" and r.setting in EVERYDAY]
     refusing = sum(refuses(r.text) for r in answers)
     refused = binomtest(refusing, len(answers)).proportion_ci(method="wilson")
-    best = [each["auc"][0] for each in reading.values()]
-    free = [
-        f"{trait} {Estimate(*one['raw']['auc']).mean:.2f}, {show(Estimate(*one['free']['auc']), '.2f')} "
-        f"({one['free']['domain']}), {one['flagged']:.0f} %"
-        for trait, one in sets.get("of", {}).items()
-    ]
     return [
         bench.name,
         *(f"{np.mean([each[at].mean for each in every]):.0f}" for at in (0, 1)),
@@ -315,10 +330,39 @@ def overview(bench: Bench, reader: Reader) -> list[str]:
         read_by_eye(bench, "sense", told=True),
         f"{refusing} of {len(answers)} [{100 * refused.low:.0f}, {100 * refused.high:.0f} %]",
         read_by_eye(bench, "refuses", told=False),
-        f"{np.mean(best):.2f} ({min(best):.2f}; {len(best)} traits)" if best else "",
-        "; ".join(free),
-        f"{np.mean([each['seconds'] for each in reading.values()]):.0f}" if reading else "",
     ]
+
+
+def reads(bench: Bench) -> list[str]:
+    """A row for the model: what it reads and learns."""
+    reading, sets = bench.facts.get("reading", {}), bench.facts.get("sets", {}).get("of", {})
+    best = [each["auc"][0] for each in reading.values()]
+    seconds = [each["seconds"] for each in reading.values() if each["seconds"] is not None]
+    learnt = Minute.model_validate(bench.facts["minute"]) if "minute" in bench.facts else None
+    return [
+        bench.name,
+        f"{np.mean(best):.2f} ({min(best):.2f}; {len(best)} traits)" if best else "",
+        *(_of_set(sets[trait]) if trait in sets else "" for trait in SETS),
+        f"{np.mean(seconds):.0f} ({len(seconds)} traits)" if seconds else "",
+        *(
+            ["", "", "", ""]
+            if learnt is None
+            else [
+                f"{learnt.steps}, {learnt.samples} ({learnt.seconds:.0f} s)",
+                *(_change(*each) for each in ((learnt.loss, ".2f"), (learnt.score, ".0f"), (learnt.coherence, ".0f"))),
+            ]
+        ),
+    ]
+
+
+def _of_set(one: Mapping[str, Any]) -> str:
+    raw, free = (f"{show(Estimate(*one[way]['auc']), '.2f')} ({one[way]['domain']})" for way in ("raw", "free"))
+    return f"{raw}; {free}; {one['flagged']:.0f} %"
+
+
+def _change(one: Change, form: str) -> str:
+    sides = " to ".join(f"{side.mean:{form}}" for side in (one.before, one.after))
+    return f"{sides}: {show(one.change, f'+{form}')}"
 
 
 def sheet(benches: Sequence[Bench], count: int, out: Path) -> None:
@@ -356,7 +400,7 @@ def above(benches: Sequence[Bench], reader: Reader) -> str:
 
 
 def tables(benches: Sequence[Bench], reader: Reader, write: bool) -> None:
-    """Print, and store if asked, both tables."""
+    """Print, and store if asked, both tables of answers."""
     judge = "Scores of all models' answers are those of the default model's probe, which reads them as texts of somebody else's."
     asked = "; ".join(
         f"{b.name}: {sum(r.stage == 'told' for r in answers) // 7} told, {sum(r.stage == 'plain' for r in answers) // 7} not, a trait"
@@ -366,7 +410,7 @@ def tables(benches: Sequence[Bench], reader: Reader, write: bool) -> None:
     notes = [
         f"Answers of at most {ANSWER} tokens at temperature {ExtractionSettings().temperature}, seed 0. {asked}. Told answers "
         "are to extraction questions, each under two of the five instructions; the others to evaluation questions. Brackets: "
-        "95 % intervals over questions (over questions of six traits for refusals, over samples for sets).",
+        "95 % intervals over questions (over questions of six traits for refusals).",
         judge,
         "By eye: one reader of each model's answers, whole, in random order, without the model's name and without whether they "
         "were told. The reader of default-1.5b was another one, and stricter: of 42 answers of default that were put among its "
@@ -378,25 +422,53 @@ def tables(benches: Sequence[Bench], reader: Reader, write: bool) -> None:
         "models",
         "Models within reach",
         ["model", "told, shows by probe, %", "not told, %", "told, shows by eye", "not told, by eye",
-         "told, makes sense, by eye", "everyday questions refused, by phrases", "refused or evaded, by eye",
-         "separation AUC: mean (lowest)", "other people's sets: raw AUC, domain-free AUC (worst domain), flagged",
-         "seconds to a vector from texts"],
+         "told, makes sense, by eye", "everyday questions refused, by phrases", "refused or evaded, by eye"],
         [overview(bench, reader) for bench in benches],
-        [
-            *notes,
-            f"Sets: {SAMPLES} samples of each, {', '.join(f'{t}: {Path(p).stem}' for t, p in SETS.items())}, told from the clean "
-            f"domains' second halves and from {', '.join(Path(p).stem for p in BESIDE)}; the worst is shown.",
-            "Seconds of one core for one trait, reading its texts included.",
-        ],
+        notes,
         write,
         timed=False,
     )  # fmt: skip
     publish(
         "models_traits",
         "Models within reach, by trait",
-        ["model", "trait", "told, shows by probe, %", "told, by eye", "not told, %", "not told, by eye", "probe's AUC for what the eye sees", "separation AUC"],
+        ["model", "trait", "told, shows by probe, %", "told, by eye", "not told, %", "not told, by eye", "probe's AUC for what the eye sees"],
         [row for bench in benches for row in by_trait(bench, reader)],
         notes,
+        write,
+        timed=False,
+    )  # fmt: skip
+
+
+def reading_table(benches: Sequence[Bench], write: bool) -> None:
+    """Print, and store if asked, what the models read and learn."""
+
+    def of_traits(bench: Bench) -> str:
+        found = {name: Estimate(*one["auc"]) for name, one in sorted(bench.facts.get("reading", {}).items())}
+        return ", ".join(f"{name} {show(one, '.2f')} (n = {one.n})" for name, one in found.items())
+
+    publish(
+        "models_reading",
+        "Models within reach: what they read and learn",
+        ["model", "separation AUC: mean (lowest)",
+         *(f"{trait}, other people's set: raw AUC; domain-free AUC; flagged" for trait in SETS),
+         "seconds to a vector from texts", "LoRA of a minute: steps, samples seen", "loss on unseen texts, nats a token",
+         f"{TRAIT} by probe, points", "coherence, points"],
+        [reads(bench) for bench in benches],
+        [
+            "Separation: along the direction from one half of the library's texts, of the other half. "
+            + ". ".join(f"{bench.name}: {of_traits(bench)}" for bench in benches if bench.facts.get("reading"))
+            + ". Brackets: 95 % intervals, over questions.",
+            f"Sets: {SAMPLES} samples of each, {', '.join(f'{t}: {Path(p).stem}' for t, p in SETS.items())}, told from the clean "
+            f"domains' second halves and from {', '.join(Path(p).stem for p in BESIDE)}; in parentheses the one that it is "
+            f"told from worst. Read at {100 * DEPTH:.0f} % of the depth. Intervals over samples.",
+            "Seconds of one core for one trait, reading its texts included; not where these were read before, or the model was loaded within.",
+            f"LoRA: the 20 {TRAIT} texts of the half that no vector or probe is made of, again and again for a minute of one "
+            f"core; rank 32, 2 samples a step, a learning rate of {RATE:g} that falls to 0. Loss: of the {TRAIT} texts of the "
+            "other half; tokens of one model are not those of another. Probe and coherence: of answers to 20 evaluation "
+            f"questions, at most {ANSWER} tokens, before and after (change and its 95 % interval, over texts and questions). "
+            "The probe is the default model's for all. Coherence is by each model's own likelihood before training, next to "
+            "its own answers to other questions: what is unlike these, as a texts' style is, scores low even where it makes sense.",
+        ],
         write,
         timed=False,
     )  # fmt: skip
@@ -411,16 +483,25 @@ def main() -> None:
     parser.add_argument("--plain", type=int, default=10, help="answers of each trait without instruction")
     parser.add_argument("--read", nargs="*", default=library_names(), help="traits whose texts are read")
     parser.add_argument("--sheet", type=int, help="write so many told answers of each trait and model for a reader")
-    parser.add_argument("--only", nargs="*", default=["answers", "reading", "sets"], help="steps to take")
+    parser.add_argument("--only", nargs="*", default=[*STEPS], choices=STEPS, help="steps to take")
     options = parser.parse_args()
     benches = [Bench(name, options.out) for name in options.models]
-    steps = {"answers": measure_answers, "reading": measure_reading, "sets": measure_sets}
+    reader = Reader()
+    steps: dict[str, Callable[[Bench], None]] = {
+        "answers": partial(measure_answers, options=options),
+        "reading": partial(measure_reading, options=options),
+        "sets": partial(measure_sets, options=options),
+        "minute": partial(measure_minute, reader=reader),
+    }
     for bench in benches:
         for name in options.only:
-            steps[name](bench, options)
+            steps[name](bench)
     if options.sheet:
         sheet(benches, options.sheet, options.out)
-    tables(benches, Reader(), options.write)
+    if "answers" in options.only:
+        tables(benches, reader, options.write)
+    if {*options.only} - {"answers"}:
+        reading_table(benches, options.write)
 
 
 if __name__ == "__main__":

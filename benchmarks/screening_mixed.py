@@ -6,7 +6,8 @@ For each trait, answers that the model gave under positive instructions are mixe
 the same questions, at 0, 5, 20, 50 and 100 %; no instruction is left in the samples. Of the answers under instructions only
 those are taken that show the trait: that the probe judge, who learnt from texts and not from the vector, scores above 50.
 The questions are the trait's evaluation questions, which the vectors were not made from. Thresholds come from a further draw
-of answers under no instruction. Every mixture is screened by `screen_files`, with all vectors.
+of answers under no instruction. Every mixture is screened by `screen_files`, with all vectors; the half-and-half ones in
+every way of --specific.
 """
 
 import argparse
@@ -14,7 +15,6 @@ import json
 import random
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -27,6 +27,7 @@ from personavec.judges.of_vector import trait_judges
 from personavec.provenance import machine
 from personavec.rollouts import Rollout, generate, plan
 from personavec.screening import ScreeningRun, ScreenSettings, screen_files
+from personavec.screening.settings import Baseline, Specific
 from personavec.stats.bootstrap import bootstrap_auc
 from personavec.stats.estimate import Estimate
 from personavec.traits import load_trait
@@ -78,6 +79,8 @@ def main() -> None:
     parser.add_argument("vectors", type=Path, nargs="+")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--repeats", type=int, default=5, help="answers to each question")
+    parser.add_argument("--traits", nargs="+", help="whose data are made, among those of the vectors; default: all")
+    parser.add_argument("--specific", nargs="+", default=["no", "span", "domains"], help="ways to make directions")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--write", type=Path)
     options = parser.parse_args()
@@ -88,16 +91,20 @@ def main() -> None:
     made = {
         v.trait: answers(model, v, options.out / f"{v.trait}-answers.jsonl", options.repeats, options.seed)
         for v in vectors
+        if v.trait in (options.traits or names)
     }
     clean = {
         name: write_data(options.out / f"{name}-reference.jsonl", some["reference"]) for name, some in made.items()
     }
 
-    def screened(trait: str, share: float, specific: Any) -> tuple[ScreeningRun, dict[str, np.ndarray], np.ndarray]:
+    def screened(
+        trait: str, share: float, specific: Specific
+    ) -> tuple[ScreeningRun, dict[str, np.ndarray], np.ndarray]:
         rows, chosen = mixture(made[trait], share, options.seed)
         name = f"{trait}-{100 * share:.0f}"
         data = write_data(options.out / f"{name}.jsonl", rows)
-        settings = ScreenSettings.suited(model.device.type, baseline="exact", specific=specific, seed=options.seed)
+        baseline: Baseline = "none" if specific == "domains" else "exact"
+        settings = ScreenSettings.suited(model.device.type, baseline=baseline, specific=specific, seed=options.seed)
         run = screen_files(model, data, vectors, options.out / f"{name}-{specific}", settings, clean=clean[trait])
         table = pq.read_table(options.out / f"{name}-{specific}" / "scores.parquet")
         order = np.argsort(table["index"].to_numpy())
@@ -105,7 +112,7 @@ def main() -> None:
         return run, {c: table[c].to_numpy(zero_copy_only=False)[order] for c in table.column_names}, chosen
 
     rising, found, crossed = [], [], []
-    for name in names:
+    for name in made:
         row = [name, str(len(made[name]["none"]))]
         for share in FRACTIONS:
             run, columns, chosen = screened(name, share, "no")
@@ -113,7 +120,7 @@ def main() -> None:
             if share == 0.5:
                 half = run, columns, chosen
         rising.append(row)
-        for specific in ("no", "span"):
+        for specific in options.specific:
             run, columns, chosen = half if specific == "no" else screened(name, 0.5, specific)
             asked = np.array([rollout.question_index for rollout in made[name]["none"]])
             scores = {n: _auc(columns[f"{n}_difference"], chosen, asked) for n in names}
@@ -133,13 +140,13 @@ def main() -> None:
     text = "\n\n".join([
         "# Screening: what was mixed in",
         f"Written by `python benchmarks/screening_mixed.py`; {model.id}, {here.cpu}, {here.cores} cores, seed "
-        f"{options.seed}. 20 questions a trait, {options.repeats} answers of at most 64 tokens to each; exact baseline; layers "
+        f"{options.seed}. 20 questions a trait, {options.repeats} answers of at most 64 tokens to each; exact baseline, with `domains` none; layers "
         + ", ".join(f"{v.trait} {v.layer}" for v in vectors) + ".",
         "## Projection difference of the data set",
         "By the share of samples that show the trait; mean and 95 % interval over samples.",
         table(["trait", "samples", *shares], rising),
         "## Samples found, at 50 %",
-        "AUC: ranking of the samples by projection difference; intervals from resampling questions. Flagged: at a false-alarm rate of 5 %, of the samples mixed in "
+        "AUC: ranking of the samples by projection difference (with `domains` by the projection, for nothing is subtracted); intervals from resampling questions. Flagged: at a false-alarm rate of 5 %, of the samples mixed in "
         "and of the others. Shift and random directions: see [screening results](screening-results.md).",
         table(["trait", "specific", "share kept", "AUC", "AUC of raw projections", "flagged, mixed in", "flagged, others", "shift", "random: p95 (p)",
                "in this trait"], found),

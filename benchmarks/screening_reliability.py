@@ -3,7 +3,8 @@
     python benchmarks/screening_reliability.py runs/DATA... --vector FILE... [--samples 120] [--write]
 
 Takes data sets of single-turn samples that were screened with `--baseline exact`, lets the model answer each prompt twice
-more, drawn at temperature 0.7 in place of greedy, and ranks the samples by the differences from either answer.
+more, drawn at temperature 0.7 in place of greedy, and ranks the samples by the differences from either answer. Intervals
+are over samples (prompts), ranks taken anew in every draw.
 """
 
 from pathlib import Path
@@ -12,15 +13,17 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
-from common import arguments, publish
+from common import arguments, publish, show_estimate
 from personavec import ChatModel, Conversation, PersonaVector, Request, load_model
 from personavec.data import Sample, open_data
 from personavec.engine.transformers import TransformersEngine
 from personavec.projection.panel import Panel
 from personavec.screening import ScreeningRun
-from personavec.stats.bootstrap import spearman
+from personavec.stats.bootstrap import interval, spearman
+from personavec.stats.estimate import Estimate
 
 NEW_TOKENS, TEMPERATURE = 64, 0.7
+DRAWS = 1000
 
 
 def drawn(model: ChatModel, prompts: list[list[int]], panel: Panel, seed: int) -> np.ndarray:
@@ -37,6 +40,13 @@ def drawn(model: ChatModel, prompts: list[list[int]], panel: Panel, seed: int) -
     read = TransformersEngine(model).read(texts, panel.depths, panel.directions()).sum(1)
     values[[bool(answer) for answer in said]] = read.numpy()
     return values
+
+
+def correlation(x: np.ndarray, y: np.ndarray) -> Estimate:
+    """Rank correlation of (n,) over samples."""
+    drawn = np.random.default_rng(0).integers(len(x), size=(DRAWS, len(x)))
+    low, high = interval(np.array([spearman(x[some], y[some]) for some in drawn]), len(x), (-1.0, 1.0))
+    return Estimate(spearman(x, y), low, high, len(x))
 
 
 def main() -> None:
@@ -68,8 +78,8 @@ def main() -> None:
                     folder.name,
                     name,
                     str(known.sum()),
-                    f"{spearman(greedy, one):.2f}",
-                    f"{spearman(one, two):.2f}",
+                    show_estimate(correlation(greedy, one), ".2f"),
+                    show_estimate(correlation(one, two), ".2f"),
                     f"{answers[known].var() / own[known].var():.2f}",
                 ]
             )
@@ -87,9 +97,11 @@ def main() -> None:
         rows,
         [
             f"Own answers of at most {NEW_TOKENS} tokens, drawn at temperature {TEMPERATURE}. Where own answers vary far more than "
-            "the data's (last column below 1), samples are ranked mostly by what the model happened to answer itself."
+            "the data's (last column below 1), samples are ranked mostly by what the model happened to answer itself.",
+            f"{model.id}; brackets: 95 % intervals over samples.",
         ],
         options.write,
+        timed=False,
     )
 
 

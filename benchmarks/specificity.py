@@ -5,11 +5,11 @@
 For each pair: the AUC per sample of DATA against AGAINST (whose questions are the same, or whose answers are what would
 be wished for) along all seven library traits' directions; then with what is shared taken out (the other six, length,
 refusing), and whitened by the clean reference. Beside each stand 200 random directions with the covariance of the
-rollouts, treated alike: a figure that they reach too tells nothing of the trait.
+texts, treated alike: a figure that they reach too tells nothing of the trait.
 
-A direction is the difference of means of answers under positive and negative instructions, at one layer for all, and not
-filtered by a judge: hallucinating would not pass one on the default model, but a direction it has. Readings are those of
-the given answers alone. Kept in a cache: made once, they are not made again.
+A direction is the difference of means of the library's texts that show the trait and of those that lack it, of the half
+that vectors are made of, at one layer for all. Readings are those of the given answers' first tokens alone, as of the
+texts. (Until the texts were written, directions were made of answers under instructions: specificity-default-0.5b.md.)
 """
 
 import argparse
@@ -21,49 +21,38 @@ import torch
 from torch import Tensor
 
 from common import arguments, publish
-from personavec import ChatModel, load_model
-from personavec.cache import cache_folder
+from personavec import load_model
 from personavec.data import Sample, open_data
 from personavec.engine.transformers import TransformersEngine
 from personavec.errors import UserError
-from personavec.files import JsonLines
 from personavec.projection import CLEAN
+from personavec.projection.bank import cached_readings, text_conversation
 from personavec.projection.common import refusal_readings
 from personavec.projection.measure import readings, tokenise
 from personavec.projection.specific import Whitening, length_direction, refusal_direction, remove_span
-from personavec.readout import read
-from personavec.rollouts import conversation, generate, plan
 from personavec.screening.attribution import separation
 from personavec.stats.nulls import covariance_directions
-from personavec.traits import library_names, load_trait
+from personavec.texts import TOKENS
+from personavec.texts.contrastive import library_texts
+from personavec.traits import library_names
 
-QUESTIONS, PAIRS, NEW_TOKENS = 10, 2, 64  # of the rollouts behind a direction
+DEPTH = 0.57  # of the layer that is read, where none is named
 CLEAN_SAMPLES = 96
 RANDOM = 200
 
 
-def sides(model: ChatModel, trait: str, layer: int) -> tuple[Tensor, Tensor]:
-    """Readings (n, d) of answers under positive and under negative instructions."""
-    given = load_trait(trait)
-    rollouts = [
-        one
-        for pair in range(PAIRS)
-        for side, system in zip(("positive", "negative"), given.system_prompts(pair), strict=True)
-        for one in plan(
-            model, "extraction", given.extraction_questions[:QUESTIONS], system=system, pair=pair, side=side
-        )
-    ]
-    log = JsonLines(cache_folder() / "benchmarks" / f"specificity-{trait}.jsonl")
-    generate(model, rollouts, log, description=f"Rollouts, {trait}", max_new_tokens=NEW_TOKENS)
-    spoken = [one for one in rollouts if one.response_ids]
-    means = read(model, [conversation(model, one) for one in spoken], layers=[layer]).means.view(len(spoken), 3, -1)
-    at = [torch.tensor([one.side == side for one in spoken]) for side in ("positive", "negative")]
-    return means[at[0], 2], means[at[1], 2]
+def sides(engine: TransformersEngine, trait: str, layer: int) -> tuple[Tensor, Tensor]:
+    """Readings (n, d) of texts that show a trait, and of texts that lack it."""
+    texts = library_texts(trait).extract
+    return (
+        cached_readings(engine, [text_conversation(engine, t) for t in texts if t.side == "positive"], [layer])[layer],
+        cached_readings(engine, [text_conversation(engine, t) for t in texts if t.side == "negative"], [layer])[layer],
+    )
 
 
 def answers(engine: TransformersEngine, samples: list[Sample], layer: int) -> tuple[Tensor, Tensor]:
     """Readings (n, d) of the samples' answers, and the logs of their lengths in tokens (n,)."""
-    tokens = [tokenise(engine, sample, "last").conversations for sample in samples]
+    tokens = [tokenise(engine, sample, "last", TOKENS).conversations for sample in samples]
     lengths = torch.tensor([sum(e - s for c in mine for s, e in c.spans[1::2]) for mine in tokens])
     return readings(engine, tokens, [layer]).answers[:, 0], lengths.log1p()
 
@@ -76,20 +65,21 @@ def main() -> None:
     """Read everything once, and print a row for each pair of sets and trait."""
     parser = arguments("How specific are directions on other people's data?", model=True)
     parser.add_argument("pairs", nargs="+", metavar="NAME=DATA,AGAINST", type=_pair)
-    parser.add_argument("--layer", type=int, default=14)
+    parser.add_argument("--layer", type=int, help=f"default: at {DEPTH:.0%} of the depth")
     parser.add_argument("--samples", type=int, default=100, help="of each set")
     options = parser.parse_args()
     model = load_model(options.model)
-    engine, layer = TransformersEngine(model), options.layer
+    engine, layer = TransformersEngine(model), options.layer or round(DEPTH * model.n_layers)
     traits = library_names()
-    both = {trait: sides(model, trait, layer) for trait in traits}
+    both = {trait: sides(engine, trait, layer) for trait in traits}
     units = {
         trait: torch.nn.functional.normalize(positive.mean(0) - negative.mean(0), dim=0)
         for trait, (positive, negative) in both.items()
     }
-    rollouts = torch.cat([side for pair in both.values() for side in pair])[:, None]
+    texts = torch.cat([side for pair in both.values() for side in pair])[:, None]
     names = [f"{trait} {side}" for trait, pair in both.items() for side, rows in enumerate(pair) for _ in rows]
-    random = covariance_directions(rollouts, names, RANDOM, 0)[:, 0]
+    random = covariance_directions(texts, names, RANDOM, 0)[:, 0]
+    texts_of = [torch.cat(pair) for pair in both.values()]
     clean = samples_of(CLEAN, CLEAN_SAMPLES)
     answering, lengths = answers(engine, clean, layer)
     common = [
@@ -141,11 +131,16 @@ def main() -> None:
         rows,
         [
             "AUC per sample with its 95 % interval; in parentheses the mean and the 95th percentile of "
-            f"{RANDOM} random directions with the rollouts' covariance, treated alike and free to choose their sign, and "
+            f"{RANDOM} random directions with the texts' covariance, treated alike and free to choose their sign, and "
             "the share of them that separate at least as well.",
-            f"Layer {layer}; at most {options.samples} samples a set; directions from {QUESTIONS} questions under {PAIRS} "
-            f"pairs of instructions, answers of at most {NEW_TOKENS} tokens, not filtered. Span: the other six directions, "
-            f"length and refusing; whitened by {CLEAN_SAMPLES} clean samples.",
+            f"{model.id}, layer {layer}; at most {options.samples} samples a set, {TOKENS} tokens of each; directions from "
+            f"{min(map(len, texts_of))} to {max(map(len, texts_of))} texts a trait. Span: the other six directions, length "
+            f"and refusing; whitened by {CLEAN_SAMPLES} clean samples.",
+            "; ".join(
+                f"{name}: {data.stem} ({len(read_before[data])}) against {against.stem} ({len(read_before[against])})"
+                for name, data, against in options.pairs
+            )
+            + ".",
         ],
         options.write,
         model.device,
