@@ -110,6 +110,7 @@ class Job:
         when: Whether the interventions act in the next step, asked after each: of the reading of the last prompt token,
             then of the mean of those of the tokens that have been read since. None: they always act. What has one
             must read, and its interventions leave prompts alone.
+        client: Whose it is; prompts are shared by jobs of one client alone.
         reused: Tokens of the prompt that were not read, since an earlier one began with them; known at its first event.
         cancelled: Set by anybody who wants no more of it; its places are free at the next step.
     """
@@ -126,6 +127,7 @@ class Job:
     top_logprobs: int | None = None
     reads: bool = False
     when: When | None = None
+    client: int = 0
     reused: int = 0
     cancelled: bool = False
 
@@ -417,7 +419,7 @@ class StepLoop:
                 return False
             job = self._waiting.popleft()
         try:
-            cache, job.reused = self._prefixes.known(_fingerprints(job), job.prompt_ids[:-1])
+            cache, job.reused = self._prefixes.known(_kind(job), job.prompt_ids[:-1])
             self._reading = _Reading(job, cache, job.reused, SteeringPlan([job.interventions]))
         except Exception as error:  # what one job's interventions raise ends that job alone
             job.fail(error)
@@ -472,7 +474,7 @@ class StepLoop:
             group.lines.append(_Line(job, choice, Voice(self._text, job.stops), random))
         group.plan, self._groups[kind] = None, group
         if reading.at:
-            self._prefixes.keep(_fingerprints(job), job.prompt_ids[:-1], reading.cache)
+            self._prefixes.keep(_kind(job), job.prompt_ids[:-1], reading.cache)
 
     # Steps
 
@@ -560,9 +562,9 @@ def _round(tokens: int) -> int:
     return -(-tokens // STEP) * STEP
 
 
-def _fingerprints(job: Job) -> tuple[str, ...]:
-    """Of the interventions that act on prompts."""
-    return tuple(item.fingerprint() for item in job.interventions if item.positions != "response")
+def _kind(job: Job) -> tuple[str, ...]:
+    """What jobs must have in common for one to go on from what was read for another."""
+    return str(job.client), *(item.fingerprint() for item in job.interventions if item.positions != "response")
 
 
 def _with_logprobs(token: int, logprobs: Tensor | None, job: Job) -> DrawnToken:
