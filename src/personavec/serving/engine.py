@@ -292,8 +292,9 @@ class StepLoop:
     def __init__(self, model: ChatModel, vectors: Sequence[PersonaVector], settings: ServeSettings) -> None:
         if model.decoding != "places":
             raise UserError(
-                f"{model.id} cannot be served: not every layer attends to all that came before (a sliding window, "
-                "say, or a recurrent state), so responses cannot come and go between steps.",
+                f"{model.id} cannot be served: responses cannot come and go between steps, since not every layer "
+                "attends to all that came before (a sliding window, say, or a recurrent state), or what one gets "
+                "depends on its neighbours (8-bit layers that round what they are given).",
                 "Serve another model; `personavec generate` and `personavec chat` take this one.",
             )
         self.model, self.settings, self.meter = model, settings, Meter(vectors)

@@ -56,9 +56,7 @@ class Guard:
         if self.hosts is not None and _name(headers.get(b"host", b"")) not in self.hosts:
             await _refuse(counted, RequestError(403, "This server is not called by that name."))
         elif (
-            not (client := self._client(headers.get(b"authorization", b"")))
-            and self.keys
-            and scope["path"] not in OPEN
+            not (client := self._client(headers.get(b"authorization", b""))) and self.keys and scope["path"] not in OPEN
         ):
             challenge = {"WWW-Authenticate": "Bearer"}
             await _refuse(
