@@ -35,6 +35,7 @@ LONGEST = 400  # characters of a question
 TURNS, EVERY = ("Why is that so?", "Say it again in one sentence."), 4  # what every fourth conversation goes on with
 RATES = (0.01, 0.05)
 SAME, ROUNDED, FOUR_BITS, BFLOAT16 = "float32 again", "int8 weights", "4-bit weights (nf4)", "bfloat16"
+SPOILT = "2-bit weights"  # so few that the limits must be wrong, or nothing can be told
 
 
 def questions(files: Sequence[Path], count: int) -> list[str]:
@@ -70,30 +71,32 @@ def talk(server: Server, number: int, question: str, tokens: int) -> None:
 def logged(
     model: str, vectors: Sequence[Path], asked: Sequence[tuple[int, str]], tokens: int, log: Path, *more: str
 ) -> Path:
-    """The log of these conversations."""
+    """The log of these conversations; one that is there already is taken as it is."""
+    if log.exists():
+        return log
     words = ["--other-weights", "--log", str(log), "--log-text", *more]
     with serving(model, vectors, *words) as server, ThreadPoolExecutor(CLIENTS) as pool:
         list(pool.map(lambda one: talk(server, *one, tokens), asked))
     return log
 
 
-def rounded(model: ChatModel) -> None:
-    """Each row of a block's weights to 255 steps, as int8 with a scale a row holds it."""
+def rounded(model: ChatModel, most: int) -> None:
+    """Each row of a block's weights to multiples of a scale, `most` on either side of 0: 127 as in int8."""
     for module in model.model.modules():
         if isinstance(module, torch.nn.Linear) and module is not model.model.get_output_embeddings():
-            scale = module.weight.data.abs().amax(1, keepdim=True) / 127
-            module.weight.data = (module.weight.data / scale).round().clamp(-127, 127) * scale
+            scale = module.weight.data.abs().amax(1, keepdim=True) / most
+            module.weight.data = (module.weight.data / scale).round().clamp(-most, most) * scale
 
 
 def ways(model: ChatModel, folder: Path) -> Iterator[tuple[str, str, tuple[str, ...]]]:
     """Names, folders and options of the models that are served."""
-    plain, small, four = (folder / name for name in ("plain", "int8", "nf4"))
-    for place in (plain, small, four):
+    plain, small, four, spoilt = (folder / name for name in ("plain", "int8", "nf4", "spoilt"))
+    for place in (plain, small, four, spoilt):
         model.tokenizer.save_pretrained(place)
     model.model.save_pretrained(plain)
     yield SAME, str(plain), ("--dtype", "float32")
     yield BFLOAT16, str(plain), ("--dtype", "bfloat16")
-    rounded(model)
+    rounded(model, 127)
     model.model.save_pretrained(small)
     yield ROUNDED, str(small), ("--dtype", "float32")
     packed = BitsAndBytesConfig(
@@ -101,6 +104,9 @@ def ways(model: ChatModel, folder: Path) -> Iterator[tuple[str, str, tuple[str, 
     )  # bitsandbytes' own layers, on whatever device there is
     AutoModelForCausalLM.from_pretrained(plain, quantization_config=packed, device_map="auto").save_pretrained(four)
     yield FOUR_BITS, str(four), ()
+    rounded(model, 1)
+    model.model.save_pretrained(spoilt)
+    yield SPOILT, str(spoilt), ("--dtype", "float32")
 
 
 def main() -> None:
@@ -158,7 +164,8 @@ def main() -> None:
         "Alarms: share of conversations that alarm [95 % interval]; traffic: of stretches as long as the calibration's. Holds: no more "
         "than the promise and the calibration's own chance explain. Mean and deviation: of answers, in deviations of the log that was "
         "calibrated on.",
-        "int8: every row of a block's weights rounded to 255 steps, computed in float32; nf4: bitsandbytes' own 4-bit layers.",
+        "int8: every row of a block's weights rounded to 255 steps, computed in float32; nf4: bitsandbytes' own 4-bit layers; 2-bit: rows rounded to -1, 0 and 1 times their largest, to see that a "
+        "check can fail.",
     ]
     publish(
         "watch_check",
