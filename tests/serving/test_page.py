@@ -106,8 +106,8 @@ def visit(browser: Any, live: Live) -> Iterator[Visit]:
     context = browser.new_context(accept_downloads=True)
     page = context.new_page()
     page.set_default_timeout(60_000)
-    # What is due is drawn soon, not with the next picture: a busy machine makes few, and tests look right away.
-    page.add_init_script("window.requestAnimationFrame = (draw) => setTimeout(() => draw(performance.now()))")
+    # What is due is drawn at once, not with the next picture: a busy machine makes few, and tests look right away.
+    page.add_init_script("window.requestAnimationFrame = (draw) => queueMicrotask(() => draw(performance.now()))")
     visited, wrong = Visit(page, live), list[str]()
     page.on("console", lambda said: wrong.append(said.text) if said.type in ("error", "warning") else None)
     page.on("pageerror", lambda error: wrong.append(str(error)))
