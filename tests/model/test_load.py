@@ -20,7 +20,7 @@ from personavec.model import ChatModel, Conversation, Request, load_model
 from personavec.model.checkpoint import Checkpoint, open_checkpoint
 from personavec.model.load import find_source
 from personavec.readout import read
-from tiny import SIZES, causal_model, chat_model, plain_greedy, plain_states, qwen2, random_ids, vector
+from tiny import SIZES, causal_model, chat_model, plain_greedy, plain_states, qwen2, random_ids, tokenizer, vector
 
 PROMPT = random_ids(20, 1)
 CONVERSATION = [Conversation(PROMPT, [(10, 20)])]
@@ -127,6 +127,16 @@ def test_quantised_model(base: ChatModel, folder: Path, bits: int) -> None:
     vector(base).check(chat, other_weights=True)
     if bits == 4:  # 8-bit activations are rounded by what else is in the batch
         check_equal_to_plain(chat)
+
+
+@pytest.mark.parametrize(("four_bits", "decoding"), [(True, "places"), (False, "recompute")])
+def test_four_bit_layers_may_round_single_tokens_otherwise(four_bits: bool, decoding: str) -> None:
+    """As bitsandbytes does on a CPU; elsewhere so much tells of layers that do not see all."""
+    model = causal_model(qwen2(), 3)
+    model.is_loaded_in_4bit = four_bits
+    for layer in model.model.layers:
+        layer.mlp.down_proj.register_forward_hook(lambda _, __, out: out * 1.02 if out.shape[-2] == 1 else out)
+    assert ChatModel(model, tokenizer(), "rounding").decoding == decoding
 
 
 def test_gguf_file(base: ChatModel, tmp_path: Path) -> None:

@@ -402,6 +402,28 @@ def test_keys(model: ChatModel) -> None:
         live.close()
 
 
+def test_what_is_kept_of_one_key_is_nothing_to_another(model: ChatModel) -> None:
+    """Neither its prompts, which the clock and `cached_tokens` would tell of, nor its readings."""
+    live = Live(model, [], keys=["one", "another"], hosts=None)
+
+    def cached(key: str) -> int:
+        body = {"messages": [{"role": "user", "content": "12 34"}], "max_tokens": 2, "persona": {"id": f"of-{key}"}}
+        status, told, _ = live.ask("POST", "/v1/chat/completions", body, headers={"Authorization": f"Bearer {key}"})
+        assert status == 200
+        return int(told["usage"]["prompt_tokens_details"]["cached_tokens"])
+
+    def found(key: str, of: str) -> int:
+        headers = {"Authorization": f"Bearer {key}"}
+        return int(live.ask("GET", f"/v1/persona/readings/of-{of}", headers=headers)[0])
+
+    try:
+        counts = [cached(key) for key in ("one", "another", "one", "another")]
+        assert counts[:2] == [0, 0] and counts[2] == counts[3] > 0
+        assert [found("one", "one"), found("another", "one"), found("another", "another")] == [200, 404, 200]
+    finally:
+        live.close()
+
+
 def test_a_full_queue_says_when_to_come_again(model: ChatModel) -> None:
     """Whoever hangs up, with an answer on its way or in the queue, frees the place."""
     live = Live(model, [], places=1, queue=1)

@@ -1,7 +1,9 @@
 """The step loop: what runs side by side changes nothing of what each gets."""
 
+import gc
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 from dataclasses import replace
 from types import SimpleNamespace
@@ -167,6 +169,27 @@ def test_cancelling_frees_the_place(tiny: ChatModel) -> None:
     finally:
         made.close()
     assert (made.running, made.waiting) == (0, 0)
+
+
+def test_the_memory_of_places_is_free_once_the_last_response_has_ended(tiny: ChatModel) -> None:
+    """At once: a server's objects are looked through for cycles of references hundreds of requests later."""
+    made = StepLoop(tiny, personas(tiny), ServeSettings())
+    held: list[weakref.ref[torch.Tensor]] = []
+
+    def note(event: Event) -> None:
+        if not held:
+            [group] = made._groups.values()
+            held.extend(weakref.ref(layer.keys) for layer in group.places.layers)
+
+    gc.disable()
+    try:
+        heard = Heard(told=note)
+        made.submit(engine.Job(random_ids(9, 1), heard, 3))
+        heard.wait()
+        made.close()
+        assert held and not any(one() is not None for one in held)
+    finally:
+        gc.enable()
 
 
 def test_an_idle_hour_does_not_put_off_whoever_comes_after(tiny: ChatModel, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,6 +23,10 @@ from personavec.vector import PersonaVector
 CHROMIUM = Path("/usr/bin/chromium")
 RANGE = (-1.0, 1.5)
 PHONE = {"width": 360, "height": 740}
+SEEN = """e => {
+  const b = e.getBoundingClientRect();
+  return document.elementFromPoint(b.x + b.width / 2, b.bottom - 4) === e;
+}"""
 
 
 @pytest.fixture(scope="module")
@@ -102,8 +106,8 @@ def visit(browser: Any, live: Live) -> Iterator[Visit]:
     context = browser.new_context(accept_downloads=True)
     page = context.new_page()
     page.set_default_timeout(60_000)
-    # What is due is drawn soon, not with the next picture: a busy machine makes few, and tests look right away.
-    page.add_init_script("window.requestAnimationFrame = (draw) => setTimeout(() => draw(performance.now()))")
+    # What is due is drawn at once, not with the next picture: a busy machine makes few, and tests look right away.
+    page.add_init_script("window.requestAnimationFrame = (draw) => queueMicrotask(() => draw(performance.now()))")
     visited, wrong = Visit(page, live), list[str]()
     page.on("console", lambda said: wrong.append(said.text) if said.type in ("error", "warning") else None)
     page.on("pageerror", lambda error: wrong.append(str(error)))
@@ -319,6 +323,22 @@ def test_what_fails_is_told(visit: Visit) -> None:
     page.get_by_label("Longest answer").fill("5")
     visit.button("Try again").click()
     page.locator(".token").nth(4).wait_for()
+
+
+def test_settings_are_in_sight_below_many_traits_and_a_curve(browser: Any, model: ChatModel) -> None:
+    """On a window of 800 pixels' height, with four traits and a conversation's drift."""
+    traits = ("evil", "humorous", "kind", "optimistic")
+    live = Live(model, [replace(personas(model)[0], trait=name) for name in traits])
+    page = browser.new_page(viewport={"width": 1280, "height": 800})
+    try:
+        visit = Visit(page, live).open()
+        visit.say("hello")
+        assert page.locator(".card").count() == 4 and page.locator(".drift svg").is_visible()
+        for label in ("System prompt", "Temperature", "Longest answer", "Seed"):
+            assert page.get_by_label(label).evaluate(SEEN), label
+    finally:
+        page.close()
+        live.close()
 
 
 def test_a_key_is_asked_for_and_kept_nowhere(browser: Any, model: ChatModel) -> None:

@@ -167,6 +167,10 @@ def test_a_check_passes_like_traffic_and_says_what_moved(calibrated: Path, tmp_p
     limits = Limits.read(calibrated)
     same = check_limits(write(drawn(80, 6, seed=5), tmp_path / "same"), limits)
     assert same.holds and same.rules["during"].found.n == 80 and len(same.sentences) == 1
+    highest = max(one.found.high for rule, one in same.rules.items() if rule != "traffic")
+    assert f"{highest:.3f} (" in same.sentences[0]
+    far = limits.model_copy(update={"horizon": 81})
+    assert "81 conversations together, and the log holds 80" in check_limits(tmp_path / "same", far).sentences[1]
     moved = check_limits(write(drawn(80, 6, seed=5, shift=1.0), tmp_path / "moved"), limits)
     assert not moved.holds and not moved.rules["conversation"].holds
     assert moved.drift["evil"].mean.low > 0.5 and "calibrate again" in moved.sentences[0]

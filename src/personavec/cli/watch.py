@@ -166,7 +166,7 @@ def check(log: Log, limits: LimitsFile, json: o.Json = False) -> None:
         )
         print("\nrule           promised  found (95 % interval)")
         for name, rule in found.rules.items():
-            units = "blocks" if name == "traffic" else "conversations"
+            units = ("block" if rule.found.n == 1 else "blocks") if name == "traffic" else "conversations"
             print(f"{name:<15}{rule.promised:<10g}{rule.found:.4f} n = {rule.found.n} {units}")
         print("\ntrait: mean and deviation of its answers, then being 0 and 1 (95 % intervals)")
         for trait, drift in found.drift.items():

@@ -1,5 +1,6 @@
 """Rows that are decoded side by side, one token a step, with their keys and values in places allotted beforehand."""
 
+import weakref
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,10 +20,13 @@ class _PlaceLayer(DynamicLayer):
     keys: Tensor
     values: Tensor
     is_initialized: bool
+    places: "Places"
 
     def __init__(self, places: "Places") -> None:
         super().__init__()
-        self.places = places
+        # Not a cycle of references: keys and values are let go of with their places, not when objects are next looked
+        # through for cycles, which in a server that holds half a million of them is hundreds of requests later.
+        self.places = weakref.proxy(places)
 
     def reserve(self, like_keys: Tensor, like_values: Tensor) -> None:
         """Room for all places; what was held stays where it was."""

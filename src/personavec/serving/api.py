@@ -26,7 +26,7 @@ from personavec.serving.engine import BusyError, ClosingError, Job, StepLoop
 from personavec.serving.exchange import EventStream, Exchange
 from personavec.serving.facts import facts
 from personavec.serving.failures import RequestError, failure
-from personavec.serving.guard import Guard
+from personavec.serving.guard import CLIENT, Guard
 from personavec.serving.metrics import Metrics
 from personavec.serving.observer import Observer, Said
 from personavec.serving.page import page_routes
@@ -95,23 +95,23 @@ class Service:
                 field,
             )
 
-    async def chat(self, body: ChatBody, steer: str) -> Exchange:
-        """Take a chat on."""
+    async def chat(self, body: ChatBody, steer: str, client: int = 0) -> Exchange:
+        """Take a chat on; `client`: whose, see `Job`."""
         name = self.loop.name if body.told_logprobs is not None else None
         shape = ChatShape(self._head(ChatShape, body.model), name, usage=body.usage)
-        return await self._chat(shape, body, steer, "messages")
+        return await self._chat(shape, body, steer, client, "messages")
 
-    async def response(self, asked: ResponsesBody, steer: str) -> Exchange:
+    async def response(self, asked: ResponsesBody, steer: str, client: int = 0) -> Exchange:
         """Take a chat on that comes as the input of a response."""
         shape = ResponseShape(self._head(ResponseShape, asked.model), asked)
         try:
-            return await self._chat(shape, asked.as_chat(), steer, "input")
+            return await self._chat(shape, asked.as_chat(), steer, client, "input")
         except RequestError as error:
             if error.param == "max_tokens":
                 error.param = "max_output_tokens"
             raise
 
-    async def _chat(self, shape: Shape, body: ChatBody, steer: str, source: str) -> Exchange:
+    async def _chat(self, shape: Shape, body: ChatBody, steer: str, client: int, source: str) -> Exchange:
         messages, tools = body.read_messages(source), body.read_tools()
         if tools and not self.model.template.takes_tools:
             raise RequestError(
@@ -123,7 +123,7 @@ class Service:
             raise failure(error, source) from error
         listening = partial(self._listener, ids, tools) if tools else None
         said = self.observer.said(messages, body.persona.conversation if body.persona else None)
-        return self._exchange(shape, body, [ids], said, steer, source, listening)
+        return self._exchange(shape, body, [ids], said, steer, client, source, listening)
 
     async def _aside(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Do something with the tokenizer while the loop goes on."""
@@ -137,7 +137,7 @@ class Service:
             return Listener(names)
         return Listener(names, lambda answer: tokenizer.parse_response(answer, prefix=ids, tools=list(tools)))
 
-    async def completion(self, body: CompletionBody, steer: str) -> Exchange:
+    async def completion(self, body: CompletionBody, steer: str, client: int = 0) -> Exchange:
         """Take prompts on that are not put into the chat template."""
         if len(body.prompts) > self.settings.queue:  # there would never be room for them: "come again" would not help
             raise RequestError(400, f"Give at most {self.settings.queue} prompts: so many may wait.", "prompt")
@@ -146,7 +146,7 @@ class Service:
         shape = CompletionShape(self._head(CompletionShape, body.model), name, usage=body.usage)
         conversation = body.persona.conversation if body.persona else None
         said = Said(conversation, whole=secrets.token_hex(8) if conversation else "")  # every request is a turn
-        return self._exchange(shape, body, prompts, said, steer, "prompt")
+        return self._exchange(shape, body, prompts, said, steer, client, "prompt")
 
     @staticmethod
     def _head(shape: type[Shape], model: str | None) -> Json:
@@ -168,6 +168,7 @@ class Service:
         prompts: Sequence[list[int]],
         said: Said,
         steer: str,
+        client: int,
         source: str,
         listening: Callable[[], Listener] | None = None,
     ) -> Exchange:
@@ -189,6 +190,7 @@ class Service:
             said,
             self._aside,
             listening,
+            client,
         )
         left = self.model.context_length - max(map(len, prompts))
         if body.longest is not None and 0 < left < body.longest:
@@ -210,6 +212,7 @@ class Service:
                 body.told_logprobs,
                 bool(read or steered.conditions),
                 partial(self.loop.meter.met, steered.conditions) if steered.conditions else None,
+                client,
             )
             for place, ids in enumerate(prompts)
         ]
@@ -270,6 +273,11 @@ def _steer(request: Request) -> str:
     return ",".join(request.headers.getlist("x-persona-steer"))
 
 
+def _client(request: Request) -> int:
+    """Which of the API keys it came with; 0: there are none."""
+    return int(request.scope.get(CLIENT, 0))
+
+
 def _takes(kind: type[BaseModel]) -> dict[str, Any]:
     """What the description of the API says of a body."""
     schema = {"$ref": f"#/components/schemas/{kind.__name__}"}
@@ -297,17 +305,17 @@ def openai_routes(service: Service) -> APIRouter:
     @routes.post("/v1/chat/completions", openapi_extra=_takes(ChatBody))
     async def chat_completions(request: Request) -> Response:
         body = checked(ChatBody, await body_of(request))
-        return await told(request, body, await service.chat(body, _steer(request)))
+        return await told(request, body, await service.chat(body, _steer(request), _client(request)))
 
     @routes.post("/v1/completions", openapi_extra=_takes(CompletionBody))
     async def completions(request: Request) -> Response:
         body = checked(CompletionBody, await body_of(request))
-        return await told(request, body, await service.completion(body, _steer(request)))
+        return await told(request, body, await service.completion(body, _steer(request), _client(request)))
 
     @routes.post("/v1/responses", openapi_extra=_takes(ResponsesBody))
     async def responses(request: Request) -> Response:
         body = checked(ResponsesBody, await body_of(request))
-        return await told(request, body, await service.response(body, _steer(request)))
+        return await told(request, body, await service.response(body, _steer(request), _client(request)))
 
     def model(name: str) -> dict[str, Any]:
         return {"id": name, "object": "model", "created": service.started, "owned_by": "personavec"}
@@ -339,10 +347,11 @@ def own_routes(service: Service) -> APIRouter:
         return JSONResponse(known)
 
     @routes.get("/v1/persona/readings/{id}")
-    async def readings(id: str) -> Response:
-        if id not in service.records:
+    async def readings(id: str, request: Request) -> Response:
+        found = service.records.get(id)
+        if found is None or found.client != _client(request):
             raise RequestError(404, f"There are no readings {id!r:.80}; those of the last {RECORDS} requests are kept.")
-        return JSONResponse(service.records[id].record())
+        return JSONResponse(found.record())
 
     @routes.get("/health")
     async def health() -> Response:

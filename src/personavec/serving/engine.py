@@ -110,6 +110,7 @@ class Job:
         when: Whether the interventions act in the next step, asked after each: of the reading of the last prompt token,
             then of the mean of those of the tokens that have been read since. None: they always act. What has one
             must read, and its interventions leave prompts alone.
+        client: Whose it is; prompts are shared by jobs of one client alone.
         reused: Tokens of the prompt that were not read, since an earlier one began with them; known at its first event.
         cancelled: Set by anybody who wants no more of it; its places are free at the next step.
     """
@@ -126,6 +127,7 @@ class Job:
     top_logprobs: int | None = None
     reads: bool = False
     when: When | None = None
+    client: int = 0
     reused: int = 0
     cancelled: bool = False
 
@@ -290,8 +292,9 @@ class StepLoop:
     def __init__(self, model: ChatModel, vectors: Sequence[PersonaVector], settings: ServeSettings) -> None:
         if model.decoding != "places":
             raise UserError(
-                f"{model.id} cannot be served: not every layer attends to all that came before (a sliding window, "
-                "say, or a recurrent state), so responses cannot come and go between steps.",
+                f"{model.id} cannot be served: responses cannot come and go between steps, since not every layer "
+                "attends to all that came before (a sliding window, say, or a recurrent state), or what one gets "
+                "depends on its neighbours (8-bit layers that round what they are given).",
                 "Serve another model; `personavec generate` and `personavec chat` take this one.",
             )
         self.model, self.settings, self.meter = model, settings, Meter(vectors)
@@ -417,7 +420,7 @@ class StepLoop:
                 return False
             job = self._waiting.popleft()
         try:
-            cache, job.reused = self._prefixes.known(_fingerprints(job), job.prompt_ids[:-1])
+            cache, job.reused = self._prefixes.known(_kind(job), job.prompt_ids[:-1])
             self._reading = _Reading(job, cache, job.reused, SteeringPlan([job.interventions]))
         except Exception as error:  # what one job's interventions raise ends that job alone
             job.fail(error)
@@ -472,7 +475,7 @@ class StepLoop:
             group.lines.append(_Line(job, choice, Voice(self._text, job.stops), random))
         group.plan, self._groups[kind] = None, group
         if reading.at:
-            self._prefixes.keep(_fingerprints(job), job.prompt_ids[:-1], reading.cache)
+            self._prefixes.keep(_kind(job), job.prompt_ids[:-1], reading.cache)
 
     # Steps
 
@@ -560,9 +563,9 @@ def _round(tokens: int) -> int:
     return -(-tokens // STEP) * STEP
 
 
-def _fingerprints(job: Job) -> tuple[str, ...]:
-    """Of the interventions that act on prompts."""
-    return tuple(item.fingerprint() for item in job.interventions if item.positions != "response")
+def _kind(job: Job) -> tuple[str, ...]:
+    """What jobs must have in common for one to go on from what was read for another."""
+    return str(job.client), *(item.fingerprint() for item in job.interventions if item.positions != "response")
 
 
 def _with_logprobs(token: int, logprobs: Tensor | None, job: Job) -> DrawnToken:

@@ -36,6 +36,7 @@ class Exchange:
         begun: When it came, `time.monotonic`.
         observer, said: Who looks at its answers, and what was said before them.
         aside: Does something with the tokenizer on another thread.
+        client: Whose it is; see `Job`.
     """
 
     shape: Shape
@@ -49,6 +50,7 @@ class Exchange:
     said: Said
     aside: Callable[..., Awaitable[Any]]
     listening: Callable[[], Listener] | None = None
+    client: int = 0
     begun: float = field(default_factory=time.monotonic)
     jobs: list[Job] = field(default_factory=list)
     choices: list[Choice] = field(default_factory=list)

@@ -15,6 +15,7 @@ Send = Callable[[Scope], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 OPEN = frozenset({"/health", *PATHS})  # asked without a key
+CLIENT = "personavec.client"  # of a request's scope: which of the API keys it came with, counted from 1
 
 
 class Guard:
@@ -54,18 +55,21 @@ class Guard:
         headers = {name: value for name, value in scope["headers"] if name in (b"host", b"authorization")}
         if self.hosts is not None and _name(headers.get(b"host", b"")) not in self.hosts:
             await _refuse(counted, RequestError(403, "This server is not called by that name."))
-        elif self.keys and scope["path"] not in OPEN and not self._knows(headers.get(b"authorization", b"")):
+        elif (
+            not (client := self._client(headers.get(b"authorization", b""))) and self.keys and scope["path"] not in OPEN
+        ):
             challenge = {"WWW-Authenticate": "Bearer"}
             await _refuse(
                 counted, RequestError(401, "Give an API key of this server as a bearer token.", headers=challenge)
             )
         else:
-            await self.app(scope, receive, counted)
+            await self.app({**scope, CLIENT: client}, receive, counted)
 
-    def _knows(self, authorization: bytes) -> bool:
+    def _client(self, authorization: bytes) -> int:
+        """Which key a request comes with, counted from 1; 0: none of them."""
         kind, _, key = authorization.partition(b" ")
         found = [hmac.compare_digest(key.strip(), known) for known in self.keys]  # all, to take the same time
-        return kind.lower() == b"bearer" and any(found)
+        return found.index(True) + 1 if kind.lower() == b"bearer" and any(found) else 0
 
 
 def _name(host: bytes) -> str:

@@ -12,9 +12,9 @@ COUNT = 8  # prompts that are kept
 
 @dataclass(frozen=True)
 class _Prefix:
-    """Keys and values of token ids, read under the interventions of the fingerprints."""
+    """Keys and values of token ids, for requests of this kind alone."""
 
-    fingerprints: tuple[str, ...]
+    kind: tuple[str, ...]
     ids: Sequence[int]
     cache: DynamicCache
 
@@ -22,8 +22,9 @@ class _Prefix:
 class Prefixes:
     """The beginnings of prompts that were of use last.
 
-    Fingerprints are of the interventions that act on prompts: keys and values are those of another prompt only where
-    these agree.
+    Each is of a kind, and only prompts of the same kind begin with it: the kind names the client, who else could find
+    out by the clock what others ask, and the fingerprints of the interventions that act on prompts, under others of
+    which keys and values are others.
 
     Args:
         most: Tokens that they may hold together.
@@ -33,11 +34,11 @@ class Prefixes:
         self.most = most
         self._kept: list[_Prefix] = []  # the one that was used last comes last
 
-    def known(self, fingerprints: tuple[str, ...], ids: Sequence[int]) -> tuple[DynamicCache, int]:
+    def known(self, kind: tuple[str, ...], ids: Sequence[int]) -> tuple[DynamicCache, int]:
         """Keys and values of as much of a prompt's beginning as is kept, in a cache of its own, and how many tokens."""
         best, most = None, 0
         for prefix in self._kept:
-            if prefix.fingerprints == fingerprints and (common := _common(prefix.ids, ids)) > most:
+            if prefix.kind == kind and (common := _common(prefix.ids, ids)) > most:
                 best, most = prefix, common
         if best is None:
             return DynamicCache(), 0
@@ -45,10 +46,10 @@ class Prefixes:
         self._kept.append(best)
         return first_tokens(best.cache, most), most
 
-    def keep(self, fingerprints: tuple[str, ...], ids: Sequence[int], cache: DynamicCache) -> None:
+    def keep(self, kind: tuple[str, ...], ids: Sequence[int], cache: DynamicCache) -> None:
         """Keep a prompt in place of those that it begins with, and of the ones that were not used for longest."""
-        others = [one for one in self._kept if one.fingerprints != fingerprints or _common(one.ids, ids) < len(one.ids)]
-        self._kept = [*others[-COUNT + 1 :], _Prefix(fingerprints, ids, cache)]
+        others = [one for one in self._kept if one.kind != kind or _common(one.ids, ids) < len(one.ids)]
+        self._kept = [*others[-COUNT + 1 :], _Prefix(kind, ids, cache)]
         while sum(len(one.ids) for one in self._kept) > self.most:
             self._kept.pop(0)
 

@@ -62,7 +62,7 @@ def check_limits(log: Path | str, limits: Limits) -> LimitsCheck:
         rules=rules,
         drift=drift,
         holds=all(found.holds for found in rules.values()),
-        sentences=tuple(_sentences(rules, drift)),
+        sentences=tuple(_sentences(rules, drift, limits.horizon, traffic.conversations)),
     )
 
 
@@ -87,7 +87,9 @@ def _with_error(drawn: Floats, error: float, count: int) -> Estimate:
     )
 
 
-def _sentences(rules: Mapping[RuleName, RuleCheck], drift: Mapping[str, Drift]) -> Iterator[str]:
+def _sentences(
+    rules: Mapping[RuleName, RuleCheck], drift: Mapping[str, Drift], horizon: int, conversations: int
+) -> Iterator[str]:
     broken = [rule for rule, found in rules.items() if not found.holds]
     for rule in broken:
         found = rules[rule]
@@ -97,7 +99,16 @@ def _sentences(rules: Mapping[RuleName, RuleCheck], drift: Mapping[str, Drift]) 
             f"{found.promised:g}: calibrate again."
         )
     if not broken:
-        yield "No rule alarms of this traffic more often than was promised, as far as its n can tell."
+        rule = max((rule for rule in rules if rule != "traffic"), key=lambda rule: rules[rule].found.high)
+        yield (
+            "No rule alarms of this traffic more often than was promised, as far as its n can tell: "
+            f"{rules[rule].promised:g} are promised, {rules[rule].found.high:.3f} ({rule}) are not excluded."
+        )
+    if conversations < horizon and "traffic" not in broken:
+        yield (
+            f"The sum over the whole traffic is for {horizon} conversations together, and the log holds "
+            f"{conversations}: of this rule it tells little."
+        )
     for trait, moved in drift.items():
         if moved.mean.low > 0 or moved.mean.high < 0:
             yield (

@@ -7,7 +7,6 @@ import { Drift } from "./drift.js";
 import { Gauge } from "./gauge.js";
 import { limitOf, measure } from "./readings.js";
 import { fromHash } from "./recipe.js";
-import { Settings } from "./settings.js";
 import { chosen, isWriting, latest, onChange, open, set, state } from "./state.js";
 import { Readout } from "./tokens.js";
 import { Traits } from "./traits.js";
@@ -43,7 +42,6 @@ function App() {
         <aside id="panel" aria-label="Traits">
           <div class="rack" tabindex="0" role="region" aria-label="Gauges and sliders">
             <${Traits} answer=${answer} />
-            <${Settings} />
           </div>
           <${Drift} />
         </aside>

@@ -1,6 +1,7 @@
 // Fields in which somebody writes to the model.
 
 import { say, stop } from "./ask.js";
+import { Settings } from "./settings.js";
 import { isWriting, set, setting, state } from "./state.js";
 import { html, useLayoutEffect, useRef } from "./vendor/htm-preact.js";
 
@@ -37,6 +38,7 @@ export function Composer() {
         <label><input type="checkbox" checked=${settings.compare} disabled=${!known.client_steering}
           onChange=${(event) => setting({ compare: event.target.checked })} />
           Plain beside steered</label>
+        <${Settings} />
         ${isWriting() && html`<button class="main" onClick=${stop}>Stop</button>`}
       </div>
     </div>
