@@ -192,6 +192,18 @@ def test_the_memory_of_places_is_free_once_the_last_response_has_ended(tiny: Cha
         gc.enable()
 
 
+def test_what_is_over_runs_no_more_when_its_end_is_told(tiny: ChatModel) -> None:
+    made = StepLoop(tiny, [], ServeSettings())
+    running: list[int] = []
+    try:
+        heard = Heard(told=lambda _: running.append(made.running))
+        made.submit(engine.Job(random_ids(9, 1), heard, 3))
+        heard.wait()
+    finally:
+        made.close()
+    assert (running[0], running[-1]) == (1, 0)
+
+
 def test_an_idle_hour_does_not_put_off_whoever_comes_after(tiny: ChatModel, monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
     monkeypatch.setattr(engine, "time", SimpleNamespace(monotonic=lambda: now[0]))

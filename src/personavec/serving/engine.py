@@ -349,8 +349,8 @@ class StepLoop:
 
     @property
     def running(self) -> int:
-        """Responses being written."""
-        return sum(len(group.lines) for group in list(self._groups.values()))
+        """Responses being written: not those that are over, though they keep their places until the next turn."""
+        return sum(not line.over for group in list(self._groups.values()) for line in list(group.lines))
 
     @property
     def alive(self) -> bool:
@@ -433,8 +433,8 @@ class StepLoop:
         taken, count, length = (len(group.lines), group.places.count, group.places.length) if group else (0, 1, 0)
         length = max(length, _round(job.tokens))
         free = self.budget - sum(other.cost for other in self._groups.values() if other is not group)
-        needed = taken + job.n
-        if self.running + job.n > self.settings.places or needed * length > free:
+        needed, held = taken + job.n, sum(len(other.lines) for other in self._groups.values())
+        if held + job.n > self.settings.places or needed * length > free:
             return None
         return kind, max(needed, min(max(count, 1 << (needed - 1).bit_length()), free // length)), length
 
