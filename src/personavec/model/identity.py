@@ -1,5 +1,6 @@
 """Which weights a model has: its base's parameters and its adapter's, told apart, and short hashes of both."""
 
+import copy
 import hashlib
 import struct
 import sys
@@ -22,6 +23,10 @@ def weights_hash(model: Any) -> str:
         for name, owner, leaf in sorted(base_parameters(model), key=lambda found: found[0]):
             with align_module_device(owner):  # fetches what is offloaded
                 parameter = getattr(owner, leaf)
+                if getattr(getattr(parameter, "quant_state", None), "packing_format_for_cpu", False):
+                    # In its first forward bitsandbytes lays 4-bit weights out for the processor. Saving undoes that,
+                    # but leaves a layer that computes something else: so a copy of it.
+                    parameter = copy.deepcopy(owner).state_dict()[leaf]
             flat = parameter.detach().flatten()
             yield name, tuple(parameter.shape), flat[sampled_places(flat.numel(), flat.device)]
 
