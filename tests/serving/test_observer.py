@@ -142,7 +142,7 @@ def test_an_answer_whose_client_leaves_is_booked_as_far_as_it_came(model: ChatMo
                 assert stream.readline()
             while not posted:
                 time.sleep(0.001)
-            [first], exchange = [*posted], live.service.records["left"]
+            [first], exchange = [*posted], live.service.records[0, "left"]
             assert not exchange.choices[0].alarms, "it is not over"
             stream.close()
             connection.close()
@@ -244,6 +244,19 @@ def test_conversations_that_begin_alike_part(model: ChatModel) -> None:
     assert name("hi", "Hello!", "well?", "Yes.") == first == name("hi", "Hello!", "well?", "Yes.", "so?", "No.")
     assert name("hi", "Good day.", "well?", "Yes.") == second
     assert Observer([])._digest("", "hi") != observer._digest("", "hi"), "a name does not tell what was said"
+
+
+@pytest.mark.parametrize("called", [None, "mine", "key 2: mine"])
+def test_conversations_of_two_clients_are_two(called: str | None) -> None:
+    observer = Observer([])
+
+    def name(client: int) -> str:
+        said = observer.said([{"role": "user", "content": "hi"}], called, client)
+        return observer._conversation(Observed("a", "default", (), said, {}, {}, 0, "Hello!"))[0]
+
+    names = [name(client) for client in (1, 2, 1)]
+    assert names[0] == names[2] != names[1]
+    assert called is None or (names[0] == f"key 1: {called}" and name(0) == called)
 
 
 def test_the_turns_of_a_named_conversation_are_counted_though_its_history_is_shortened() -> None:

@@ -28,7 +28,7 @@ from personavec.serving.facts import facts
 from personavec.serving.failures import RequestError, failure
 from personavec.serving.guard import CLIENT, Guard
 from personavec.serving.metrics import Metrics
-from personavec.serving.observer import Observer, Said
+from personavec.serving.observer import Observer, Said, named
 from personavec.serving.page import page_routes
 from personavec.serving.persona import Asked, Cast, asks_to_steer, of_body, of_header
 from personavec.serving.responses import ResponsesBody, ResponseShape
@@ -63,7 +63,7 @@ class Service:
         self.observer = (observer or Observer(cast.vectors)).counting(self.metrics)
         for operation, trait, number in cast.default.steps:
             self.metrics.default_steering.labels(operation.option, trait).set(1.0 if number is None else number)
-        self.records: OrderedDict[str, Exchange] = OrderedDict()
+        self.records: OrderedDict[tuple[int, str], Exchange] = OrderedDict()  # by client and id
         self.started = int(time.time())
         self._encoding = asyncio.Lock()  # one at a time: tokenizers switch their settings
 
@@ -122,7 +122,7 @@ class Service:
         except UserError as error:
             raise failure(error, source) from error
         listening = partial(self._listener, ids, tools) if tools else None
-        said = self.observer.said(messages, body.persona.conversation if body.persona else None)
+        said = self.observer.said(messages, body.persona.conversation if body.persona else None, client)
         return self._exchange(shape, body, [ids], said, steer, client, source, listening)
 
     async def _aside(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -144,7 +144,7 @@ class Service:
         prompts = [await self._aside(self._plain, prompt) for prompt in body.prompts]
         name = self.loop.name if body.told_logprobs is not None else None
         shape = CompletionShape(self._head(CompletionShape, body.model), name, usage=body.usage)
-        conversation = body.persona.conversation if body.persona else None
+        conversation = named(body.persona.conversation if body.persona else None, client)
         said = Said(conversation, whole=secrets.token_hex(8) if conversation else "")  # every request is a turn
         return self._exchange(shape, body, prompts, said, steer, client, "prompt")
 
@@ -231,8 +231,9 @@ class Service:
         self.metrics.tokens.labels("prompt").inc(exchange.prompt_tokens)
         for operation, trait, _ in exchange.steered.steps:
             self.metrics.steering.labels(operation.option, trait).inc()
-        self.records.pop(exchange.persona_id, None)
-        self.records[exchange.persona_id] = exchange
+        key = exchange.client, exchange.persona_id
+        self.records.pop(key, None)
+        self.records[key] = exchange
         held = sum(one.kept for one in self.records.values())
         while len(self.records) > RECORDS or (held > RECORDED and len(self.records) > 1):
             held -= self.records.popitem(last=False)[1].kept
@@ -348,8 +349,8 @@ def own_routes(service: Service) -> APIRouter:
 
     @routes.get("/v1/persona/readings/{id}")
     async def readings(id: str, request: Request) -> Response:
-        found = service.records.get(id)
-        if found is None or found.client != _client(request):
+        found = service.records.get((_client(request), id))
+        if found is None:
             raise RequestError(404, f"There are no readings {id!r:.80}; those of the last {RECORDS} requests are kept.")
         return JSONResponse(found.record())
 

@@ -45,6 +45,11 @@ class Said:
     question: str | None = None
 
 
+def named(conversation: str | None, client: int) -> str | None:
+    """What a conversation is called among those of all clients; `client`: whose it is, 0 where there are no keys."""
+    return f"key {client}: {conversation}" if conversation is not None and client else conversation
+
+
 @dataclass(frozen=True)
 class Observed:
     """One answer, as far as it is there.
@@ -141,9 +146,14 @@ class Observer:
             if one is not None:
                 one.close()
 
-    def said(self, messages: Sequence[Mapping[str, Any]], name: str | None) -> Said:
-        """What was said before an answer, as it is needed to know the conversation again."""
-        digest, begun, turn, asked = self._digest("", ""), "", 0, ""
+    def said(self, messages: Sequence[Mapping[str, Any]], name: str | None, client: int = 0) -> Said:
+        """What was said before an answer, as it is needed to know the conversation again.
+
+        Args:
+            name: That the client gives it.
+            client: Whose it is, see `Job`: what two clients say alike, or call alike, is two conversations.
+        """
+        digest, begun, turn, asked = self._digest("", str(client or "")), "", 0, ""
         for message in messages:
             text = str(message.get("content") or "")
             digest = self._digest(digest, f"{message['role']}\n{text.strip()}")
@@ -151,7 +161,7 @@ class Observer:
                 begun, turn = digest, turn + 1
             elif message["role"] == "user":
                 asked = text
-        return Said(name, turn, begun, digest, asked if self.log_text else None)
+        return Said(named(name, client), turn, begun, digest, asked if self.log_text else None)
 
     def begun(self, answer: Observed) -> list[Json]:
         """What alarms before the first token: it is told at once, whether or not the answer comes to its end."""
