@@ -250,7 +250,10 @@ class PersonaVector:
         path = Path(path)
         check_utf8(path)
         if not path.is_file():
-            raise UserError(f"There is no vector file {path}.", "Make one with `personavec extract`, or name another.")
+            raise UserError(
+                f"There is no vector file {path}.",
+                "Make one with `personavec extract`, or take a ready one (`personavec vectors list`).",
+            )
         try:
             with safe_open(path, framework="pt") as handle:
                 metadata = handle.metadata() or {}

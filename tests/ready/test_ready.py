@@ -68,6 +68,8 @@ def test_a_name_stands_for_its_file_unless_there_is_one(tmp_path: Path, monkeypa
     assert vector_file(Path("evil")) == FOLDER / "evil.safetensors"
     for other in ("evil.safetensors", "runs/evil", "nonsense"):
         assert vector_file(Path(other)) == Path(other)
+    with pytest.raises(UserError, match="Did you mean optimistic"):
+        vector_file(Path("optimistc"))
     Path("evil").touch()
     assert vector_file(Path("evil")) == Path("evil")
 

@@ -209,7 +209,7 @@ def test_requests_that_steer_are_refused_where_they_may_not(
 ) -> None:
     status, told, _ = held.ask("POST", f"/v1/{path}", {**said, **fields}, headers)
     assert (status, told["error"]["param"]) == (403, param)
-    assert "may not steer (it was started with --no-client-steering)" in told["error"]["message"]
+    assert "may not steer (it runs without `client_steering`)" in told["error"]["message"]
 
 
 def test_others_are_answered_as_the_server_steers_and_read(

@@ -166,7 +166,7 @@ def _show_texts(run: "TextsRun", out: Path) -> None:
         points = ["none" if score is None else f"{score:.0f}" for score in asked.score.values()]
         table.add_row("prompt", "", *points, f"{asked.coherence:.0f}", str(asked.coherence.n))
     console.print(table)
-    console.print(f"\nAnswers to {_SHOWN} questions drawn at random, whole:", markup=False)
+    console.print(f"\nAnswers to {_SHOWN} questions drawn at random, as far as they were written:", markup=False)
     for example in run.examples[:_SHOWN]:
         console.print(f"\n{example.question}", style="bold", markup=False)
         for answer in example.answers:

@@ -24,7 +24,7 @@ def push(
     from personavec.hub import push as upload
 
     o.quiet()
-    pushed = upload(file, repository, private=private)
+    pushed = upload(o.vector_file(file), repository, private=private)
     if json:
         o.print_json({"url": pushed.url, "sha256": pushed.sha256, "notes": list(pushed.notes)})
         return

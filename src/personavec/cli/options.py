@@ -1,5 +1,6 @@
 """Options that several commands share, and what their values mean."""
 
+import difflib
 import hashlib
 import json
 import math
@@ -260,13 +261,24 @@ def split_pair(text: str, option: str, example: str = "-1.5") -> tuple[Path, flo
 
 
 def vector_file(path: Path) -> Path:
-    """A vector's file; the name of a ready vector stands for its own, where there is no file of that name."""
+    """A vector's file; the name of a ready vector stands for its own, where there is no file of that name.
+
+    Raises:
+        UserError: It is nearly the name of a ready vector.
+    """
     if path.exists() or path.name != str(path) or path.suffix:
         return path
     from personavec.ready import ready_vectors
 
-    ready = ready_vectors().get(str(path))
-    return path if ready is None else ready.path
+    known = ready_vectors()
+    if str(path) in known:
+        return known[str(path)].path
+    if close := difflib.get_close_matches(str(path), known, n=1):
+        raise UserError(
+            f"There is no vector file {path}, nor a ready vector of that name. Did you mean {close[0]}?",
+            "`personavec vectors list` tells which are ready.",
+        )
+    return path
 
 
 def vector_files(paths: Sequence[Path]) -> list[Path]:

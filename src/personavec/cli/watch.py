@@ -66,7 +66,11 @@ def calibrate(
     o.print_sentences(*verdict(limits), *limits.warnings)
     _print_limits(limits)
     print(f"\nLimits: {out}\nReport: {out.with_suffix('.html')}")
-    print(f"Next: personavec serve --limits {out}, or personavec watch LOG --limits {out}")
+    vectors = " ".join(f"--vector {trait}" for trait in limits.traits)
+    print(
+        f"Next: personavec serve {vectors} --limits {out}, with the vectors' files where these are not ready ones; or "
+        f"personavec watch LOG --limits {out}"
+    )
 
 
 def _print_limits(limits: "Limits") -> None:

@@ -100,7 +100,11 @@ def score_chats(model: ChatModel, data: Dataset, trait: Trait, judge: JudgeModel
     longest = max(len(rollout.response_ids) for rollout in answers)
     announce([one.cost([rollout.question for rollout in answers], longest) for one in judges])
     if not by.fitted:
-        raise UserError(f"{judge.name} cannot score chats by itself.", "Choose probe, or another judge.")
+        raise UserError(
+            f"The {judge.name} judge cannot score chats by itself: it must first learn from answers that were told to "
+            "show the trait.",
+            "Choose probe, probe:FILE or api:MODEL.",
+        )
     learns = coherence is not None and not coherence.fitted
     if coherence is not None and learns:
         _learn(model, trait, coherence, seed)

@@ -33,7 +33,7 @@ def verdict(settings: ScreenSettings, traits: Mapping[str, TraitFindings], clean
     if unspecific:
         sentences.append(
             f"Do not read what is flagged by {', '.join(unspecific)} as showing that: these samples are unlike clean "
-            "ones, but other directions say so as well. "
+            "ones, but that it is the trait by which they differ is not shown. "
             + ("" if settings.specific == "domains" else "Try `specific` domains or span. ")
             + "Clean data of the same kind help (`reference`)."
         )

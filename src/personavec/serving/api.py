@@ -90,8 +90,8 @@ class Service:
         if field is not None and not self.settings.client_steering:
             raise RequestError(
                 403,
-                f"{field}: requests to this server may not steer (it was started with --no-client-steering). Leave it "
-                "out; answers are steered as the server is, and read.",
+                f"{field}: requests to this server may not steer (it runs without `client_steering`). Leave it out; "
+                "answers are steered as the server is, and read.",
                 field,
             )
 

@@ -17,9 +17,7 @@ class WatchSettings:
     """
 
     rate: Annotated[float, Doc("False alarms among normal answers, and among normal conversations.")] = 0.01
-    doubt: Annotated[float, Doc("Share of normal answers that are called doubtful: what a judge may be asked of.")] = (
-        0.1
-    )
+    doubt: Annotated[float, Doc("Share of normal answers that either reading calls doubtful.")] = 0.1
     traffic_rate: Annotated[float, Doc("Chance of a false alarm over the whole traffic, within the horizon.")] = 0.05
     horizon: Annotated[
         int | None, Doc("Conversations that this chance is for. Default: as many as are in the log.")
