@@ -4,6 +4,7 @@ import json
 import pwd
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import accelerate
@@ -12,11 +13,12 @@ import peft
 import pytest
 import torch
 import transformers as tf
+from torch import nn
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 from personavec.errors import UserError
 from personavec.interventions import steer, steering
-from personavec.model import ChatModel, Conversation, Request, load_model
+from personavec.model import ChatModel, Conversation, Request, load_model, weights_hash
 from personavec.model.checkpoint import Checkpoint, open_checkpoint
 from personavec.model.load import find_source
 from personavec.readout import read
@@ -422,3 +424,28 @@ def test_no_cuda(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(UserError, match="No CUDA device"):
         load_model(str(folder), device="cuda:1")
+
+
+def test_weights_that_are_laid_out_for_a_processor_are_hashed_as_they_are_saved() -> None:
+    """As bitsandbytes does to 4-bit layers in their first forward, on some processors."""
+
+    class Laid(nn.Linear):
+        def state_dict(self, *_: Any, **__: Any) -> Any:
+            with torch.no_grad():
+                self.weight.copy_(self.weight.flip(0))  # a layer that is saved is changed by it
+            return {"weight": self.weight.detach()}
+
+    class Model(nn.Module):
+        def __init__(self, layer: nn.Linear) -> None:
+            super().__init__()
+            self.layer = layer
+
+    plain, laid = (Model(kind(8, 8, bias=False)) for kind in (nn.Linear, Laid))
+    before = plain.layer.weight.detach().flip(0)
+    with torch.no_grad():
+        laid.layer.weight.copy_(before)
+    assert weights_hash(laid) != weights_hash(plain)
+    weight: Any = laid.layer.weight
+    weight.quant_state = SimpleNamespace(packing_format_for_cpu=True)
+    assert weights_hash(laid) == weights_hash(plain) == weights_hash(laid)
+    assert torch.equal(weight, before)
