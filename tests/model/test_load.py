@@ -131,13 +131,16 @@ def test_quantised_model(base: ChatModel, folder: Path, bits: int) -> None:
         check_equal_to_plain(chat)
 
 
-@pytest.mark.parametrize(("four_bits", "decoding"), [(True, "places"), (False, "recompute")])
-def test_four_bit_layers_may_round_single_tokens_otherwise(four_bits: bool, decoding: str) -> None:
+@pytest.mark.parametrize(
+    ("four_bits", "factor", "decoding"),
+    [(True, 1.02, "places"), (False, 1.02, "recompute"), (True, 1.2, "recompute")],
+)
+def test_four_bit_layers_may_round_single_tokens_otherwise(four_bits: bool, factor: float, decoding: str) -> None:
     """As bitsandbytes does on a CPU; elsewhere so much tells of layers that do not see all."""
     model = causal_model(qwen2(), 3)
     model.is_loaded_in_4bit = four_bits
     for layer in model.model.layers:
-        layer.mlp.down_proj.register_forward_hook(lambda _, __, out: out * 1.02 if out.shape[-2] == 1 else out)
+        layer.mlp.down_proj.register_forward_hook(lambda _, __, out: out * factor if out.shape[-2] == 1 else out)
     assert ChatModel(model, tokenizer(), "rounding").decoding == decoding
 
 
