@@ -339,6 +339,8 @@ class StepLoop:
             if waiting >= self.settings.queue:
                 ahead = sum(other.n for other in self._waiting)
                 raise BusyError(min(60, max(1, math.ceil(ahead * self._pace))))
+            if not self._busy:
+                self._ended = time.monotonic()  # when nobody asked, nothing was slow
             self._waiting.append(job)
             self._changed.notify()
 
@@ -381,12 +383,15 @@ class StepLoop:
         while self._waiting:
             self._waiting.popleft().fail(ClosingError())
 
+    @property
+    def _busy(self) -> bool:
+        return bool(self._waiting or self._reading or self._groups)
+
     def _work(self) -> bool:
         """Wait for some; False: it is over."""
         with self._changed:
-            while not (self._waiting or self._reading or self._groups or self._closing):
+            while not (self._busy or self._closing):
                 self._changed.wait()
-                self._ended = time.monotonic()  # when nobody asked, nothing was slow
             return not self._closing
 
     def _turn(self) -> None:
