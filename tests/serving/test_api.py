@@ -10,12 +10,14 @@ import pytest
 from openai import BadRequestError, OpenAI
 from serving_samples import TOOLS, WEATHER, Live, digits_model, halted, personas
 
+from personavec.errors import UserError
 from personavec.interventions import interventions, steering
 from personavec.model import ChatModel, Request
 from personavec.monitoring import project
 from personavec.operations import CAP, OPERATIONS
 from personavec.serving import api
 from personavec.serving.bodies import PersonaBody
+from personavec.serving.persona import Cast
 from personavec.serving.readings import WINDOW
 from personavec.vector import PersonaVector
 from tiny import causal_model, qwen2, tokenizer
@@ -175,6 +177,13 @@ def test_defaults_of_the_server_act_until_a_request_says_otherwise(
     ]
 
 
+def test_a_default_that_cannot_be_is_refused_in_the_command_s_own_words(
+    model: ChatModel, vectors: list[PersonaVector]
+) -> None:
+    with pytest.raises(UserError, match=r"^steer: there is no vector of the trait 'kind'\. Served are: evil, humorous"):
+        Cast(model, vectors, {"steer": {"kind": -1.0}})
+
+
 @pytest.fixture(scope="module")
 def held(model: ChatModel, vectors: list[PersonaVector]) -> Iterator[Live]:
     """A server whose requests may not steer."""
@@ -295,7 +304,7 @@ def nested(depth: int) -> bytes:
 
 HELLO: Any = [{"role": "user", "content": "hello"}]
 REFUSED: list[tuple[Any, str | None, str]] = [
-    ({"messages": HELLO, "best_of": 2}, "best_of", "Unknown field best_of"),
+    ({"messages": HELLO, "best_of": 2}, "best_of", "Unknown field best_of. Known are model,"),
     ({"messages": HELLO, "presence_penalty": 0.5}, "presence_penalty", "presence_penalty"),
     ({"messages": HELLO, "response_format": {"type": "json_object"}}, "response_format.type", "text"),
     ({"messages": HELLO, "tool_choice": "required"}, "tool_choice", "auto"),
@@ -323,6 +332,7 @@ REFUSED: list[tuple[Any, str | None, str]] = [
     ({"messages": HELLO, "persona": {"cap": {"humorous": 1}}}, "persona.cap.humorous", "no neutral statistics"),
     ({"messages": HELLO, "persona": {"monitor": ["kind"]}}, "persona.monitor", "no vector of the trait 'kind'"),
     ({"messages": HELLO, "persona": {"when": {"evil": ">3"}}}, "persona.when", "nothing is done"),
+    ({"messages": HELLO, "persona": {"stear": {"evil": 1}}}, "persona.stear", "Known are steer, ablate"),
     ({"messages": HELLO, "persona": {"id": "../x"}}, "persona.id", "pattern"),
     ({"messages": []}, "messages", "at least 1 item"),
     ({"messages": [{"role": "user"}]}, "messages", "content"),

@@ -203,8 +203,12 @@ def checked(kind: type[Body], value: Any) -> Body:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         param = _path(first["loc"], value)
-        what = f"Unknown field {param}" if first["type"] == "extra_forbidden" else f"{param}: {first['msg']}"
-        raise RequestError(400, f"{what:.300}.", param) from error
+        if first["type"] != "extra_forbidden":
+            raise RequestError(400, f"{param}: {first['msg']:.300}.", param) from error
+        holders: dict[tuple[str | int, ...], type[BaseModel]] = {(): kind, ("persona",): PersonaBody}
+        around = holders.get(first["loc"][:-1])
+        known = f" Known are {', '.join(around.model_fields)}." if around else ""
+        raise RequestError(400, f"Unknown field {param}.{known}", param) from error
 
 
 def _path(steps: Sequence[str | int], value: Any) -> str:

@@ -71,7 +71,7 @@ class Cast:
         try:
             self.default = self.steered()
         except RequestError as error:
-            raise UserError(error.message) from error
+            raise UserError(error.message.removeprefix("persona.")) from error  # nobody sent a request
 
     @property
     def traits(self) -> list[str]:
