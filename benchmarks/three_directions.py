@@ -120,7 +120,7 @@ class Run:
 def domains_out(model: ChatModel, trait: str, layer: int) -> Tensor:
     """What tells the trait's texts from the clean domains and from the other traits' texts, (d,) of length 1."""
     bank = read_bank(TransformersEngine(model), [layer], {"clean": open_data(CLEAN)})[layer]
-    return Discriminant(bank.texts[trait].positive, groups_against(bank, trait)).direction
+    return Discriminant(bank.texts[trait].shown, groups_against(bank, trait)).direction
 
 
 def own_answers(bench: Bench, reader: Reader, trait: Trait, layer: int) -> tuple[Tensor, str] | None:

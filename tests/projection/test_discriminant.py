@@ -1,5 +1,7 @@
 """Directions by weighted least squares, and distances from domains, against the formulas by hand."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -86,6 +88,16 @@ def test_domains_and_other_traits_hardly_count(bank: Bank) -> None:
     mixed[2] = mixed[15] = 1  # where a domain stands apart, and where nothing does
     treated = evil(mixed).direction
     assert treated[2].abs() < 0.6 * treated[15]
+
+
+def test_a_trait_is_its_texts_in_a_chat_model_s_words_and_to_others_all_of_them(bank: Bank) -> None:
+    evil = bank.texts["evil"]
+    few = replace(bank, texts={**bank.texts, "evil": replace(evil, chat=evil.positive[-4:])})
+    against = groups_against(bank, "evil")
+    assert Scene.of(few).traits["evil"].direction.equal(Discriminant(evil.positive[-4:], against).direction)
+    assert Scene.of(bank).traits["evil"].direction.equal(Discriminant(evil.positive, against).direction)
+    assert groups_against(few, "funny")[1].rows.equal(evil.positive)
+    assert not placebos(few, "evil", 2, 0).equal(placebos(bank, "evil", 2, 0))
 
 
 def test_placebos_are_contrasts_of_texts_drawn_at_random(bank: Bank) -> None:

@@ -41,7 +41,7 @@ from personavec.screening.outputs import BOM
 from personavec.screening.scan import Scan, Scanner
 from personavec.stats.estimate import Estimate
 from personavec.stats.sampling import priority, smallest
-from personavec.texts import TOKENS, library_texts, read_answers
+from personavec.texts import TOKENS, chat_texts, library_texts, read_answers
 from personavec.traits import library_names
 from personavec.vector import PersonaVector
 from tiny import plain_greedy, plain_states, vector
@@ -634,8 +634,7 @@ def small_bank(domains: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         found[name] = open_data(path)
     for module in (bank_module, job_module):
         monkeypatch.setattr(module, "load_domains", lambda: found)
-    library = bank_module._library().items()
-    few = {trait: replace(texts, extract=texts.extract[:24], test=texts.test[:12]) for trait, texts in library}
+    few = {trait: (*texts[:24], *texts[-12:]) for trait, texts in bank_module._library().items()}
     monkeypatch.setattr(bank_module, "_library", lambda: few)
 
 
@@ -678,7 +677,10 @@ def test_what_a_domain_left_out_may_reach_is_of_an_unknown_domain(
     monkeypatch.setattr(track_module, "unseen_level", lambda axis, rate: -9.0)
     low = screen("low", **given).traits["evil"]
     monkeypatch.setattr(track_module, "unseen_level", lambda axis, rate: 99.0)
-    near = screen("near", **given).traits["evil"]  # all data are like the user's own reference
+    seen = screen("seen", **given).traits["evil"]  # most of the data are like the user's own reference
+    assert 0 < seen.flagged <= low.flagged
+    monkeypatch.setattr(Familiar, "near_given", lambda self, along: np.ones(len(along), dtype=bool))
+    near = screen("near", **given).traits["evil"]
     assert near.threshold is not None and low.threshold is not None
     assert near.flagged == low.flagged and near.threshold > low.threshold
     monkeypatch.setattr(Familiar, "near_given", lambda self, along: np.zeros(len(along), dtype=bool))
@@ -705,8 +707,10 @@ def test_the_bank_is_read_once_and_by_halves(
     tokens = tokenise(engine, sample, "last", TOKENS).conversations
     torch.testing.assert_close(one.second["code"][0], readings(engine, [tokens], [2]).answers[0, 0], atol=1e-5, rtol=0)
     text = next(t for t in library_texts("evil").extract if t.side == "negative")
-    given = read_answers(tiny, [text.question], [text.answer], [2])[0, 0]
-    torch.testing.assert_close(one.texts["evil"].negative[0], given, atol=1e-5, rtol=0)
+    last = [each for each in chat_texts("evil") if each.side == "negative"][-1]
+    for at, each in ((0, text), (-1, last)):
+        given = read_answers(tiny, [each.question], [each.answer], [2])[0, 0]
+        torch.testing.assert_close(one.texts["evil"].negative[at], given, atol=1e-5, rtol=0)
     assert len(one.first["mine"]) == len(one.second["mine"]) == 35
     monkeypatch.setattr(engine, "read", None)
     again = read_bank(engine, [2], {"mine": open_data(clean)})[2]

@@ -151,7 +151,7 @@ def _domains(
 def _of_texts(bank: Bank, vector: PersonaVector, layer: int) -> Specific:
     """What tells the trait's texts from all else, and its cosine with the vector."""
     trait = vector.trait
-    direction = Discriminant(bank.texts[trait].positive, groups_against(bank, trait)).direction
+    direction = Discriminant(bank.texts[trait].shown, groups_against(bank, trait)).direction
     return Specific(direction, float(vector.unit(layer) @ direction))
 
 

@@ -23,7 +23,7 @@ from personavec.model import Conversation
 from personavec.progress import progress
 from personavec.projection.domains import load_domains
 from personavec.projection.measure import readings, tokenise
-from personavec.texts import TOKENS, Text, Texts, library_texts
+from personavec.texts import TOKENS, Text, chat_texts, library_texts
 from personavec.traits import library_names
 
 MOST = 400  # samples of a domain that are read
@@ -31,10 +31,20 @@ MOST = 400  # samples of a domain that are read
 
 @dataclass(frozen=True)
 class TextSides:
-    """Readings (n, d) of texts that show a trait, and of texts that lack it."""
+    """Readings (n, d) of texts that show a trait, and of texts that lack it.
+
+    Attributes:
+        chat: Those of `positive` that are in a chat model's words; None: there are none.
+    """
 
     positive: Tensor
     negative: Tensor
+    chat: Tensor | None = None
+
+    @property
+    def shown(self) -> Tensor:
+        """What the trait's own direction is made of: the data to be screened are a model's answers as well."""
+        return self.positive if self.chat is None else self.chat
 
 
 @dataclass(frozen=True)
@@ -74,13 +84,16 @@ def read_bank(engine: Engine, layers: Sequence[int], beside: Mapping[str, Datase
     found: dict[int, dict[str, TextSides]] = {layer: {} for layer in layers}
     with progress("Reading texts", total=len(library), unit="sets") as job:
         for trait, texts in library.items():
-            both = [*texts.extract, *texts.test]
             sides = [
-                cached_readings(engine, [text_conversation(engine, text) for text in both if text.side == side], layers)
+                cached_readings(
+                    engine, [text_conversation(engine, text) for text in texts if text.side == side], layers
+                )
                 for side in ("positive", "negative")
             ]
+            chat = sum(text.side == "positive" for text in chat_texts(trait))
             for layer in layers:
-                found[layer][trait] = TextSides(*(side[layer] for side in sides))
+                positive, negative = (side[layer] for side in sides)
+                found[layer][trait] = TextSides(positive, negative, positive[-chat:] if chat else None)
             job.advance(1)
     return {layer: Bank.of(domains[layer], found[layer]) for layer in layers}
 
@@ -110,16 +123,18 @@ def read_domains(
 
 def bank_digest() -> str:
     """Identity of the domains and texts that come with personavec."""
-    parts = [data.digest for data in load_domains().values()] + [texts.hash for texts in _library().values()]
+    told = [(text.question, text.answer, text.side) for texts in _library().values() for text in texts]
+    parts = [*(data.digest for data in load_domains().values()), repr(told)]
     return hashlib.sha256("".join(parts).encode()).hexdigest()[:16]
 
 
-def _library() -> dict[str, Texts]:
-    """The library's texts by trait."""
+def _library() -> dict[str, tuple[Text, ...]]:
+    """All of the library's texts by trait."""
     found = {}
     for trait in library_names():
         with suppress(UserError):  # there are none for it
-            found[trait] = library_texts(trait)
+            texts = library_texts(trait)
+            found[trait] = (*texts.extract, *texts.test, *chat_texts(trait))
     return found
 
 

@@ -127,17 +127,17 @@ def placebos(bank: Bank, trait: str, count: int, seed: int) -> Tensor:
     As many texts as show the trait are drawn at random from those of all traits, of both sides, to stand against the
     other texts and the domains.
     """
-    size, own = len(bank.texts[trait].positive), bank.texts[trait]
+    own = bank.texts[trait].shown
     lacking = [*(s.negative for s in bank.texts.values()), *(s.positive for n, s in bank.texts.items() if n != trait)]
-    rows = torch.cat([own.positive, *lacking]).double()
+    rows = torch.cat([own, *lacking]).double()
     clean = torch.stack([domain.double().mean(0) for domain in bank.first.values()]).mean(0)
     generator = np.random.default_rng(seed)
     shown = torch.zeros(count, len(rows)).double()
     for one in shown:
-        one[torch.from_numpy(generator.permutation(len(rows))[:size])] = 1
+        one[torch.from_numpy(generator.permutation(len(rows))[: len(own)])] = 1
     rest = LACKING + OTHERS + OTHERS_LACKING
-    lack = (1 - shown) @ rows / (len(rows) - size)
-    return shown @ rows / size - (rest * lack + CLEAN * clean) / (rest + CLEAN)
+    lack = (1 - shown) @ rows / (len(rows) - len(own))
+    return shown @ rows / len(own) - (rest * lack + CLEAN * clean) / (rest + CLEAN)
 
 
 @dataclass(frozen=True, eq=False)
@@ -214,7 +214,7 @@ class Scene:
     def of(cls, bank: Bank) -> "Scene":
         """What a bank tells."""
         texts = bank.texts.items()
-        return cls(bank, {trait: Discriminant(both.positive, groups_against(bank, trait)) for trait, both in texts})
+        return cls(bank, {trait: Discriminant(both.shown, groups_against(bank, trait)) for trait, both in texts})
 
     @cached_property
     def familiar(self) -> Familiar:

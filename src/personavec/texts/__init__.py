@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING
 from personavec.lazy import offering
 
 if TYPE_CHECKING:
-    from personavec.texts.contrastive import Text, Texts, library_texts, read_texts
+    from personavec.texts.contrastive import Text, Texts, chat_texts, library_texts, read_texts
     from personavec.texts.length import TOKENS
     from personavec.texts.readings import read_answers
 
 __getattr__, __dir__ = offering(
     __name__,
     {
-        "contrastive": ["Text", "Texts", "library_texts", "read_texts"],
+        "contrastive": ["Text", "Texts", "chat_texts", "library_texts", "read_texts"],
         "length": ["TOKENS"],
         "readings": ["read_answers"],
     },
 )
 
-__all__ = ["TOKENS", "Text", "Texts", "library_texts", "read_answers", "read_texts"]
+__all__ = ["TOKENS", "Text", "Texts", "chat_texts", "library_texts", "read_answers", "read_texts"]

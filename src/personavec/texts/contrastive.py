@@ -1,6 +1,7 @@
 """Contrastive texts from the library or from a file."""
 
 import hashlib
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ MIDDLE = 50.0  # points: a scored text at or above it shows the trait
 _SIDES: Mapping[str, Side] = {"positive": "positive", "pos": "positive", "negative": "negative", "neg": "negative"}
 _LIBRARY = resources.files("personavec.traits").joinpath("library")
 _ENDING = ".texts.jsonl"
+_CHAT_ENDING = ".chat.jsonl"
 _SPLITS = ("extract", "test")
 
 
@@ -99,8 +101,8 @@ def has_library_texts(trait: str) -> bool:
     return _library_file(trait).is_file()
 
 
-def _library_file(trait: str) -> Traversable:
-    return _LIBRARY.joinpath(f"{trait.strip().casefold()}{_ENDING}")
+def _library_file(trait: str, ending: str = _ENDING) -> Traversable:
+    return _LIBRARY.joinpath(f"{trait.strip().casefold()}{ending}")
 
 
 def library_texts(trait: str) -> Texts:
@@ -120,6 +122,19 @@ def library_texts(trait: str) -> Texts:
     with resources.as_file(file) as path:
         found = read_texts(path)
     return Texts("library", found.extract, found.test)
+
+
+def chat_texts(trait: str) -> tuple[Text, ...]:
+    """Further texts of the library, as chat models write that are told to show a trait, or to be its opposite.
+
+    Directions for screening are made of them as well. Vectors, probes and their figures are not: those want the trait
+    itself, in many voices, where data to be screened have been written by a model. None: the library has none.
+    """
+    file = _library_file(trait, _CHAT_ENDING)
+    if not file.is_file():
+        return ()
+    made = [_text(json.loads(line)) for line in file.read_text(encoding="utf-8").splitlines()]
+    return tuple(text for text in made if isinstance(text, Text))
 
 
 def find_texts(source: str | Path, trait: Trait) -> Texts:
