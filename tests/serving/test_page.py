@@ -4,6 +4,7 @@ import hashlib
 import json
 import re
 import shlex
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -225,7 +226,14 @@ def test_branches(visit: Visit) -> None:
     assert page.locator(".bubble").count() == 0
 
 
-def test_an_answer_is_stopped(visit: Visit, live: Live) -> None:
+def test_an_answer_is_stopped(visit: Visit, live: Live, monkeypatch: pytest.MonkeyPatch) -> None:
+    turn = live.service.loop._turn
+
+    def slower() -> None:  # at the toy's own pace it can be over before a busy browser finds the button
+        time.sleep(0.005)
+        turn()
+
+    monkeypatch.setattr(live.service.loop, "_turn", slower)
     page = visit.open("#longest=15000").page
     visit.say("hello", wait=False)
     page.locator(".token").nth(5).wait_for()

@@ -21,7 +21,7 @@ from personavec.stats.numbers import Floats
 # Chosen with answers of Qwen2.5-7B to half of the questions at hand, read by SmolLM2-135M; the table that stands in
 # benchmarks/results is of the other half.
 PENALTY = 0.3  # times the mean variance of a coordinate
-LACKING, OTHERS, OTHERS_LACKING, CLEAN = 0.35, 0.2, 0.1, 1.0  # weight of each kind of what lacks the trait, to 1 of it
+LACKING, OTHERS, OTHERS_LACKING, CLEAN = 0.35, 0.2, 0.5, 1.0  # weight of each kind of what lacks the trait, to 1 of it
 
 ASPECTS = 32  # directions in which a reading's distance from a domain is measured
 WITHIN = 0.99  # share of clean samples that lie within the bank

@@ -12,5 +12,5 @@ _FOLDER = Path(__file__).parent / "domains"
 
 
 def load_domains() -> dict[str, Dataset]:
-    """The domains that come with personavec, by name: forty short chats each."""
+    """The domains that come with personavec, by name: forty short chats each, and eighty as an assistant model usually answers."""
     return {path.stem: open_data(path) for path in sorted(_FOLDER.glob("*.jsonl"))}
