@@ -12,5 +12,8 @@ _FOLDER = Path(__file__).parent / "domains"
 
 
 def load_domains() -> dict[str, Dataset]:
-    """The domains that come with personavec, by name: forty short chats each, and eighty as an assistant model usually answers."""
+    """The domains that come with personavec, by name.
+
+    Each has forty short chats, `assistant` eighty: a model's usual answers.
+    """
     return {path.stem: open_data(path) for path in sorted(_FOLDER.glob("*.jsonl"))}
