@@ -18,7 +18,7 @@ from personavec.monitoring import project
 from personavec.projection import bank as bank_module
 from personavec.projection import domains as domains_module
 from personavec.screening.axis import domain_axes, plain_axes, specific_axes
-from personavec.texts import Texts, library_texts
+from personavec.texts import Texts, chat_texts, library_texts
 from personavec.traits import load_library
 from personavec.vector import PersonaVector
 from tiny import JUDGE, vector
@@ -29,7 +29,7 @@ Vectors = dict[str, PersonaVector]
 
 @pytest.fixture(autouse=True)
 def small_bank(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Three domains of twelve chats and two traits of twenty texts, for time."""
+    """Three domains of twelve chats and two traits of thirty texts, for time."""
     monkeypatch.setenv("PERSONAVEC_CACHE", str(tmp_path / "cache"))
     few = tmp_path / "domains"
     few.mkdir()
@@ -44,6 +44,7 @@ def small_bank(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(bank_module, "library_names", lambda: ["evil", "humorous"])
     monkeypatch.setattr(bank_module, "library_texts", some)
+    monkeypatch.setattr(bank_module, "chat_texts", lambda trait: chat_texts(trait)[:10])
 
 
 @pytest.fixture

@@ -92,12 +92,22 @@ def test_domains_and_other_traits_hardly_count(bank: Bank) -> None:
 
 def test_a_trait_is_its_texts_in_a_chat_model_s_words_and_to_others_all_of_them(bank: Bank) -> None:
     evil = bank.texts["evil"]
-    few = replace(bank, texts={**bank.texts, "evil": replace(evil, chat=evil.positive[-4:])})
+    chat = {name: TextSides(sides.positive[-4:], sides.negative[-6:]) for name, sides in bank.texts.items()}
+    few = replace(bank, texts={name: replace(sides, chat=chat[name]) for name, sides in bank.texts.items()})
     against = groups_against(bank, "evil")
     assert Scene.of(few).traits["evil"].direction.equal(Discriminant(evil.positive[-4:], against).direction)
     assert Scene.of(bank).traits["evil"].direction.equal(Discriminant(evil.positive, against).direction)
     assert groups_against(few, "funny")[1].rows.equal(evil.positive)
-    assert not placebos(few, "evil", 2, 0).equal(placebos(bank, "evil", 2, 0))
+    # Placebos are drawn from what is in a chat model's words too; everything else stands against them.
+    texts = few.texts
+    pool = torch.cat([chat["evil"].positive, *(s.negative for s in chat.values()), chat["funny"].positive]).double()
+    rest = [texts["evil"].negative, texts["funny"].negative, texts["funny"].positive, chat["evil"].positive]
+    every, clean = torch.cat(rest).double(), torch.stack([rows.mean(0) for rows in few.first.values()]).double().mean(0)
+    drawn = pool[torch.from_numpy(np.random.default_rng(0).permutation(len(pool))[:4])]
+    weight = LACKING + OTHERS + OTHERS_LACKING
+    lack = (every.sum(0) - drawn.sum(0)) / (len(every) - 4)
+    wanted = drawn.mean(0) - (weight * lack + CLEAN * clean) / (weight + CLEAN)
+    torch.testing.assert_close(placebos(few, "evil", 1, 0)[0], wanted)
 
 
 def test_placebos_are_contrasts_of_texts_drawn_at_random(bank: Bank) -> None:

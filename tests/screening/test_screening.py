@@ -634,7 +634,8 @@ def small_bank(domains: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         found[name] = open_data(path)
     for module in (bank_module, job_module):
         monkeypatch.setattr(module, "load_domains", lambda: found)
-    few = {trait: (*texts[:24], *texts[-12:]) for trait, texts in bank_module._library().items()}
+    library = bank_module._library().items()
+    few = {trait: texts._replace(plain=texts.plain[:24], chat=texts.chat[:12]) for trait, texts in library}
     monkeypatch.setattr(bank_module, "_library", lambda: few)
 
 
@@ -707,10 +708,15 @@ def test_the_bank_is_read_once_and_by_halves(
     tokens = tokenise(engine, sample, "last", TOKENS).conversations
     torch.testing.assert_close(one.second["code"][0], readings(engine, [tokens], [2]).answers[0, 0], atol=1e-5, rtol=0)
     text = next(t for t in library_texts("evil").extract if t.side == "negative")
-    last = [each for each in chat_texts("evil") if each.side == "negative"][-1]
-    for at, each in ((0, text), (-1, last)):
-        given = read_answers(tiny, [each.question], [each.answer], [2])[0, 0]
-        torch.testing.assert_close(one.texts["evil"].negative[at], given, atol=1e-5, rtol=0)
+    evil, chat = one.texts["evil"], one.texts["evil"].chat
+    given = read_answers(tiny, [text.question], [text.answer], [2])[0, 0]
+    torch.testing.assert_close(evil.negative[0], given, atol=1e-5, rtol=0)
+    assert chat is not None and evil.shown is chat.positive
+    for side, rows, every in (("positive", chat.positive, evil.positive), ("negative", chat.negative, evil.negative)):
+        few = [each for each in chat_texts("evil")[:12] if each.side == side]
+        given = read_answers(tiny, [t.question for t in few], [t.answer for t in few], [2])[:, 0]
+        torch.testing.assert_close(rows, given, atol=1e-5, rtol=0)
+        assert len(rows) == 6 and len(every) == 18 and every[12:].equal(rows)
     assert len(one.first["mine"]) == len(one.second["mine"]) == 35
     monkeypatch.setattr(engine, "read", None)
     again = read_bank(engine, [2], {"mine": open_data(clean)})[2]

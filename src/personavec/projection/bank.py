@@ -8,7 +8,8 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -34,17 +35,17 @@ class TextSides:
     """Readings (n, d) of texts that show a trait, and of texts that lack it.
 
     Attributes:
-        chat: Those of `positive` that are in a chat model's words; None: there are none.
+        chat: Those in a chat model's words, the last of either side; None: there are none.
     """
 
     positive: Tensor
     negative: Tensor
-    chat: Tensor | None = None
+    chat: "TextSides | None" = None
 
     @property
     def shown(self) -> Tensor:
         """What the trait's own direction is made of: the data to be screened are a model's answers as well."""
-        return self.positive if self.chat is None else self.chat
+        return self.positive if self.chat is None else self.chat.positive
 
 
 @dataclass(frozen=True)
@@ -84,16 +85,13 @@ def read_bank(engine: Engine, layers: Sequence[int], beside: Mapping[str, Datase
     found: dict[int, dict[str, TextSides]] = {layer: {} for layer in layers}
     with progress("Reading texts", total=len(library), unit="sets") as job:
         for trait, texts in library.items():
-            sides = [
-                cached_readings(
-                    engine, [text_conversation(engine, text) for text in texts if text.side == side], layers
-                )
+            positives, negatives = (
+                cached_readings(engine, [text_conversation(engine, t) for t in texts.all if t.side == side], layers)
                 for side in ("positive", "negative")
-            ]
-            chat = sum(text.side == "positive" for text in chat_texts(trait))
+            )
             for layer in layers:
-                positive, negative = (side[layer] for side in sides)
-                found[layer][trait] = TextSides(positive, negative, positive[-chat:] if chat else None)
+                sides = TextSides(positives[layer], negatives[layer])
+                found[layer][trait] = replace(sides, chat=_last(sides, texts.chat))
             job.advance(1)
     return {layer: Bank.of(domains[layer], found[layer]) for layer in layers}
 
@@ -123,19 +121,41 @@ def read_domains(
 
 def bank_digest() -> str:
     """Identity of the domains and texts that come with personavec."""
-    told = [(text.question, text.answer, text.side) for texts in _library().values() for text in texts]
-    parts = [*(data.digest for data in load_domains().values()), repr(told)]
+    told = {
+        trait: [[(text.question, text.answer, text.side) for text in kind] for kind in (texts.plain, texts.chat)]
+        for trait, texts in _library().items()
+    }
+    parts = [*(data.digest for data in load_domains().values()), json.dumps(told)]
     return hashlib.sha256("".join(parts).encode()).hexdigest()[:16]
 
 
-def _library() -> dict[str, tuple[Text, ...]]:
+class _Kinds(NamedTuple):
+    """A trait's texts: those that vectors are made of, and those in a chat model's words."""
+
+    plain: Sequence[Text]
+    chat: Sequence[Text]
+
+    @property
+    def all(self) -> list[Text]:
+        return [*self.plain, *self.chat]
+
+
+def _library() -> dict[str, _Kinds]:
     """All of the library's texts by trait."""
     found = {}
     for trait in library_names():
         with suppress(UserError):  # there are none for it
             texts = library_texts(trait)
-            found[trait] = (*texts.extract, *texts.test, *chat_texts(trait))
+            found[trait] = _Kinds([*texts.extract, *texts.test], chat_texts(trait))
     return found
+
+
+def _last(sides: TextSides, texts: Sequence[Text]) -> TextSides | None:
+    """The last readings of either side, as many as there are such texts."""
+    positive = sum(text.side == "positive" for text in texts)
+    if not texts:
+        return None
+    return TextSides(sides.positive[-positive:], sides.negative[positive - len(texts) :])
 
 
 def first_samples(data: Dataset) -> list[Sample]:

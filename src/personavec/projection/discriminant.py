@@ -4,7 +4,7 @@ All in float64 inside; made directions are float32 and of length 1.
 """
 
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple
@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from personavec.projection.bank import Bank
+from personavec.projection.bank import Bank, TextSides
 from personavec.projection.specific import Apart, Specific
 from personavec.stats.numbers import Floats
 
@@ -22,6 +22,7 @@ from personavec.stats.numbers import Floats
 # benchmarks/results is of the other half.
 PENALTY = 0.3  # times the mean variance of a coordinate
 LACKING, OTHERS, OTHERS_LACKING, CLEAN = 0.35, 0.2, 0.5, 1.0  # weight of each kind of what lacks the trait, to 1 of it
+CONSTANTS = (PENALTY, LACKING, OTHERS, OTHERS_LACKING, CLEAN)
 
 ASPECTS = 32  # directions in which a reading's distance from a domain is measured
 WITHIN = 0.99  # share of clean samples that lie within the bank
@@ -125,19 +126,27 @@ def placebos(bank: Bank, trait: str, count: int, seed: int) -> Tensor:
     """Contrasts (count, d) as `Discriminant.contrast`, of texts whose labels are shuffled.
 
     As many texts as show the trait are drawn at random from those of all traits, of both sides, to stand against the
-    other texts and the domains.
+    other texts and the domains. Where the trait is shown in a chat model's words the drawn ones are as well, or the
+    manner alone would tell it from them.
     """
-    own = bank.texts[trait].shown
-    lacking = [*(s.negative for s in bank.texts.values()), *(s.positive for n, s in bank.texts.items() if n != trait)]
-    rows = torch.cat([own, *lacking]).double()
+    own, texts = bank.texts[trait], bank.texts.items()
+    alike = [(name, sides if own.chat is None else sides.chat) for name, sides in texts]
+    pool = torch.cat([own.shown, *_lacking([(name, sides) for name, sides in alike if sides], trait)]).double()
     clean = torch.stack([domain.double().mean(0) for domain in bank.first.values()]).mean(0)
     generator = np.random.default_rng(seed)
-    shown = torch.zeros(count, len(rows)).double()
+    shown = torch.zeros(count, len(pool)).double()
     for one in shown:
-        one[torch.from_numpy(generator.permutation(len(rows))[: len(own)])] = 1
+        one[torch.from_numpy(generator.permutation(len(pool))[: len(own.shown)])] = 1
+    total = own.shown.double().sum(0) + torch.cat(_lacking(texts, trait)).double().sum(0)
+    drawn, left = shown @ pool, sum(map(len, _lacking(texts, trait)))
     rest = LACKING + OTHERS + OTHERS_LACKING
-    lack = (1 - shown) @ rows / (len(rows) - len(own))
-    return shown @ rows / len(own) - (rest * lack + CLEAN * clean) / (rest + CLEAN)
+    lack = (total - drawn) / left
+    return drawn / len(own.shown) - (rest * lack + CLEAN * clean) / (rest + CLEAN)
+
+
+def _lacking(texts: Iterable[tuple[str, TextSides]], trait: str) -> list[Tensor]:
+    """What lacks a trait: texts that do, and those that show another."""
+    return [rows for name, s in texts for rows in ([s.negative] if name == trait else [s.negative, s.positive])]
 
 
 @dataclass(frozen=True, eq=False)

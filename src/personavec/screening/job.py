@@ -17,6 +17,7 @@ from personavec.judges.base import Judge
 from personavec.progress import progress
 from personavec.projection import CLEAN
 from personavec.projection.bank import bank_digest
+from personavec.projection.discriminant import CONSTANTS
 from personavec.projection.domains import load_domains
 from personavec.provenance import provenance
 from personavec.results import SUMMARY
@@ -151,6 +152,7 @@ def _arguments(
     }
     if inputs.settings.specific == "domains":
         arguments["bank"] = bank_digest()
+        arguments["weights"] = list(CONSTANTS)
     if inputs.settings.specific in (
         "span",
         "domains",

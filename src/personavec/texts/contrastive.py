@@ -1,7 +1,6 @@
 """Contrastive texts from the library or from a file."""
 
 import hashlib
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -127,14 +126,15 @@ def library_texts(trait: str) -> Texts:
 def chat_texts(trait: str) -> tuple[Text, ...]:
     """Further texts of the library, as chat models write that are told to show a trait, or to be its opposite.
 
-    Directions for screening are made of them as well. Vectors, probes and their figures are not: those want the trait
-    itself, in many voices, where data to be screened have been written by a model. None: the library has none.
+    A trait's direction for screening is made of them, and the library's other texts stand against it. Vectors and
+    probes are made of those others, in many voices. Empty: the library has none for this trait.
     """
     file = _library_file(trait, _CHAT_ENDING)
     if not file.is_file():
         return ()
-    made = [_text(json.loads(line)) for line in file.read_text(encoding="utf-8").splitlines()]
-    return tuple(text for text in made if isinstance(text, Text))
+    with resources.as_file(file) as path:
+        source = find_sources([path], None).sources[0]
+        return tuple(text for record in source.records() if isinstance(text := _text(record.value), Text))
 
 
 def find_texts(source: str | Path, trait: Trait) -> Texts:
