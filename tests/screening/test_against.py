@@ -119,4 +119,4 @@ def test_a_claim_takes_the_domain_the_nulls_and_the_other_traits(
     assert said.specific == specific and words in said.sentences[0]
     told = any("Holm's correction over 7 traits" in sentence for sentence in said.sentences)
     assert told == (given.auc.low > 0.5)
-    assert any("Unknown domain: 3 samples" in sentence for sentence in said.sentences)
+    assert any("Unknown domain, and not flagged: 3 of the samples" in sentence for sentence in said.sentences)

@@ -39,6 +39,7 @@ from personavec.screening import track as track_module
 from personavec.screening.axis import domain_axes, panel_of, plain_axes, scene_columns, specific_axes
 from personavec.screening.outputs import BOM
 from personavec.screening.scan import Scan, Scanner
+from personavec.screening.verdict import verdict
 from personavec.stats.estimate import Estimate
 from personavec.stats.sampling import priority, smallest
 from personavec.texts import TOKENS, chat_texts, library_texts, read_answers
@@ -665,6 +666,10 @@ def test_domains(screen: Screen, vectors: list[PersonaVector], tmp_path: Path) -
     # Other traits take some of what lies above the threshold, and not all.
     assert run.traits["evil"].flagged > 0 and set(run.traits["evil"].domains.instead) <= {*library_names(), "other"}
     assert any("higher along another trait" in sentence for sentence in run.verdict)
+    told = " ".join(verdict(replace(run.settings, false_alarm_rate=1e-3), run.traits, run.clean))
+    assert "That the data as a whole show evil" in told and "Do not read what is flagged" not in told
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert f"of what lies right of the dashed line {run.traits['evil'].flagged} samples are flagged, and not" in page
     with pytest.raises(UserError, match="not by `baseline` exact"):
         ScreenSettings(specific="domains", baseline="exact")
 

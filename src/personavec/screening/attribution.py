@@ -372,8 +372,8 @@ def domain_explanation(trait: str, found: AgainstDomains, corrected: Corrected) 
         )
     if found.unknown:
         samples.append(
-            f"Unknown domain: {found.unknown} samples are unlike the clean domains at hand, but no farther than clean "
-            "ones of another domain may be, and not flagged."
+            f"Unknown domain, and not flagged: {found.unknown} of the samples, which are like no clean domain at hand, "
+            "or lie above these but where clean ones of another domain may."
         )
     if found.auc.low <= 0.5:
         said = f"It is not certain that the data as a whole differ from {where}."

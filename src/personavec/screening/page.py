@@ -125,6 +125,12 @@ def _shifts(traits: Mapping[str, TraitFindings]) -> Plot:
 
 def _histogram(name: str, findings: TraitFindings, shares: Histogram) -> Plot:
     edges, threshold = np.array(shares.edges), findings.threshold
+    right = f"what lies right of the dashed line is flagged ({findings.flagged} samples)"
+    if findings.domains is not None:
+        right = (
+            f"of what lies right of the dashed line {findings.flagged} samples are flagged, and not those that read "
+            "higher along another trait or are like no known domain"
+        )
 
     def paint(figure: Figure) -> None:
         axes = figure.subplots()
@@ -139,8 +145,7 @@ def _histogram(name: str, findings: TraitFindings, shares: Histogram) -> Plot:
     return plot(
         f"histogram-{_slug(name)}",
         f"Samples along {label(name)}",
-        f"Each curve shows how the samples are spread; what lies right of the dashed line is flagged "
-        f"({findings.flagged} samples).",
+        f"Each curve shows how the samples are spread; {right}.",
         f"Data: {estimate(findings.projection_difference, 2)}; clean reference: {estimate(findings.reference, 2)}; "
         f"threshold {number(threshold, 2)}.",
         paint,

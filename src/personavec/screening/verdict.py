@@ -30,12 +30,17 @@ def verdict(settings: ScreenSettings, traits: Mapping[str, TraitFindings], clean
     unspecific = [
         name for name, findings in ranked if not findings.specific and findings.flagged > 2 * rate * findings.shift.n
     ]
-    if unspecific:
+    if unspecific and settings.specific == "domains":
+        sentences.append(
+            f"That the data as a whole show {', '.join(unspecific)} is not shown, which a mixture hardly can. What is "
+            "flagged lies beyond what clean domains reach: read it before you believe or drop it. Clean data of the "
+            "same kind help (`reference`)."
+        )
+    elif unspecific:
         sentences.append(
             f"Do not read what is flagged by {', '.join(unspecific)} as showing that: these samples are unlike clean "
-            "ones, but that it is the trait by which they differ is not shown. "
-            + ("" if settings.specific == "domains" else "Try `specific` domains or span. ")
-            + "Clean data of the same kind help (`reference`)."
+            "ones, but that it is the trait by which they differ is not shown. Try `specific` domains or span. Clean "
+            "data of the same kind help (`reference`)."
         )
     if settings.threshold is None:
         sentences.append(_rate(settings, clean))
