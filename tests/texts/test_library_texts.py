@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Sequence
+from importlib import resources
 
 import pytest
 
@@ -51,6 +52,8 @@ def test_every_trait_has_further_texts_in_a_chat_model_s_words(name: str) -> Non
         *trait.evaluation_questions,
         *(text.question for text in (*known.extract, *known.test)),
     }
+    file = resources.files("personavec.traits").joinpath("library", f"{name}.chat.jsonl")
+    assert len(texts) == len(file.read_text(encoding="utf-8").splitlines()), "none is left out"
     answers = [text.answer for text in texts]
     assert len(set(answers)) == len(answers) and all(25 <= len(answer.split()) <= 130 for answer in answers)
     for one, other in zip(side(texts, "positive"), side(texts, "negative"), strict=True):

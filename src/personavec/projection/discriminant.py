@@ -22,10 +22,11 @@ from personavec.stats.numbers import Floats
 # benchmarks/results is of the other half.
 PENALTY = 0.3  # times the mean variance of a coordinate
 LACKING, OTHERS, OTHERS_LACKING, CLEAN = 0.35, 0.2, 0.5, 1.0  # weight of each kind of what lacks the trait, to 1 of it
-CONSTANTS = (PENALTY, LACKING, OTHERS, OTHERS_LACKING, CLEAN)
 
 ASPECTS = 32  # directions in which a reading's distance from a domain is measured
 WITHIN = 0.99  # share of clean samples that lie within the bank
+
+CONSTANTS = (PENALTY, LACKING, OTHERS, OTHERS_LACKING, CLEAN, ASPECTS, WITHIN)  # what decides a result, beside the bank
 
 Mask = NDArray[np.bool_]
 

@@ -366,7 +366,7 @@ def domain_explanation(trait: str, found: AgainstDomains, corrected: Corrected) 
     if found.instead:
         ranked = sorted(found.instead.items(), key=lambda item: -item[1])
         samples.append(
-            f"Above the threshold of {trait!r}, but higher along another trait and not flagged: "
+            f"Above known clean samples along {trait!r}, but higher along another trait and not flagged: "
             + ", ".join(f"{count} {name}" for name, count in ranked)
             + "."
         )

@@ -152,7 +152,7 @@ def _arguments(
     }
     if inputs.settings.specific == "domains":
         arguments["bank"] = bank_digest()
-        arguments["weights"] = list(CONSTANTS)
+        arguments["constants"] = list(CONSTANTS)
     if inputs.settings.specific in (
         "span",
         "domains",

@@ -86,7 +86,8 @@ class AgainstDomains(Result):
         random: Place of `auc` among random directions with the covariance of clean answers, treated alike and each free
             to choose its sign, by the distance from 1/2.
         placebos: Among directions of shuffled labels; None: there are no texts for the trait.
-        instead: Samples above the threshold that were not flagged, by the other trait along which they read higher.
+        instead: Samples above the level of known clean ones (`near`) that were not flagged, by the other trait along
+            which they read higher.
         unknown: Samples that are not flagged because their domain may be one that the bank lacks: above the threshold
             of domains at hand, but no higher than samples of a domain that is left out lie, or like no domain at all.
         near: Projection difference above which a sample is flagged that lies nearest to a reference set of the user's:
